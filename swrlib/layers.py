@@ -1,0 +1,376 @@
+"""Which parameters of a model form a layer, and how the layers follow one another.
+
+Everything is read from the traced model: no name, and no class of this library's own models, is
+looked at. Two ways of tracing lead to the same list of steps: `torch.fx`, which needs no input, and
+`torch.export`, which follows any code on an example input.
+"""
+
+from __future__ import annotations
+
+import difflib
+import operator
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, fx, nn
+
+Kind = Literal["linear", "convolution", "normalization"]
+Group = Literal["features", "classifier"]
+
+_NORMALIZATIONS = (
+    nn.modules.batchnorm._NormBase,  # batch and instance normalization of any dimension
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.RMSNorm,
+)
+
+# Operations f with f(c·x) = c·f(x) for every c > 0, as functions, methods and modules name them.
+_HOMOGENEOUS = {
+    *("relu", "leakyrelu", "prelu", "rrelu", "identity", "dropout"),
+    *("dropout1d", "dropout2d", "dropout3d", "featuredropout", "featurealphadropout"),
+    *("maxpool1d", "maxpool2d", "maxpool3d", "avgpool1d", "avgpool2d", "avgpool3d"),
+    *("adaptivemaxpool1d", "adaptivemaxpool2d", "adaptivemaxpool3d", "lppool1d", "lppool2d"),
+    *("adaptiveavgpool1d", "adaptiveavgpool2d", "adaptiveavgpool3d", "pixelshuffle"),
+    *("flatten", "unflatten", "reshape", "view", "permute", "transpose", "contiguous", "clone"),
+    *("squeeze", "unsqueeze", "expand", "getitem", "chunk", "split", "unbind", "narrow", "slice"),
+    *("select", "t", "mean", "sum", "amax", "max", "neg", "abs", "upsample", "interpolate"),
+    *("zeropad1d", "zeropad2d", "zeropad3d", "reflectionpad2d", "replicationpad2d", "to", "float"),
+    *("double", "half", "type", "tocopy", "detach"),
+}
+_SHAPES = {"size", "getattr", "dim", "symsize", "numel"}  # they return numbers, not activations
+_SUMS = {"add", "iadd", "sub", "isub", "rsub", "cat", "concat", "concatenate", "stack"}
+_PRODUCTS = {"mul", "imul", "div", "truediv", "itruediv"}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A linear, convolution or normalization module, in its place in the network.
+
+    Attributes
+    ----------
+    name : str
+        The module's name in the model.
+    kind : {"linear", "convolution", "normalization"}
+        A normalization without affine parameters is a layer too: it has no weight, but the
+        cumulative product restarts there.
+    group : {"features", "classifier"}
+        Which of the paper's two λ acts on it (λ_f or λ_c, Section 3.3).
+    predecessors : tuple of str
+        The layers whose output reaches this one with no other layer between; empty where only the
+        network's input does.
+    module : torch.nn.Module
+    """
+
+    name: str
+    kind: Kind
+    group: Group
+    predecessors: tuple[str, ...]
+    module: nn.Module = field(repr=False)
+
+    @property
+    def weight(self) -> nn.Parameter | None:
+        """The weight W_l, or a normalization's scale γ; None where there is none."""
+        return getattr(self.module, "weight", None)
+
+    @property
+    def bias(self) -> nn.Parameter | None:
+        """The bias b_l, or a normalization's shift β; None where there is none."""
+        return getattr(self.module, "bias", None)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation of the forward pass, with the steps that feed it.
+
+    ``kind`` is "input", "layer", "homogeneous" (f(c·x) = c·f(x) for c > 0), "sum" (branches are
+    added or concatenated) or "other" (anything else, a constant that is added among them).
+    """
+
+    name: str
+    kind: Literal["input", "layer", "homogeneous", "sum", "other"]
+    inputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A traced model: its layers in the order of the forward pass, and all steps between them."""
+
+    layers: list[Layer]
+    steps: list[Step]
+    outputs: tuple[str, ...]
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """Complete an error message about an unknown name: the nearest right one, or all of them."""
+    known = list(known)
+    close = difflib.get_close_matches(str(name), known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return the module inside a compiled or (distributed) data-parallel model."""
+    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while True:
+        if isinstance(model, parallel):
+            model = model.module
+        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):  # torch.compile
+            model = model._orig_mod  # type: ignore[assignment]
+        else:
+            return model
+
+
+def kind_of(module: nn.Module) -> Kind | None:
+    """Return the kind of layer that a module is, None where it is none."""
+    if isinstance(module, nn.Linear):
+        return "linear"
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return "convolution"
+    return "normalization" if isinstance(module, _NORMALIZATIONS) else None
+
+
+def trace_layers(model: nn.Module, example: Tensor | None = None) -> list[Layer]:
+    """Return the layers of a model in the order of its forward pass.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Compiled and data-parallel models are looked into.
+    example : torch.Tensor, optional
+        An input of the model, shape [batch, …]. Needed only where the forward pass depends on
+        values that `torch.fx` cannot follow.
+
+    Returns
+    -------
+    list of Layer
+
+    Raises
+    ------
+    ValueError
+        If the model cannot be traced, or uses a layer or a weight in more than one place.
+    """
+    return trace(model, example).layers
+
+
+def trace(
+    model: nn.Module,
+    example: Tensor | None = None,
+    *,
+    classifier: Sequence[str] | None = None,
+    layers: Sequence[str] | None = None,
+) -> Network:
+    """Trace a model into its layers and the steps between them.
+
+    Parameters
+    ----------
+    model, example
+        As for `trace_layers`.
+    classifier : sequence of str, optional
+        Names of modules: every layer in one of them belongs to the classifier. By default, the
+        layers from the first fully connected one after the last convolution on; without
+        convolutions, from the last fully connected one on.
+    layers : sequence of str, optional
+        Names of the layers in the order of the forward pass, each feeding the next: for a model
+        that cannot be traced.
+
+    Raises
+    ------
+    ValueError
+        If a name is unknown, the model cannot be traced, or a weight is used twice.
+    """
+    model = unwrap(model)
+    modules = dict(model.named_modules())
+    if layers is None and kind_of(model):
+        layers = [""]  # the model is itself one layer
+    if layers is not None:
+        steps, outputs = _chain(layers, modules)
+    elif example is None:
+        steps, outputs = _symbolic_steps(model)
+    else:
+        steps, outputs = _exported_steps(model, example)
+
+    sources: dict[str, tuple[str, ...]] = {}
+    before: dict[str, tuple[str, ...]] = {}
+    for step in steps:
+        reaching = tuple(dict.fromkeys(s for i in step.inputs for s in sources[i]))
+        if step.kind == "layer":
+            if step.name in before:
+                raise ValueError(_shared(step.name, step.name))
+            before[step.name] = reaching
+        sources[step.name] = (step.name,) if step.kind == "layer" else reaching
+    names = list(before)
+    _refuse_shared_weights(model, names, modules)
+    groups = _groups([(name, kind_of(modules[name])) for name in names], classifier, modules)
+    found = [
+        Layer(name, kind, groups[name], before[name], modules[name])
+        for name in names
+        if (kind := kind_of(modules[name]))
+    ]
+    return Network(found, steps, outputs)
+
+
+def parameters_outside(model: nn.Module, layers: Sequence[Layer]) -> list[str]:
+    """Return the names of trainable parameters that belong to none of the layers."""
+    inside = {id(p) for layer in layers for p in (layer.weight, layer.bias) if p is not None}
+    return [
+        name
+        for name, parameter in unwrap(model).named_parameters()
+        if parameter.requires_grad and id(parameter) not in inside
+    ]
+
+
+def _groups(
+    kinds: list[tuple[str, Kind | None]],
+    classifier: Sequence[str] | None,
+    modules: dict[str, nn.Module],
+) -> dict[str, Group]:
+    if classifier is not None:
+        if isinstance(classifier, str):
+            raise TypeError(f"classifier takes a list of module names: [{classifier!r}]")
+        for name in classifier:
+            if name not in modules:
+                raise ValueError(f"the model has no module {name!r}: {nearest(name, modules)}")
+        return {
+            name: "classifier"
+            if any(name == c or name.startswith(f"{c}.") for c in classifier)
+            else "features"
+            for name, _ in kinds
+        }
+    convolutions = [i for i, (_, kind) in enumerate(kinds) if kind == "convolution"]
+    linears = [i for i, (_, kind) in enumerate(kinds) if kind == "linear"]
+    if convolutions:
+        linears = [i for i in linears if i > convolutions[-1]][:1]
+    first = linears[-1] if linears else len(kinds)
+    return {name: "features" if i < first else "classifier" for i, (name, _) in enumerate(kinds)}
+
+
+def _shared(first: str, second: str) -> str:
+    where = f"layer {first!r} is used twice" if first == second else f"{first!r} and {second!r}"
+    share = "" if first == second else " share one weight"
+    return f"{where}{share}: a weight has one norm to return to, so give each use its own"
+
+
+def _refuse_shared_weights(
+    model: nn.Module, names: Sequence[str], modules: dict[str, nn.Module]
+) -> None:
+    owners: dict[int, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        owner = owners.setdefault(id(parameter), name)
+        if owner != name and {owner.rpartition(".")[0], name.rpartition(".")[0]} & set(names):
+            raise ValueError(_shared(owner, name))
+
+
+def _chain(
+    layers: Sequence[str], modules: dict[str, nn.Module]
+) -> tuple[list[Step], tuple[str, ...]]:
+    steps = [Step("input", "input", ())]
+    for name in layers:
+        if name not in modules:
+            raise ValueError(f"the model has no module {name!r}: {nearest(name, modules)}")
+        if kind_of(modules[name]) is None:
+            raise ValueError(
+                f"module {name!r} is a {type(modules[name]).__name__}, not a linear, convolution "
+                "or normalization layer: leave it out of layers="
+            )
+        steps.append(Step(name, "layer", (steps[-1].name,)))
+    return steps, (steps[-1].name,)
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
+        return kind_of(module) is not None or super().is_leaf_module(module, qualified_name)
+
+
+def _plain(name: str) -> str:
+    """Reduce "max_pool2d", "MaxPool2d", "relu_" and "relu.default" to one spelling."""
+    return name.split(".")[0].replace("_", "").lower()
+
+
+def _operation(name: str, tensors: int) -> Literal["homogeneous", "sum", "other"]:
+    """Classify an operation by its name and the number of traced tensors that it takes."""
+    name = _plain(name)
+    if name in _SUMS:
+        # A single tensor here means that a constant is added to it.
+        return "sum" if tensors > 1 else "other"
+    if name in _PRODUCTS:
+        return "homogeneous" if tensors == 1 else "other"
+    return "homogeneous" if name in _HOMOGENEOUS else "other"
+
+
+def _symbolic_steps(model: nn.Module) -> tuple[list[Step], tuple[str, ...]]:
+    try:
+        graph = _Tracer().trace(model)
+    except Exception as error:
+        raise ValueError(
+            f"{type(model).__name__} cannot be traced ({str(error).splitlines()[0]}): pass an "
+            "example input, or name its layers in the order of the forward pass (layers=[…])"
+        ) from error
+    steps: list[Step] = []
+    names: dict[fx.Node, str] = {}
+    for node in graph.nodes:
+        inputs = tuple(names[n] for n in node.all_input_nodes if n in names)
+        if node.op == "output":
+            return steps, inputs
+        names[node] = node.name
+        if node.op == "placeholder":
+            steps.append(Step(node.name, "input", ()))
+        elif node.op == "call_module":
+            module = model.get_submodule(node.target)
+            if kind_of(module):
+                names[node] = node.target
+                steps.append(Step(node.target, "layer", inputs))
+            else:
+                steps.append(_step(node.name, type(module).__name__, inputs))
+        elif node.op == "get_attr":
+            steps.append(Step(node.name, "other", ()))
+        else:
+            target = node.target if isinstance(node.target, str) else node.target.__name__
+            if _plain(target) in _SHAPES:
+                del names[node]
+            else:
+                steps.append(_step(node.name, target, inputs))
+    raise ValueError(f"{type(model).__name__} returns nothing")
+
+
+def _step(name: str, target: str, inputs: tuple[str, ...]) -> Step:
+    kind = _operation(target, len(inputs))
+    # Shapes taken from a tensor, as in x.view(x.size(0), -1), carry no values: only x counts.
+    return Step(name, kind, inputs[:1] if kind == "homogeneous" else inputs)
+
+
+def _exported_steps(model: nn.Module, example: Tensor) -> tuple[list[Step], tuple[str, ...]]:
+    try:
+        program = torch.export.export(model, (example,))
+    except Exception as error:
+        raise ValueError(
+            f"{type(model).__name__} cannot be traced on the example "
+            f"({str(error).splitlines()[0]}): name its layers in order (layers=[…])"
+        ) from error
+    users = set(program.graph_signature.user_inputs)
+    steps: list[Step] = []
+    names: dict[fx.Node, str] = {}
+    for node in program.graph.nodes:
+        inputs = tuple(dict.fromkeys(names[n] for n in node.all_input_nodes if n in names))
+        if node.op == "output":
+            wanted = set(program.graph_signature.user_outputs)
+            return steps, tuple(names[n] for n in node.all_input_nodes if n.name in wanted)
+        if node.op == "placeholder":
+            if node.name in users:
+                names[node] = node.name
+                steps.append(Step(node.name, "input", ()))
+            continue
+        if not inputs:
+            continue  # bookkeeping of parameters and buffers
+        stack = list(node.meta.get("nn_module_stack", {}).values())
+        path = stack[-1][0] if stack else ""
+        if path and kind_of(model.get_submodule(path)):
+            names[node] = path
+            if path not in inputs:  # a layer may be several operations: only its first enters it
+                steps.append(Step(path, "layer", inputs))
+        elif node.target is operator.getitem:
+            names[node] = inputs[0]
+        else:
+            names[node] = node.name
+            steps.append(_step(node.name, str(node.target).removeprefix("aten."), inputs))
+    raise ValueError(f"{type(model).__name__} returns nothing")

@@ -1,0 +1,608 @@
+"""Soft Weight Rescaling: its arithmetic, once, and the object for a user's training loop.
+
+Section 3.2-3.3 and Algorithm 1 of the paper: after every optimizer step each weight is scaled by
+
+    c_l = (λ n_l + (1 − λ) ‖W_l‖) / ‖W_l‖,        n_l the norm of W_l at initialization,
+
+and each bias by C_l, a product of such factors that keeps the function proportional. Which factors
+enter C_l is what the two variants differ in:
+
+- ``"proportional"`` (default): C_l = c_l at a normalization layer, else c_l·C of the layer before,
+  so that the product restarts at *every* normalization layer, whose output does not depend on the
+  scale of its input.
+- ``"printed"``: Algorithm 1 to the letter, C_l = c_l·C_{l−1} from the last normalization layer on
+  and c_l before it. At that layer itself this scales the shift by c_{l−1} too often.
+
+Without normalization layers they agree.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from swrlib.layers import Layer, Network, nearest, parameters_outside, trace
+
+Variant = Literal["proportional", "printed"]
+
+
+def multi_tensor_norms(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the Frobenius norms of many tensors as one vector, in float32 at least."""
+    dtype = torch.float32
+    for tensor in tensors:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    if hasattr(torch, "_foreach_norm"):
+        return torch.stack(torch._foreach_norm(list(tensors), dtype=dtype))
+    return torch.stack([torch.linalg.vector_norm(tensor, dtype=dtype) for tensor in tensors])
+
+
+def multi_tensor_multiply_(tensors: Sequence[Tensor], factors: Tensor) -> None:
+    """Multiply many tensors in place, each by its entry of the vector ``factors``."""
+    if hasattr(torch, "_foreach_mul_"):
+        torch._foreach_mul_(list(tensors), list(factors.unbind()))
+    else:
+        for tensor, factor in zip(tensors, factors.unbind(), strict=True):
+            tensor.mul_(factor)
+
+
+def soft_factors(norms: Tensor, initial_norms: Tensor, lam: Tensor | float) -> Tensor:
+    """Return c_l = (λ n_l + (1 − λ) ‖W_l‖) / ‖W_l‖; 1 where either norm is zero.
+
+    Shapes: [..., layers] for the norms, λ broadcasts against it.
+    """
+    factors = (lam * initial_norms + (1 - lam) * norms) / norms
+    return factors.where((norms > 0) & (initial_norms > 0), 1.0)
+
+
+def cumulative_factors(factors: Tensor, members: Tensor) -> Tensor:
+    """Return for each scaled tensor the product of the factors that enter it.
+
+    Shapes: factors [..., layers], members (bool) [tensors, layers], result [..., tensors].
+    """
+    return factors.unsqueeze(-2).where(members, 1.0).prod(-1)
+
+
+def rescale_tensors_(
+    weights: Sequence[Tensor],
+    tensors: Sequence[Tensor],
+    members: Tensor,
+    initial_norms: Tensor,
+    lam: Tensor | float,
+    *,
+    skipped: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """One soft rescaling, in place: the only place where SWR happens.
+
+    Parameters
+    ----------
+    weights : sequence of torch.Tensor
+        The weights whose norms decide; with a leading axis of replicas in ``initial_norms``, those
+        of the first replica, then those of the second, and so on.
+    tensors : sequence of torch.Tensor
+        All that is scaled (weights, biases), in the same order of replicas.
+    members : torch.Tensor
+        bool [tensors per replica, layers]: whose factors multiply which tensor.
+    initial_norms : torch.Tensor
+        n_l, shape [layers] or [replicas, layers].
+    lam : torch.Tensor or float
+        λ per layer; broadcasts against ``initial_norms``.
+    skipped : torch.Tensor, optional
+        Non-zero where the optimizer skipped its step: then nothing is scaled.
+
+    Returns
+    -------
+    tuple of torch.Tensor
+        The factors c_l and the norms before the rescaling, shaped like ``initial_norms``.
+    """
+    norms = multi_tensor_norms(weights).view_as(initial_norms)
+    factors = soft_factors(norms, initial_norms, lam)
+    if skipped is not None:
+        factors = factors.where(skipped == 0, 1.0)
+    multi_tensor_multiply_(tensors, cumulative_factors(factors, members).flatten())
+    return factors, norms
+
+
+def membership(network: Network, variant: Variant) -> dict[str, set[str]]:
+    """Return for each layer the layers whose factors make up its C_l, in the given variant.
+
+    Where branches meet, the product goes on from the last layer in the order of the forward pass,
+    as Algorithm 1's running C does.
+    """
+    if variant not in get_args(Variant):
+        raise ValueError(f"unknown variant {variant!r}: {nearest(variant, get_args(Variant))}")
+    names = [layer.name for layer in network.layers]
+    last = max((i for i, la in enumerate(network.layers) if la.kind == "normalization"), default=-1)
+    members: dict[str, set[str]] = {}
+    for i, layer in enumerate(network.layers):
+        if variant == "printed":
+            enters = set() if i < last or i == 0 else members[names[i - 1]]
+        else:
+            enters = set() if layer.kind == "normalization" else entering(network, members, layer)
+        members[layer.name] = {layer.name} | enters
+    return members
+
+
+def entering(network: Network, members: Mapping[str, set[str]], layer: Layer) -> set[str]:
+    """Return the layers whose factors make up the scale of a layer's input."""
+    order = [la.name for la in network.layers]
+    return members[max(layer.predecessors, key=order.index)] if layer.predecessors else set()
+
+
+def rescale_(
+    model: nn.Module,
+    factors: Sequence[float] | Mapping[str, float],
+    *,
+    variant: Variant = "proportional",
+    running_statistics: bool = True,
+    example: Tensor | None = None,
+) -> float:
+    """Scale every layer by a positive factor and the biases so that the function keeps its shape.
+
+    Theorem 1 (Section 3.2): with b_l ← (Π_{i≤l} c_i) b_l, a network of affine layers and positively
+    homogeneous activations satisfies f_c(x) = C·f(x). Normalization layers restart the product.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Changed in place.
+    factors : sequence of float, or mapping of layer name to float
+        One positive factor for each layer of `trace_layers`. A normalization without weights takes
+        the factor 1.
+    variant : {"proportional", "printed"}
+        How biases are scaled; the returned constant is the theorem's in both.
+    running_statistics : bool
+        Whether batch normalization's running mean and variance follow the scale of their input, so
+        that the evaluation mode is proportional at once.
+    example : torch.Tensor, optional
+        As for `trace_layers`.
+
+    Returns
+    -------
+    float
+        The proportionality constant C.
+
+    Raises
+    ------
+    ValueError
+        If a factor is missing or not positive, or if proportionality is impossible: where branches
+        of different scale are added, or an operation is not positively homogeneous. The model is
+        left as it was.
+    """
+    network = trace(model, example)
+    c = _checked_factors(network.layers, factors)
+    enters, constant = _propagate(network, c)
+    tensors: list[Tensor] = []
+    scales: list[float] = []
+    members = membership(network, variant)
+    for layer in network.layers:
+        if layer.weight is not None:
+            tensors.append(layer.weight.detach())
+            scales.append(c[layer.name])
+        if layer.bias is not None:
+            tensors.append(layer.bias.detach())
+            scales.append(math.prod(c[name] for name in sorted(members[layer.name])))
+        mean = getattr(layer.module, "running_mean", None)
+        if running_statistics and mean is not None:
+            scale = enters[layer.name]
+            tensors += [mean, layer.module.running_var]  # type: ignore[list-item]
+            scales += [scale, scale**2]
+    for tensor, scale in zip(tensors, scales, strict=True):
+        tensor.mul_(scale)
+    return constant
+
+
+def _checked_factors(
+    layers: Sequence[Layer], factors: Sequence[float] | Mapping[str, float]
+) -> dict[str, float]:
+    names = [layer.name for layer in layers]
+    if isinstance(factors, Mapping):
+        for name in factors:
+            if name not in names:
+                raise ValueError(f"the model has no layer {name!r}: {nearest(name, names)}")
+        given = dict(factors)
+    else:
+        given = dict(zip(names, factors, strict=False))
+    if len(factors) != len(names) or len(given) != len(names):
+        raise ValueError(f"{len(factors)} factors for {len(names)} layers: {', '.join(names)}")
+    result = {name: float(value) for name, value in given.items()}
+    for layer in layers:
+        value = result[layer.name]
+        if not (value > 0 and math.isfinite(value)):
+            raise ValueError(
+                f"the factor of layer {layer.name!r} is {value}: Theorem 1 needs positive factors"
+            )
+        if layer.weight is None and value != 1:
+            raise ValueError(f"layer {layer.name!r} has no weight to scale: its factor must be 1")
+    return result
+
+
+def _propagate(network: Network, factors: Mapping[str, float]) -> tuple[dict[str, float], float]:
+    """Follow the scale C through the network: what enters each layer, and what comes out."""
+    kinds = {layer.name: layer.kind for layer in network.layers}
+    scale: dict[str, float] = {}
+    enters: dict[str, float] = {}
+
+    def agreed(inputs: Sequence[str], where: str) -> float:
+        values = [scale[i] for i in inputs]
+        if values and not all(math.isclose(v, values[0], rel_tol=1e-9) for v in values):
+            listed = ", ".join(f"{i}: {v:.6g}" for i, v in zip(inputs, values, strict=True))
+            raise ValueError(
+                f"the branches that meet at {where} have different scales ({listed}): choose "
+                "factors whose products along both branches agree"
+            )
+        return values[0] if values else 1.0
+
+    for step in network.steps:
+        if step.kind == "layer":
+            enters[step.name] = agreed(step.inputs, f"layer {step.name!r}")
+            c = factors[step.name]
+            scale[step.name] = c if kinds[step.name] == "normalization" else c * enters[step.name]
+        elif step.kind == "other":
+            value = agreed(step.inputs, f"operation {step.name!r}")
+            if not math.isclose(value, 1.0, rel_tol=1e-9):
+                raise ValueError(
+                    f"operation {step.name!r} is not positively homogeneous and its input is "
+                    f"scaled by {value:.6g}: the factors before it must multiply to 1"
+                )
+            scale[step.name] = 1.0
+        else:
+            scale[step.name] = agreed(step.inputs, f"operation {step.name!r}")
+    return enters, agreed(network.outputs, "the output")
+
+
+def checked_lambda(value: Any, name: str = "lam") -> float:
+    """Return λ as a float; refuse what is no number in [0, 1]."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number in [0, 1], not {value!r}")
+    number = float(value)
+    if not 0 <= number <= 1:
+        raise ValueError(f"{name} is {number}, but SWR's λ lies in [0, 1] (0: off, 1: fixed norms)")
+    return number
+
+
+class SoftWeightRescaling:
+    """Soft Weight Rescaling for any model and any training loop (Algorithm 1).
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Its norms at this moment are the n_l. It may be moved, cast or compiled afterwards.
+    lam : float
+        λ in [0, 1] for all layers, …
+    lam_features, lam_classifier : float
+        … or one λ each for the feature extractor and the classifier (Section 3.3).
+    classifier : sequence of str, optional
+        Names of the modules that form the classifier. By default, the fully connected layers after
+        the last convolution; the last layer where there is no convolution.
+    variant : {"proportional", "printed"}
+        How biases are scaled: so that the function keeps its shape, or as Algorithm 1 is printed.
+    running_statistics : bool
+        Scale batch normalization's running statistics along, so that evaluation mode follows at
+        once; otherwise they catch up in training, as in the paper.
+    layers : sequence of str, optional
+        Names of the layers in the order of the forward pass, for a model that cannot be traced.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If λ is missing, given twice or outside [0, 1]; if the model has no trainable weights,
+        shares weights between layers or cannot be traced; if a name or the variant is unknown.
+
+    Warns
+    -----
+    UserWarning
+        Once, if parameters belong to no known layer (they are left alone), and once if a layer's
+        norm is zero, now or at the start (its factor is 1).
+
+    Notes
+    -----
+    Frozen tensors (``requires_grad=False``) are never written. `step` makes a small, fixed number
+    of calls whatever the depth, and none that waits for the device.
+
+    Examples
+    --------
+    >>> import torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
+    >>> optimizer = torch.optim.Adam(model.parameters())
+    >>> handle = SoftWeightRescaling(model, lam=1e-3).attach(optimizer)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        lam: float | None = None,
+        *,
+        lam_features: float | None = None,
+        lam_classifier: float | None = None,
+        classifier: Sequence[str] | None = None,
+        variant: Variant = "proportional",
+        running_statistics: bool = False,
+        layers: Sequence[str] | None = None,
+    ) -> None:
+        pair = (lam_features, lam_classifier)
+        if lam is not None and pair != (None, None):
+            raise ValueError("give either lam, or lam_features and lam_classifier, not both")
+        if lam is None and None in pair:
+            raise ValueError("λ is missing: give lam, or both lam_features and lam_classifier")
+        self._lam_features = checked_lambda(lam if lam is not None else lam_features, "λ")
+        self._lam_classifier = checked_lambda(lam if lam is not None else lam_classifier, "λ")
+        self.variant = variant
+        self.running_statistics = running_statistics
+        self._network = trace(model, classifier=classifier, layers=layers)
+        self._members = membership(self._network, variant)
+        self.layers = [layer for layer in self._network.layers if _has_parameters(layer)]
+        if not any(_trainable(layer.weight) for layer in self.layers):
+            raise ValueError(
+                f"{type(model).__name__} has no trainable weight in a linear, convolution or "
+                "normalization layer, so there is nothing to rescale"
+            )
+        outside = parameters_outside(model, self.layers)
+        if outside:
+            listed = ", ".join(outside[:6]) + (f" and {len(outside) - 6} more" * (len(outside) > 6))
+            warnings.warn(
+                f"SWR leaves alone the parameters that belong to no linear, convolution or "
+                f"normalization layer: {listed}",
+                stacklevel=2,
+            )
+        self._ids = {id(p) for la in self.layers for p in (la.weight, la.bias) if p is not None}
+        self._plan_key: tuple[Any, ...] | None = None
+        self._factors: Tensor | None = None
+        self._zero_norms: set[str] = set()
+        self.retarget()
+
+    @property
+    def lam_features(self) -> float:
+        """λ_f, of the feature extractor."""
+        return self._lam_features
+
+    @lam_features.setter
+    def lam_features(self, value: float) -> None:
+        self._lam_features = checked_lambda(value, "lam_features")
+
+    @property
+    def lam_classifier(self) -> float:
+        """λ_c, of the classifier."""
+        return self._lam_classifier
+
+    @lam_classifier.setter
+    def lam_classifier(self, value: float) -> None:
+        self._lam_classifier = checked_lambda(value, "lam_classifier")
+
+    @property
+    def lam(self) -> float | tuple[float, float]:
+        """λ; the pair (λ_f, λ_c) where they differ. Setting it sets both."""
+        pair = (self._lam_features, self._lam_classifier)
+        return pair[0] if pair[0] == pair[1] else pair
+
+    @lam.setter
+    def lam(self, value: float) -> None:
+        self._lam_features = self._lam_classifier = checked_lambda(value)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Rescale once; call it after each ``optimizer.step()``, or `attach` it instead."""
+        self._step(None)
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> RemovableHandle:
+        """Rescale after every step that the optimizer takes from now on.
+
+        A step that mixed-precision training skips counts as none. ``handle.remove()`` detaches.
+
+        Raises
+        ------
+        ValueError
+            If the optimizer holds none of the parameters that are rescaled.
+        """
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if not held & self._ids:
+            raise ValueError(
+                "the optimizer holds none of the model's weights: build it from the same model"
+            )
+
+        @torch.no_grad()
+        def after_step(taken: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+            # A fused optimizer fires its hooks also where GradScaler makes it skip the step.
+            self._step(getattr(taken, "found_inf", None))
+
+        return optimizer.register_step_post_hook(after_step)
+
+    @torch.no_grad()
+    def retarget(self) -> None:
+        """Take the present norms as the new n_l (SWR + re-init, Appendix E)."""
+        weights = [layer.weight for layer in self.layers if layer.weight is not None]
+        self._initial_norms = multi_tensor_norms(weights)
+        self._plan_key = None
+
+    def summary(self) -> Any:
+        """Return a pandas.DataFrame with a row for each layer.
+
+        Columns: ``kind``, ``group``, ``initial_norm`` (n_l), ``norm``, ``factor`` (the last c_l)
+        and ``proportional``: "yes", or where and why a rescaling stops to keep the function's
+        shape. The index is the layer's name.
+        """
+        import pandas as pd
+
+        initial = dict(zip(self._weighted(), self._initial_norms.tolist(), strict=True))
+        factors = (
+            {}
+            if self._factors is None
+            else dict(zip(self._rescaled, self._factors.tolist(), strict=True))
+        )
+        rows = [
+            {
+                "layer": layer.name,
+                "kind": layer.kind,
+                "group": layer.group,
+                "initial_norm": initial.get(layer.name, math.nan),
+                "norm": math.nan if layer.weight is None else float(layer.weight.detach().norm()),
+                "factor": factors.get(layer.name, math.nan),
+                "proportional": reason,
+            }
+            for layer, reason in zip(self.layers, self._where_proportionality_ends(), strict=True)
+        ]
+        return pd.DataFrame(rows).set_index("layer")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint needs: n_l by layer, λ and the variant."""
+        return {
+            "initial_norms": dict(zip(self._weighted(), self._initial_norms.tolist(), strict=True)),
+            "lam_features": self._lam_features,
+            "lam_classifier": self._lam_classifier,
+            "variant": self.variant,
+            "running_statistics": self.running_statistics,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned.
+
+        Raises
+        ------
+        ValueError
+            If the state is another model's or another variant's; nothing is changed then.
+        """
+        missing = set(self.state_dict()) - set(state)
+        if missing:
+            raise ValueError(f"the state dict lacks {', '.join(sorted(missing))}")
+        if list(state["initial_norms"]) != self._weighted():
+            theirs, ours = ", ".join(state["initial_norms"]), ", ".join(self._weighted())
+            raise ValueError(f"the state dict is another model's: layers {theirs}, here {ours}")
+        for option in ("variant", "running_statistics"):
+            if state[option] != getattr(self, option):
+                raise ValueError(
+                    f"the state dict was made with {option}={state[option]!r}: construct "
+                    f"SoftWeightRescaling with it too"
+                )
+        lam_features = checked_lambda(state["lam_features"], "lam_features")
+        self._lam_classifier = checked_lambda(state["lam_classifier"], "lam_classifier")
+        self._lam_features = lam_features
+        self._initial_norms = self._initial_norms.new_tensor(list(state["initial_norms"].values()))
+        self._plan_key = None
+
+    def _weighted(self) -> list[str]:
+        return [layer.name for layer in self.layers if layer.weight is not None]
+
+    def _step(self, skipped: Tensor | None) -> None:
+        weights, tensors = self._tensors()
+        if not weights:
+            return
+        lam = self._classifier * (self._lam_classifier - self._lam_features) + self._lam_features
+        if skipped is not None:
+            skipped = skipped.to(weights[0].device, non_blocking=True)
+        factors, norms = rescale_tensors_(
+            weights, tensors, self._plan_members, self._targets, lam, skipped=skipped
+        )
+        if self._statistics:
+            scales = cumulative_factors(factors, self._statistics_members)
+            multi_tensor_multiply_([mean for mean, _ in self._statistics], scales)
+            multi_tensor_multiply_([var for _, var in self._statistics], scales.square())
+        self._factors = factors
+        self._watch_zero_norms(norms)
+
+    def _tensors(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the weights whose norms count and everything to scale; frozen tensors are out."""
+        weights: list[Tensor] = []
+        tensors: list[Tensor] = []
+        key: list[object] = []
+        for layer in self.layers:
+            weight, bias = layer.weight, layer.bias
+            key += [free := _trainable(weight), free_bias := _trainable(bias)]
+            if free:
+                weights.append(weight)  # type: ignore[arg-type]
+                tensors.append(weight)  # type: ignore[arg-type]
+            if free_bias:
+                tensors.append(bias)  # type: ignore[arg-type]
+        if weights:
+            key += [weights[0].device, weights[0].dtype]
+        if self._plan_key != tuple(key):
+            self._make_plan(weights)
+            self._plan_key = tuple(key)
+        return weights, tensors
+
+    def _make_plan(self, weights: Sequence[Tensor]) -> None:
+        """Lay out who is multiplied by whom; again only when a tensor is frozen, moved or cast."""
+        self._rescaled = [la.name for la in self.layers if _trainable(la.weight)]
+        if not weights:
+            return
+        members: list[set[str]] = []
+        self._statistics: list[tuple[Tensor, Tensor]] = []
+        entering_statistics: list[set[str]] = []
+        for layer in self.layers:
+            if _trainable(layer.weight):
+                members.append({layer.name})
+            if _trainable(layer.bias):
+                members.append(self._members[layer.name])
+        if self.running_statistics:
+            for layer in self._network.layers:
+                if getattr(layer.module, "running_mean", None) is not None:
+                    module: Any = layer.module
+                    self._statistics.append((module.running_mean, module.running_var))
+                    entering_statistics.append(entering(self._network, self._members, layer))
+        norms = multi_tensor_norms(weights)
+        initial = dict(zip(self._weighted(), self._initial_norms.tolist(), strict=True))
+        self._targets = norms.new_tensor([initial[name] for name in self._rescaled])
+        groups = {layer.name: layer.group for layer in self.layers}
+        self._classifier = norms.new_tensor(
+            [float(groups[name] == "classifier") for name in self._rescaled]
+        )
+        self._plan_members = self._mask(members, norms.device)
+        self._statistics_members = self._mask(entering_statistics, norms.device)
+        self._alarm = torch.zeros(norms.shape, dtype=torch.bool, pin_memory=norms.is_cuda)
+
+    def _mask(self, members: Sequence[set[str]], device: torch.device) -> Tensor:
+        mask = [[name in product for name in self._rescaled] for product in members]
+        return torch.tensor(mask, dtype=torch.bool, device=device).view(
+            len(members), len(self._rescaled)
+        )
+
+    def _watch_zero_norms(self, norms: Tensor) -> None:
+        # On a GPU the copy arrives later and a coming step sees it: nothing waits for the device.
+        self._alarm.copy_((norms == 0) | (self._targets == 0), non_blocking=True)
+        if not self._alarm.any():
+            return
+        zero = {name for name, is_zero in zip(self._rescaled, self._alarm, strict=True) if is_zero}
+        if zero - self._zero_norms:
+            self._zero_norms |= zero
+            warnings.warn(
+                f"the norm of {', '.join(sorted(zero))} is zero, now or at the start: "
+                "SWR leaves a layer as it is where it has no norm to return to (factor 1)",
+                stacklevel=5,
+            )
+
+    def _where_proportionality_ends(self) -> list[str]:
+        ends: dict[str, str] = {}
+        kinds = {step.name: step for step in self._network.steps}
+        layers = {layer.name: layer for layer in self._network.layers}
+        members = self._members
+        for step in kinds.values():
+            reason = next((ends[i] for i in step.inputs if ends[i] != "yes"), "yes")
+            if reason == "yes" and step.kind == "other" and step.inputs:
+                reason = f"no: {step.name} is not positively homogeneous"
+            if reason == "yes" and step.kind == "sum":
+                reason = f"no: {step.name} adds branches of different scale"
+            if reason == "yes" and step.kind == "layer":
+                layer = layers[step.name]
+                frozen = layer.bias is not None and not layer.bias.requires_grad
+                scaled = any(_trainable(layers[name].weight) for name in members[layer.name])
+                if frozen and scaled:
+                    reason = f"no: the bias of {layer.name} is frozen"
+                if self.variant == "printed" and layer.bias is not None:
+                    exact = membership(self._network, "proportional")[layer.name]
+                    if members[layer.name] != exact:
+                        reason = f"no: Algorithm 1 as printed misscales the bias of {layer.name}"
+            ends[step.name] = reason
+        return [ends[layer.name] for layer in self.layers]
+
+
+def _trainable(parameter: Tensor | None) -> bool:
+    return parameter is not None and parameter.requires_grad
+
+
+def _has_parameters(layer: Layer) -> bool:
+    return layer.weight is not None or layer.bias is not None
