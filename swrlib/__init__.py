@@ -1,6 +1,45 @@
-"""Soft Weight Rescaling, reproduced."""
+"""Soft Weight Rescaling, reproduced: the method, its theory as checks, and the engine."""
 
+from swrlib.datasets import Dataset, load_dataset
 from swrlib.layers import Layer, trace_layers
+from swrlib.methods import (
+    L2,
+    SWR,
+    AdamW,
+    FullReset,
+    HeadReset,
+    L2Init,
+    Method,
+    ShrinkPerturb,
+    SWRReinit,
+    Vanilla,
+)
+from swrlib.models import build_model
+from swrlib.records import load_measures, load_records
 from swrlib.rescaling import SoftWeightRescaling, rescale_
+from swrlib.streams import make_stream
+from swrlib.training import train
 
-__all__ = ["Layer", "SoftWeightRescaling", "rescale_", "trace_layers"]
+__all__ = [
+    "L2",
+    "SWR",
+    "AdamW",
+    "Dataset",
+    "FullReset",
+    "HeadReset",
+    "L2Init",
+    "Layer",
+    "Method",
+    "SWRReinit",
+    "ShrinkPerturb",
+    "SoftWeightRescaling",
+    "Vanilla",
+    "build_model",
+    "load_dataset",
+    "load_measures",
+    "load_records",
+    "make_stream",
+    "rescale_",
+    "trace_layers",
+    "train",
+]

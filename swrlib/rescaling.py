@@ -129,6 +129,12 @@ def membership(network: Network, variant: Variant) -> dict[str, set[str]]:
     return members
 
 
+def membership_mask(products: Sequence[set[str]], layers: Sequence[str]) -> Tensor:
+    """Write products of factors as a mask, bool [products, layers]; other layers have factor 1."""
+    rows = [[name in product for name in layers] for product in products]
+    return torch.tensor(rows, dtype=torch.bool).view(len(products), len(layers))
+
+
 def entering(network: Network, members: Mapping[str, set[str]], layer: Layer) -> set[str]:
     """Return the layers whose factors make up the scale of a layer's input."""
     order = [la.name for la in network.layers]
@@ -551,15 +557,11 @@ class SoftWeightRescaling:
         self._classifier = norms.new_tensor(
             [float(groups[name] == "classifier") for name in self._rescaled]
         )
-        self._plan_members = self._mask(members, norms.device)
-        self._statistics_members = self._mask(entering_statistics, norms.device)
-        self._alarm = torch.zeros(norms.shape, dtype=torch.bool, pin_memory=norms.is_cuda)
-
-    def _mask(self, members: Sequence[set[str]], device: torch.device) -> Tensor:
-        mask = [[name in product for name in self._rescaled] for product in members]
-        return torch.tensor(mask, dtype=torch.bool, device=device).view(
-            len(members), len(self._rescaled)
+        self._plan_members = membership_mask(members, self._rescaled).to(norms.device)
+        self._statistics_members = membership_mask(entering_statistics, self._rescaled).to(
+            norms.device
         )
+        self._alarm = torch.zeros(norms.shape, dtype=torch.bool, pin_memory=norms.is_cuda)
 
     def _watch_zero_norms(self, norms: Tensor) -> None:
         # On a GPU the copy arrives later and a coming step sees it: nothing waits for the device.

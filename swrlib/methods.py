@@ -1,0 +1,353 @@
+"""The methods that the paper compares: one small class each, acting on many runs at once.
+
+A method holds its λ and says what it does to the gradients, before and after a step, at a change of
+data and at a decay of the learning rate. It acts on `Rows`: runs of one kind of method that train
+side by side, their parameters the rows of one matrix and their λ a column, so that a penalty is one
+operation and its gradient needs no autograd.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from swrlib.layers import Network, nearest
+from swrlib.rescaling import (
+    Variant,
+    checked_lambda,
+    membership,
+    membership_mask,
+    multi_tensor_norms,
+    rescale_tensors_,
+)
+
+
+@dataclass
+class Rows:
+    """Runs that train side by side under one method.
+
+    Attributes
+    ----------
+    parameters, gradients : torch.Tensor
+        [runs, entries]: all parameters of a run in one row, and their gradients.
+    initial : torch.Tensor
+        [1, entries]: θ_0, which all runs of a seed share.
+    classifier : torch.Tensor
+        bool [1, entries]: which entries belong to the classifier.
+    values : dict of str to torch.Tensor
+        The methods' λ's by field, [runs, 1].
+    network : Network
+        The traced model.
+    owners : list of (str, bool)
+        For each layer's tensor in a run, the layer's name and whether the tensor is its bias.
+    tensors : list of torch.Tensor
+        Views of these tensors in ``parameters``: those of the first run, of the second, …
+    fresh : callable
+        fresh(purpose) → [1, entries]: newly drawn parameters from the seed's own generator.
+    reinitialize : callable
+        reinitialize(purpose): new parameters and buffers, and a new Adam, for these runs.
+    learning_rate : float
+        Of the coming step.
+    memory : dict of str to torch.Tensor
+        What a method keeps between steps; part of a checkpoint.
+    """
+
+    parameters: Tensor
+    gradients: Tensor
+    initial: Tensor
+    classifier: Tensor
+    values: dict[str, Tensor]
+    network: Network
+    owners: list[tuple[str, bool]]
+    tensors: list[Tensor]
+    fresh: Callable[[str], Tensor]
+    reinitialize: Callable[[str], None]
+    learning_rate: float = 0.0
+    memory: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """The weights among ``tensors``, in their order."""
+        runs = len(self.parameters)
+        return [
+            t for t, (_, bias) in zip(self.tensors, self.owners * runs, strict=True) if not bias
+        ]
+
+    @property
+    def weighted(self) -> list[str]:
+        """The names of the layers that have a weight."""
+        return [name for name, bias in self.owners if not bias]
+
+    def weight_norms(self) -> Tensor:
+        """Return ‖W_l‖, [runs, layers that have a weight]."""
+        return multi_tensor_norms(self.weights).view(len(self.parameters), -1)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method with its hyperparameters; the base class does nothing, which is "vanilla"."""
+
+    name: ClassVar[str]
+    #: Fields whose values differ between runs that are handled together.
+    stacked: ClassVar[tuple[str, ...]] = ("lam",)
+
+    def configuration(self) -> dict[str, Any]:
+        """Return what is hashed: the name and every option."""
+        return {"name": self.name} | {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def columns(self) -> dict[str, Any]:
+        """Return what stands in the records: λ, λ_f, λ_c and the variant, None where there is none.
+
+        Where one λ serves both groups, all three are it.
+        """
+        lam = getattr(self, "lam", None)
+        return {
+            "lam": lam,
+            "lam_features": getattr(self, "lam_features", None),
+            "lam_classifier": getattr(self, "lam_classifier", None),
+            "variant": getattr(self, "variant", None),
+        }
+
+    def kind(self) -> tuple[object, ...]:
+        """Return what runs must have in common to be handled together."""
+        return (
+            type(self),
+            *(getattr(self, f.name) for f in fields(self) if f.name not in self.stacked),
+        )
+
+    def start(self, rows: Rows) -> None:
+        """Take note of what is needed later; called once, before the first step."""
+
+    def gradients_(self, rows: Rows) -> None:
+        """Add the penalty's gradient to that of the loss."""
+
+    def before_step_(self, rows: Rows) -> None:
+        """Act before the optimizer's step."""
+
+    def after_step_(self, rows: Rows) -> None:
+        """Act after the optimizer's step."""
+
+    def change_(self, rows: Rows, stage: int) -> None:
+        """Act when the data change, before the first step of a stage (counted from 1)."""
+
+    def decay_(self, rows: Rows) -> None:
+        """Act when the learning rate falls within a stage."""
+
+
+@dataclass(frozen=True)
+class Vanilla(Method):
+    """Plain Adam."""
+
+    name: ClassVar[str] = "vanilla"
+
+
+@dataclass(frozen=True)
+class _Penalty(Method):
+    lam: float
+
+    def __post_init__(self) -> None:
+        if isinstance(self.lam, bool) or not isinstance(self.lam, int | float) or not self.lam >= 0:
+            raise ValueError(f"λ of {self.name} must be a number from 0 on, not {self.lam!r}")
+        object.__setattr__(self, "lam", float(self.lam))
+
+
+@dataclass(frozen=True)
+class L2(_Penalty):
+    """λ/2‖θ‖² in the loss, over all parameters (Section 4): through Adam's scaling, not AdamW.
+
+    The authors' release leaves out the ½: a coefficient c there is λ = 2c here.
+    """
+
+    name: ClassVar[str] = "l2"
+
+    def gradients_(self, rows: Rows) -> None:
+        """Add λθ."""
+        rows.gradients.addcmul_(rows.parameters, rows.values["lam"])
+
+
+@dataclass(frozen=True)
+class L2Init(_Penalty):
+    """λ/2‖θ − θ_0‖² in the loss, over all parameters (Section 4; the release leaves out the ½)."""
+
+    name: ClassVar[str] = "l2-init"
+
+    def gradients_(self, rows: Rows) -> None:
+        """Add λ(θ − θ_0)."""
+        rows.gradients.addcmul_(rows.parameters - rows.initial, rows.values["lam"])
+
+
+@dataclass(frozen=True)
+class AdamW(_Penalty):
+    """Decoupled weight decay, torch's AdamW with weight_decay = λ. Our addition to the paper."""
+
+    name: ClassVar[str] = "adamw"
+
+    def before_step_(self, rows: Rows) -> None:
+        """Scale by 1 − lr·λ, as torch does before Adam's update."""
+        rows.parameters.mul_(1 - rows.learning_rate * rows.values["lam"])
+
+
+@dataclass(frozen=True)
+class ShrinkPerturb(Method):
+    """S&P: θ ← (1 − λ)θ + λθ_0 at each change of data, toward the *initial* weights (Section 4)."""
+
+    lam: float
+    name: ClassVar[str] = "shrink-perturb"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lam", checked_lambda(self.lam, "λ of shrink-perturb"))
+
+    def change_(self, rows: Rows, stage: int) -> None:
+        """Move toward the initial parameters."""
+        rows.parameters.lerp_(rows.initial.expand_as(rows.parameters), rows.values["lam"])
+
+
+@dataclass(frozen=True)
+class HeadReset(Method):
+    """The fully connected layers re-initialized at each change of data (MLP: the last layer).
+
+    Parameters
+    ----------
+    to_initial : bool
+        Back to their *initial* values, as in the authors' release, instead of new ones.
+    """
+
+    to_initial: bool = False
+    name: ClassVar[str] = "head-reset"
+
+    def change_(self, rows: Rows, stage: int) -> None:
+        """Replace the classifier."""
+        new = rows.initial if self.to_initial else rows.fresh(f"change {stage}")
+        rows.parameters.copy_(torch.where(rows.classifier, new, rows.parameters))
+
+
+@dataclass(frozen=True)
+class FullReset(Method):
+    """A new network and a new Adam at each change of data: training from scratch."""
+
+    name: ClassVar[str] = "full-reset"
+
+    def change_(self, rows: Rows, stage: int) -> None:
+        """Start over."""
+        rows.reinitialize(f"change {stage}")
+
+
+@dataclass(frozen=True)
+class SWR(Method):
+    """Soft Weight Rescaling (Algorithm 1).
+
+    Parameters
+    ----------
+    lam : float, optional
+        λ for all layers, …
+    lam_features, lam_classifier : float, optional
+        … or λ_f and λ_c.
+    variant : {"proportional", "printed"}
+        As for `swrlib.SoftWeightRescaling`.
+    """
+
+    lam: float | None = None
+    lam_features: float | None = None
+    lam_classifier: float | None = None
+    variant: Variant = "proportional"
+    name: ClassVar[str] = "swr"
+    stacked: ClassVar[tuple[str, ...]] = ("lam", "lam_features", "lam_classifier")
+
+    def __post_init__(self) -> None:
+        pair = (self.lam_features, self.lam_classifier)
+        if self.lam is None and None in pair:
+            raise ValueError(f"λ of {self.name} is missing: give lam, or the pair of λ_f and λ_c")
+        if self.lam is not None and pair not in ((None, None), (self.lam, self.lam)):
+            raise ValueError("give either lam, or lam_features and lam_classifier, not both")
+        for name in ("lam_features", "lam_classifier"):
+            value = self.lam if self.lam is not None else getattr(self, name)
+            object.__setattr__(self, name, checked_lambda(value, name))
+        if self.lam_features == self.lam_classifier:
+            object.__setattr__(self, "lam", self.lam_features)
+
+    def start(self, rows: Rows) -> None:
+        """Note the norms to return to, λ per layer, and which factors enter which tensor."""
+        products = membership(rows.network, self.variant)
+        members = [products[name] if bias else {name} for name, bias in rows.owners]
+        norms = rows.weight_norms()
+        groups = {layer.name: layer.group for layer in rows.network.layers}
+        classifier = norms.new_tensor([groups[name] == "classifier" for name in rows.weighted])
+        features, head = rows.values["lam_features"], rows.values["lam_classifier"]
+        rows.memory["targets"] = norms
+        rows.memory["lam"] = features + classifier * (head - features)
+        rows.memory["members"] = membership_mask(members, rows.weighted).to(norms.device)
+
+    def after_step_(self, rows: Rows) -> None:
+        """Rescale."""
+        memory = rows.memory
+        rescale_tensors_(
+            rows.weights, rows.tensors, memory["members"], memory["targets"], memory["lam"]
+        )
+
+
+@dataclass(frozen=True)
+class SWRReinit(SWR):
+    """SWR whose reference norms become the present ones at each decay (Appendix E).
+
+    Parameters
+    ----------
+    at_changes : bool
+        Also at each change of data, as in the authors' release.
+    """
+
+    at_changes: bool = False
+    name: ClassVar[str] = "swr-reinit"
+
+    def decay_(self, rows: Rows) -> None:
+        """Take the present norms as n_l."""
+        rows.memory["targets"] = rows.weight_norms()
+
+    def change_(self, rows: Rows, stage: int) -> None:
+        """Take the present norms as n_l, if asked."""
+        if self.at_changes:
+            self.decay_(rows)
+
+
+METHODS: dict[str, type[Method]] = {
+    method.name: method
+    for method in (
+        Vanilla,
+        L2,
+        L2Init,
+        ShrinkPerturb,
+        HeadReset,
+        SWR,
+        SWRReinit,
+        FullReset,
+        AdamW,
+    )
+}
+
+
+def make_method(name: str, lam: float | tuple[float, float] | None = None) -> Method:
+    """Make a method by name, with its λ or the pair (λ_f, λ_c) where it takes one.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, or λ is missing, superfluous or out of range.
+    """
+    if name not in METHODS:
+        raise ValueError(f"unknown method {name!r}: {nearest(name, METHODS)}")
+    kind = METHODS[name]
+    accepts = {f.name for f in fields(kind)}
+    if "lam" not in accepts:
+        if lam is not None:
+            raise ValueError(f"the method {name!r} takes no λ, but was given {lam}")
+        return kind()
+    if lam is None:
+        raise ValueError(f"the method {name!r} needs a λ: give it as {kind.__name__}(lam=…)")
+    if isinstance(lam, tuple):
+        if "lam_features" not in accepts or len(lam) != 2:
+            raise ValueError(f"the method {name!r} takes one λ, not {lam}")
+        return kind(lam_features=lam[0], lam_classifier=lam[1])  # type: ignore[call-arg]
+    return kind(lam=lam)  # type: ignore[call-arg]
