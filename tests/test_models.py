@@ -1,0 +1,216 @@
+"""The four architectures: sizes, equivalences, and what is said of bad input."""
+
+import math
+
+import pytest
+import torch
+import torch.fx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional
+
+from swrlib.datasets import Dataset
+from swrlib.models import MODELS, build_model
+
+
+def images(channels, height, width, classes=10):
+    pixels = torch.zeros(1, channels, height, width, dtype=torch.uint8)
+    label = torch.zeros(1, dtype=torch.int64)
+    names = tuple(map(str, range(classes)))
+    constants = (0.5,) * channels
+    return Dataset("made-up", pixels, label, pixels, label, names, constants, constants)
+
+
+MNIST, CIFAR10 = images(1, 28, 28), images(3, 32, 32)
+CIFAR100, TINY_IMAGENET = images(3, 32, 32, 100), images(3, 64, 64, 200)
+
+
+def on_meta(name, dataset, **options):
+    with torch.device("meta"):
+        return build_model(name, dataset, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset", "options", "count"),
+    [
+        ("mlp", MNIST, {}, 89_610),
+        ("mlp", CIFAR10, {}, 318_410),
+        ("cnn", CIFAR10, {}, 66_342),
+        ("cnn", CIFAR100, {}, 75_432),
+        ("cnn-bn", CIFAR100, {}, 75_464),
+        ("vgg16", TINY_IMAGENET, {}, 40_716_552),
+        ("vgg16", TINY_IMAGENET, {"convolution_bias": False}, 40_712_328),
+        # without batch norm: less a scale and a shift for each of 4,224 channels
+        ("vgg16", TINY_IMAGENET, {"normalization": False}, 40_716_552 - 2 * 4_224),
+    ],
+)
+def test_parameter_counts(name, dataset, options, count):
+    model = on_meta(name, dataset, **options)
+    assert sum(parameter.numel() for parameter in model.parameters()) == count
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def reference(model, name, x):
+    """The forward pass in textbook order, the pooling after the ReLU, written out."""
+    parts = dict(model.named_children())
+
+    def convolve(x, key, padding=1):
+        layer = parts[key]
+        x = functional.conv2d(x, layer.weight, layer.bias, padding=padding)
+        norm = parts.get(key.replace("conv", "norm"))
+        if norm is not None:
+            x = functional.batch_norm(x, None, None, norm.weight, norm.bias, training=True)
+        return functional.relu(x)
+
+    if name in ("cnn", "cnn-bn"):
+        for key in ("conv1", "conv2"):
+            x = functional.max_pool2d(convolve(x, key), 2)
+    if name == "vgg16":
+        for block, depth in enumerate((2, 2, 3, 3, 3), start=1):
+            for index in range(1, depth + 1):
+                x = convolve(x, f"conv{block}_{index}")
+            x = functional.max_pool2d(x, 2)
+    x = x.flatten(1)
+    linear = [part for part in parts.values() if isinstance(part, nn.Linear)]
+    for layer in linear[:-1]:
+        x = functional.relu(functional.linear(x, layer.weight, layer.bias))
+    return functional.linear(x, linear[-1].weight, linear[-1].bias)
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "cnn-bn"])
+def test_pooling_before_the_activation_changes_nothing(name):
+    torch.manual_seed(0)
+    model = build_model(name, CIFAR10).double()
+    x = torch.randn(8, 3, 32, 32, dtype=torch.double)
+    outputs, expected = model(x), reference(model, name, x)
+    assert outputs.std() > 1e-3
+    assert torch.equal(outputs, expected)
+    gradients = torch.autograd.grad(outputs.square().sum(), list(model.parameters()))
+    for ours, theirs in zip(
+        gradients,
+        torch.autograd.grad(expected.square().sum(), list(model.parameters())),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_vgg16_forward():
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        model = build_model("vgg16", CIFAR10)
+    model.to_empty(device="cpu")
+    for parameter in model.parameters():  # He's scale, so that the outputs depend on the input
+        nn.init.normal_(parameter, std=math.sqrt(2 / parameter[0].numel()))
+    x = torch.randn(4, 3, 32, 32)
+    outputs = model(x)
+    assert outputs.std(0).min() > 0.01
+    torch.testing.assert_close(outputs, reference(model, "vgg16", x), rtol=1e-4, atol=1e-4)
+
+
+def test_structure_of_vgg16():
+    model = on_meta("vgg16", TINY_IMAGENET)
+    kinds = [type(part).__name__ for part in model]
+    counts = {kind: kinds.count(kind) for kind in set(kinds)}
+    assert counts == {
+        "Conv2d": 13,
+        "BatchNorm2d": 13,
+        "ReLU": 15,
+        "MaxPool2d": 5,
+        "Flatten": 1,
+        "Linear": 3,
+    }
+    without = [type(part).__name__ for part in on_meta("vgg16", TINY_IMAGENET, normalization=False)]
+    assert without == [kind for kind in kinds if kind != "BatchNorm2d"]
+
+
+def test_convolutions_before_batch_norm_have_no_bias_in_cnn_bn():
+    model = on_meta("cnn-bn", CIFAR100)
+    assert model.conv1.bias is None and model.conv2.bias is None
+    assert on_meta("cnn", CIFAR100).conv1.bias is not None
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    st.sampled_from(["mlp", "cnn", "cnn-bn"]),
+    st.integers(1, 4),
+    st.integers(10, 40),
+    st.integers(10, 40),
+    st.integers(1, 12),
+)
+def test_any_size_and_number_of_channels(name, channels, height, width, classes):
+    model = build_model(name, images(channels, height, width, classes))
+    assert model(torch.randn(2, channels, height, width)).shape == (2, classes)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 63), (64, 64), (96, 40)])
+def test_any_size_for_vgg16(size):
+    model = on_meta("vgg16", images(1, *size))
+    assert model(torch.zeros(2, 1, *size, device="meta")).shape == (2, 10)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_are_traceable(name):
+    graph = torch.fx.symbolic_trace(on_meta(name, CIFAR10)).graph
+    operations = [node.op for node in graph.nodes]
+    assert set(operations) == {"placeholder", "call_module", "output"}
+
+
+def test_the_same_seed_gives_the_same_weights_in_every_place():
+    torch.manual_seed(3)
+    first = build_model("cnn", CIFAR10).state_dict()
+    torch.manual_seed(3)
+    second = build_model("cnn", CIFAR10).state_dict()
+    torch.manual_seed(4)
+    third = build_model("cnn", CIFAR10).state_dict()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert not any(torch.equal(first[key], third[key]) for key in first)
+    # PyTorch's default: uniform within 1 / sqrt(fan in)
+    bound = 1 / math.sqrt(3 * 25)
+    assert 0.9 * bound < first["conv1.weight"].abs().max() <= bound
+
+
+@pytest.mark.parametrize(
+    ("activation", "kind"),
+    [("relu", nn.ReLU), ("leaky_relu", nn.LeakyReLU), ("tanh", nn.Tanh)],
+)
+@pytest.mark.parametrize("name", MODELS)
+def test_activations(name, activation, kind):
+    model = on_meta(name, CIFAR10, activation=activation)
+    expected = {"mlp": 2, "cnn": 3, "cnn-bn": 3, "vgg16": 15}[name]
+    assert sum(type(part) is kind for part in model) == expected
+
+
+def test_hidden_units():
+    model = on_meta("mlp", MNIST, hidden=[30, 20, 5])
+    shapes = [tuple(part.weight.shape) for part in model if isinstance(part, nn.Linear)]
+    assert shapes == [(30, 784), (20, 30), (5, 20), (10, 5)]
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset", "options", "parts"),
+    [
+        ("vgg", TINY_IMAGENET, {}, ("'vgg'", "did you mean 'vgg16'")),
+        ("cnn_bn", CIFAR10, {}, ("did you mean 'cnn-bn'",)),
+        ("vgg16", CIFAR10, {"normalisation": False}, ("did you mean 'normalization'",)),
+        ("cnn", CIFAR10, {"normalization": False}, ("option of cnn", "activation")),
+        ("mlp", CIFAR10, {"activation": "rleu"}, ("did you mean 'relu'",)),
+        ("mlp", CIFAR10, {"hidden": (100, 0)}, ("hidden", "(100, 0)")),
+        ("mlp", CIFAR10, {"hidden": 100}, ("hidden", "(100, 100)")),
+        ("vgg16", MNIST, {}, ("32x32", "28x28")),
+        ("vgg16", images(3, 64, 31), {}, ("32x32", "64x31")),
+        ("cnn", images(3, 9, 32), {}, ("10x10", "9x32")),
+    ],
+)
+def test_bad_input(name, dataset, options, parts):
+    with pytest.raises(ValueError) as caught:
+        build_model(name, dataset, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+def test_a_switch_is_true_or_false():
+    with pytest.raises(TypeError, match="normalization must be True or False, not 'no'"):
+        build_model("vgg16", CIFAR10, normalization="no")
