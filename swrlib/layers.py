@@ -29,19 +29,23 @@ _NORMALIZATIONS = (
 # Operations f with f(c·x) = c·f(x) for every c > 0, as functions, methods and modules name them.
 _HOMOGENEOUS = {
     *("relu", "leakyrelu", "prelu", "rrelu", "identity", "dropout"),
-    *("dropout1d", "dropout2d", "dropout3d", "featuredropout", "featurealphadropout"),
+    *("dropout1d", "dropout2d", "dropout3d", "featuredropout"),
     *("maxpool1d", "maxpool2d", "maxpool3d", "avgpool1d", "avgpool2d", "avgpool3d"),
     *("adaptivemaxpool1d", "adaptivemaxpool2d", "adaptivemaxpool3d", "lppool1d", "lppool2d"),
     *("adaptiveavgpool1d", "adaptiveavgpool2d", "adaptiveavgpool3d", "pixelshuffle"),
     *("flatten", "unflatten", "reshape", "view", "permute", "transpose", "contiguous", "clone"),
     *("squeeze", "unsqueeze", "expand", "getitem", "chunk", "split", "unbind", "narrow", "slice"),
-    *("select", "t", "mean", "sum", "amax", "max", "neg", "abs", "upsample", "interpolate"),
+    *("select", "t", "mean", "sum", "amax", "neg", "abs", "upsample", "interpolate"),
+    *("upsamplenearest2d", "upsamplebilinear2d"),
     *("zeropad1d", "zeropad2d", "zeropad3d", "reflectionpad2d", "replicationpad2d", "to", "float"),
     *("double", "half", "type", "tocopy", "detach"),
 }
-_SHAPES = {"size", "getattr", "dim", "symsize", "numel"}  # they return numbers, not activations
+# They return no activations.
+_SHAPES = {"size", "shape", "dim", "ndim", "numel", "dtype", "device", "symsize"}
+_SHAPES |= {"asserttensormetadata"}
 _SUMS = {"add", "iadd", "sub", "isub", "rsub", "cat", "concat", "concatenate", "stack"}
-_PRODUCTS = {"mul", "imul", "div", "truediv", "itruediv"}
+_PRODUCTS = {"mul", "imul", "multiply"}
+_QUOTIENTS = {"div", "truediv", "itruediv", "divide"}
 
 
 @dataclass(frozen=True)
@@ -72,12 +76,18 @@ class Layer:
     @property
     def weight(self) -> nn.Parameter | None:
         """The weight W_l, or a normalization's scale γ; None where there is none."""
-        return getattr(self.module, "weight", None)
+        return _parameter(self.module, "weight")
 
     @property
     def bias(self) -> nn.Parameter | None:
         """The bias b_l, or a normalization's shift β; None where there is none."""
-        return getattr(self.module, "bias", None)
+        return _parameter(self.module, "bias")
+
+
+def _parameter(module: nn.Module, name: str) -> nn.Parameter | None:
+    # What a parametrization (weight norm, say) computes afresh each time cannot be scaled in place.
+    value = getattr(module, name, None)
+    return value if isinstance(value, nn.Parameter) else None
 
 
 @dataclass(frozen=True)
@@ -264,6 +274,8 @@ def _refuse_shared_weights(
 def _chain(
     layers: Sequence[str], modules: dict[str, nn.Module]
 ) -> tuple[list[Step], tuple[str, ...]]:
+    if isinstance(layers, str):
+        raise TypeError(f"layers takes a list of module names: [{layers!r}]")
     steps = [Step("input", "input", ())]
     for name in layers:
         if name not in modules:
@@ -287,15 +299,27 @@ def _plain(name: str) -> str:
     return name.split(".")[0].replace("_", "").lower()
 
 
-def _operation(name: str, tensors: int) -> Literal["homogeneous", "sum", "other"]:
-    """Classify an operation by its name and the number of traced tensors that it takes."""
+def _classify(
+    name: str, node: fx.Node, names: dict[fx.Node, str]
+) -> Literal["homogeneous", "sum", "other"]:
+    """Classify an operation by its name and by which of its operands depend on the input."""
+    operands: list[fx.Node] = []  # with repetitions: x * x has two
+    fx.map_arg((node.args, node.kwargs), operands.append)
+    activations = [operand for operand in operands if operand in names]
     name = _plain(name)
     if name in _SUMS:
-        # A single tensor here means that a constant is added to it.
-        return "sum" if tensors > 1 else "other"
+        # A single one here means that a constant is added to it.
+        return "sum" if len(activations) > 1 else "other"
     if name in _PRODUCTS:
-        return "homogeneous" if tensors == 1 else "other"
+        return "homogeneous" if len(activations) == 1 else "other"
+    if name in _QUOTIENTS:
+        divided = [*node.args[:1]] == activations and not node.kwargs
+        return "homogeneous" if divided else "other"
     return "homogeneous" if name in _HOMOGENEOUS else "other"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _symbolic_steps(model: nn.Module) -> tuple[list[Step], tuple[str, ...]]:
@@ -303,7 +327,7 @@ def _symbolic_steps(model: nn.Module) -> tuple[list[Step], tuple[str, ...]]:
         graph = _Tracer().trace(model)
     except Exception as error:
         raise ValueError(
-            f"{type(model).__name__} cannot be traced ({str(error).splitlines()[0]}): pass an "
+            f"{type(model).__name__} cannot be traced ({_first_line(error)}): pass an "
             "example input, or name its layers in the order of the forward pass (layers=[…])"
         ) from error
     steps: list[Step] = []
@@ -321,22 +345,23 @@ def _symbolic_steps(model: nn.Module) -> tuple[list[Step], tuple[str, ...]]:
                 names[node] = node.target
                 steps.append(Step(node.target, "layer", inputs))
             else:
-                steps.append(_step(node.name, type(module).__name__, inputs))
-        elif node.op == "get_attr":
-            steps.append(Step(node.name, "other", ()))
+                steps.append(_step(type(module).__name__, node, names))
         else:
             target = node.target if isinstance(node.target, str) else node.target.__name__
-            if _plain(target) in _SHAPES:
-                del names[node]
+            if node.target is getattr:
+                target = str(node.args[1])  # x.shape, x.T
+            if not inputs or node.op == "get_attr" or _plain(target) in _SHAPES:
+                del names[node]  # a number or a constant
             else:
-                steps.append(_step(node.name, target, inputs))
+                steps.append(_step(target, node, names))
     raise ValueError(f"{type(model).__name__} returns nothing")
 
 
-def _step(name: str, target: str, inputs: tuple[str, ...]) -> Step:
-    kind = _operation(target, len(inputs))
-    # Shapes taken from a tensor, as in x.view(x.size(0), -1), carry no values: only x counts.
-    return Step(name, kind, inputs[:1] if kind == "homogeneous" else inputs)
+def _step(target: str, node: fx.Node, names: dict[fx.Node, str]) -> Step:
+    kind = _classify(target, node, names)
+    inputs = tuple(dict.fromkeys(names[n] for n in node.all_input_nodes if n in names))
+    # A mask or an index taken from another tensor is no activation: only the first operand counts.
+    return Step(names[node], kind, inputs[:1] if kind == "homogeneous" else inputs)
 
 
 def _exported_steps(model: nn.Module, example: Tensor) -> tuple[list[Step], tuple[str, ...]]:
@@ -345,11 +370,12 @@ def _exported_steps(model: nn.Module, example: Tensor) -> tuple[list[Step], tupl
     except Exception as error:
         raise ValueError(
             f"{type(model).__name__} cannot be traced on the example "
-            f"({str(error).splitlines()[0]}): name its layers in order (layers=[…])"
+            f"({_first_line(error)}): name its layers in order (layers=[…])"
         ) from error
     users = set(program.graph_signature.user_inputs)
     steps: list[Step] = []
     names: dict[fx.Node, str] = {}
+    calls: dict[str, str] = {}
     for node in program.graph.nodes:
         inputs = tuple(dict.fromkeys(names[n] for n in node.all_input_nodes if n in names))
         if node.op == "output":
@@ -360,17 +386,20 @@ def _exported_steps(model: nn.Module, example: Tensor) -> tuple[list[Step], tupl
                 names[node] = node.name
                 steps.append(Step(node.name, "input", ()))
             continue
-        if not inputs:
-            continue  # bookkeeping of parameters and buffers
-        stack = list(node.meta.get("nn_module_stack", {}).values())
-        path = stack[-1][0] if stack else ""
+        target = str(node.target).removeprefix("aten.")
+        if not inputs or _plain(target) in _SHAPES:
+            continue  # bookkeeping of parameters and buffers, numbers
+        stack = node.meta.get("nn_module_stack") or {"": ("", None)}
+        call, (path, _) = list(stack.items())[-1]
         if path and kind_of(model.get_submodule(path)):
             names[node] = path
-            if path not in inputs:  # a layer may be several operations: only its first enters it
+            # A layer may be several operations: only the first of a call enters it.
+            if path not in inputs or calls[path] != call:
                 steps.append(Step(path, "layer", inputs))
+            calls[path] = call
         elif node.target is operator.getitem:
             names[node] = inputs[0]
         else:
             names[node] = node.name
-            steps.append(_step(node.name, str(node.target).removeprefix("aten."), inputs))
+            steps.append(_step(target, node, names))
     raise ValueError(f"{type(model).__name__} returns nothing")

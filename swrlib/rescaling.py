@@ -208,6 +208,8 @@ def _checked_factors(
     layers: Sequence[Layer], factors: Sequence[float] | Mapping[str, float]
 ) -> dict[str, float]:
     names = [layer.name for layer in layers]
+    if isinstance(factors, (str, numbers.Real)):
+        raise TypeError(f"factors are one number per layer ({', '.join(names)}), not {factors!r}")
     if isinstance(factors, Mapping):
         for name in factors:
             if name not in names:
@@ -357,7 +359,6 @@ class SoftWeightRescaling:
                 f"normalization layer: {listed}",
                 stacklevel=2,
             )
-        self._ids = {id(p) for la in self.layers for p in (la.weight, la.bias) if p is not None}
         self._plan_key: tuple[Any, ...] | None = None
         self._factors: Tensor | None = None
         self._zero_norms: set[str] = set()
@@ -407,7 +408,7 @@ class SoftWeightRescaling:
             If the optimizer holds none of the parameters that are rescaled.
         """
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        if not held & self._ids:
+        if held.isdisjoint(id(p) for layer in self.layers for p in (layer.weight, layer.bias)):
             raise ValueError(
                 "the optimizer holds none of the model's weights: build it from the same model"
             )
@@ -456,9 +457,11 @@ class SoftWeightRescaling:
         return pd.DataFrame(rows).set_index("layer")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint needs: n_l by layer, λ and the variant."""
+        """Return what a checkpoint needs: n_l and shape by layer, λ and the variant."""
+        weights = {la.name: la.weight for la in self.layers if la.weight is not None}
         return {
-            "initial_norms": dict(zip(self._weighted(), self._initial_norms.tolist(), strict=True)),
+            "initial_norms": dict(zip(weights, self._initial_norms.tolist(), strict=True)),
+            "shapes": {name: list(weight.shape) for name, weight in weights.items()},
             "lam_features": self._lam_features,
             "lam_classifier": self._lam_classifier,
             "variant": self.variant,
@@ -473,11 +476,15 @@ class SoftWeightRescaling:
         ValueError
             If the state is another model's or another variant's; nothing is changed then.
         """
-        missing = set(self.state_dict()) - set(state)
+        present = self.state_dict()
+        missing = set(present) - set(state)
         if missing:
             raise ValueError(f"the state dict lacks {', '.join(sorted(missing))}")
-        if list(state["initial_norms"]) != self._weighted():
-            theirs, ours = ", ".join(state["initial_norms"]), ", ".join(self._weighted())
+        if list(state["initial_norms"]) != self._weighted() or state["shapes"] != present["shapes"]:
+            theirs, ours = (
+                ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+                for shapes in (state["shapes"], present["shapes"])
+            )
             raise ValueError(f"the state dict is another model's: layers {theirs}, here {ours}")
         for option in ("variant", "running_statistics"):
             if state[option] != getattr(self, option):
@@ -485,10 +492,13 @@ class SoftWeightRescaling:
                     f"the state dict was made with {option}={state[option]!r}: construct "
                     f"SoftWeightRescaling with it too"
                 )
+        norms = self._initial_norms.new_tensor(list(state["initial_norms"].values()))
+        if not (norms.isfinite() & (norms >= 0)).all():
+            raise ValueError("the initial norms of the state dict are not finite numbers ≥ 0")
         lam_features = checked_lambda(state["lam_features"], "lam_features")
         self._lam_classifier = checked_lambda(state["lam_classifier"], "lam_classifier")
         self._lam_features = lam_features
-        self._initial_norms = self._initial_norms.new_tensor(list(state["initial_norms"].values()))
+        self._initial_norms = norms
         self._plan_key = None
 
     def _weighted(self) -> list[str]:
@@ -506,8 +516,10 @@ class SoftWeightRescaling:
         )
         if self._statistics:
             scales = cumulative_factors(factors, self._statistics_members)
-            multi_tensor_multiply_([mean for mean, _ in self._statistics], scales)
-            multi_tensor_multiply_([var for _, var in self._statistics], scales.square())
+            multi_tensor_multiply_([module.running_mean for module in self._statistics], scales)
+            multi_tensor_multiply_(
+                [module.running_var for module in self._statistics], scales.square()
+            )
         self._factors = factors
         self._watch_zero_norms(norms)
 
@@ -535,9 +547,10 @@ class SoftWeightRescaling:
         """Lay out who is multiplied by whom; again only when a tensor is frozen, moved or cast."""
         self._rescaled = [la.name for la in self.layers if _trainable(la.weight)]
         if not weights:
+            self._factors = None
             return
         members: list[set[str]] = []
-        self._statistics: list[tuple[Tensor, Tensor]] = []
+        self._statistics: list[Any] = []
         entering_statistics: list[set[str]] = []
         for layer in self.layers:
             if _trainable(layer.weight):
@@ -547,8 +560,7 @@ class SoftWeightRescaling:
         if self.running_statistics:
             for layer in self._network.layers:
                 if getattr(layer.module, "running_mean", None) is not None:
-                    module: Any = layer.module
-                    self._statistics.append((module.running_mean, module.running_var))
+                    self._statistics.append(layer.module)
                     entering_statistics.append(entering(self._network, self._members, layer))
         norms = multi_tensor_norms(weights)
         initial = dict(zip(self._weighted(), self._initial_norms.tolist(), strict=True))

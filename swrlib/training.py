@@ -297,6 +297,22 @@ def resolve(
     ]
 
 
+def missing_jobs(jobs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the names of those jobs (keywords of `train`, by name) that still lack records."""
+    lacking = []
+    for name, job in jobs.items():
+        measure = tuple(job.get("measure", ()))
+        wanted = {key: value for key, value in job.items() if key != "measure"}
+        try:
+            runs = resolve(**wanted)
+        except ValueError:
+            lacking.append(name)  # its λ is still to be selected, or it will say what is wrong
+        else:
+            if missing(runs, Path(job["results"]), measure):
+                lacking.append(name)
+    return lacking
+
+
 def missing(runs: Sequence[Run], results: Path, measure: tuple[str, ...] = ()) -> list[Run]:
     """Return the runs that the records lack; by hash and measures alone, never by file times."""
     by_hash = {run.hash: run for run in runs}
