@@ -6,6 +6,8 @@ alternative text travels with the picture as metadata of the output.
 
 from __future__ import annotations
 
+import base64
+import html
 import io
 import math
 from collections.abc import Iterable, Sequence
@@ -72,19 +74,24 @@ def show(figure: Figure, alt: str, *, cloud: bool = False) -> None:
     from IPython.display import display
 
     kind = "image/png" if cloud else "image/svg+xml"
+    data = _rendered(figure, "png" if cloud else "svg")
+    text = base64.b64encode(data).decode() if cloud else data.decode()
+    display({kind: text, "text/plain": alt}, raw=True, metadata={kind: {"alt": alt}})
+
+
+def as_html(figure: Figure, alt: str) -> str:
+    """Return a picture as an HTML image that carries its own data."""
+    data = base64.b64encode(_rendered(figure, "svg")).decode()
+    return f'<img src="data:image/svg+xml;base64,{data}" alt="{html.escape(alt)}">'
+
+
+def _rendered(figure: Figure, form: str) -> bytes:
     buffer = io.BytesIO()
-    options = {"dpi": 200} if cloud else {"metadata": {"Date": None}}
-    form = "png" if cloud else "svg"
+    # Without a date the same picture is the same file.
+    options: dict[str, Any] = {"dpi": 200} if form == "png" else {"metadata": {"Date": None}}
     figure.savefig(buffer, format=form, bbox_inches="tight", **options)
     plt.close(figure)
-    data: Any = buffer.getvalue()
-    if not cloud:
-        data = data.decode()
-    else:
-        import base64
-
-        data = base64.b64encode(data).decode()
-    display({kind: data, "text/plain": alt}, raw=True, metadata={kind: {"alt": alt}})
+    return buffer.getvalue()
 
 
 def mean_and_interval(values: pd.DataFrame | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -255,3 +262,144 @@ def paired_differences(
     ax.set(ylim=(len(chosen) - 0.5, -0.5))
     ax.set_xlabel(f"percentage points above {paper.label(against)}, final test accuracy")
     return figure
+
+
+def course(records: pd.DataFrame, *, references: bool = True) -> tuple[Figure, str]:
+    """Draw the course of test accuracy, a panel for each data set and model.
+
+    Parameters
+    ----------
+    records : DataFrame
+        What `swrlib.load_records` returns, of one stream.
+    references : bool
+        Dashed lines at the final accuracy of vanilla and of full reset.
+
+    Returns
+    -------
+    (Figure, str)
+        The picture, and a sentence that says who ended highest and lowest.
+    """
+    settings = list(records.groupby(["dataset", "model", "scale"]))
+    figure, axes = plt.subplots(len(settings), 1, figsize=(7.2, 4.2 * len(settings)), squeeze=False)
+    sentences = []
+    for ((dataset, model, scale), rows), ax in zip(settings, axes[:, 0], strict=True):
+        ends = final_accuracy(rows).groupby("method")["test_accuracy"].mean().sort_values()
+        lines = {
+            f"{paper.label(m)} at the end": float(ends[m])
+            for m in ("vanilla", "full-reset")
+            if references and m in ends
+        }
+        curves(rows, first_epoch=1, references=lines, ax=ax)
+        where = f"{paper.label(dataset)}, {paper.label(model)}"
+        ax.set_title(f"{where}: {scale} scale, {rows['seed'].nunique()} seeds", fontsize=11)
+        # A network right after a reset would press all curves together.
+        low = rows[rows["epoch"] >= 1]["test_accuracy"].quantile(0.04)
+        high = rows["test_accuracy"].max()
+        ax.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+        sentences.append(
+            f"On {where} ({scale} scale) {paper.label(str(ends.index[-1]))} ends highest with "
+            f"{100 * ends.iloc[-1]:.1f}% and {paper.label(str(ends.index[0]))} lowest with "
+            f"{100 * ends.iloc[0]:.1f}%."
+        )
+    figure.tight_layout()
+    return figure, " ".join(sentences)
+
+
+def changes_of_data(records: pd.DataFrame) -> pd.DataFrame:
+    """Return for each run and change of data what was lost at once and what was learnt.
+
+    Returns
+    -------
+    DataFrame
+        ``method, seed, stage``, ``drop`` (test accuracy after a stage's first epoch minus that of
+        the last epoch before it) and ``train_accuracy`` at the stage's end.
+    """
+    rows = records.sort_values("epoch")
+    runs = rows.groupby(["run", "method", "seed"])
+    before = runs["test_accuracy"].shift(1)
+    first = rows[(rows["stage_epoch"] == 1) & (rows["stage"] > 1)]
+    drop = first.assign(drop=first["test_accuracy"] - before[first.index])
+    last = rows.groupby(["run", "stage"])["train_accuracy"].last()
+    table = drop[["run", "method", "seed", "stage", "drop"]]
+    return table.join(last, on=["run", "stage"]).reset_index(drop=True)
+
+
+def drops(changes: pd.DataFrame) -> tuple[Figure, str]:
+    """Draw what `changes_of_data` returned; return the picture and what it says."""
+    figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.6))
+    for value, ax in zip(("drop", "train_accuracy"), axes, strict=True):
+        for method in (m for m in STYLE if m in set(changes["method"])):
+            rows = changes[changes["method"] == method].groupby("stage")[value]
+            color, marker = STYLE[method]
+            ax.plot(
+                rows.mean(), color=color, marker=marker, lw=1.5, label=paper.label(method), **MARKED
+            )
+            ax.fill_between(rows.min().index, rows.min(), rows.max(), color=color, alpha=0.12, lw=0)
+        ax.set_xlabel("stage")
+    axes[0].axhline(0, color="0.35", lw=1, ls="--")
+    axes[0].set_ylabel("test accuracy gained at a change")
+    axes[1].set_ylabel("training accuracy at the end")
+    axes[1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.tight_layout()
+    means = changes.groupby("method")["drop"].mean().sort_values()
+    return figure, (
+        f"At a change of data {paper.label(str(means.index[0]))} moves by "
+        f"{100 * means.iloc[0]:+.1f} points on average, {paper.label(str(means.index[-1]))} by "
+        f"{100 * means.iloc[-1]:+.1f}."
+    )
+
+
+def finals_beside_paper(records: pd.DataFrame, number: int) -> tuple[Figure, str]:
+    """Draw final accuracies with Table 1's or 5's means ± standard deviations as bands.
+
+    Returns
+    -------
+    (Figure, str)
+        The picture, a panel for each data set and model, and what it says.
+    """
+    settings = list(records.groupby(["dataset", "model", "scale"]))
+    figure, axes = plt.subplots(len(settings), 1, figsize=(7.2, 3.4 * len(settings)), squeeze=False)
+    printed = paper.TABLES[number].accuracy
+    sentences = []
+    for ((dataset, model, scale), rows), ax in zip(settings, axes[:, 0], strict=True):
+        finals(rows, ax=ax)
+        methods = [m for m in STYLE if m in set(rows["method"])]
+        for row, method in enumerate(methods):
+            theirs = printed.get((dataset, model), {}).get(method) if scale == "paper" else None
+            if theirs is not None:
+                ax.barh(
+                    row,
+                    2 * theirs.std,
+                    left=theirs.mean - theirs.std,
+                    height=0.8,
+                    color="0.85",
+                    zorder=0,
+                )
+                ax.plot([theirs.mean] * 2, [row - 0.4, row + 0.4], color="0.5", lw=1)
+        where = f"{paper.label(dataset)}, {paper.label(model)}"
+        ax.set_title(f"{where}: {scale} scale, {rows['seed'].nunique()} seeds", fontsize=11)
+        ends = final_accuracy(rows).groupby("method")["test_accuracy"].mean().sort_values()
+        sentences.append(
+            f"On {where} ({scale} scale) {paper.label(str(ends.index[-1]))} ends highest with "
+            f"{100 * ends.iloc[-1]:.2f}%, {paper.label(str(ends.index[0]))} lowest with "
+            f"{100 * ends.iloc[0]:.2f}%."
+        )
+    figure.tight_layout()
+    return figure, " ".join(sentences)
+
+
+def growth_sentence(records: pd.DataFrame) -> str:
+    """Say by how much the first layer's norm changed under vanilla and under SWR."""
+    known = records[records["weight_norms"].notna()].sort_values("epoch")
+    parts = []
+    for method in ("vanilla", "swr"):
+        rows = known[known["method"] == method].groupby("run")["weight_norms"]
+        if len(rows):
+            factor = np.mean(
+                [last[0] / first[0] for first, last in zip(rows.first(), rows.last(), strict=True)]
+            )
+            parts.append(
+                f"with {paper.label(method)} the first layer's ends at {factor:.2f} times "
+                "its initial value"
+            )
+    return ", ".join(parts) + "."

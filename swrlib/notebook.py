@@ -300,3 +300,57 @@ def provenance_table(frame: pd.DataFrame) -> None:
     )
     shown = table.reset_index().to_html(index=False)
     show_html(f'<div class="table-container">{shown}</div>')
+
+
+def panels(items: Mapping[str, str]) -> None:
+    """Show pieces of HTML as tabs that need no program: what a slider shows, rendered beforehand.
+
+    Parameters
+    ----------
+    items : mapping of str to str
+        The label and the content of each tab.
+    """
+    import uuid
+
+    name = f"tabs-{uuid.uuid4().hex[:8]}"
+    parts = []
+    for number, (label, content) in enumerate(items.items()):
+        checked = " checked" if number == 0 else ""
+        parts.append(
+            f'<input type="radio" name="{name}" id="{name}-{number}"{checked}>'
+            f'<label for="{name}-{number}">{html.escape(label)}</label>'
+            f'<div class="panel">{content}</div>'
+        )
+    show_html('<div class="panels">' + "".join(parts) + "</div>")
+
+
+def explore_methods(frame: pd.DataFrame) -> None:
+    """Let a reader choose which methods a course shows; tabs of vanilla and one other elsewhere."""
+    import ipywidgets as widgets
+    from IPython.display import display
+
+    from swrlib import figures
+
+    present = [m for m in figures.STYLE if m in set(frame["method"])]
+
+    def draw(methods: tuple[str, ...]) -> None:
+        chosen = frame[frame["method"].isin(methods)]
+        if len(chosen):
+            figures.show(*figures.course(chosen, references=False))
+
+    choice = widgets.SelectMultiple(
+        options=[(paper.label(m), m) for m in present],
+        value=tuple(m for m in present if m in ("vanilla", "swr", "full-reset")),
+        description="methods",
+        rows=len(present),
+    )
+    display(widgets.interactive(draw, methods=choice))
+    rivals = [m for m in present if m != "vanilla"]
+    panels(
+        {
+            paper.label(m): figures.as_html(
+                *figures.course(frame[frame["method"].isin(["vanilla", m])], references=False)
+            )
+            for m in rivals
+        }
+    )

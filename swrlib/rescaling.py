@@ -36,8 +36,8 @@ Variant = Literal["proportional", "printed"]
 def multi_tensor_norms(tensors: Sequence[Tensor]) -> Tensor:
     """Return the Frobenius norms of many tensors as one vector, in float32 at least."""
     dtype = torch.float32
-    for tensor in tensors:
-        dtype = torch.promote_types(dtype, tensor.dtype)
+    for other in {tensor.dtype for tensor in tensors}:
+        dtype = torch.promote_types(dtype, other)
     if hasattr(torch, "_foreach_norm"):
         return torch.stack(torch._foreach_norm(list(tensors), dtype=dtype))
     return torch.stack([torch.linalg.vector_norm(tensor, dtype=dtype) for tensor in tensors])

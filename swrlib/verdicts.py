@@ -29,6 +29,7 @@ REPRODUCED, REVERSED, NOT_REPRODUCED = "reproduced", "reversed", "not reproduced
 UNDECIDED, MIXED = "undecided", "mixed"
 NOT_RUN, TOO_FEW_SEEDS = "not run", "too few seeds"
 QUICK = "quick scale: no verdict on the paper"
+CUSTOM = "custom scale: no verdict on the paper"
 OUTSIDE = "outside the paper"
 IN_CHAPTER = "judged in its chapter"
 NOT_PRINTED = "not printed"
@@ -43,6 +44,7 @@ _WORST_FIRST = (
     REPRODUCED,
     OUTSIDE,
     QUICK,
+    CUSTOM,
     NOT_PRINTED,
 )
 # The paper's setting of what its tables do not vary; a missing value is the default too.
@@ -331,15 +333,24 @@ def table_cells(records: pd.DataFrame, number: int, *, scale: str = "paper") -> 
     rows = []
     for (dataset, model), printed in columns.items():
         here = finals[(finals["dataset"] == dataset) & (finals["model"] == model)]
-        for method in dict.fromkeys([*printed, *here["method"]]):
+        for method in dict.fromkeys([*printed, *sorted(here["method"], key=_readers_order)]):
             ours = _by_seed(here, (dataset, model, table.stream), method)
             rows.append(
                 {"dataset": dataset, "model": model, "method": method}
                 | _cell(ours, printed.get(method), quarter_range(dataset, model, table.stream))
-                | ({} if scale == "paper" else {"verdict": QUICK})
+                | ({} if scale == "paper" else {"verdict": _other_scale(scale)})
             )
     names = ["dataset", "model", "method", *_cell(pd.Series(dtype=float), None, None)]
     return pd.DataFrame(rows, columns=names)
+
+
+def _readers_order(method: str) -> tuple[int, str]:
+    known = list(paper.LABELS)
+    return (known.index(method) if method in known else len(known), method)
+
+
+def _other_scale(scale: str) -> str:
+    return QUICK if scale == "quick" else CUSTOM
 
 
 def _cell(ours: pd.Series, printed: Accuracy | None, q: float | None) -> dict[str, Any]:
@@ -520,7 +531,7 @@ def _compare(
     if n < LEAST_SEEDS:
         verdict = TOO_FEW_SEEDS if n else NOT_RUN
     elif scale != "paper":
-        verdict = QUICK
+        verdict = _other_scale(scale)
     elif cell not in claim.cells:
         verdict = OUTSIDE
     else:

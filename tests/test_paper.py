@@ -1,0 +1,104 @@
+"""The paper's numbers, checked against relations that the paper itself prints."""
+
+import pytest
+
+from swrlib import paper
+
+
+@pytest.mark.parametrize(
+    ("method", "dataset", "model", "stream", "expected"),
+    [
+        ("swr", "mnist", "mlp", "warm-start", 1e-4),
+        ("swr", "mnist-5k", "mlp", "full-access", 1e-4),
+        ("swr", "cifar10", "cnn", "limited-access", 1e-1),
+        ("swr", "cifar100", "cnn-bn", "warm-start", (1e-4, 1.0)),
+        ("swr", "cifar100", "cnn-bn", "single-task", (1e-4, 1e-1)),
+        ("swr", "cifar100", "cnn-bn", "limited-access", (1e-1, 1e-2)),
+        ("swr", "tinyimagenet", "vgg16", "limited-access", (1e-4, 1.0)),
+        ("swr-reinit", "tinyimagenet", "vgg16", "single-task-decay", (1e-2, 1e-1)),
+        ("swr-reinit", "mnist", "mlp", "warm-start", None),
+        ("shrink-perturb", "cifar100", "cnn", "limited-access", 0.6),
+        ("shrink-perturb", "mnist", "mlp", "single-task", None),
+        ("l2", "tinyimagenet", "vgg16", "full-access", 1e-4),
+        ("l2-init", "tinyimagenet", "vgg16", "limited-access", 1e-3),
+        ("l2", "mnist", "mlp", "single-task-decay", 1e-5),
+        ("vanilla", "mnist", "mlp", "single-task", None),
+        ("adamw", "mnist", "mlp", "single-task", None),
+        ("swr", "cifar10", "mlp", "single-task", None),
+        ("swr", "mnist", "mlp", "scaled", None),
+    ],
+)
+def test_published_lambda(method, dataset, model, stream, expected):
+    assert paper.published_lambda(method, dataset, model, stream) == expected
+
+
+def test_every_published_lambda_lies_on_its_grid():
+    for method, grid in paper.GRIDS.items():
+        cells = paper.published_settings(method)
+        assert len(cells) == (15 if method == "shrink-perturb" else 25)
+        for cell in cells:
+            lam = paper.published_lambda(method, *cell)
+            assert set(lam if isinstance(lam, tuple) else (lam,)) <= set(grid), (method, cell)
+
+
+def test_lambda_is_split_where_there_are_normalization_layers_and_only_there():
+    for dataset, model, stream in paper.published_settings("swr"):
+        lam = paper.published_lambda("swr", dataset, model, stream)
+        assert isinstance(lam, tuple) == (model in ("cnn-bn", "vgg16"))
+
+
+def test_tables_are_whole():
+    methods = {1: 4, 5: 5}
+    for number, table in paper.TABLES.items():
+        assert tuple(table.accuracy) == paper.PAIRS
+        for (_, model), column in table.accuracy.items():
+            assert len(column) == methods[number]
+            for accuracy in column.values():
+                assert 0 < accuracy.std < 0.03 < accuracy.mean < 1
+                assert accuracy.seeds == (3 if model == "vgg16" else 5)
+
+
+def test_tables_say_what_the_paper_says_of_them():
+    best = {pair: max(c, key=lambda m: c[m].mean) for pair, c in paper.TABLE_1.accuracy.items()}
+    assert [best[pair] for pair in paper.PAIRS] == ["swr", "swr", "swr", "l2", "swr"]
+    vgg = paper.TABLE_1.accuracy[paper.TINY_VGG16]
+    assert vgg["swr"].mean - vgg["l2"].mean > 0.04
+    vgg = paper.TABLE_5.accuracy[paper.TINY_VGG16]
+    assert vgg["swr-reinit"].mean - max(vgg["l2"].mean, vgg["l2-init"].mean) > 0.08
+    for pair, column in paper.TABLE_5.accuracy.items():
+        assert (column["swr-reinit"].mean > column["swr"].mean) == (pair != paper.TINY_VGG16)
+        below_l2 = pair in (paper.CIFAR10_CNN, paper.CIFAR100_CNN_BN)
+        assert (column["swr-reinit"].mean < column["l2"].mean) == below_l2
+
+
+def test_printed_accuracy():
+    swr = paper.printed_accuracy("swr", "mnist", "mlp", "single-task")
+    assert (swr.mean, swr.std, swr.seeds) == (0.9822, 0.0024, 5)
+    assert paper.printed_accuracy("swr", "mnist", "mlp", "single-task-decay").mean == 0.9796
+    assert paper.printed_accuracy("swr", "mnist", "mlp", "warm-start") is None
+    assert paper.printed_accuracy("swr", "mnist-5k", "mlp", "single-task") is None
+    assert paper.printed_accuracy("adamw", "mnist", "mlp", "single-task") is None
+
+
+def test_claims_speak_of_known_things():
+    ids = [claim.id for claim in paper.CLAIMS]
+    assert len(set(ids)) == len(ids)
+    assert all(paper.find_claim(id).id == id for id in ids)
+    for claim in paper.CLAIMS:
+        assert claim.sentence.endswith(".") and claim.place
+        assert set(claim.methods + claim.rivals) <= set(paper.LABELS)
+        assert all(len(cell) == 3 and set(cell) <= set(paper.LABELS) for cell in claim.cells)
+        if claim.kind in paper.ACCURACY_KINDS:
+            assert claim.methods and claim.rivals and claim.cells
+            assert not set(claim.methods) & set(claim.rivals)
+    with pytest.raises(ValueError, match="unknown claim 'nothing'"):
+        paper.find_claim("nothing")
+
+
+def test_panels_lie_in_their_streams():
+    assert {panel.figure for panel in paper.PANELS} == set(range(1, 9))
+    for panel in paper.PANELS:
+        assert panel.stream in paper.EPOCHS
+        assert panel.axis is None or 0 <= panel.axis[0] < panel.axis[1] < 1
+    assert paper.find_panel("mnist", "mlp", "warm-start").axis == (0.970, 0.984)
+    assert paper.find_panel("mnist-5k", "mlp", "warm-start") is None
