@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from swrlib import paper, records, streams, training, verdicts
+from swrlib import paper, records, runs, streams, training, verdicts
 from swrlib.datasets import DATASETS
 from swrlib.layers import nearest
 from swrlib.methods import Method
@@ -76,7 +76,7 @@ class Chapter:
             places = [(self.dataset, self.model, stream), (self.dataset, self.model, "single-task")]
             for place in [*places, ("mnist", "mlp", "single-task")]:
                 try:
-                    best = training.selected_lambda(name, *place, self.results)
+                    best = runs.selected_lambda(name, *place, self.results)
                 except ValueError:
                     continue
                 return f"the best on held-out images of {' '.join(place)}", best
@@ -93,7 +93,7 @@ class Chapter:
 
     def train(self, stream: str | streams.Stream, methods: Iterable[str], **options: Any) -> Any:
         """Train what the chapter's records lack, and return them (see `swrlib.train`)."""
-        name = training.stream_name(stream)
+        name = runs.stream_name(stream)
         return training.train(
             dataset=self.dataset,
             model=self.model,

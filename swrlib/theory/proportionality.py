@@ -1,0 +1,108 @@
+"""Theorem 1: scaled layer by layer, biases along, a network is the same up to a constant."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from swrlib.layers import unwrap
+from swrlib.rescaling import Variant, rescale_
+
+
+@torch.no_grad()
+def output_gap(
+    scaled: nn.Module,
+    model: nn.Module,
+    constant: float,
+    inputs: Tensor,
+    *,
+    training: bool | None = False,
+) -> float:
+    """Measure how far one network is from a multiple of another: max|f_c(x) − C·f(x)| / max|C·f(x)|.
+
+    Parameters
+    ----------
+    scaled, model : torch.nn.Module
+        f_c and f. Both are copied: a batch normalization in training mode would move its running
+        statistics.
+    constant : float
+        C.
+    inputs : torch.Tensor
+        x, shape [batch, …], of the models' dtype and device.
+    training : bool or None
+        Compare in training mode, in evaluation mode, or, with None, each as it stands. Random
+        layers draw the same for both.
+
+    Returns
+    -------
+    float
+        0 where f_c = C·f on all inputs; about the machine epsilon where only rounding is left.
+
+    Raises
+    ------
+    ValueError
+        If C·f is zero on all inputs or an output is not finite: the gap would say nothing.
+    """
+    outputs = []
+    for network in (scaled, model):
+        network = copy.deepcopy(unwrap(network))
+        if training is not None:
+            network.train(training)
+        with torch.random.fork_rng():  # afterwards the generators stand where they stood
+            outputs.append(network(inputs))
+    expected = constant * outputs[1]
+    largest = float(expected.abs().max())
+    gap = float((outputs[0] - expected).abs().max()) / largest if largest else largest
+    if largest == 0:
+        raise ValueError("C·f(x) is zero on all of these inputs: take others, or another model")
+    if not (gap < float("inf") and largest < float("inf")):
+        raise ValueError("an output is not finite: take smaller factors or inputs, or float64")
+    return gap
+
+
+def proportionality_gap(
+    model: nn.Module,
+    factors: Sequence[float] | Mapping[str, float],
+    inputs: Tensor,
+    *,
+    variant: Variant = "proportional",
+    running_statistics: bool = True,
+    training: bool | None = False,
+    example: Tensor | None = None,
+) -> float:
+    """Scale a copy of a model and measure how far it is from C times the model.
+
+    Theorem 1 (Section 3.2, Appendix A): the gap is zero, up to rounding, for a network of affine
+    layers and positively homogeneous activations and any positive factors. With normalization
+    layers (Section 3.3) what is left is of the order of their eps, and only in the "proportional"
+    variant; in evaluation mode only if the running statistics follow.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Never changed.
+    factors, variant, running_statistics, example
+        As for `swrlib.rescale_`, which also gives C.
+    inputs : torch.Tensor
+        x, shape [batch, …], of the model's dtype and device.
+    training : bool or None
+        As for `output_gap`.
+
+    Returns
+    -------
+    float
+        max|f_c(x) − C·f(x)| / max|C·f(x)|, over all inputs and outputs.
+
+    Raises
+    ------
+    ValueError
+        As `swrlib.rescale_` and `output_gap`.
+    """
+    scaled = copy.deepcopy(unwrap(model))
+    constant = rescale_(
+        scaled, factors, variant=variant, running_statistics=running_statistics, example=example
+    )
+    return output_gap(scaled, model, constant, inputs, training=training)
