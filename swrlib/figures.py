@@ -293,7 +293,7 @@ def course(records: pd.DataFrame, *, references: bool = True) -> tuple[Figure, s
         where = f"{paper.label(dataset)}, {paper.label(model)}"
         ax.set_title(f"{where}: {scale} scale, {rows['seed'].nunique()} seeds", fontsize=11)
         # A network right after a reset would press all curves together.
-        low = rows[rows["epoch"] >= 1]["test_accuracy"].quantile(0.04)
+        low = rows[rows["epoch"] >= 1]["test_accuracy"].quantile(0.08)
         high = rows["test_accuracy"].max()
         ax.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
         sentences.append(
@@ -403,3 +403,113 @@ def growth_sentence(records: pd.DataFrame) -> str:
                 "its initial value"
             )
     return ", ".join(parts) + "."
+
+
+#: The three accuracies of Fig. 1, by column of `swrlib.notebook.scaled_runs`: name and line.
+_SCALED = {
+    "best_before": ("best before the scaling", {"color": _COLORS[7], "ls": "-."}),
+    "after": ("right after the scaling", {"color": _COLORS[1], "ls": "--", "marker": "s"}),
+    "best_after": ("best of the fine-tuning", {"color": _COLORS[0], "marker": "o"}),
+}
+
+
+def scaling(rows: pd.DataFrame) -> tuple[Figure, str]:
+    """Draw Fig. 1 from what `swrlib.notebook.scaled_runs` returned.
+
+    Returns
+    -------
+    (Figure, str)
+        The picture, a row for each reading of the ratio, without proportionality on the left and
+        with it on the right; and what it says.
+    """
+    readings = list(rows["reading"].unique())
+    figure, axes = plt.subplots(
+        len(readings), 2, figsize=(8.6, 3.4 * len(readings)), squeeze=False, sharey=True
+    )
+    sentences = []
+    sides = {"untouched": "biases untouched", "proportional": "proportional"}
+    for reading, line in zip(readings, axes, strict=True):
+        for (biases, title), ax in zip(sides.items(), line, strict=True):
+            part = rows[(rows["reading"] == reading) & (rows["biases"] == biases)]
+            for value, (name, style) in _SCALED.items():
+                table = part.pivot_table(index="seed", columns="ratio", values=value).dropna(axis=1)
+                mean, half = mean_and_interval(table.to_numpy())
+                ax.plot(table.columns, mean, lw=1.8, label=name, **MARKED, **style)
+                ax.fill_between(
+                    table.columns, mean - half, mean + half, color=style["color"], alpha=0.15, lw=0
+                )
+                if value == "after":
+                    sentences.append(
+                        f"With {title} and the reading {reading} the accuracy right after the "
+                        f"scaling is {100 * mean[-1]:.1f}% at ratio {table.columns[-1]:g} and "
+                        f"{100 * mean[0]:.1f}% at ratio {table.columns[0]:g}."
+                    )
+            ax.set_title(f"{title}, reading “{reading}”", fontsize=11)
+            ax.set(xlabel="scaling ratio", xlim=(1.03, -0.03))
+        line[0].set_ylabel("test accuracy")
+    axes[0][-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.tight_layout()
+    return figure, " ".join(sentences)
+
+
+def norm_courses(without: pd.DataFrame, with_swr: pd.DataFrame, lam: float) -> tuple[Figure, str]:
+    """Draw each layer's norm over the steps, without SWR and with it, relative to its start.
+
+    Parameters
+    ----------
+    without, with_swr : DataFrame
+        Norms: a row a step, a column a layer.
+    lam : float
+        λ of the second.
+
+    Returns
+    -------
+    (Figure, str)
+        The picture and what it says.
+    """
+    columns = min(4, without.shape[1])
+    lines = math.ceil(without.shape[1] / columns)
+    figure, axes = plt.subplots(
+        lines, columns, figsize=(2.4 * columns + 1.2, 2.7 * lines), squeeze=False, sharey=True
+    )
+    for layer, ax in zip(without, axes.flat, strict=False):
+        for method, norms in (("vanilla", without), ("swr", with_swr)):
+            color, marker = STYLE[method]
+            name = "without" if method == "vanilla" else f"SWR, λ = {lam:g}"
+            every = max(1, len(norms) // 5)
+            style = {"color": color, "marker": marker, "markevery": every, **MARKED}
+            ax.plot(norms[layer] / norms[layer].iloc[0], lw=1.8, label=name, **style)
+        ax.set_title(str(layer), fontsize=11)
+        ax.set_xlabel("step")
+    for ax in axes.flat[without.shape[1] :]:
+        ax.set_axis_off()
+    for line in axes:
+        line[0].set_ylabel("‖W‖ / ‖W‖ at the start")
+    axes[0][-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.tight_layout()
+    plain, soft = (norms.iloc[-1] / norms.iloc[0] for norms in (without, with_swr))
+    ends = ", ".join(f"{name} {soft[name]:.2f} ({plain[name]:.2f})" for name in without)
+    return figure, (
+        f"Norms by step for each layer. After {len(without) - 1} steps with λ = {lam:g} (without "
+        f"SWR in brackets), in multiples of the start: {ends}."
+    )
+
+
+def by_lambda(finals: pd.DataFrame) -> tuple[Figure, str]:
+    """Draw final accuracy against λ: a point a seed, the mean as a line; and say where it is best.
+
+    Parameters
+    ----------
+    finals : DataFrame
+        ``lam``, ``test_accuracy``, a row a run.
+    """
+    figure, ax = plt.subplots(figsize=(6, 3))
+    mean = finals.groupby("lam")["test_accuracy"].mean()
+    color, marker = STYLE["swr"]
+    ax.plot(finals["lam"], finals["test_accuracy"], ls="", marker=marker, color=color, alpha=0.5)
+    ax.plot(mean, color=color, lw=1.8)
+    ax.set(xscale="log", xlabel="λ", ylabel="held-out accuracy")
+    return figure, (
+        f"Held-out accuracy by λ: best at λ = {mean.idxmax():g} with {100 * mean.max():.1f}%, "
+        f"least at λ = {mean.idxmin():g} with {100 * mean.min():.1f}%."
+    )

@@ -36,7 +36,7 @@ _HOMOGENEOUS = {
     *("flatten", "unflatten", "reshape", "view", "permute", "transpose", "contiguous", "clone"),
     *("squeeze", "unsqueeze", "expand", "getitem", "chunk", "split", "unbind", "narrow", "slice"),
     *("select", "t", "mean", "sum", "amax", "neg", "abs", "upsample", "interpolate"),
-    *("upsamplenearest2d", "upsamplebilinear2d"),
+    *("upsamplenearest2d", "upsamplebilinear2d", "numpyt", "index"),
     *("zeropad1d", "zeropad2d", "zeropad3d", "reflectionpad2d", "replicationpad2d", "to", "float"),
     *("double", "half", "type", "tocopy", "detach"),
 }
@@ -315,7 +315,8 @@ def _classify(
     if name in _QUOTIENTS:
         divided = [*node.args[:1]] == activations and not node.kwargs
         return "homogeneous" if divided else "other"
-    return "homogeneous" if name in _HOMOGENEOUS else "other"
+    first = operands[:1] == activations[:1]  # not so in constant.to(x)
+    return "homogeneous" if name in _HOMOGENEOUS and first else "other"
 
 
 def _first_line(error: Exception) -> str:

@@ -157,7 +157,7 @@ def _check(name: str, value: Any) -> None:
         raise ValueError(f"unknown {name} {value!r}: {nearest(value, choices[name])}")
     if name == "dataset" and value not in DATASETS and not Path(str(value)).is_dir():
         raise ValueError(f"unknown dataset {value!r}: {nearest(value, DATASETS)}, or a folder")
-    if name in ("seeds", "epochs") and not (name == "epochs" and value is None):
+    if name in ("seeds", "epochs", "steps") and not (name == "epochs" and value is None):
         whole = isinstance(value, int) and not isinstance(value, bool)
         if not whole or value < 1:
             raise ValueError(f"{name} is {value!r}: it must be a whole number from 1 on")
@@ -193,19 +193,28 @@ def badge(verdict: str, text: str | None = None) -> str:
 
 def banner(found: Iterable[Verdict]) -> None:
     """Show the verdict of each claim, with the numbers behind it and the paper's own."""
-    parts = []
+    judged, waiting = [], []
     for verdict in found:
         claim = verdict.claim
-        printed = ""
-        if verdict.printed != verdicts.NOT_PRINTED:
-            printed = f" The same rule on the printed numbers: {html.escape(verdict.printed)}."
-        parts.append(
-            f'<div class="claim"><p>{badge(verdict.verdict, verdict.label)} '
-            f"{html.escape(claim.sentence)} "
+        line = (
+            f"<p>{badge(verdict.verdict, verdict.label)} {html.escape(claim.sentence)} "
             f'<span class="place">{html.escape(claim.place)}</span></p>'
-            f'<p class="detail">{html.escape(verdict.detail)}{printed}</p></div>'
         )
-    show_html('<div class="claims">' + "".join(parts) + "</div>")
+        if verdict.verdict == verdicts.NOT_RUN:
+            waiting.append(f'<div class="claim">{line}</div>')
+            continue
+        detail = html.escape(verdict.detail)
+        if verdict.printed != verdicts.NOT_PRINTED:
+            detail += f" The same rule on the printed numbers: {html.escape(verdict.printed)}."
+        judged.append(f'<div class="claim">{line}<p class="detail">{detail}</p></div>')
+    if waiting:
+        number = "One claim" if len(waiting) == 1 else f"{len(waiting)} claims"
+        judged.append(_folded(f"{number} not run at paper scale yet", "".join(waiting)))
+    show_html(f'<div class="claims">{"".join(judged)}</div>')
+
+
+def _folded(title: str, content: str) -> str:
+    return f"<details><summary>{html.escape(title)}</summary>{content}</details>"
 
 
 def judge(chapter: Chapter, *claims: str, quick: pd.DataFrame | None = None) -> list[Verdict]:
@@ -221,29 +230,36 @@ def judge(chapter: Chapter, *claims: str, quick: pd.DataFrame | None = None) -> 
         paper.
     """
     chosen = [paper.find_claim(claim) for claim in claims]
-    stream_names = {cell[2] for claim in chosen for cell in claim.cells}
-    committed = [chapter.paper_records(name) for name in sorted(stream_names)]
-    at_paper_scale = pd.concat(committed) if committed else pd.DataFrame()
+    names = sorted({cell[2] for claim in chosen for cell in claim.cells})
+    at_paper_scale = pd.concat([chapter.paper_records(name) for name in names])
     found = [verdicts.judge_claim(claim, at_paper_scale) for claim in chosen]
     banner(found)
     if quick is not None and len(quick):
-        first = quick.iloc[0]
-        cell = (first["dataset"], first["model"], first["stream"])
-        rows = [
-            comparison
-            for claim in chosen
-            for comparison in verdicts.judge_claim(
-                claim, quick, cells=[cell], scale=first["scale"]
-            ).comparisons
-        ]
-        lines = "".join(
-            f"<li>{html.escape(str(row).rsplit(': ', 1)[0])}</li>" for row in dict.fromkeys(rows)
-        )
-        show_html(
-            f"<p>{badge(verdicts.QUICK)} This page's own runs, on {paper.label(cell[0])}:</p>"
-            f'<ul class="comparisons">{lines}</ul>'
-        )
+        _quick_comparisons(chosen, quick)
     return found
+
+
+def _quick_comparisons(claims: Iterable[paper.Claim], quick: pd.DataFrame) -> None:
+    first = quick.iloc[0]
+    cell, scale = (first["dataset"], first["model"], first["stream"]), first["scale"]
+    pairs = dict.fromkeys(
+        (c.method, c.rival, c.n, c.difference, c.low, c.high)
+        for claim in claims
+        for c in verdicts.judge_claim(claim, quick, cells=[cell], scale=scale).comparisons
+        if c.n > 1
+    )
+    rows = "".join(
+        f"<tr><td>{paper.label(method)}</td><td>{paper.label(rival)}</td>"
+        f"<td>{100 * gap:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]</td><td>{n}</td></tr>"
+        for method, rival, n, gap, low, high in pairs
+    )
+    head = "<tr><th>method</th><th>against</th><th>points [95%]</th><th>seeds</th></tr>"
+    table = f'<div class="table-container"><table class="dataframe">{head}{rows}</table></div>'
+    own = f"{scale} scale: no verdict on the paper"
+    show_html(
+        f"<p>{badge(verdicts.QUICK, own)} This page's own runs, on {paper.label(cell[0])}.</p>"
+        + (_folded("The same comparisons on them, paired over seeds", table) if rows else "")
+    )
 
 
 def cells_table(cells: pd.DataFrame) -> None:
@@ -354,3 +370,128 @@ def explore_methods(frame: pd.DataFrame) -> None:
             for m in rivals
         }
     )
+
+
+def scaled_runs(frame: pd.DataFrame, results: str | os.PathLike[str] | None = None) -> pd.DataFrame:
+    """Return what Fig. 1 is made of: one row per run of the stream "scaled".
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Records of that stream.
+    results : path, optional
+        Folder that holds their parents' records; default: the project's own.
+
+    Returns
+    -------
+    DataFrame
+        ``dataset, model, scale, seed, ratio, reading, biases``, and test accuracies: ``trained``
+        (the parent's last epoch), ``best_before`` (its best), ``after`` (right after the scaling)
+        and ``best_after`` (the best epoch of the fine-tuning).
+    """
+    keys = ["dataset", "model", "scale", "seed", "ratio", "reading", "biases", "parent"]
+    numbers = ["trained", "best_before", "after", "best_after"]
+    if not len(frame):
+        return pd.DataFrame(columns=[*keys, *numbers])
+    parents = records.load_records(results, run=list(frame["parent"].unique()))
+
+    def accuracies(rows: pd.DataFrame, by: list[str]) -> Any:
+        return (
+            rows.astype({"test_accuracy": float}).sort_values("epoch").groupby(by)["test_accuracy"]
+        )
+
+    before = accuracies(parents[parents["epoch"] > 0], ["run"]).agg(
+        trained="last", best_before="max"
+    )
+    rows = accuracies(frame[frame["epoch"] == 0], keys).agg(after="first")
+    rows = rows.join(accuracies(frame[frame["epoch"] > 0], keys).agg(best_after="max"))
+    return rows.reset_index().join(before, on="parent")
+
+
+def scaling_verdicts(rows: pd.DataFrame) -> list[Verdict]:
+    """Judge the three claims of Fig. 1 on what `scaled_runs` returned.
+
+    Differences are paired over seeds. q as in `swrlib.verdicts.quarter_range`. Judged for each
+    reading of the ratio by the worst of the reading's cases; *mixed* where the readings differ.
+
+    - scaling-keeps-accuracy: at every ratio, ``after`` − ``trained`` within ±q, biases scaled too.
+    - scaling-without-biases: at the least ratio, ``trained`` above ``after``, biases untouched.
+    - scaling-then-training: at every ratio below 1, either way, ``best_after`` above
+      ``best_before``.
+    """
+    scaled = rows[(rows["ratio"] < 1) & rows["biases"].isin(["proportional", "untouched"])]
+    along = scaled[scaled["biases"] == "proportional"]
+    left = scaled[(scaled["biases"] == "untouched") & (scaled["ratio"] == scaled["ratio"].min())]
+    return [
+        _scaling_verdict("scaling-keeps-accuracy", along, "after", "trained"),
+        _scaling_verdict("scaling-without-biases", left, "trained", "after"),
+        _scaling_verdict("scaling-then-training", scaled, "best_after", "best_before"),
+    ]
+
+
+_WORST_FIRST = (
+    verdicts.REVERSED,
+    verdicts.NOT_REPRODUCED,
+    verdicts.TOO_FEW_SEEDS,
+    verdicts.UNDECIDED,
+    verdicts.REPRODUCED,
+)
+
+
+def _scaling_verdict(id: str, rows: pd.DataFrame, higher: str, lower: str) -> Verdict:
+    claim = paper.find_claim(id)
+    worst: dict[str, tuple[int, float, str, str]] = {}
+    for (reading, biases, ratio), group in rows.groupby(["reading", "biases", "ratio"]):
+        verdict, distance, text = _scaling_case(claim, group, higher, lower)
+        severity = _WORST_FIRST.index(verdict) if verdict in _WORST_FIRST else len(_WORST_FIRST)
+        case = (severity, distance, verdict, f"ratio {ratio:g}, biases {biases}, {text}")
+        worst[reading] = min(case, worst.get(reading, case))
+    found = {verdict for _, _, verdict, _ in worst.values()} or {verdicts.NOT_RUN}
+    label = found.pop() if len(found) == 1 else verdicts.MIXED
+    detail = "; ".join(
+        f"reading “{reading}”, worst case: {text}: {verdict}"
+        for reading, (_, _, verdict, text) in worst.items()
+    )
+    return Verdict(claim, label, label, f"{detail}." if detail else "", verdicts.NOT_PRINTED)
+
+
+def _scaling_case(
+    claim: paper.Claim, group: pd.DataFrame, higher: str, lower: str
+) -> tuple[str, float, str]:
+    """Judge one ratio: the verdict, a number that is smaller where it is worse, and a text."""
+    n, first = len(group), group.iloc[0]
+    if n < verdicts.LEAST_SEEDS:
+        return verdicts.TOO_FEW_SEEDS, 0.0, f"n = {n}"
+    interval = verdicts.paired_interval(group[higher].to_numpy(), group[lower].to_numpy())
+    difference, low, high = (float(value) for value in interval)
+    text = f"{100 * difference:+.2f} points [{100 * low:+.2f}, {100 * high:+.2f}], n = {n}"
+    same = claim.id == "scaling-keeps-accuracy"
+    cell = (first["dataset"], first["model"], "scaled")
+    q = verdicts.quarter_range(*cell)
+    if first["scale"] != "paper":
+        verdict = verdicts.QUICK if first["scale"] == "quick" else verdicts.CUSTOM
+    elif cell not in claim.cells or q is None:
+        verdict = verdicts.OUTSIDE
+    else:
+        rule = verdicts.same_verdict if same else verdicts.ordering_verdict
+        verdict = rule(low, high, q)
+    return verdict, -max(-low, high) if same else low, text
+
+
+def judge_scaling(chapter: Chapter, own: pd.DataFrame) -> list[Verdict]:
+    """Judge Fig. 1's claims on the committed records, and show this page's own numbers below."""
+    committed = chapter.paper_records("scaled", dataset="cifar10", model="cnn")
+    found = scaling_verdicts(scaled_runs(committed))
+    banner(found)
+    lines = "".join(
+        f"<li>{html.escape(f'{verdict.claim.sentence} {verdict.detail}')}</li>"
+        for verdict in scaling_verdicts(own)
+    )
+    first = own.iloc[0]
+    kind = verdicts.QUICK if first["scale"] == "quick" else verdicts.CUSTOM
+    if first["scale"] != "paper":
+        show_html(
+            f"<p>{badge(kind)} This page's own runs, on {paper.label(first['dataset'])}:</p>"
+            f'<ul class="comparisons">{lines}</ul>'
+        )
+    return found

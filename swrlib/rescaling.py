@@ -598,7 +598,7 @@ class SoftWeightRescaling:
             reason = next((ends[i] for i in step.inputs if ends[i] != "yes"), "yes")
             if reason == "yes" and step.kind == "other" and step.inputs:
                 reason = f"no: {step.name} is not positively homogeneous"
-            if reason == "yes" and step.kind == "sum":
+            if reason == "yes" and step.kind == "sum" and len(step.inputs) > 1:
                 reason = f"no: {step.name} adds branches of different scale"
             if reason == "yes" and step.kind == "layer":
                 layer = layers[step.name]

@@ -7,6 +7,7 @@ processor generator keyed by seed and purpose, so that all methods of a seed see
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -136,7 +137,7 @@ class Stream:
 
 
 def _decayed(learning_rate: float, epochs: int) -> tuple[float, ...]:
-    drops = [int(epochs * share) for share in paper.DECAY_AT]
+    drops = [max(1, int(epochs * share)) for share in paper.DECAY_AT]
     return tuple(
         learning_rate * paper.DECAY_FACTOR ** sum(epoch >= drop for drop in drops)
         for epoch in range(epochs)
@@ -189,18 +190,19 @@ def make_stream(
     ):
         if value not in known:
             raise ValueError(f"unknown {what} {value!r}: {nearest(value, known)}")
-    if epochs is not None and (not isinstance(epochs, int) or epochs < 1):
+    if epochs is not None and (type(epochs) is not int or epochs < 1):
         raise ValueError(f"epochs is {epochs!r}: a stage takes a whole number of epochs from 1 on")
-    if not learning_rate > 0:
-        raise ValueError(f"learning_rate is {learning_rate}: it must be positive")
+    if not isinstance(learning_rate, int | float) or not 0 < learning_rate < math.inf:
+        raise ValueError(f"learning_rate is {learning_rate!r}: it must be a positive number")
     default = (paper.EPOCHS if scale == "paper" else QUICK_EPOCHS)[name]
     chosen = default if epochs is None else (epochs,) * len(default)
+    learning_rate = float(learning_rate)  # 1 and 1.0 are the same run
     if name != "scaled":
         if ratio is not None:
             raise ValueError(f"a ratio belongs to the stream 'scaled', not to {name!r}")
         return Stream(name, chosen, learning_rate)
-    if ratio is None or not 0 <= ratio <= 1:
-        raise ValueError(f"the stream 'scaled' needs a ratio in [0, 1], not {ratio}")
+    if not isinstance(ratio, int | float) or not 0 <= ratio <= 1:
+        raise ValueError(f"the stream 'scaled' needs a ratio in [0, 1], not {ratio!r}")
     return Stream(name, chosen, learning_rate, float(ratio), reading, biases)
 
 

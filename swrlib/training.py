@@ -32,7 +32,7 @@ from swrlib.measures import EPOCH_MEASURES, STEP_MEASURES, checked_measures
 from swrlib.methods import Method, Rows, Vanilla
 from swrlib.models import build_model
 from swrlib.progress import Progress
-from swrlib.rescaling import rescale_
+from swrlib.rescaling import multi_tensor_norms, rescale_
 from swrlib.runs import Run, cut_into_jobs, missing, resolve, stream_name
 from swrlib.streams import Stage, Stream, generator, scaling_factors
 
@@ -350,18 +350,15 @@ class _Job:
         """Take the parent's final state and scale it (Fig. 1)."""
         parent = self.runs[0].parent
         assert parent is not None
+        initial = self.groups[0][1].weight_norms()[0]  # the rows still hold θ_0
         state = torch.load(_final_state(parent, self.checkpoints), weights_only=True)
         for run, model in zip(self.runs, self.models, strict=True):
             model.load_state_dict(state)
             layers = trace(model).layers
             weighted = [layer for layer in layers if layer.weight is not None]
-            norms = torch.stack([layer.weight.norm() for layer in weighted])  # type: ignore[union-attr]
-            initial = self.groups[0][1].weight_norms()[0] * 0
-            for i, layer in enumerate(weighted):
-                name = f"{layer.name}.weight"
-                initial[i] = self.layout.views(self.initial[0])[name].norm()
-            factors = dict.fromkeys((layer.name for layer in layers), 1.0)
+            norms = multi_tensor_norms([layer.weight for layer in weighted])  # type: ignore[misc]
             scaled = scaling_factors(run.stream)(norms, initial).tolist()
+            factors = dict.fromkeys((layer.name for layer in layers), 1.0)
             factors |= zip((layer.name for layer in weighted), scaled, strict=True)
             if run.stream.biases == "proportional":
                 rescale_(model, factors)

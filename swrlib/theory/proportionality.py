@@ -21,7 +21,7 @@ def output_gap(
     *,
     training: bool | None = False,
 ) -> float:
-    """Measure how far one network is from a multiple of another: max|f_c(x) − C·f(x)| / max|C·f(x)|.
+    """Measure the gap of f_c to C·f: max|f_c(x) − C·f(x)| / max|C·f(x)|.
 
     Parameters
     ----------
