@@ -174,6 +174,7 @@ def _train_job(
     checkpoints: Path,
     bar: Progress,
 ) -> None:
+    about = records.provenance()  # of the code as it is now, not when the job will have ended
     parent = runs[0].parent
     if parent is not None and not _final_state(parent, checkpoints).exists():
         # Its records may be there: what is needed is its final state.
@@ -184,7 +185,7 @@ def _train_job(
         results,
         pd.DataFrame(job.rows),
         pd.DataFrame(job.measured, columns=list(records.MEASURE_COLUMNS)) if measure else None,
-        provenance=records.provenance(device=job.device_name),
+        provenance=about | {"device": job.device_name},
         configurations={run.hash: run.configuration() for run in runs},
         measured=measure,
     )
