@@ -424,7 +424,7 @@ def scaling(rows: pd.DataFrame) -> tuple[Figure, str]:
     """
     readings = list(rows["reading"].unique())
     figure, axes = plt.subplots(
-        len(readings), 2, figsize=(8.6, 3.4 * len(readings)), squeeze=False, sharey=True
+        len(readings), 2, figsize=(8.6, 3.4 * len(readings)), squeeze=False, sharey="row"
     )
     sentences = []
     sides = {"untouched": "biases untouched", "proportional": "proportional"}
@@ -444,7 +444,7 @@ def scaling(rows: pd.DataFrame) -> tuple[Figure, str]:
                         f"scaling is {100 * mean[-1]:.1f}% at ratio {table.columns[-1]:g} and "
                         f"{100 * mean[0]:.1f}% at ratio {table.columns[0]:g}."
                     )
-            ax.set_title(f"{title}, reading “{reading}”", fontsize=11)
+            ax.set_title(f"{title}, reading “{reading}”", fontsize=10)
             ax.set(xlabel="scaling ratio", xlim=(1.03, -0.03))
         line[0].set_ylabel("test accuracy")
     axes[0][-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))

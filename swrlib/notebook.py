@@ -187,7 +187,8 @@ def show_html(text: str) -> None:
 
 def badge(verdict: str, text: str | None = None) -> str:
     """Return a verdict's badge as HTML; the word says it, symbol and colour only help."""
-    slug = "quick" if verdict == verdicts.QUICK else verdict.split(" by ")[0].replace(" ", "-")
+    other = verdict in (verdicts.QUICK, verdicts.CUSTOM)
+    slug = "quick" if other else verdict.split(" by ")[0].replace(" ", "-")
     return f'<span class="verdict verdict-{slug}">{html.escape(text or verdict)}</span>'
 
 
@@ -388,6 +389,11 @@ def scaled_runs(frame: pd.DataFrame, results: str | os.PathLike[str] | None = No
         ``dataset, model, scale, seed, ratio, reading, biases``, and test accuracies: ``trained``
         (the parent's last epoch), ``best_before`` (its best), ``after`` (right after the scaling)
         and ``best_after`` (the best epoch of the fine-tuning).
+
+    Raises
+    ------
+    ValueError
+        If a parent has no records there.
     """
     keys = ["dataset", "model", "scale", "seed", "ratio", "reading", "biases", "parent"]
     numbers = ["trained", "best_before", "after", "best_after"]
@@ -403,6 +409,11 @@ def scaled_runs(frame: pd.DataFrame, results: str | os.PathLike[str] | None = No
     before = accuracies(parents[parents["epoch"] > 0], ["run"]).agg(
         trained="last", best_before="max"
     )
+    if not set(frame["parent"]) <= set(before.index):
+        raise ValueError(
+            "the records lack runs that were scaled: train the stream's parent "
+            "(make_stream('scaled', …).parent) into the same folder"
+        )
     rows = accuracies(frame[frame["epoch"] == 0], keys).agg(after="first")
     rows = rows.join(accuracies(frame[frame["epoch"] > 0], keys).agg(best_after="max"))
     return rows.reset_index().join(before, on="parent")
@@ -449,7 +460,8 @@ def _scaling_verdict(id: str, rows: pd.DataFrame, higher: str, lower: str) -> Ve
     found = {verdict for _, _, verdict, _ in worst.values()} or {verdicts.NOT_RUN}
     label = found.pop() if len(found) == 1 else verdicts.MIXED
     detail = "; ".join(
-        f"reading “{reading}”, worst case: {text}: {verdict}"
+        f"reading “{reading}”, worst case: {text}"
+        + (f": {verdict}" if verdict in _WORST_FIRST else "")
         for reading, (_, _, verdict, text) in worst.items()
     )
     return Verdict(claim, label, label, f"{detail}." if detail else "", verdicts.NOT_PRINTED)

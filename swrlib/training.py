@@ -176,8 +176,9 @@ def _train_job(
 ) -> None:
     about = records.provenance()  # of the code as it is now, not when the job will have ended
     parent = runs[0].parent
-    if parent is not None and not _final_state(parent, checkpoints).exists():
-        # Its records may be there: what is needed is its final state.
+    if parent is not None and (
+        not _final_state(parent, checkpoints).exists() or missing([parent], results)
+    ):
         _train_job([parent], data, device, results, measure, checkpoints, bar.silent())
     job = _Job(runs, data, device, measure, checkpoints)
     job.train(bar)
