@@ -8,30 +8,29 @@ only the run file makes a job exist, so whatever else an interrupted job leaves 
 
 from __future__ import annotations
 
-import difflib
-import functools
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-_NORMS = pa.list_(pa.float32())
+from swrlib.layers import nearest
+
 #: One row per run and epoch; option columns of a job's own may follow.
 COLUMNS: dict[str, pa.DataType] = {
     # which run: the same in all its rows
@@ -63,8 +62,8 @@ COLUMNS: dict[str, pa.DataType] = {
     "train_accuracy": pa.float32(),
     "test_loss": pa.float32(),
     "test_accuracy": pa.float32(),
-    "weight_norms": _NORMS,
-    "bias_norms": _NORMS,
+    "weight_norms": pa.list_(pa.float32()),
+    "bias_norms": pa.list_(pa.float32()),
     "seconds": pa.float32(),
     "diverged": pa.bool_(),
 }
@@ -77,7 +76,6 @@ MEASURE_COLUMNS: dict[str, pa.DataType] = {
     "layer": pa.string(),
     "value": pa.float32(),
 }
-_ORDER = ["dataset", "model", "stream", "method", "seed", "run", "epoch"]
 _MEASURES_SUFFIX = ".measures.parquet"
 
 
@@ -99,36 +97,11 @@ def run_hash(configuration: Mapping[str, Any]) -> str:
 
     Raises
     ------
-    TypeError
-        If a value is of another type; the message names it.
-    ValueError
-        If a number is not finite.
+    TypeError, ValueError
+        If a value has no JSON, or a number is not finite.
     """
-    return hashlib.sha256(_canonical(configuration).encode()).hexdigest()[:16]
-
-
-def _canonical(configuration: Mapping[str, Any]) -> str:
-    _check_plain(configuration, "configuration")
-    return json.dumps(configuration, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def _check_plain(value: Any, place: str) -> None:
-    # json would turn keys into strings and so let two configurations coincide.
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise TypeError(f"{place} has the key {key!r}; keys must be strings")
-            _check_plain(item, f"{place}[{key!r}]")
-    elif isinstance(value, list | tuple):
-        for index, item in enumerate(value):
-            _check_plain(item, f"{place}[{index}]")
-    elif isinstance(value, float) and not np.isfinite(value):
-        raise ValueError(f"{place} is {value}; a configuration needs finite numbers")
-    elif value is not None and type(value) not in (bool, int, float, str):
-        raise TypeError(
-            f"{place} is a {type(value).__name__}; a run's hash needs plain None, bool, int, "
-            "float, str, lists and dicts"
-        )
+    text = json.dumps(configuration, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 # ---------------------------------------------------------------------------------------------
@@ -159,7 +132,7 @@ def provenance(*, device: str = "cpu") -> dict[str, Any]:
         "device": device,
         "processor": _processor(),
         "date": datetime.now(UTC).isoformat(timespec="microseconds"),
-        "command": shlex.join(map(_without_folders, ["python", *sys.orig_argv[1:]])),
+        "command": shlex.join(["python", *map(_without_folders, sys.orig_argv[1:])]),
     }
 
 
@@ -180,26 +153,22 @@ def _commit() -> tuple[str | None, bool | None]:
 def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
+    except importlib.metadata.PackageNotFoundError:  # a copy that was not installed
         return None
 
 
-@functools.cache
 def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    about = Path("/proc/cpuinfo")
+    name = re.search(r"model name\s*: (.+)", about.read_text()) if about.exists() else None
+    return name[1] if name else platform.processor() or platform.machine()
 
 
 def _without_folders(argument: str) -> str:
-    head, equals, value = argument.rpartition("=")
+    option, equals, value = argument.rpartition("=")
     path = Path(value)
     if path.is_absolute():
-        here = Path.cwd()
-        value = str(path.relative_to(here)) if path.is_relative_to(here) else path.name
-    return head + equals + value
+        value = str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else path.name
+    return option + equals + value
 
 
 # ---------------------------------------------------------------------------------------------
@@ -213,7 +182,7 @@ def write_job(
     *,
     provenance: Mapping[str, Any],
     configurations: Mapping[str, Mapping[str, Any]] | None = None,
-    measured: Iterable[str] | None = None,
+    measured: Iterable[str] = (),
 ) -> Path:
     """Store a finished job, whole or not at all.
 
@@ -233,9 +202,9 @@ def write_job(
         What `provenance` returns.
     configurations : mapping, optional
         Configuration per run, so that a reader can see what a hash stands for.
-    measured : iterable of str, optional
-        Names of what was measured, also where it gave no value for these runs; default: the
-        names in `measures`.
+    measured : iterable of str
+        Names of what was measured, also where it gave no value for these runs; those in
+        `measures` need not be named.
 
     Returns
     -------
@@ -245,177 +214,107 @@ def write_job(
     Raises
     ------
     ValueError
-        If a column is missing or does not fit its type, a row occurs twice, measures belong to
-        another run, a configuration has another hash, or the provenance lacks its date.
+        If a column is missing or does not fit its type, or a row occurs twice.
     """
-    if "date" not in provenance:
-        raise ValueError("the provenance has no date; pass what swrlib.records.provenance() gives")
-    runs = sorted(set(epochs.get("run", [])))
-    if not runs:
-        raise ValueError("there are no runs to store: the table of epochs is empty")
-    table = _to_arrow(epochs, COLUMNS, options=True)
     if epochs.duplicated(["run", "epoch"]).any():
         raise ValueError("an epoch of a run occurs twice; a job stores each once")
-    measured_table = None
-    if measures is not None:
-        measured_table = _to_arrow(measures, MEASURE_COLUMNS)
-        foreign = sorted(set(measures["run"]) - set(runs))
-        if foreign:
-            raise ValueError(f"measures belong to run {foreign[0]}, which is not in this job")
-    found = set() if measures is None else set(measures["measure"])
-    names = sorted(found | set(measured or ()))
-    for run, configuration in (configurations or {}).items():
-        if run_hash(configuration) != run:
-            raise ValueError(f"the configuration given for run {run} has another hash")
-    if configurations is not None and set(configurations) != set(runs):
-        raise ValueError("configurations must be given for all runs of the job or for none")
-
+    if measures is None:
+        measures = pd.DataFrame(columns=list(MEASURE_COLUMNS))
+    runs, names = sorted(set(epochs["run"])), sorted({*measures["measure"], *measured})
     job = hashlib.sha256(json.dumps([runs, names]).encode()).hexdigest()[:16]
-    metadata = {
+    about = {
         "provenance": dict(provenance),
         "runs": runs,
         "measures": names,
         "configuration_json": {run: dict(c) for run, c in (configurations or {}).items()},
     }
+    options = epochs[epochs.columns.difference(list(COLUMNS), sort=False)]
+    option_schema = pa.Schema.from_pandas(options, preserve_index=False)
+    tables = {f"{job}.parquet": _table(epochs, [*pa.schema(COLUMNS), *option_schema])}
+    if names:  # first: the run file, written last, makes the job exist
+        tables = {
+            f"{job}{_MEASURES_SUFFIX}": _table(measures, pa.schema(MEASURE_COLUMNS)),
+            **tables,
+        }
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if names:
-        if measured_table is None:
-            empty = pd.DataFrame({name: [] for name in MEASURE_COLUMNS})
-            measured_table = _to_arrow(empty, MEASURE_COLUMNS)
-        _write(measured_table, folder / f"{job}{_MEASURES_SUFFIX}", metadata)
-    path = folder / f"{job}.parquet"
-    _write(table, path, metadata)
-    return path
-
-
-def _to_arrow(
-    frame: pd.DataFrame, schema: Mapping[str, pa.DataType], *, options: bool = False
-) -> pa.Table:
-    missing = [name for name in schema if name not in frame]
-    if missing:
-        raise ValueError(f"records lack the column {missing[0]!r}{_nearest(missing[0], frame)}")
-    extra = [name for name in frame if name not in schema]
-    if extra and not options:
-        raise ValueError(f"measures have no column {extra[0]!r}{_nearest(extra[0], schema)}")
-    arrays = {}
-    for name in [*schema, *extra]:
+    for name, table in tables.items():
+        temporary = folder / f".{name}.{uuid.uuid4().hex}.tmp"
+        table = table.replace_schema_metadata({"swrlib": json.dumps(about, allow_nan=False)})
         try:
-            arrays[name] = pa.array(frame[name], type=schema.get(name), from_pandas=True)
-        except (pa.ArrowException, TypeError, OverflowError) as error:
-            kind = f" as {schema[name]}" if name in schema else ""
-            raise ValueError(f"column {name!r} cannot be stored{kind}: {error}") from error
-    return pa.table(arrays)
+            pq.write_table(table, temporary, compression="zstd")
+            os.replace(temporary, folder / name)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return folder / f"{job}.parquet"
 
 
-def _write(table: pa.Table, path: Path, metadata: Mapping[str, Any]) -> None:
-    encoded = {"swrlib": json.dumps(metadata, allow_nan=False)}
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+def _table(frame: pd.DataFrame, fields: Iterable[pa.Field]) -> pa.Table:
     try:
-        with open(temporary, "wb") as file:
-            pq.write_table(table.replace_schema_metadata(encoded), file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        return pa.Table.from_pandas(frame, pa.schema(fields), preserve_index=False)
+    except (KeyError, pa.ArrowException) as error:
+        raise ValueError(f"records do not fit their columns: {'; '.join(error.args)}") from error
 
 
 # ---------------------------------------------------------------------------------------------
 # Reading
 
-
-@dataclass(frozen=True, eq=False)
-class _Job:
-    path: Path
-    provenance: dict[str, Any]
-    runs: tuple[str, ...]
-    measures: frozenset[str]
-    configurations: dict[str, dict[str, Any]]
+_Sources = dict[str, tuple[Path, dict[str, Any]]]
 
 
-def _broken(path: Path, error: Exception, run_file: Path) -> ValueError:
-    return ValueError(
-        f"{path} is broken ({error}); delete {run_file.name} and make its records again"
-    )
-
-
-def _read_job(path: Path) -> _Job:
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
     try:
-        schema = pq.read_schema(path)
-    except (pa.ArrowException, OSError) as error:
-        raise _broken(path, error, path) from error
-    try:
-        metadata = json.loads((schema.metadata or {})[b"swrlib"])
-        return _Job(
-            path,
-            metadata["provenance"],
-            tuple(metadata["runs"]),
-            frozenset(metadata["measures"]),
-            metadata["configuration_json"],
-        )
-    except (KeyError, ValueError) as error:
+        yield
+    except (pa.ArrowException, OSError, KeyError) as error:
         raise ValueError(
-            f"{path} is no record of swrlib; move it out of the folder of records"
+            f"{path} is broken or no record of swrlib ({error}); remove {path.name.split('.')[0]}"
+            ".parquet from the folder of records and make its runs again"
         ) from error
 
 
-def _jobs(folder: Path) -> list[_Job]:
-    """Read what every job in a folder is about, the oldest first."""
-    paths = (p for p in folder.glob("*.parquet") if not p.name.endswith(_MEASURES_SUFFIX))
-    jobs = [_read_job(path) for path in paths]
-    return sorted(jobs, key=lambda job: (job.provenance["date"], job.path.name))
+def _about(path: Path) -> dict[str, Any]:
+    with _naming(path):
+        return json.loads((pq.read_metadata(path).metadata or {})[b"swrlib"])
 
 
-def _newest(folder: Path, fits: Callable[[_Job], bool]) -> dict[_Job, list[str]]:
-    """Choose for each run the newest job that fits; return the runs to read from each job."""
-    source = {run: job for job in _jobs(folder) if fits(job) for run in job.runs}
-    chosen: dict[_Job, list[str]] = {}
-    for run, job in source.items():
-        chosen.setdefault(job, []).append(run)
-    return chosen
+def _newest(folder: Path, fits: Callable[[set[str]], bool] = lambda measures: True) -> _Sources:
+    """Find for each run the newest file whose measures fit, and what that file says of itself."""
+    paths = [p for p in folder.glob("*.parquet") if not p.name.endswith(_MEASURES_SUFFIX)]
+    jobs = [(path, _about(path)) for path in paths]
+    jobs.sort(key=lambda job: (job[1]["provenance"]["date"], job[0].name))
+    return {
+        run: (path, about)
+        for path, about in jobs
+        if fits(set(about["measures"]))
+        for run in about["runs"]
+    }
 
 
-def _read_all(
-    chosen: Mapping[_Job, Sequence[str]],
-    schema: Mapping[str, pa.DataType],
-    suffix: str = ".parquet",
+def _read(
+    sources: _Sources, schema: Mapping[str, pa.DataType], suffix: str = ".parquet"
 ) -> pd.DataFrame:
-    tables = [pa.table({name: pa.array([], kind) for name, kind in schema.items()})]
-    for job, runs in chosen.items():
-        path = job.path.with_suffix(suffix)
-        try:
+    tables = [pa.schema(schema).empty_table()]
+    for path in dict.fromkeys(path for path, _ in sources.values()):
+        runs = pa.array([run for run, source in sources.items() if source[0] == path], pa.string())
+        path = path.with_suffix(suffix)
+        with _naming(path):
             table = pq.ParquetFile(path).read().replace_schema_metadata()
-        except (pa.ArrowException, OSError) as error:
-            raise _broken(path, error, job.path) from error
-        tables.append(table.filter(pc.is_in(table["run"], pa.array(runs, pa.string()))))
-    try:
-        return pa.concat_tables(tables, promote_options="permissive").to_pandas()
-    except pa.ArrowException as error:
-        raise ValueError(f"records of different files do not fit together: {error}") from error
+        tables.append(table.filter(pc.is_in(table["run"], runs)))
+    return pa.concat_tables(tables, promote_options="permissive").to_pandas()
 
 
 def _filter(frame: pd.DataFrame, filters: Mapping[str, Any]) -> pd.DataFrame:
     for name, value in filters.items():
         if name not in frame:
-            raise ValueError(f"records have no column {name!r}{_nearest(name, frame)}")
-        if value is None:
-            frame = frame[frame[name].isna()]
-        elif pd.api.types.is_list_like(value):
-            frame = frame[frame[name].isin(list(value))]
-        else:
-            frame = frame[frame[name] == value]
+            raise ValueError(f"records have no column {name!r}: {nearest(name, frame)}")
+        values = value if pd.api.types.is_list_like(value) else [value]
+        frame = frame[frame[name].isna() if value is None else frame[name].isin(values)]
     return frame
 
 
-def _nearest(name: str, names: Iterable[str]) -> str:
-    names = [str(n) for n in names]
-    close = difflib.get_close_matches(name, names, 1)
-    return f"; did you mean {close[0]!r}?" if close else f"; there are: {', '.join(names)}"
-
-
-def _names(names: str | Iterable[str]) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else tuple(names)
+def _names(names: str | Iterable[str]) -> set[str]:
+    return {names} if isinstance(names, str) else set(names)
 
 
 def results_folder(results: str | os.PathLike[str] | None = None) -> Path:
@@ -432,7 +331,7 @@ def results_folder(results: str | os.PathLike[str] | None = None) -> Path:
     FileNotFoundError
         If there is none.
     """
-    named = results if results is not None else os.environ.get("SWR_RESULTS")
+    named = results or os.environ.get("SWR_RESULTS")
     if named:
         if Path(named).is_dir():
             return Path(named)
@@ -446,7 +345,10 @@ def results_folder(results: str | os.PathLike[str] | None = None) -> Path:
 
 
 def load_records(
-    results: str | os.PathLike[str] | None = None, *, measures: Iterable[str] = (), **filters: Any
+    results: str | os.PathLike[str] | None = None,
+    *,
+    measures: str | Iterable[str] = (),
+    **filters: Any,
 ) -> pd.DataFrame:
     """Read records: one row per run and epoch.
 
@@ -456,7 +358,7 @@ def load_records(
     ----------
     results : path, optional
         Folder of records; default: the project's own, see `results_folder`.
-    measures : iterable of str
+    measures : str or iterable of str
         Only runs for which all of these were measured, from the newest file that has them, so
         that both tables come from the same training.
     **filters
@@ -475,9 +377,9 @@ def load_records(
     ValueError
         If a filter names no column, or a file is broken.
     """
-    wanted = set(_names(measures))
-    frame = _read_all(_newest(results_folder(results), lambda j: j.measures >= wanted), COLUMNS)
-    return _filter(frame, filters).sort_values(_ORDER, ignore_index=True)
+    frame = _read(_newest(results_folder(results), _names(measures).issubset), COLUMNS)
+    order = ["dataset", "model", "stream", "method", "seed", "run", "epoch"]
+    return _filter(frame, filters).sort_values(order, ignore_index=True)
 
 
 def load_measures(results: str | os.PathLike[str] | None = None, **filters: Any) -> pd.DataFrame:
@@ -504,14 +406,12 @@ def load_measures(results: str | os.PathLike[str] | None = None, **filters: Any)
     ValueError
         If a filter names no column, or a file is broken.
     """
-    wanted = set(_names(filters.get("measure", ())))
-    newest = _newest(results_folder(results), lambda j: bool(j.measures) and j.measures >= wanted)
-    own = {name: value for name, value in filters.items() if name in MEASURE_COLUMNS}
-    others = {name: value for name, value in filters.items() if name not in MEASURE_COLUMNS}
-    frame = _filter(_read_all(newest, MEASURE_COLUMNS, _MEASURES_SUFFIX), own)
-    if others:
-        runs = _filter(_read_all(newest, COLUMNS), others)["run"].unique()
-        frame = frame[frame["run"].isin(runs)]
+    wanted = _names(filters.get("measure", ()))
+    sources = _newest(results_folder(results), wanted.issubset if wanted else bool)
+    own = {name: filters.pop(name) for name in MEASURE_COLUMNS if name in filters}
+    frame = _filter(_read(sources, MEASURE_COLUMNS, _MEASURES_SUFFIX), own)
+    if filters:
+        frame = frame[frame["run"].isin(_filter(_read(sources, COLUMNS), filters)["run"])]
     return frame.sort_values(["run", "measure", "step"], kind="stable", ignore_index=True)
 
 
@@ -519,7 +419,7 @@ def missing_runs(
     hashes: Iterable[str],
     results: str | os.PathLike[str] | None = None,
     *,
-    measures: Iterable[str] = (),
+    measures: str | Iterable[str] = (),
 ) -> list[str]:
     """Tell which runs a folder lacks, or holds without all of these measures.
 
@@ -532,7 +432,7 @@ def missing_runs(
         Runs, as `run_hash` names them.
     results : path, optional
         Folder of records; default: the project's own, see `results_folder`.
-    measures : iterable of str
+    measures : str or iterable of str
         Names of what must have been measured.
 
     Returns
@@ -540,11 +440,9 @@ def missing_runs(
     list of str
         The missing ones, in the order given.
     """
-    wanted = set(_names(measures))
-    present: set[str] = set()
-    if results is None or Path(results).exists():
-        jobs = _jobs(results_folder(results))
-        present.update(*(job.runs for job in jobs if job.measures >= wanted))
+    if results is not None and not Path(results).exists():
+        return list(hashes)
+    present = _newest(results_folder(results), _names(measures).issubset)
     return [run for run in hashes if run not in present]
 
 
@@ -556,15 +454,14 @@ def read_provenance(path: str | os.PathLike[str]) -> dict[str, Any]:
     ValueError
         If the file is broken or no record of swrlib.
     """
-    return _read_job(Path(path)).provenance
+    return _about(Path(path))["provenance"]
 
 
 def load_provenance(results: str | os.PathLike[str] | None = None) -> pd.DataFrame:
     """Read where each run of a folder comes from: one row per run, with its file (``job``)."""
     rows = [
-        {"run": run, "job": job.path.name, **job.provenance}
-        for job, runs in _newest(results_folder(results), lambda j: True).items()
-        for run in runs
+        {"run": run, "job": path.name, **about["provenance"]}
+        for run, (path, about) in _newest(results_folder(results)).items()
     ]
     return pd.DataFrame(rows, columns=None if rows else ["run", "job"])
 
@@ -575,9 +472,9 @@ def load_configuration(run: str, results: str | os.PathLike[str] | None = None) 
     Raises
     ------
     ValueError
-        If no file of the folder holds the configuration of this run.
+        If no file of the folder holds this run.
     """
-    for job in reversed(_jobs(results_folder(results))):
-        if run in job.configurations:
-            return job.configurations[run]
-    raise ValueError(f"no record here holds the configuration of run {run!r}; see load_records()")
+    sources = _newest(results_folder(results))
+    if run not in sources:
+        raise ValueError(f"no record here holds the run {run!r}: see load_records()")
+    return sources[run][1]["configuration_json"][run]

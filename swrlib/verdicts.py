@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.stats import t as student
 
 from swrlib import paper
 from swrlib.paper import Accuracy, Cell, Claim, label
@@ -34,19 +35,7 @@ OUTSIDE = "outside the paper"
 IN_CHAPTER = "judged in its chapter"
 NOT_PRINTED = "not printed"
 
-# The worst first: the verdict of a method against several rivals is the worst of them.
-_WORST_FIRST = (
-    REVERSED,
-    NOT_REPRODUCED,
-    NOT_RUN,
-    TOO_FEW_SEEDS,
-    UNDECIDED,
-    REPRODUCED,
-    OUTSIDE,
-    QUICK,
-    CUSTOM,
-    NOT_PRINTED,
-)
+_WORST_FIRST = (REVERSED, NOT_REPRODUCED, NOT_RUN, TOO_FEW_SEEDS, UNDECIDED, REPRODUCED)
 # The paper's setting of what its tables do not vary; a missing value is the default too.
 _PAPERS_SETTING = {
     "split": "all",
@@ -54,7 +43,11 @@ _PAPERS_SETTING = {
     "optimizer_state": "kept",
     "dtype": "float32",
 }
-_WHO = ["dataset", "model", "stream", "method", "seed"]
+
+
+def severity(verdict: str) -> int:
+    """Return 0 for the worst verdict and more for better ones: against several rivals it wins."""
+    return _WORST_FIRST.index(verdict) if verdict in _WORST_FIRST else len(_WORST_FIRST)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -69,56 +62,42 @@ class Interval(NamedTuple):
     high: Any
 
 
-def _student_quantile(degrees: Any, confidence: float) -> Any:
-    try:
-        from scipy.stats import t
-    except ImportError as error:
-        raise ImportError("intervals need SciPy: pip install 'swrlib[pictures]'") from error
-    return t.ppf((1 + confidence) / 2, degrees)
+_NO_INTERVAL = Interval(np.nan, np.nan, np.nan)
+
+
+def _quantile(degrees: float) -> float:
+    return student.ppf((1 + CONFIDENCE) / 2, degrees)
 
 
 def welch_interval(
-    mean: Any,
-    sd: Any,
-    n: Any,
-    other_mean: Any,
-    other_sd: Any,
-    other_n: Any,
-    *,
-    confidence: float = CONFIDENCE,
+    mean: float, sd: float, n: int, other_mean: float, other_sd: float, other_n: int
 ) -> Interval:
     """Welch's interval of a difference of means, unpaired, with unequal variances.
 
     Parameters
     ----------
-    mean, sd, n, other_mean, other_sd, other_n : float or array
+    mean, sd, n, other_mean, other_sd, other_n : float
         Means, sample standard deviations and numbers of runs (at least 2) of both sides.
-    confidence : float
-        Coverage.
 
     Returns
     -------
     Interval
         Of ``mean - other_mean``; of no width where neither side varies.
     """
-    a, b = np.square(sd) / n, np.square(other_sd) / other_n
-    with np.errstate(divide="ignore", invalid="ignore"):
-        degrees = np.square(a + b) / (np.square(a) / (n - 1) + np.square(b) / (other_n - 1))
-    spread = np.sqrt(a + b)
-    half = np.where(spread > 0, _student_quantile(degrees, confidence) * spread, spread)
-    difference = np.subtract(mean, other_mean)
+    a, b = sd**2 / n, other_sd**2 / other_n
+    degrees = (a + b) ** 2 / (a**2 / (n - 1) + b**2 / (other_n - 1)) if a + b else 1.0
+    half = _quantile(degrees) * np.sqrt(a + b)
+    difference = mean - other_mean
     return Interval(difference, difference - half, difference + half)
 
 
-def paired_interval(a: Any, b: Any, *, confidence: float = CONFIDENCE) -> Interval:
+def paired_interval(a: Any, b: Any) -> Interval:
     """Student's interval of the mean difference of pairs, over the last axis.
 
     Parameters
     ----------
     a, b : array, shape [..., n]
         Values of both sides, pair by pair; n is at least 2.
-    confidence : float
-        Coverage.
 
     Returns
     -------
@@ -128,8 +107,7 @@ def paired_interval(a: Any, b: Any, *, confidence: float = CONFIDENCE) -> Interv
     differences = np.subtract(a, b, dtype=np.float64)
     n = differences.shape[-1]
     mean = differences.mean(-1)
-    spread = differences.std(-1, ddof=1) / np.sqrt(n)
-    half = _student_quantile(n - 1, confidence) * spread
+    half = _quantile(n - 1) * differences.std(-1, ddof=1) / np.sqrt(n)
     return Interval(mean, mean - half, mean + half)
 
 
@@ -143,9 +121,9 @@ def quarter_range(dataset: str, model: str, stream: str) -> float | None:
     Streams without a printed table take Table 1's column for the same dataset and model; None
     where there is none.
     """
-    table = paper.TABLE_5 if stream == paper.TABLE_5.stream else paper.TABLE_1
-    means = [a.mean for a in table.accuracy.get((dataset, model), {}).values()]
-    return (max(means) - min(means)) / 4 if means else None
+    tables = {table.stream: table for table in paper.TABLES.values()}
+    column = tables.get(stream, paper.TABLES[1]).accuracy.get((dataset, model), {})
+    return float(np.ptp([printed.mean for printed in column.values()])) / 4 if column else None
 
 
 def cell_verdict(mean: float, sd: float, n: int, printed: Accuracy, q: float) -> str:
@@ -172,14 +150,13 @@ def cell_verdict(mean: float, sd: float, n: int, printed: Accuracy, q: float) ->
     """
     if n < LEAST_SEEDS:
         return TOO_FEW_SEEDS if n else NOT_RUN
-    interval = welch_interval(mean, sd, n, printed.mean, printed.std, printed.seeds)
-    if interval.low > 0 or interval.high < 0:
-        word = "higher" if interval.difference > 0 else "lower"
-        return f"slightly {word}" if abs(interval.difference) < q else word
-    if (interval.high - interval.low) / 2 <= q:
+    difference, low, high = welch_interval(mean, sd, n, printed.mean, printed.std, printed.seeds)
+    if low > 0 or high < 0:
+        word = "higher" if difference > 0 else "lower"
+        return f"slightly {word}" if abs(difference) < q else word
+    if (high - low) / 2 <= q:
         return AGREES
-    ours = _student_quantile(n - 1, CONFIDENCE) * sd / np.sqrt(n)
-    return COMPATIBLE if ours <= q else UNDECIDED
+    return COMPATIBLE if _quantile(n - 1) * sd / np.sqrt(n) <= q else UNDECIDED
 
 
 def ordering_verdict(low: float, high: float, margin: float) -> str:
@@ -239,56 +216,43 @@ def final_accuracy(records: pd.DataFrame) -> pd.DataFrame:
     """
     last = records.sort_values("epoch", kind="stable").drop_duplicates("run", keep="last")
     numbers = ("test_accuracy", "lam", "lam_features", "lam_classifier")
-    return last.sort_values([*_WHO, "run"], ignore_index=True).astype(
-        dict.fromkeys(numbers, "float64")
-    )
+    order = ["dataset", "model", "stream", "method", "seed", "run"]
+    return last.sort_values(order, ignore_index=True).astype(dict.fromkeys(numbers, "float64"))
 
 
 def _counting(records: pd.DataFrame, scale: str) -> pd.DataFrame:
     """Take the final rows of the runs that count: the paper's settings, and its λ and epochs."""
     finals = final_accuracy(records[records["scale"] == scale])
     keep = pd.Series(True, index=finals.index)
-    for name, value in _PAPERS_SETTING.items():
-        keep &= finals[name].isna() | (finals[name] == value)
-    for name in finals.columns.difference(list(COLUMNS)):
-        keep &= finals[name].isna()  # an option of its own: an experiment beside the paper's
+    # An option of its own, beside the records' columns, marks an experiment beside the paper's.
+    for name in (*_PAPERS_SETTING, *finals.columns.difference(list(COLUMNS))):
+        keep &= finals[name].isna() | (finals[name] == _PAPERS_SETTING.get(name))
     if scale == "paper":
         keep &= np.array([_as_in_the_paper(row) for row in finals.itertuples()], dtype=bool)
     return finals[keep]
 
 
 def _as_in_the_paper(row: Any) -> bool:
-    epochs = paper.EPOCHS.get(row.stream)
-    if epochs and row.epoch != sum(epochs) and not row.diverged:
+    if row.epoch != sum(paper.EPOCHS[row.stream]) and not row.diverged:
         return False
-    chosen = paper.published_lambda(row.method, row.dataset, row.model, row.stream)
-    if chosen is None:
-        return True
-    if isinstance(chosen, float) and not np.isnan(row.lam):
-        return bool(np.isclose(row.lam, chosen, rtol=1e-9, atol=0))
-    pair = (row.lam_features, row.lam_classifier)
-    return bool(np.allclose(pair, chosen, rtol=1e-9, atol=0))
+    published = paper.published_lambda(row.method, row.dataset, row.model, row.stream)
+    both = (row.lam_features, row.lam_classifier) if np.isnan(row.lam) else (row.lam, row.lam)
+    return published is None or bool(np.all(np.equal(both, published)))
 
 
 def _by_seed(finals: pd.DataFrame, cell: Cell, method: str) -> pd.Series:
-    dataset, model, stream = cell
-    rows = finals[
-        (finals["dataset"] == dataset)
-        & (finals["model"] == model)
-        & (finals["stream"] == stream)
-        & (finals["method"] == method)
-    ]
-    twice = rows[rows.duplicated("seed", keep=False)]
-    if len(twice):
-        first = twice[twice["seed"] == twice["seed"].iloc[0]]
-        names = [n for n in COLUMNS if n not in ("run", "weight_norms", "bias_norms", "seconds")]
-        differing = [n for n in names if first[n].nunique(dropna=False) > 1]
+    here = finals[["dataset", "model", "stream", "method"]] == [*cell, method]
+    rows = finals[here.all(axis=1)]
+    if rows["seed"].duplicated().any():
         raise ValueError(
-            f"there are several runs of {method!r} with seed {first['seed'].iloc[0]} in "
-            f"{' '.join(cell)} (they differ in {', '.join(differing[:4]) or 'their hash'}); "
-            "filter the records"
+            f"there are several runs of {method!r} with one seed in {' '.join(cell)}: filter the "
+            "records to one λ and one setting"
         )
     return rows.set_index("seed")["test_accuracy"].sort_index()
+
+
+def _other_scale(scale: str) -> str:
+    return QUICK if scale == "quick" else CUSTOM
 
 
 # ---------------------------------------------------------------------------------------------
@@ -313,69 +277,54 @@ def table_cells(records: pd.DataFrame, number: int, *, scale: str = "paper") -> 
     -------
     DataFrame
         One row per method and column: ``dataset, model, method``, ``ours_mean, ours_sd, n``,
-        ``paper_mean, paper_sd, paper_n``, ``difference, low, high`` (Welch, 95%),
-        ``quarter_range``, ``verdict``. Methods of ours that the paper lacks follow the paper's.
+        ``paper_mean, paper_sd, paper_n``, ``difference, low, high`` (Welch, 95%), ``verdict``.
+        Methods of ours that the paper lacks follow the paper's.
 
     Raises
     ------
     ValueError
-        If there is no such table, or several runs of one seed count.
+        If several runs of one seed count.
     """
-    if number not in paper.TABLES:
-        raise ValueError(f"there is no table {number!r} of accuracies; there are: 1, 5")
     table = paper.TABLES[number]
     finals = _counting(records, scale)
     finals = finals[finals["stream"] == table.stream]
-    if scale == "paper":
-        columns = dict(table.accuracy)
-    else:
+    columns = table.accuracy
+    if scale != "paper":
         columns = {(d, m): {} for d, m in zip(finals["dataset"], finals["model"], strict=True)}
     rows = []
     for (dataset, model), printed in columns.items():
         here = finals[(finals["dataset"] == dataset) & (finals["model"] == model)]
-        for method in dict.fromkeys([*printed, *sorted(here["method"], key=_readers_order)]):
+        ran = [method for method in paper.LABELS if method in set(here["method"])]
+        for method in dict.fromkeys([*printed, *ran]):
             ours = _by_seed(here, (dataset, model, table.stream), method)
+            mean, sd, n = ours.mean(), ours.std(ddof=1), len(ours)
+            theirs = printed.get(method)
+            interval = _NO_INTERVAL
+            if theirs and n > 1:
+                interval = welch_interval(mean, sd, n, theirs.mean, theirs.std, theirs.seeds)
+            q = quarter_range(dataset, model, table.stream)
+            if scale != "paper":
+                verdict = _other_scale(scale)
+            elif theirs and q:
+                verdict = cell_verdict(mean, sd, n, theirs, q)
+            else:
+                verdict = OUTSIDE
             rows.append(
-                {"dataset": dataset, "model": model, "method": method}
-                | _cell(ours, printed.get(method), quarter_range(dataset, model, table.stream))
-                | ({} if scale == "paper" else {"verdict": _other_scale(scale)})
+                {
+                    "dataset": dataset,
+                    "model": model,
+                    "method": method,
+                    "ours_mean": mean,
+                    "ours_sd": sd,
+                    "n": n,
+                    "paper_mean": theirs.mean if theirs else np.nan,
+                    "paper_sd": theirs.std if theirs else np.nan,
+                    "paper_n": theirs.seeds if theirs else 0,
+                    **interval._asdict(),
+                    "verdict": verdict,
+                }
             )
-    names = ["dataset", "model", "method", *_cell(pd.Series(dtype=float), None, None)]
-    return pd.DataFrame(rows, columns=names)
-
-
-def _readers_order(method: str) -> tuple[int, str]:
-    known = list(paper.LABELS)
-    return (known.index(method) if method in known else len(known), method)
-
-
-def _other_scale(scale: str) -> str:
-    return QUICK if scale == "quick" else CUSTOM
-
-
-def _cell(ours: pd.Series, printed: Accuracy | None, q: float | None) -> dict[str, Any]:
-    n = len(ours)
-    mean, sd = ours.mean(), ours.std(ddof=1)
-    interval = Interval(np.nan, np.nan, np.nan)
-    verdict = OUTSIDE
-    if printed is not None:
-        assert q is not None  # a printed cell has a printed column
-        verdict = cell_verdict(mean, sd, n, printed, q)
-        if n > 1:
-            interval = welch_interval(mean, sd, n, printed.mean, printed.std, printed.seeds)
-        elif n:
-            interval = Interval(mean - printed.mean, np.nan, np.nan)
-    return {
-        "ours_mean": mean,
-        "ours_sd": sd,
-        "n": n,
-        "paper_mean": printed.mean if printed else np.nan,
-        "paper_sd": printed.std if printed else np.nan,
-        "paper_n": printed.seeds if printed else 0,
-        **{name: float(value) for name, value in interval._asdict().items()},
-        "quarter_range": q if q is not None else np.nan,
-        "verdict": verdict,
-    }
+    return pd.DataFrame(rows)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -386,9 +335,7 @@ def _cell(ours: pd.Series, printed: Accuracy | None, q: float | None) -> dict[st
 class Comparison:
     """A method against a rival in one cell: ours, paired over seeds; the printed, by Welch."""
 
-    dataset: str
-    model: str
-    stream: str
+    cell: Cell
     method: str
     rival: str
     n: int
@@ -396,27 +343,24 @@ class Comparison:
     low: float
     high: float
     verdict: str
-    printed_difference: float
-    printed_low: float
-    printed_high: float
+    printed: Interval
     printed_verdict: str
 
     def __str__(self) -> str:
         """Write one line for readers, in percentage points."""
-        who = f"{label(self.method)} against {label(self.rival)}, {self.where}"
-        ours = f"n = {self.n}"
+        text = f"{label(self.method)} against {label(self.rival)}, {self.where}: "
         if self.n > 1:
-            ours = f"{_points(self.difference, self.low, self.high)}, {ours}"
-        text = f"{who}: {ours}: {self.verdict}"
+            text += f"{_points(self.difference, self.low, self.high)}, "
+        text += f"n = {self.n}: {self.verdict}"
         if self.printed_verdict != NOT_PRINTED:
-            numbers = _points(self.printed_difference, self.printed_low, self.printed_high)
-            text += f" (in print {numbers}: {self.printed_verdict})"
+            text += f" (in print {_points(*self.printed)}: {self.printed_verdict})"
         return text
 
     @property
     def where(self) -> str:
         """The cell, for readers."""
-        return f"{label(self.dataset)} {label(self.model)}, {label(self.stream)}"
+        dataset, model, stream = map(label, self.cell)
+        return f"{dataset} {model}, {stream}"
 
 
 def _points(difference: float, low: float, high: float) -> str:
@@ -449,11 +393,6 @@ class Verdict:
     detail: str
     printed: str
     comparisons: tuple[Comparison, ...] = ()
-
-    @property
-    def n(self) -> int:
-        """The least number of paired seeds among the comparisons that were run."""
-        return min((c.n for c in self.comparisons if c.n), default=0)
 
 
 def judge_claim(
@@ -494,92 +433,67 @@ def judge_claim(
     if claim.kind not in paper.ACCURACY_KINDS:
         return Verdict(claim, IN_CHAPTER, IN_CHAPTER, claim.place, NOT_PRINTED)
     finals = _counting(records, scale)
-    worst: list[Comparison] = []
-    worst_printed: list[str] = []
-    comparisons: list[Comparison] = []
-    for cell in claim.cells if cells is None else cells:
-        for method in claim.methods:
-            unit = [_compare(claim, cell, method, rival, finals, scale) for rival in claim.rivals]
-            comparisons += unit
-            worst.append(min(unit, key=lambda c: (_WORST_FIRST.index(c.verdict), c.low)))
-            worst_printed.append(min((c.printed_verdict for c in unit), key=_WORST_FIRST.index))
-    verdict = _combine([c.verdict for c in worst])
+    # One unit: a method in a cell, against all its rivals.
+    units = [
+        [_compare(claim, cell, method, rival, finals, scale) for rival in claim.rivals]
+        for cell in (claim.cells if cells is None else cells)
+        for method in claim.methods
+    ]
+    worst = [min(unit, key=lambda c: (severity(c.verdict), c.low)) for unit in units]
     run = [c for c in worst if c.verdict not in (NOT_RUN, TOO_FEW_SEEDS)]
-    text = verdict
-    if run and len(run) < len(worst):
-        text = f"{verdict} ({len(run)} of {len(worst)} run)"
-    printed = _combine([v for v in worst_printed if v != NOT_PRINTED] or [NOT_PRINTED])
-    return Verdict(claim, verdict, text, _detail(worst), printed, tuple(comparisons))
+    verdict = _combine([c.verdict for c in run] or [max((c.verdict for c in worst), key=severity)])
+    part = f" ({len(run)} of {len(worst)} run)" if 0 < len(run) < len(worst) else ""
+    printed = [min((c.printed_verdict for c in unit), key=severity) for unit in units]
+    return Verdict(
+        claim,
+        verdict,
+        verdict + part,
+        _detail(run, worst),
+        _combine([p for p in printed if p != NOT_PRINTED] or [NOT_PRINTED]),
+        tuple(comparison for unit in units for comparison in unit),
+    )
 
 
 def _compare(
     claim: Claim, cell: Cell, method: str, rival: str, finals: pd.DataFrame, scale: str
 ) -> Comparison:
-    pairs = pd.concat(
-        [_by_seed(finals, cell, name) for name in (method, rival)], axis=1, join="inner"
-    )
-    n = len(pairs)
-    interval = Interval(np.nan, np.nan, np.nan)
-    if n > 1:
-        interval = paired_interval(pairs.iloc[:, 0].to_numpy(), pairs.iloc[:, 1].to_numpy())
-
-    a, b = (paper.printed_accuracy(name, *cell) for name in (method, rival))
-    printed = Interval(np.nan, np.nan, np.nan)
-    if a and b:
-        printed = welch_interval(a.mean, a.std, a.seeds, b.mean, b.std, b.seeds)
-
-    if n < LEAST_SEEDS:
-        verdict = TOO_FEW_SEEDS if n else NOT_RUN
+    by_seed = [_by_seed(finals, cell, name) for name in (method, rival)]
+    a, b = pd.concat(by_seed, axis=1, join="inner").to_numpy().T
+    ours = paired_interval(a, b) if len(a) > 1 else _NO_INTERVAL
+    printed, printed_verdict = _NO_INTERVAL, NOT_PRINTED
+    x, y = (paper.printed_accuracy(name, *cell) for name in (method, rival))
+    if x and y:
+        printed = welch_interval(x.mean, x.std, x.seeds, y.mean, y.std, y.seeds)
+        if cell in claim.cells:
+            printed_verdict = _rule(claim, cell, printed, printed)
+    if len(a) < LEAST_SEEDS:
+        verdict = TOO_FEW_SEEDS if len(a) else NOT_RUN
     elif scale != "paper":
         verdict = _other_scale(scale)
-    elif cell not in claim.cells:
-        verdict = OUTSIDE
     else:
-        verdict = _rule(claim, cell, interval, printed.difference)
-    printed_verdict = NOT_PRINTED
-    if a and b and cell in claim.cells:
-        printed_verdict = _rule(claim, cell, printed, printed.difference)
-    dataset, model, stream = cell
-    return Comparison(
-        dataset=dataset,
-        model=model,
-        stream=stream,
-        method=method,
-        rival=rival,
-        n=n,
-        **{name: float(value) for name, value in interval._asdict().items()},
-        verdict=verdict,
-        **{f"printed_{name}": float(value) for name, value in printed._asdict().items()},
-        printed_verdict=printed_verdict,
-    )
+        verdict = _rule(claim, cell, ours, printed) if cell in claim.cells else OUTSIDE
+    return Comparison(cell, method, rival, len(a), *ours, verdict, printed, printed_verdict)
 
 
-def _rule(claim: Claim, cell: Cell, interval: Interval, printed_difference: float) -> str:
+def _rule(claim: Claim, cell: Cell, interval: Interval, printed: Interval) -> str:
     """Apply the rule of the claim's kind with the threshold that belongs to this cell."""
     if claim.kind in ("ordering", "best"):
-        margin = claim.margin
-        if margin is None:
-            margin = quarter_range(cell[0], cell[1], paper.TABLE_1.stream)
-        if printed_difference > 0:
-            margin = printed_difference / 2
-        assert margin is not None, f"claim {claim.id} needs a margin"
-        return ordering_verdict(interval.low, interval.high, margin)
-    q = quarter_range(*cell)
-    assert q is not None, f"claim {claim.id} speaks of a cell that no table has"
-    rule = same_verdict if claim.kind == "same" else comparable_verdict
-    return rule(interval.low, interval.high, q)
+        threshold = claim.margin or quarter_range(cell[0], cell[1], paper.TABLES[1].stream)
+        if printed.difference > 0:
+            threshold = printed.difference / 2
+    else:
+        threshold = quarter_range(*cell)
+    assert threshold is not None, f"claim {claim.id} needs a margin in {cell}"
+    rules = {"same": same_verdict, "comparable": comparable_verdict}
+    return rules.get(claim.kind, ordering_verdict)(interval.low, interval.high, threshold)
 
 
 def _combine(verdicts: Sequence[str]) -> str:
-    run = {v for v in verdicts if v not in (NOT_RUN, TOO_FEW_SEEDS)}
-    if not run:
-        return TOO_FEW_SEEDS if TOO_FEW_SEEDS in verdicts else NOT_RUN
-    return run.pop() if len(run) == 1 else MIXED
+    return verdicts[0] if len(set(verdicts)) == 1 else MIXED
 
 
-def _detail(worst: Sequence[Comparison]) -> str:
+def _detail(run: Sequence[Comparison], worst: Sequence[Comparison]) -> str:
     """Say what came out: in full where it is one verdict, by verdict where they differ."""
-    run = [c for c in worst if c.verdict not in (NOT_RUN, TOO_FEW_SEEDS)]
     if len({c.verdict for c in run}) == 1:
         return "; ".join(map(str, run)) + "."
     groups: dict[str, list[str]] = {}

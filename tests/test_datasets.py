@@ -1,8 +1,8 @@
 """Data sets: content, checks of what is read, and what is said of bad input."""
 
-import gzip
 import hashlib
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -12,8 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from swrlib.datasets import DATASETS, Dataset, load_dataset
@@ -86,35 +84,18 @@ def test_to_moves_everything_and_keeps_the_rest():
     assert moved.fingerprint == made_up().fingerprint
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"train_labels": torch.tensor([0, 1, 0, 1, 0, 2])},
-        {"test_labels": torch.tensor([0, -1])},
-        {"test_labels": torch.tensor([0])},
-        {"train_labels": torch.tensor([0, 1, 0, 1, 0, 1], dtype=torch.int32)},
-        {"train_images": torch.zeros(6, 3, 4, 5)},
-        {"test_images": torch.zeros(2, 3, 5, 5, dtype=torch.uint8)},
-        {
-            "train_images": torch.zeros(6, 4, 5, dtype=torch.uint8),
-            "test_images": torch.zeros(2, 4, 5, dtype=torch.uint8),
-        },
-        {"mean": (0.1,)},
-        {"std": (0.4, 0.0, 0.6)},
-    ],
-)
-def test_a_data_set_that_does_not_fit_is_refused(changes):
-    with pytest.raises(ValueError) as caught:
-        made_up(**changes)
-    one_sentence(caught, "made-up")
-
-
 def test_labels_outside_the_classes_are_named():
-    with pytest.raises(ValueError, match="hold 7, outside its 2 classes"):
+    with pytest.raises(
+        ValueError, match="training labels of made-up hold 7, outside its 2 classes"
+    ):
         made_up(train_labels=torch.tensor([0, 1, 7, 1, 0, 1]))
+    with pytest.raises(ValueError, match="test labels of made-up hold -1, outside"):
+        made_up(test_labels=torch.tensor([0, -1]))
 
 
-@given(st.sampled_from(["train_images", "train_labels", "test_images", "classes", "mean"]))
+@pytest.mark.parametrize(
+    "field", ["train_images", "train_labels", "test_images", "classes", "mean"]
+)
 def test_the_fingerprint_tells_content_apart(field):
     dataset = made_up()
     changed = {
@@ -193,7 +174,8 @@ def test_torchvision_of_another_torch_is_told(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "nearest"), [("mnits", "mnist"), ("cifar-10", "cifar10"), ("tiny", "tinyimagenet")]
+    ("name", "nearest"),
+    [("mnits", "mnist"), ("cifar-10", "cifar10"), ("tinyimage", "tinyimagenet")],
 )
 def test_an_unknown_name_brings_the_nearest(name, nearest):
     with pytest.raises(ValueError) as caught:
@@ -262,18 +244,11 @@ def test_the_official_files(name, folder, shape, sizes, classes, data, offline):
     # The constants of the release are those of these images (of all: MNIST's odd ones are bolder).
     mean = np.mean(dataset.train_images.numpy(), axis=(0, 2, 3), dtype=np.float64) / 255
     np.testing.assert_allclose(mean, dataset.mean, atol=3e-4)
-
-
-def test_cifar_images_are_upright(data):
-    # The first training image of CIFAR-10, a frog, as the batch's own rows give it.
-    import pickle
-
-    folder = at_hand(data / "cifar-10-batches-py")
-    batch = pickle.loads((folder / "data_batch_1").read_bytes(), encoding="latin1")
-    dataset = load_dataset("cifar10")
-    expected = torch.from_numpy(batch["data"][:5]).view(5, 3, 32, 32)
-    assert torch.equal(dataset.train_images[:5], expected)
-    assert dataset.classes[dataset.train_labels[0]] == "frog"
+    if name == "cifar10":  # the first training image, a frog, stands upright
+        with (data / folder / "data_batch_1").open("rb") as file:
+            first = pickle.load(file, encoding="latin1")["data"][0]
+        assert torch.equal(dataset.train_images[0], torch.from_numpy(first).view(3, 32, 32))
+        assert dataset.classes[dataset.train_labels[0]] == "frog"
 
 
 @pytest.fixture
@@ -303,31 +278,6 @@ def test_a_damaged_mnist_file_is_refused(kind, mnist_copy, offline):
     one_sentence(caught, str(file), "checksum", "delete it")
 
 
-def test_packed_mnist_files_are_unpacked_without_a_network(mnist_copy, monkeypatch, offline):
-    for file in list(mnist_copy.iterdir()):
-        if file.name.startswith("t10k-labels"):
-            continue
-        packed = at_hand(file.resolve().with_name(f"{file.name}.gz"))
-        (mnist_copy / packed.name).symlink_to(packed)
-        file.unlink()
-    labels = mnist_copy / "t10k-labels-idx1-ubyte"
-    packed = at_hand(labels.resolve().with_name(f"{labels.name}.gz")).read_bytes()
-    labels.unlink()
-    monkeypatch.setenv("SWR_DATA", str(mnist_copy.parents[1]))
-
-    damage(mnist_copy / f"{labels.name}.gz", packed[:-100])
-    with pytest.raises(ValueError) as caught:
-        load_dataset("mnist")
-    one_sentence(caught, f"{labels.name}.gz", "truncated")
-    assert not labels.exists()
-
-    damage(mnist_copy / f"{labels.name}.gz", packed)
-    dataset = load_dataset("mnist")
-    assert labels.read_bytes() == gzip.decompress(packed)
-    assert dataset.test_labels[:5].tolist() == [7, 2, 1, 0, 4]
-    assert [path.name for path in mnist_copy.parents[1].iterdir()] == ["MNIST"]
-
-
 @pytest.mark.parametrize("file", ["test", "meta"])
 def test_a_damaged_cifar_file_is_refused(file, data, tmp_path, offline):
     source = at_hand(data / "cifar-100-python")
@@ -351,7 +301,6 @@ def tiny_copy(data, tmp_path):
     (folder / "val").mkdir(parents=True)
     (folder / "train").symlink_to(source / "train")
     (folder / "val" / "images").symlink_to(source / "val" / "images")
-    shutil.copy(source / "wnids.txt", folder)
     shutil.copy(source / "val" / "val_annotations.txt", folder / "val")
     return folder
 
@@ -375,7 +324,7 @@ def test_tinyimagenet_part(data):
 def test_a_part_is_no_tinyimagenet(tiny_copy):
     with pytest.raises(ValueError) as caught:
         load_dataset("tinyimagenet", root=tiny_copy.parent)
-    one_sentence(caught, "4,000 training images", "tinyimagenet-part")
+    one_sentence(caught, "20 training images of n", "500 of each", "tinyimagenet-part")
 
 
 def test_a_validation_label_outside_the_classes(tiny_copy):
@@ -384,22 +333,19 @@ def test_a_validation_label_outside_the_classes(tiny_copy):
     annotations.write_text(text.replace("n03444034", "n99999999", 1))
     with pytest.raises(ValueError) as caught:
         load_dataset("tinyimagenet-part", root=tiny_copy.parent)
-    one_sentence(caught, str(annotations), "n99999999", "wnids.txt")
-
-
-def test_a_missing_validation_image(tiny_copy):
-    annotations = tiny_copy / "val" / "val_annotations.txt"
-    annotations.write_text(annotations.read_text().replace("val_0.JPEG", "val_9999.JPEG", 1))
-    with pytest.raises(FileNotFoundError) as caught:
-        load_dataset("tinyimagenet-part", root=tiny_copy.parent)
-    one_sentence(caught, "val_9999.JPEG is missing")
+    one_sentence(caught, str(annotations), "n99999999", "which train/ does not have")
 
 
 def test_an_incomplete_layout(tiny_copy):
-    (tiny_copy / "wnids.txt").unlink()
+    annotations = tiny_copy / "val" / "val_annotations.txt"
+    annotations.write_text(annotations.read_text().replace("val_0.JPEG", "val_9999.JPEG", 1))
+    with pytest.raises(ValueError) as caught:
+        load_dataset("tinyimagenet-part", root=tiny_copy.parent)
+    one_sentence(caught, "4 validation images of n", "5 of each", "tiny-imagenet-200.zip")
+    annotations.unlink()
     with pytest.raises(FileNotFoundError) as caught:
         load_dataset("tinyimagenet-part", root=tiny_copy.parent)
-    one_sentence(caught, "wnids.txt is missing", "tiny-imagenet-200.zip")
+    one_sentence(caught, str(annotations), "tiny-imagenet-200.zip")
 
 
 def test_an_archive_is_extracted_and_used(data, tmp_path):
@@ -415,42 +361,40 @@ def test_an_archive_is_extracted_and_used(data, tmp_path):
     assert not list(tmp_path.glob(".extract-*"))
 
 
-def test_an_archive_that_points_outside_writes_nothing(tmp_path):
-    root = tmp_path / "root"
-    root.mkdir()
+def test_an_archive_that_points_outside_stays_inside(tmp_path):
+    root = tmp_path / "a" / "root"
+    root.mkdir(parents=True)
     with zipfile.ZipFile(root / "tiny-imagenet-200.zip", "w") as archive:
         archive.writestr("tiny-imagenet-200/wnids.txt", "n1\n")
         archive.writestr("../../escaped.txt", "outside")
-    with pytest.raises(ValueError) as caught:
+        archive.writestr(f"{tmp_path}/absolute.txt", "outside")
+    with pytest.raises(FileNotFoundError) as caught:
         load_dataset("tinyimagenet", root=root)
-    one_sentence(caught, "../../escaped.txt", "points outside")
-    assert [path.name for path in tmp_path.rglob("*")] == ["root", "tiny-imagenet-200.zip"]
+    one_sentence(caught, "val_annotations.txt is missing", "tiny-imagenet-200.zip again")
+    assert list(tmp_path.iterdir()) == [root.parent] and list(root.parent.iterdir()) == [root]
+    assert {path.name for path in root.rglob("*")} == {
+        "tiny-imagenet-200.zip",
+        "tiny-imagenet-200",
+        "wnids.txt",
+    }
 
 
-@pytest.mark.parametrize("keep", [0.5, 0.95])
-def test_a_damaged_archive_writes_nothing(keep, tmp_path):
+@pytest.mark.parametrize("kind", ["truncated", "changed", "other"])
+def test_a_damaged_archive_writes_nothing(kind, tmp_path):
     file = tmp_path / "tiny-imagenet-200.zip"
     with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("tiny-imagenet-200/wnids.txt", "n1\n" * 1000)
+        inside = "other" if kind == "other" else "tiny-imagenet-200"
+        archive.writestr(f"{inside}/wnids.txt", "n1\n" * 1000)
     content = bytearray(file.read_bytes())
-    if keep == 0.5:
+    if kind == "truncated":
         content = content[: len(content) // 2]
-    else:
+    elif kind == "changed":
         content[200] ^= 255
     file.write_bytes(content)
     with pytest.raises(ValueError) as caught:
         load_dataset("tinyimagenet", root=tmp_path)
-    one_sentence(caught, str(file), "truncated or damaged")
+    one_sentence(caught, str(file), "truncated, damaged or another", "replace it")
     assert list(tmp_path.iterdir()) == [file]
-
-
-def test_an_archive_of_something_else(tmp_path):
-    with zipfile.ZipFile(tmp_path / "tiny-imagenet-200.zip", "w") as archive:
-        archive.writestr("other/file.txt", "text")
-    with pytest.raises(ValueError) as caught:
-        load_dataset("tinyimagenet", root=tmp_path)
-    one_sentence(caught, "has no folder tiny-imagenet-200")
-    assert [path.name for path in tmp_path.iterdir()] == ["tiny-imagenet-200.zip"]
 
 
 def test_no_archive(tmp_path):
@@ -488,7 +432,6 @@ def test_a_folder(test, mode, tmp_path):
     folder = make_folder(tmp_path / "pets", mode=mode, test=test)
     expected = picture(folder / "train" / "dog" / "0.png", mode=mode, seed=77)
     (folder / "train" / "dog" / "notes.txt").write_text("not an image")
-    picture(folder / "train" / ".thumbnails" / "0.png")
     dataset = load_dataset(folder)
     assert dataset.name == "pets" and dataset.fingerprint.startswith("pets-")
     assert dataset.classes == ("cat", "dog")
@@ -523,8 +466,7 @@ def test_images_are_decoded_once(tmp_path):
     first = load_dataset(folder)
     (cache,) = tmp_path.glob(".pets-*")
     # Other content under the same name comes back: the images were not decoded again.
-    np.savez(tmp_path / "other.npz", train=255 - first.train_images.numpy(), test=first.test_images)
-    os.replace(tmp_path / "other.npz", cache)
+    np.save(cache, 255 - np.load(cache))
     assert torch.equal(load_dataset(folder).train_images, 255 - first.train_images)
     # A damaged cache is replaced.
     cache.write_bytes(cache.read_bytes()[:100])
@@ -546,7 +488,7 @@ def test_the_fingerprint_survives_a_copy(tmp_path):
 
 def break_odd_size(folder):
     picture(folder / "train" / "cat" / "0.png", size=(7, 4))
-    return "0.png", "7x4"
+    return "1.png has 4x6 pixels", "0.png has 4x7"
 
 
 def break_truncated(folder):
@@ -572,13 +514,13 @@ def break_unknown_class(folder):
 
 def break_empty_class(folder):
     (folder / "train" / "bird").mkdir()
-    return "bird", "no images"
+    return "bird", "no valid file"
 
 
 def break_no_classes(folder):
     shutil.rmtree(folder / "test" / "cat")
     shutil.rmtree(folder / "test" / "dog")
-    return "no class folders", "test"
+    return "any class folder", "test"
 
 
 def break_name(folder):
@@ -614,13 +556,11 @@ def test_a_folder_that_does_not_fit(broken, tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_cache_that_cannot_be_written_is_only_a_warning(tmp_path):
+def test_a_cache_that_cannot_be_written_is_no_hindrance(tmp_path):
     folder = make_folder(tmp_path / "pets")
     load_dataset(folder)
     (cache,) = tmp_path.glob(".pets-*")
     cache.unlink()
     cache.mkdir()  # a folder in the way: renaming onto it fails, for root too
-    with pytest.warns(UserWarning, match="not kept for next time"):
-        dataset = load_dataset(folder)
-    assert dataset.shape == (3, 4, 6)
+    assert load_dataset(folder).shape == (3, 4, 6)
     assert not list(tmp_path.glob(".*.part"))

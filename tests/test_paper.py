@@ -4,6 +4,8 @@ import pytest
 
 from swrlib import paper
 
+VGG16 = ("tinyimagenet", "vgg16")
+
 
 @pytest.mark.parametrize(
     ("method", "dataset", "model", "stream", "expected"),
@@ -59,15 +61,15 @@ def test_tables_are_whole():
 
 
 def test_tables_say_what_the_paper_says_of_them():
-    best = {pair: max(c, key=lambda m: c[m].mean) for pair, c in paper.TABLE_1.accuracy.items()}
+    best = {pair: max(c, key=lambda m: c[m].mean) for pair, c in paper.TABLES[1].accuracy.items()}
     assert [best[pair] for pair in paper.PAIRS] == ["swr", "swr", "swr", "l2", "swr"]
-    vgg = paper.TABLE_1.accuracy[paper.TINY_VGG16]
+    vgg = paper.TABLES[1].accuracy[VGG16]
     assert vgg["swr"].mean - vgg["l2"].mean > 0.04
-    vgg = paper.TABLE_5.accuracy[paper.TINY_VGG16]
+    vgg = paper.TABLES[5].accuracy[VGG16]
     assert vgg["swr-reinit"].mean - max(vgg["l2"].mean, vgg["l2-init"].mean) > 0.08
-    for pair, column in paper.TABLE_5.accuracy.items():
-        assert (column["swr-reinit"].mean > column["swr"].mean) == (pair != paper.TINY_VGG16)
-        below_l2 = pair in (paper.CIFAR10_CNN, paper.CIFAR100_CNN_BN)
+    for pair, column in paper.TABLES[5].accuracy.items():
+        assert (column["swr-reinit"].mean > column["swr"].mean) == (pair != VGG16)
+        below_l2 = pair in (("cifar10", "cnn"), ("cifar100", "cnn-bn"))
         assert (column["swr-reinit"].mean < column["l2"].mean) == below_l2
 
 
@@ -98,7 +100,7 @@ def test_claims_speak_of_known_things():
 def test_panels_lie_in_their_streams():
     assert {panel.figure for panel in paper.PANELS} == set(range(1, 9))
     for panel in paper.PANELS:
-        assert panel.stream in paper.EPOCHS
+        assert panel.cell[2] in paper.EPOCHS and set(panel.cell) <= set(paper.LABELS)
         assert panel.axis is None or 0 <= panel.axis[0] < panel.axis[1] < 1
-    assert paper.find_panel("mnist", "mlp", "warm-start").axis == (0.970, 0.984)
-    assert paper.find_panel("mnist-5k", "mlp", "warm-start") is None
+    (panel,) = (p for p in paper.PANELS if p.cell == ("mnist", "mlp", "warm-start"))
+    assert (panel.figure, panel.axis) == (6, (0.970, 0.984))

@@ -88,8 +88,6 @@ def test_welch_equals_scipy(a, b):
     assert interval.low == pytest.approx(expected.low, abs=1e-10)
     assert interval.high == pytest.approx(expected.high, abs=1e-10)
     assert interval.difference == pytest.approx(a[0] - b[0])
-    wide = welch_interval(*a, *b, confidence=0.99)
-    assert wide.low < interval.low < interval.high < wide.high
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=10))
@@ -114,16 +112,15 @@ def test_intervals_take_arrays_and_no_variance():
 
 def test_the_printed_numbers_give_the_known_t_values():
     # What the paper's own Table 1 can carry: SWR − L2 is significant for VGG-16 alone.
-    expected = {paper.MNIST_MLP: 2.0, paper.CIFAR10_CNN: 1.2, paper.CIFAR100_CNN: 0.75}
-    expected |= {paper.CIFAR100_CNN_BN: -1.8, paper.TINY_VGG16: 6.8}
-    for pair, column in paper.TABLE_1.accuracy.items():
+    expected = dict(zip(paper.PAIRS, (2.0, 1.2, 0.75, -1.8, 6.8), strict=True))
+    for pair, column in paper.TABLES[1].accuracy.items():
         a, b = column["swr"], column["l2"]
         t = stats.ttest_ind_from_stats(
             a.mean, a.std, a.seeds, b.mean, b.std, b.seeds, equal_var=False
         ).statistic
         assert t == pytest.approx(expected[pair], abs=0.05)
         low = welch_interval(a.mean, a.std, a.seeds, b.mean, b.std, b.seeds).low
-        assert (low > 0) == (pair == paper.TINY_VGG16)
+        assert (low > 0) == (pair == ("tinyimagenet", "vgg16"))
 
 
 # ---------------------------------------------------------------------------------------- cells
@@ -210,20 +207,26 @@ def test_the_papers_own_numbers_agree_with_it(number):
 @pytest.mark.parametrize("sd", [1e-5, None])
 def test_swapped_labels_never_agree(number, sd):
     """Two methods more than 2q apart in print, exchanged in the records."""
-    swaps = 0
-    for pair, column in paper.TABLES[number].accuracy.items():
-        q = quarter_range(*pair, paper.TABLES[number].stream)
-        for a, b in itertools.combinations(column, 2):
-            if abs(column[a].mean - column[b].mean) <= 2 * q:
-                continue
-            finals = {key: v for key, v in papers_own(number, sd).items() if key[:2] == pair}
-            keys = [(*pair, paper.TABLES[number].stream, method) for method in (a, b)]
-            finals[keys[0]], finals[keys[1]] = finals[keys[1]], finals[keys[0]]
-            cells = table_cells(made_up(finals), number).set_index(["dataset", "model", "method"])
+    table = paper.TABLES[number]
+    swaps = [
+        [
+            (pair, a, b)
+            for a, b in itertools.combinations(column, 2)
+            if abs(column[a].mean - column[b].mean) > 2 * quarter_range(*pair, table.stream)
+        ]
+        for pair, column in table.accuracy.items()
+    ]
+    assert sum(map(len, swaps)) >= 15
+    for together in itertools.zip_longest(*swaps):  # one swap in each column at a time
+        finals = papers_own(number, sd)
+        together = [swap for swap in together if swap]
+        for pair, a, b in together:
+            a, b = (*pair, table.stream, a), (*pair, table.stream, b)
+            finals[a], finals[b] = finals[b], finals[a]
+        cells = table_cells(made_up(finals), number).set_index(["dataset", "model", "method"])
+        for pair, a, b in together:
             assert cells.loc[(*pair, a), "verdict"] != "agrees"
             assert cells.loc[(*pair, b), "verdict"] != "agrees"
-            swaps += 1
-    assert swaps >= 15
 
 
 def test_swapping_vanilla_and_swr_changes_verdicts():
@@ -258,8 +261,6 @@ def test_an_empty_table():
     cells = table_cells(made_up({}), 1)
     assert len(cells) == 20 and set(cells["verdict"]) == {"not run"}
     assert judge_claim(find_claim("generalization-best"), made_up({})).verdict == "not run"
-    with pytest.raises(ValueError, match="no table 2 of accuracies"):
-        table_cells(made_up({}), 2)
 
 
 def test_final_means_the_last_epoch_and_only_the_papers_runs_count():
@@ -303,7 +304,7 @@ def test_a_diverged_run_counts():
 def test_two_runs_of_one_seed_are_named():
     cell = {(*MNIST, "adamw"): seeds(0.98)}
     records = pd.concat([made_up(cell, lam=0.1), made_up(cell, lam=0.01)])
-    with pytest.raises(ValueError, match=r"several runs of 'adamw' with seed 0 .* differ in lam"):
+    with pytest.raises(ValueError, match="several runs of 'adamw' with one seed in mnist mlp"):
         table_cells(records, 1)
 
 
@@ -376,7 +377,7 @@ def test_an_ordering_is_judged_on_paired_differences():
     wobble = 0.0002 * SHAPE[[3, 0, 4, 1, 2]]
     records = made_up({(*MNIST, "swr"): 0.981 + shift + wobble, (*MNIST, "vanilla"): 0.980 + shift})
     verdict = judge_claim(claim("ordering", ("swr",), ("vanilla",)), records)
-    assert (verdict.verdict, verdict.n) == ("reproduced", 5)
+    assert (verdict.verdict, verdict.comparisons[0].n) == ("reproduced", 5)
     shuffled = records.copy()
     swr = shuffled["method"] == "swr"
     shuffled.loc[swr, "seed"] = (shuffled.loc[swr, "seed"] + 1) % 5
@@ -401,7 +402,7 @@ def test_every_verdict_on_an_ordering(difference, spread, verdict):
     assert found.verdict == found.label == verdict
     assert found.printed == "reproduced"
     (comparison,) = found.comparisons
-    assert comparison.printed_difference == pytest.approx(0.0033)
+    assert comparison.printed.difference == pytest.approx(0.0033)
     low, high = stats.ttest_rel(
         *(records_of(records, m) for m in ("swr", "vanilla"))
     ).confidence_interval(0.95)
@@ -514,7 +515,8 @@ def test_every_claim_of_the_paper_can_be_judged():
         printed[one.id] = verdict.printed
         if one.kind in paper.ACCURACY_KINDS:
             assert verdict.verdict not in ("not run", "too few seeds"), one.id
-            assert verdict.label == verdict.verdict and verdict.n == 5
+            assert verdict.label == verdict.verdict
+            assert {c.n for c in verdict.comparisons} == {5}
         else:
             assert verdict.verdict == "judged in its chapter"
     # What the paper's own numbers can carry, by the same rule.
@@ -550,9 +552,3 @@ def test_no_difference_is_called_one_in_five_percent_of_draws():
     found = [ordering_verdict(*bounds, 0.5) for bounds in zip(*interval[1:], strict=True)]
     wrong = np.isin(found, ["reproduced", "reversed"]).mean()
     assert wrong == pytest.approx(0.05, abs=0.004)
-
-
-def test_scipy_is_asked_for_where_it_is_missing(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "scipy.stats", None)
-    with pytest.raises(ImportError, match=r"pip install 'swrlib\[pictures\]'"):
-        paired_interval([1.0, 2.0], [0.0, 0.0])

@@ -1,0 +1,53 @@
+# `make help` lists what there is. Needed beforehand: make, git and any Python from 3.11 on.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+BIN := .venv/bin
+SITE := build/_build/html
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# One thread a process, as many processes as cores: twice as fast here as one process on all cores.
+export OMP_NUM_THREADS := 1
+
+book: .venv/installed  ## run the chapters at quick scale and build the website
+	snakemake --profile profiles/local book
+	@echo "The website: $(SITE)/index.html"
+
+test: .venv/installed  ## style, types, the book, every test: all that has to hold
+	ruff check .
+	ruff format --check .
+	mypy
+	snakemake --profile profiles/local book
+	pytest -n $${TEST_PROCESSES:-auto} --dist worksteal --cov --cov-report=term:skip-covered
+
+lab: .venv/installed  ## open the notebooks in JupyterLab
+	jupyter lab notebooks
+
+paper: .venv/installed  ## train what results/ lacks at paper scale (hours), then the book
+	snakemake --profile profiles/local selection
+	snakemake --profile profiles/local records
+	snakemake --profile profiles/local book
+
+screenshots: .venv/installed  ## pictures of every page, wide and narrow, light and dark
+	snakemake --profile profiles/local book
+	python tests/browser.py $(SITE) build/screenshots
+
+clean:  ## remove what was built; the records in results/ stay
+	rm -rf build _build .snakemake
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*##/:/' | column -t -s:
+
+# Any Python that fits; a name that only exists as a shim fails when it is called, so call it.
+.venv/installed: pyproject.toml constraints.txt
+	if [ ! -x $(BIN)/python ]; then \
+	    for name in python3.13 python3.12 python3.11 python3 python; do \
+	        if $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$$name; break; fi; \
+	    done; \
+	    if [ -z "$${found:-}" ]; then echo "No Python from 3.11 on was found: install one." >&2; exit 1; fi; \
+	    $$found -m venv .venv; \
+	fi
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[pictures,book,test]'
+	touch $@
+
+.PHONY: book test lab paper screenshots clean help

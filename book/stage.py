@@ -1,0 +1,126 @@
+"""Lay out what the website is built from: prose, executed chapters, records, the two settings.
+
+Usage: python book/stage.py EXECUTED STAGE
+
+The stage has the same layout as the repository, so that a link between pages holds in both. Two
+things differ: a notebook that the site shows several times has one file a chapter, and nothing is
+executed (Jupyter Book would publish a traceback without complaint, so errors are refused here).
+"""
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import nbformat
+import yaml
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+LABEL = re.compile(r"^(?:\(|:(?:name|label): *)([\w-]+)(?:\)=)?$", re.M)
+
+
+def prepare_chapter(path: Path, title: str | None) -> nbformat.NotebookNode:
+    """Read an executed chapter for the website.
+
+    Errors are refused. Widgets go, since they need a kernel. A picture's alternative text moves
+    from the output to the cell, where MyST-NB looks for it.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata.pop("widgets", None)
+    for number, cell in enumerate(notebook.cells):
+        if cell.cell_type != "code":
+            continue
+        for output in cell.outputs:
+            if output.output_type == "error":
+                raise SystemExit(f"{path}: cell {number} ended in {output.ename}: {output.evalue}")
+        cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
+        for output in cell.outputs:
+            for kind, details in output.get("metadata", {}).items():
+                if kind.startswith("image/") and "alt" in details:
+                    image = cell.metadata.setdefault("mystnb", {}).setdefault("image", {})
+                    image.setdefault("alt", details["alt"])
+        if cell.execution_count is None and cell.source.strip():
+            raise SystemExit(f"{path}: cell {number} was not executed.")
+    if title is not None:
+        heading = next(cell for cell in notebook.cells if cell.source.startswith("# "))
+        heading.source = "\n".join([f"# {title}", *heading.source.splitlines()[1:]])
+    return notebook
+
+
+def rename_labels(notebook: nbformat.NotebookNode, suffix: str) -> None:
+    """Make the labels of a further chapter of the same notebook its own: labels are book-wide."""
+    figures = [
+        cell.metadata.mystnb.figure
+        for cell in notebook.cells
+        if "name" in cell.metadata.get("mystnb", {}).get("figure", {})
+    ]
+    texts = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
+    labels = {figure["name"] for figure in figures}
+    for cell in texts:
+        labels |= set(LABEL.findall(cell.source))
+    for figure in figures:
+        figure["name"] += suffix
+    if labels:
+        own = re.compile(rf"(?<![\w-])({'|'.join(map(re.escape, labels))})(?![\w-])")
+        for cell in texts:
+            cell.source = own.sub(rf"\1{suffix}", cell.source)
+
+
+def site_settings(root: Path) -> dict:
+    """Return the settings: nothing executed, and buttons if the repository has an address."""
+    settings = yaml.safe_load((root / "_config.yml").read_text())
+    settings["execute"] = {"execute_notebooks": "off"}
+    if settings["repository"]["url"]:
+        settings["html"] |= dict.fromkeys(
+            ["use_repository_button", "use_edit_page_button", "use_issues_button"], True
+        )
+        settings["launch_buttons"] = {
+            "notebook_interface": "jupyterlab",
+            "binderhub_url": "https://mybinder.org",
+            "colab_url": "https://colab.research.google.com",
+        }
+    return settings
+
+
+def site_contents(root: Path, chapters: dict) -> dict:
+    """Return the table of contents with every chapter of a notebook where the notebook stands."""
+    contents = yaml.safe_load((root / "_toc.yml").read_text())
+    for part in contents["parts"]:
+        part["chapters"] = [
+            {"file": f"{folder}/{chapter}"}
+            for folder, name in (entry["file"].split("/") for entry in part["chapters"])
+            for chapter in (
+                [key for key, value in chapters.items() if value["notebook"] == name]
+                if folder == "notebooks"
+                else [name]
+            )
+        ]
+    return contents
+
+
+def main(executed: Path, stage: Path) -> None:
+    """Check every chapter first, then lay out the stage anew."""
+    root = Path(__file__).resolve().parent.parent
+    chapters = yaml.safe_load((root / "config/quick.yaml").read_text())["chapters"]
+    notebooks = {
+        name: prepare_chapter(executed / f"{name}.ipynb", chapter.get("title"))
+        for name, chapter in chapters.items()
+    }
+    for name, notebook in notebooks.items():
+        if name != chapters[name]["notebook"]:
+            rename_labels(notebook, f"-{name.replace('_', '-')}")
+    shutil.rmtree(stage, ignore_errors=True)
+    shutil.copytree(
+        root / "book", stage / "book", ignore=shutil.ignore_patterns("stage.py", "__pycache__")
+    )
+    if (root / "results").is_dir():
+        shutil.copytree(root / "results", stage / "results")
+    (stage / "notebooks").mkdir()
+    for name, notebook in notebooks.items():
+        nbformat.write(notebook, stage / "notebooks" / f"{name}.ipynb")
+    (stage / "_toc.yml").write_text(yaml.safe_dump(site_contents(root, chapters), sort_keys=False))
+    (stage / "_config.yml").write_text(yaml.safe_dump(site_settings(root), sort_keys=False))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,150 @@
+"""The website as its readers meet it: files, links to elsewhere, and every page in a browser."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from browser import WIDTHS, find_chromium, list_pages, open_browser, open_page
+
+ROOT = Path(__file__).resolve().parent.parent
+CHAPTERS = yaml.safe_load((ROOT / "config/quick.yaml").read_text())["chapters"]
+
+
+def test_every_chapter_and_every_prose_page_is_there(site, root):
+    built = {path.stem for path in list_pages(site)}
+    prose = {path.stem for path in (root / "book").glob("*.md")}
+    assert set(CHAPTERS) | prose <= built
+    for path in list_pages(site):
+        assert path.stat().st_size > 4000, f"{path.name} is nearly empty"
+
+
+def test_several_chapters_of_one_notebook_have_titles_of_their_own(site):
+    titles = {
+        name: re.search(r"<title>(.*?)[—<]", (site / f"notebooks/{name}.html").read_text())[1]
+        for name in CHAPTERS
+    }
+    assert len(set(titles.values())) == len(CHAPTERS), titles
+
+
+def test_nothing_is_loaded_from_elsewhere(site):
+    outside = re.compile(
+        r"""<(?:script|img|iframe|source)[^>]+\bsrc=["'](?:https?:)?//[^"']+"""
+        r"""|<link[^>]+rel=["'](?:stylesheet|preload|icon)["'][^>]+href=["'](?:https?:)?//[^"']+"""
+    )
+    for path in list_pages(site):
+        assert outside.findall(path.read_text()) == [], path.name
+    for sheet in site.rglob("*.css"):
+        assert not re.search(r"url\([\"']?(?:https?:)?//", sheet.read_text()), sheet.name
+
+
+def test_every_public_name_is_in_the_reference(site):
+    import swrlib
+
+    reference = (site / "book/api.html").read_text()
+    objects = [name for name in swrlib.__all__ if not name.startswith("_")]
+    absent = [
+        name
+        for name in objects
+        if callable(getattr(swrlib, name))
+        and not re.search(rf'id="swrlib\.[\w.]*\b{name}"', reference)
+    ]
+    assert absent == []
+
+
+def test_each_chapter_can_be_downloaded_as_it_was_executed(site):
+    for name in CHAPTERS:
+        page = (site / f"notebooks/{name}.html").read_text()
+        link = re.search(r'href="([^"]+_sources/notebooks/[^"]+\.ipynb)"', page)
+        assert link, f"{name} has no download button"
+        offered = nbformat.read((site / "notebooks" / link[1]).resolve(), as_version=4)
+        code = [cell for cell in offered.cells if cell.cell_type == "code" and cell.source.strip()]
+        assert all(cell.execution_count for cell in code)
+        assert any(cell.outputs for cell in code)
+        assert "widgets" not in offered.metadata
+
+
+def test_pictures_say_what_they_show(site):
+    for path in list_pages(site):
+        article = re.search(r"<article.*?</article>", path.read_text(), re.S)
+        for picture in re.findall(r"<img[^>]*>", article[0] if article else ""):
+            text = re.search(r'alt="([^"]*)"', picture)
+            assert text and len(text[1]) > 20 and "../_images" not in text[1], (
+                f"{path.name}: no alternative text in {picture[:120]}"
+            )
+
+
+def test_staging_refuses_a_chapter_that_failed(tmp_path, root):
+    chapter = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_code_cell(
+                "1 / 0",
+                execution_count=1,
+                outputs=[
+                    nbformat.v4.new_output(
+                        "error", ename="ZeroDivisionError", evalue="division by zero", traceback=[]
+                    )
+                ],
+            )
+        ]
+    )
+    for name in CHAPTERS:
+        nbformat.write(chapter, tmp_path / f"{name}.ipynb")
+    stage = tmp_path / "stage"
+    result = subprocess.run(
+        [sys.executable, root / "book/stage.py", tmp_path, stage], capture_output=True, text=True
+    )
+    assert result.returncode != 0
+    assert "ZeroDivisionError" in result.stderr
+    assert not stage.exists()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if find_chromium() is None:
+        pytest.skip("no Chromium on this machine")
+    with open_browser() as browser:
+        yield browser
+
+
+@pytest.mark.parametrize("width", WIDTHS.values())
+def test_every_page_is_whole_in_a_browser_without_a_network(site, browser, width):
+    problems = {}
+    for path in list_pages(site):
+        with open_page(browser, path, width=width) as (page, faults):
+            broken = page.evaluate(
+                "[...document.images].filter((i) => !i.naturalWidth).map((i) => i.src)"
+            )
+            mathematics = page.evaluate(
+                """[...document.querySelectorAll(".math")].filter(
+                       (m) => !m.querySelector("mjx-container") || m.querySelector("mjx-merror")
+                   ).map((m) => m.textContent)"""
+            )
+            overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+            found = {
+                "faults": faults,
+                "broken pictures": broken,
+                "mathematics not rendered": mathematics,
+                "wider than the window by": max(overflow, 0),
+            }
+            if any(found.values()):
+                problems[path.name] = {key: value for key, value in found.items() if value}
+    assert not problems, json.dumps(problems, indent=2)
+
+
+def test_the_browser_test_sees_what_is_wrong(browser, tmp_path):
+    page_file = tmp_path / "page.html"
+    page_file.write_text(
+        "<!doctype html><div style='width: 2000px'>wide</div><img src='missing.png'>"
+        "<script>undefinedName</script><script src='https://example.org/a.js'></script>"
+    )
+    with open_page(browser, page_file, width=390) as (page, faults):
+        said = "\n".join(faults)
+        assert page.evaluate("document.documentElement.scrollWidth") > 390
+    assert "undefinedName" in said
+    assert "from elsewhere: https://example.org/a.js" in said
+    assert "missing.png" in said

@@ -1,0 +1,185 @@
+"""The command line: what it trains, what it says, and one sentence where it cannot."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from image_folder import make_image_folder
+
+import swrlib
+from swrlib.__main__ import main, parser
+from swrlib.datasets import DATASETS
+from swrlib.methods import METHODS
+from swrlib.models import MODELS
+from swrlib.streams import SCALES, STREAMS
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return make_image_folder(tmp_path_factory.mktemp("data") / "pictures")
+
+
+@pytest.fixture
+def arguments(pictures, tmp_path, monkeypatch):
+    """Return arguments that train in a moment, in an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SWR_RESULTS", raising=False)
+
+    def made(**options):
+        given = {
+            "dataset": str(pictures),
+            "model": "mlp",
+            "stream": "warm-start",
+            "methods": "vanilla",
+            "epochs": "1",
+        } | options
+        words = ["train"]
+        for name, value in given.items():
+            if value is not None:
+                words += [f"--{name.replace('_', '-')}", *value.split()]
+        return words
+
+    return made
+
+
+def refused(arguments, capsys) -> str:
+    """Run what must be refused; return its one sentence."""
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("swrlib: ")
+    sentence = err.removeprefix("swrlib: ").rstrip("\n")
+    assert "\n" not in sentence and ". " not in sentence and "Traceback" not in sentence
+    return sentence
+
+
+def test_it_trains_records_and_sums_up(arguments, tmp_path, capsys):
+    methods = "vanilla swr:1e-3 swr:1e-4,1e-1 l2:0.5"
+    assert main(arguments(methods=methods, seeds="0 2", batch_size="16")) == 0
+    out, _ = capsys.readouterr()
+    frame = swrlib.load_records(tmp_path / "results")
+    runs = frame.drop_duplicates("run")
+    assert sorted(set(runs["seed"])) == [0, 2]
+    assert len(runs) == 8
+    of = dict(list(runs[runs["seed"] == 0].groupby("method")))
+    assert of["l2"]["lam"].tolist() == [0.5]
+    pairs = of["swr"].sort_values("lam_features")[["lam_features", "lam_classifier"]]
+    assert pairs.to_numpy().tolist() == [[1e-4, 1e-1], [1e-3, 1e-3]]
+    assert set(frame["step"]) == {0, 2, 5}
+    final = frame[(frame["epoch"] == 2) & (frame["method"] == "vanilla")]["test_accuracy"]
+    (line,) = (line for line in out.splitlines() if line.startswith("vanilla"))
+    assert float(line.split()[-3]) == pytest.approx(final.mean(), abs=1e-6)
+    assert line.split()[-1] == "2"
+
+
+def test_the_summary_tells_pairs_of_lambda_apart(arguments, capsys):
+    assert main(arguments(methods="swr:1e-4,1e-1 swr:1,1e-2")) == 0
+    out, _ = capsys.readouterr()
+    assert [line.split()[-1] for line in out.splitlines()[2:]] == ["1", "1"]  # runs of each
+
+
+def test_the_same_command_trains_nothing_twice(arguments, tmp_path, capsys, monkeypatch):
+    assert main(arguments()) == 0
+    first = capsys.readouterr().out
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda self: pytest.fail("trained again"))
+    assert main(arguments()) == 0
+    assert capsys.readouterr().out == first
+
+
+def test_options_reach_the_run(arguments, tmp_path):
+    options = {
+        "stream": "single-task",
+        "epochs": "3",
+        "split": "selection",
+        "optimizer_state": "new",
+        "batch_size": "11",
+        "measure": "factor growth",
+        "results": "kept here",
+        "checkpoints": "ck",
+        "device": "cpu",
+        "methods": "swr:0.5",
+    }
+    words = arguments(**(options | {"results": None, "measure": None}))
+    words += ["--results", "kept here", "--measure", "factor", "growth"]
+    assert main(words) == 0
+    frame = swrlib.load_records(tmp_path / "kept here")
+    assert frame["epoch"].max() == 3
+    assert set(frame["split"]) == {"selection"}
+    assert set(frame["optimizer_state"]) == {"new"}
+    assert set(frame["batch_size"]) == {11}
+    assert len(swrlib.load_measures(tmp_path / "kept here", measure="growth:max"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"dataset": "mnist5k"}, "'mnist-5k'"),
+        ({"dataset": "/no/such/folder"}, "/no/such/folder"),
+        ({"model": "cnn-nb"}, "'cnn-bn'"),
+        ({"stream": "fullaccess"}, "'full-access'"),
+        ({"methods": "vanila"}, "'vanilla'"),
+        ({"methods": "shrink-and-perturb:0.4"}, "'shrink-perturb'"),
+        ({"methods": "swr:a-lot"}, "swr:1e-3"),
+        ({"methods": "swr:1.5"}, "[0, 1]"),
+        ({"methods": "swr:nan"}, "nan"),
+        ({"methods": "swr:1e-3,1e-2,1e-1"}, "one λ"),
+        ({"methods": "l2:1e-3,1e-2"}, "one λ"),
+        ({"methods": "l2:-1"}, "-1"),
+        ({"methods": "head-reset:0.1"}, "takes no λ"),
+        ({"methods": "swr"}, "'swr:1e-3'"),
+        ({"scale": "papr"}, "'paper'"),
+        ({"epochs": "0"}, "whole number"),
+        ({"split": "selected"}, "'selection'"),
+        ({"optimizer_state": "knew"}, "'new'"),
+        ({"measure": "grwth"}, "'growth'"),
+        ({"batch_size": "0"}, "batch_size"),
+        ({"device": "gpu"}, "device"),
+        ({"threads": "0"}, "threads"),
+    ],
+    ids=lambda value: "-".join(*value.items()) if isinstance(value, dict) else "",
+)
+def test_errors_are_one_sentence_and_status_2(wrong, words, arguments, tmp_path, capsys):
+    assert words in refused(arguments(**wrong), capsys)
+    assert not list(tmp_path.rglob("*"))  # nothing half-written
+
+
+def test_adamw_by_name_names_the_command_that_selects_its_lambda(arguments, capsys):
+    sentence = refused(arguments(dataset="mnist-5k", stream="single-task", methods="adamw"), capsys)
+    _, _, command = sentence.partition("python -m swrlib ")
+    words = command.split()
+    assert words[0] == "train"
+    parsed = parser().parse_args(words)  # it is a command that works
+    assert (parsed.dataset, parsed.model, parsed.stream) == ("mnist", "mlp", "single-task")
+    assert (parsed.split, parsed.scale, parsed.seeds) == ("selection", "paper", [0, 1])
+    grid = ["adamw:0.0001", "adamw:0.001", "adamw:0.01", "adamw:0.1", "adamw:1"]
+    assert parsed.methods == grid
+
+
+def test_the_help_names_everything_that_can_be_asked_for(capsys):
+    with pytest.raises(SystemExit) as done:
+        main(["train", "--help"])
+    assert done.value.code == 0
+    text = capsys.readouterr().out
+    flat = " ".join(text.split()).replace("- ", "-")
+    for name in (*DATASETS, *MODELS, *STREAMS, *METHODS, *SCALES, "swr:1e-3", "swr:1e-4,1e-1"):
+        assert name in flat
+
+
+@pytest.mark.parametrize("words", [[], ["trian"], ["train"], ["train", "--model"]])
+def test_a_command_that_is_none_ends_with_status_2(words, capsys):
+    with pytest.raises(SystemExit) as done:
+        main(words)
+    assert done.value.code == 2
+    assert "usage: python -m swrlib" in capsys.readouterr().err
+
+
+def test_it_is_a_module_to_run(arguments, tmp_path):
+    command = [sys.executable, "-m", "swrlib", *arguments(model="mpl")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("swrlib: ") and done.stderr.count("\n") == 1
+    assert "'mlp'" in done.stderr

@@ -1,0 +1,165 @@
+"""The project's own promises: dependencies in step, a light import, a fresh clone's empty plan."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import swrlib
+
+
+@pytest.fixture(scope="module")
+def project(root):
+    return tomllib.loads((root / "pyproject.toml").read_text())["project"]
+
+
+@pytest.fixture(scope="module")
+def constraints(root):
+    lines = (root / "constraints.txt").read_text().splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", pin) for pin in pins), "only name==version lines"
+    return {canonicalize_name(name): number for name, number in (pin.split("==") for pin in pins)}
+
+
+def test_every_requirement_has_a_tried_version_in_its_range(project, constraints):
+    extras = project["optional-dependencies"]
+    for line in [*project["dependencies"], *(line for extra in extras.values() for line in extra)]:
+        requirement = Requirement(line)
+        tried = constraints.get(canonicalize_name(requirement.name))
+        assert tried is not None, f"{requirement.name} is missing in constraints.txt"
+        assert requirement.specifier.contains(tried), f"{line} excludes the tried {tried}"
+
+
+def test_conda_installs_the_same_from_the_same_files(project, root):
+    environment = yaml.safe_load((root / "environment.yml").read_text())
+    assert environment["dependencies"][0] == f"python{project['requires-python']},<3.14"
+    (pip,) = (part["pip"] for part in environment["dependencies"] if isinstance(part, dict))
+    extras = ",".join(project["optional-dependencies"])
+    assert pip == ["-c constraints.txt", f"-e .[{extras}]"]
+    assert f"'.[{extras}]'" in (root / "Makefile").read_text()
+
+
+def test_jupyter_book_is_version_1():
+    assert version("jupyter-book").split(".")[0] == "1"
+
+
+def test_a_plain_installation_imports(project, root, tmp_path):
+    """`pip install .` brings torch, pandas and pyarrow: nothing else may be imported."""
+    source = tmp_path / "source"
+    shutil.copytree(root / "swrlib", source / "swrlib")
+    for name in ["pyproject.toml", "README.md", "LICENSE"]:
+        shutil.copy(root / name, source)
+    installed = tmp_path / "installed"
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+    subprocess.run([*install, "--target", installed, source], check=True, capture_output=True)
+    extras = [
+        Requirement(line).name.replace("-", "_").lower()
+        for extra in project["optional-dependencies"].values()
+        for line in extra
+    ]
+    code = (
+        "import sys\n"
+        "class Refuse:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.split('.')[0] in {[*extras, 'PIL', 'sklearn', 'IPython', 'yaml']}:\n"
+        "            raise ModuleNotFoundError(f'{name} is an extra')\n"
+        "sys.meta_path.insert(0, Refuse())\n"
+        "import swrlib\n"
+        "[getattr(swrlib, name) for name in swrlib.__all__]\n"
+        "print(swrlib.__file__)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(str(installed))
+
+
+def snakemake(folder, *arguments) -> str:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    run = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--cores", "1", *arguments],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(folder), "PATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run.stdout + run.stderr
+
+
+def test_a_clone_with_newer_library_files_plans_no_training(root, tmp_path):
+    """Records exist by hash: the file times of a fresh clone must not train them again."""
+    for name in ["Snakefile", "config", "swrlib"]:
+        copy = shutil.copytree if (root / name).is_dir() else shutil.copy
+        copy(root / name, tmp_path / name)
+    job = {"dataset": "mnist-5k", "model": "mlp", "stream": "single-task", "seeds": [0]}
+    few = job | {"methods": ["vanilla", "swr"], "scale": "quick", "epochs": 1}
+    paper = {"results": "results", "selection": [], "records": [few]}
+    (tmp_path / "config/paper.yaml").write_text(yaml.safe_dump(paper))
+    assert "rule train:" in snakemake(tmp_path, "records")
+
+    shutil.rmtree(tmp_path / "build")
+    shutil.rmtree(tmp_path / ".snakemake")
+    for path in (tmp_path / "swrlib").rglob("*.py"):
+        os.utime(path, (4e9, 4e9))
+    assert "rule train:" not in snakemake(tmp_path, "--dry-run", "records")
+
+    for path in (tmp_path / "results").iterdir():
+        path.unlink()
+    assert "rule train:" in snakemake(tmp_path, "--dry-run", "records")
+
+
+def test_committed_records_are_found_again(root):
+    """A changed hash would train hours again: each record is of a run in config/paper.yaml."""
+    from swrlib.runs import resolve
+
+    results = root / "results"
+    if not any(results.glob("*.parquet")):
+        pytest.skip("results/ holds no records yet")
+    recorded = set(swrlib.load_records(results, scale="paper")["run"])
+    settings = yaml.safe_load((root / "config/paper.yaml").read_text())
+    known = set()
+    for entry in [*settings["selection"], *settings["records"]]:
+        keywords = {k: v for k, v in entry.items() if k not in ("separate", "measure", "methods")}
+        for method in entry["methods"]:
+            try:
+                runs = resolve(scale="paper", results=results, methods=[method], **keywords)
+            except ValueError as error:
+                assert "has not been selected yet" in str(error)
+            else:
+                known |= {run.hash for run in runs}
+    assert recorded <= known, f"{len(recorded - known)} recorded runs are not in config/paper.yaml"
+
+
+def test_the_project_names_no_machine_of_its_makers(root):
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=root, text=True, capture_output=True
+    )
+    own_paths = re.compile("|".join(["/" + "work/", "/" + "tmp/swr", "file" + ":///"]))
+    for name in listed.stdout.split():
+        path = root / name
+        if path.is_file() and path.suffix in {
+            ".py",
+            ".md",
+            ".ipynb",
+            ".yml",
+            ".yaml",
+            ".toml",
+            ".txt",
+            "",
+        }:
+            assert not own_paths.search(path.read_text()), name

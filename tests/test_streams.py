@@ -1,0 +1,358 @@
+"""Streams: which images, for how many epochs, at which rate; and Fig. 1's scaled networks."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from image_folder import make_image_folder
+
+import swrlib
+from swrlib.streams import QUICK_EPOCHS, STREAMS, Stage, generator, make_stream
+
+sizes = st.integers(min_value=10, max_value=400)
+seeds = st.integers(min_value=0, max_value=2**31 - 1)
+quick = settings(max_examples=40, deadline=None)
+CHUNKED = ("full-access", "limited-access")
+
+
+def numbers(stage):
+    return stage.indices.tolist()
+
+
+# The sets of images
+
+
+def check_chunks(stages: list[Stage], images: int) -> None:
+    """Equal chunks without overlap that leave out a remainder alone."""
+    chunks = [set(numbers(stage)) for stage in stages]
+    size = images // len(stages)
+    assert [len(stage.indices) for stage in stages] == [size] * len(stages)
+    union = set().union(*chunks)
+    assert len(union) == size * len(stages)  # hence disjoint, and nothing twice in a chunk
+    assert union <= set(range(images))
+
+
+@quick
+@given(sizes, seeds, st.sampled_from([1, 3]))
+def test_limited_access_cuts_ten_equal_disjoint_chunks(images, seed, epochs):
+    stages = make_stream("limited-access", epochs=epochs).stages(images, seed)
+    assert len(stages) == 10
+    check_chunks(stages, images)
+
+
+@quick
+@given(sizes, seeds)
+def test_full_access_grows_by_a_chunk_at_each_stage(images, seed):
+    stages = make_stream("full-access").stages(images, seed)
+    size = images // 10
+    assert [len(stage.indices) for stage in stages] == [size * k for k in range(1, 11)]
+    for earlier, later in itertools.pairwise(stages):
+        assert set(numbers(earlier)) < set(numbers(later))
+    assert len(set(numbers(stages[-1]))) == 10 * size
+    grown = [numbers(stages[0])] + [
+        sorted(set(numbers(b)) - set(numbers(a))) for a, b in itertools.pairwise(stages)
+    ]
+    check_chunks([Stage(torch.tensor(chunk), (1e-3,)) for chunk in grown], images)
+
+
+@quick
+@given(sizes, seeds)
+def test_a_warm_start_takes_a_half_and_then_everything(images, seed):
+    half, everything = make_stream("warm-start").stages(images, seed)
+    assert len(set(numbers(half))) == len(half.indices) == images // 2
+    assert sorted(numbers(everything)) == list(range(images))  # an odd image is not dropped
+
+
+@quick
+@given(sizes, seeds, st.sampled_from(["single-task", "single-task-decay"]))
+def test_a_single_task_trains_on_everything(images, seed, name):
+    (stage,) = make_stream(name).stages(images, seed)
+    assert numbers(stage) == list(range(images))
+
+
+@quick
+@given(st.sampled_from(["warm-start", *CHUNKED]), seeds)
+def test_the_draw_depends_on_the_seed_alone(name, seed):
+    stream = make_stream(name)
+    first = [numbers(stage) for stage in stream.stages(200, seed)]
+    torch.rand(3)  # the global generator has no part in it
+    assert first == [numbers(stage) for stage in stream.stages(200, seed)]
+    assert first[0] != numbers(stream.stages(200, seed + 1)[0])
+    assert first[0] != sorted(first[0])
+
+
+def test_both_kinds_of_access_and_the_half_are_random_over_all_images():
+    """Chunks in the order of the files would hold the first images only."""
+    for name in ("warm-start", *CHUNKED):
+        first = make_stream(name).stages(1000, 0)[0].indices
+        expected = 499.5
+        spread = 289 / math.sqrt(len(first))
+        assert abs(first.double().mean() - expected) < 4 * spread
+
+
+@quick
+@given(seeds, st.text(max_size=5))
+def test_a_generator_belongs_to_its_seed_and_purpose(seed, purpose):
+    def draw(*key):
+        return torch.rand(4, generator=generator(*key)).tolist()
+
+    assert draw(seed, purpose) == draw(seed, purpose)
+    assert draw(seed, purpose) != draw(seed + 1, purpose)
+    assert draw(seed, purpose) != draw(seed, purpose, 1)
+    assert draw(seed, 1, 2) != draw(seed, 12) != draw(seed, 2, 1)
+
+
+@pytest.mark.parametrize("name", CHUNKED)
+def test_fewer_images_than_chunks_are_refused(name):
+    with pytest.raises(ValueError, match="9 images cannot be cut into 10 chunks"):
+        make_stream(name).stages(9, 0)
+
+
+class Overlapping(swrlib.streams.Stream):
+    """A mutant: every chunk begins one image too early."""
+
+    def stages(self, images, seed):
+        size = images // 10
+        order = torch.randperm(images, generator=generator(seed))
+        starts = [max(0, k * size - 1) for k in range(10)]
+        return [Stage(order[start : start + size], (1e-3,)) for start in starts]
+
+
+class Uneven(swrlib.streams.Stream):
+    """A mutant: the remainder is shared out."""
+
+    def stages(self, images, seed):
+        return [Stage(part, (1e-3,)) for part in torch.arange(images).tensor_split(10)]
+
+
+@pytest.mark.parametrize("mutant", [Overlapping, Uneven])
+def test_chunks_that_overlap_or_differ_in_size_are_caught(mutant):
+    stages = mutant("limited-access", (1,) * 10).stages(103, 0)
+    with pytest.raises(AssertionError):
+        check_chunks(stages, 103)
+
+
+# Epochs and rates
+
+
+def test_the_papers_epochs():
+    """Section 4, Appendix E and Fig. 1."""
+    epochs = {name: make_stream(name, scale="paper", ratio=None) for name in STREAMS[:5]}
+    found = {name: [s.epochs for s in stream.stages(60, 0)] for name, stream in epochs.items()}
+    assert found == {
+        "single-task": [200],
+        "single-task-decay": [200],
+        "warm-start": [100, 100],
+        "full-access": [100] * 10,
+        "limited-access": [100] * 10,
+    }
+    scaled = make_stream("scaled", scale="paper", ratio=0.5)
+    assert scaled.epochs == (100, 50)
+    assert [stage.epochs for stage in scaled.stages(60, 0)] == [50]
+    assert [stage.epochs for stage in scaled.parent.stages(60, 0)] == [100]
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_scales_and_their_names(name):
+    ratio = 0.5 if name == "scaled" else None
+    quick, paper = (make_stream(name, scale=scale, ratio=ratio) for scale in ("quick", "paper"))
+    assert quick.epochs == QUICK_EPOCHS[name]
+    assert sum(quick.epochs) < sum(paper.epochs) / 5
+    assert (quick.scale, paper.scale) == ("quick", "paper")
+    assert make_stream(name, scale="paper", epochs=7, ratio=ratio).scale == "custom"
+    assert make_stream(name, scale="paper", learning_rate=0.1, ratio=ratio).scale == "custom"
+    assert make_stream(name, ratio=ratio) == quick  # quick by default
+    asked = make_stream(name, epochs=7, ratio=ratio)
+    assert asked.epochs == (7,) * len(quick.epochs)
+
+
+@pytest.mark.parametrize("name", [n for n in STREAMS if n != "single-task-decay"])
+def test_the_rate_is_constant_without_decay(name):
+    ratio = 0.5 if name == "scaled" else None
+    stages = make_stream(name, epochs=5, ratio=ratio).stages(20, 0)
+    assert {rate for stage in stages for rate in stage.learning_rates} == {1e-3}
+
+
+def test_the_papers_decay():
+    """After 100 and 150 of 200 epochs."""
+    (stage,) = make_stream("single-task-decay", scale="paper").stages(10, 0)
+    expected = [1e-3] * 100 + [1e-4] * 50 + [1e-5] * 50
+    assert stage.learning_rates == pytest.approx(expected)
+
+
+@quick
+@given(st.integers(1, 50), st.floats(1e-5, 1))
+def test_the_rate_decays_after_a_half_and_after_three_quarters(quarter, rate):
+    stream = make_stream("single-task-decay", epochs=4 * quarter, learning_rate=rate)
+    (stage,) = stream.stages(10, 0)
+    expected = [rate] * (2 * quarter) + [rate / 10] * quarter + [rate / 100] * quarter
+    assert stage.learning_rates == pytest.approx(expected)
+
+
+@quick
+@given(st.integers(1, 9))
+def test_a_short_decay_begins_with_the_full_rate(epochs):
+    (stage,) = make_stream("single-task-decay", epochs=epochs).stages(10, 0)
+    assert stage.learning_rates[0] == 1e-3
+    assert list(stage.learning_rates) == sorted(stage.learning_rates, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"name": "warmstart"}, "'warm-start'"),
+        ({"name": "single-task", "scale": "papper"}, "'paper'"),
+        ({"name": "single-task", "epochs": 0}, "whole number of epochs"),
+        ({"name": "single-task", "epochs": 2.5}, "2.5"),
+        ({"name": "single-task", "epochs": True}, "True"),
+        ({"name": "single-task", "learning_rate": 0}, "positive"),
+        ({"name": "single-task", "learning_rate": math.nan}, "nan"),
+        ({"name": "single-task", "learning_rate": math.inf}, "inf"),
+        ({"name": "single-task", "learning_rate": "fast"}, "'fast'"),
+        ({"name": "single-task", "ratio": 0.5}, "'scaled'"),
+        ({"name": "scaled"}, "ratio in"),
+        ({"name": "scaled", "ratio": 1.5}, "1.5"),
+        ({"name": "scaled", "ratio": math.nan}, "nan"),
+        ({"name": "scaled", "ratio": "half"}, "'half'"),
+        ({"name": "scaled", "ratio": 0.5, "reading": "norms"}, "'norm'"),
+        ({"name": "scaled", "ratio": 0.5, "biases": "own_factor"}, "'own-factor'"),
+    ],
+)
+def test_a_senseless_stream_is_refused_in_one_sentence(wrong, words):
+    with pytest.raises(ValueError, match=words) as caught:
+        make_stream(**wrong)
+    message = str(caught.value)
+    assert "\n" not in message and ". " not in message
+
+
+def test_each_part_of_a_stream_is_hashed():
+    base = {"name": "scaled", "ratio": 0.5}
+    variants = [
+        base,
+        base | {"ratio": 0.4},
+        base | {"epochs": 3},
+        base | {"learning_rate": 2e-3},
+        base | {"reading": "factor"},
+        base | {"biases": "untouched"},
+        {"name": "single-task"},
+        {"name": "single-task-decay"},
+        {"name": "full-access"},
+        {"name": "limited-access"},
+    ]
+    hashes = {swrlib.records.run_hash(make_stream(**v).configuration()) for v in variants}
+    assert len(hashes) == len(variants)
+
+
+# Fig. 1: a trained network, scaled, then fine-tuned
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return make_image_folder(tmp_path_factory.mktemp("data") / "pictures")
+
+
+@pytest.fixture
+def train(pictures, tmp_path):
+    def trained(stream, **options):
+        return swrlib.train(
+            **{"model": "cnn-bn", "batch_size": 16, "dtype": torch.float64, "device": "cpu"}
+            | {"dataset": pictures, "methods": "vanilla", "results": tmp_path / "results"}
+            | options,
+            stream=stream,
+            checkpoints=tmp_path / "checkpoints",
+            progress=False,
+        )
+
+    return trained
+
+
+def scaled(ratio, **options):
+    return make_stream("scaled", epochs=6, learning_rate=1e-2, ratio=ratio, **options)
+
+
+def only(frame, **values):
+    for name, value in values.items():
+        frame = frame[frame[name] == value]
+    (row,) = frame.to_dict("records")
+    return row
+
+
+@pytest.mark.parametrize("reading", ["norm", "factor"])
+def test_the_ratio_one_leaves_the_parent_as_it_was(train, reading, tmp_path):
+    stream = scaled(1.0, reading=reading)
+    branch = train(stream)
+    parent = swrlib.load_records(tmp_path / "results", stream="single-task")
+    assert branch["epoch"].tolist() == list(range(7))
+    assert set(branch["parent"]) == set(parent["run"])
+    assert len(parent) == 7
+    last, after = only(parent, epoch=6), only(branch, epoch=0)
+    assert after["test_accuracy"] == last["test_accuracy"]
+    assert after["test_loss"] == pytest.approx(last["test_loss"], rel=1e-6)
+    assert only(branch, epoch=6)["test_loss"] != last["test_loss"]
+    assert list(only(branch, epoch=0)["weight_norms"]) == pytest.approx(
+        list(last["weight_norms"]), rel=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("reading", "expected"),
+    [
+        ("norm", lambda norms, initial: 0.3 * norms + 0.7 * initial),
+        ("factor", lambda norms, initial: 0.3 * norms),
+    ],
+)
+def test_the_row_of_epoch_0_is_the_scaled_network(train, reading, expected, tmp_path):
+    branch = train(scaled(0.3, reading=reading))
+    parent = swrlib.load_records(tmp_path / "results", stream="single-task")
+    initial, last = (np.array(only(parent, epoch=e)["weight_norms"]) for e in (0, 6))
+    after = np.array(only(branch, epoch=0)["weight_norms"])
+    np.testing.assert_allclose(after, expected(last, initial), rtol=1e-5)
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn", "cnn-bn"])
+def test_proportional_biases_keep_the_accuracy_and_others_do_not(train, model, tmp_path):
+    frames = {
+        biases: train(scaled(0.2, reading="factor", biases=biases), model=model)
+        for biases in ("proportional", "own-factor", "untouched")
+    }
+    parent = swrlib.load_records(tmp_path / "results", stream="single-task")
+    assert parent["run"].nunique() == 1  # one parent for all branches
+    accuracy = only(parent, epoch=6)["test_accuracy"]
+    assert accuracy > 0.4  # of three classes
+    after = {biases: only(frame, epoch=0) for biases, frame in frames.items()}
+    assert after["proportional"]["test_accuracy"] == pytest.approx(accuracy, abs=0.07)
+    if model != "cnn-bn":
+        assert after["proportional"]["test_accuracy"] == accuracy
+    losses = {round(row["test_loss"], 6) for row in after.values()}
+    assert len(losses) == 3  # three different networks
+    biases = {tuple(np.round(row["bias_norms"], 6)) for row in after.values()}
+    assert len(biases) == 3
+
+
+def test_a_lost_parent_is_trained_again_to_the_same_end(train, tmp_path):
+    stream = scaled(0.5)
+    first = train(stream)
+    states = list((tmp_path / "checkpoints").glob("*.final.pt"))
+    assert len(states) == 1
+    states[0].unlink()
+    other = train(scaled(0.4))
+    assert len(list((tmp_path / "checkpoints").glob("*.final.pt"))) == 1
+    assert set(other["parent"]) == set(first["parent"])
+    again = train(stream, results=tmp_path / "elsewhere")
+    columns = ["epoch", "train_loss", "test_loss", "test_accuracy"]
+    assert first[columns].equals(again[columns])
+
+
+def test_every_method_may_fine_tune_and_all_start_from_one_state(train):
+    frame = train(scaled(0.5), methods=["vanilla", "swr:0.1", "l2:1.0"], model="mlp")
+    start = frame[frame["epoch"] == 0]
+    assert len(start) == 3
+    assert start["test_loss"].nunique() == 1
+    assert frame[frame["epoch"] == 6]["test_loss"].nunique() == 3
+    assert frame["parent"].nunique() == 1
