@@ -34,6 +34,8 @@ def prepare_chapter(path: Path, title: str | None) -> nbformat.NotebookNode:
             if output.output_type == "error":
                 raise SystemExit(f"{path}: cell {number} ended in {output.ename}: {output.evalue}")
         cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.metadata.tags.append("hide-cell")  # papermill's, folded like the notebook's own
         for output in cell.outputs:
             for kind, details in output.get("metadata", {}).items():
                 if kind.startswith("image/") and "alt" in details:

@@ -53,14 +53,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; errors of the user are one sentence and the exit status 2."""
     given = vars(parser().parse_args(arguments))
     given.pop("command")
-    torch.set_num_threads(given.pop("threads"))
+    threads = given.pop("threads")
     try:
+        if threads < 1:
+            raise ValueError(f"threads is {threads}: a job needs at least 1")
+        torch.set_num_threads(threads)
         frame = training.train(**given)
-    except (ValueError, TypeError, FileNotFoundError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"swrlib: {error}", file=sys.stderr)
         return 2
     final = frame.sort_values("epoch").groupby("run").last()
-    summary = final.groupby(["method", "lam"], dropna=False)["test_accuracy"]
+    settings = ["method", "lam", "lam_features", "lam_classifier"]
+    summary = final.groupby(settings, dropna=False)["test_accuracy"]
     print(summary.agg(["mean", "std", "count"]).to_string())
     return 0
 

@@ -169,7 +169,7 @@ def load_dataset(name: str | os.PathLike[str], *, root: str | Path | None = None
         If the name is unknown; or if a file is truncated, has a wrong checksum or does not fit.
     FileNotFoundError
         If the data are absent and cannot be downloaded.
-    ImportError, RuntimeError
+    ImportError
         If a package that reads the data is missing, or does not fit the installed torch.
     """
     name = os.fspath(name)
@@ -211,7 +211,7 @@ def _import(module: str) -> Any:
             "`pip install swrlib[book]` brings it"
         ) from error
     except RuntimeError as error:  # torchvision's operators are missing from another build of torch
-        raise RuntimeError(
+        raise ImportError(
             f"{package} does not fit the installed torch {torch.__version__} ({error}), as when a "
             "CPU-only torch stands beside a CUDA torchvision: install the two together from one "
             "index with `pip install --force-reinstall torch torchvision`"

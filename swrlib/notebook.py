@@ -101,7 +101,7 @@ class Chapter:
             methods=self.methods(methods, name),
             seeds=self.seeds,
             scale=self.scale,
-            epochs=self.epochs,
+            epochs=self.epochs if isinstance(stream, str) else None,
             results=self.results,
             checkpoints=self.root / ".checkpoints",
             **options,

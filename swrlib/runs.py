@@ -7,6 +7,7 @@ one. Whether a run is missing is decided by its hash and by what was measured, n
 from __future__ import annotations
 
 import itertools
+import numbers
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -149,12 +150,22 @@ def resolve(
         raise ValueError(f"dtype is {dtype}: training needs a floating-point type")
     if isinstance(stream, str):
         stream = make_stream(stream, scale=scale, epochs=epochs)
+    elif epochs is not None:
+        raise ValueError("this stream has its epochs already: give epochs to make_stream instead")
     # Known data sets go by their names, so that looking for missing runs needs no data.
     known_name = str(dataset) in DATASETS
     name = str(dataset) if known_name else load_dataset(dataset, root=_path(root)).fingerprint
     chosen = [_method(m, name, model, stream.name, results) for m in _listed(methods)]
     seeds = [seeds] if isinstance(seeds, int) else list(seeds)
+    for seed in seeds:
+        whole = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
+        if not whole or not 0 <= seed < 2**31:
+            raise ValueError(f"the seed {seed!r} must be a whole number from 0 to 2147483647")
+    if not chosen or not seeds:
+        raise ValueError("nothing to train: give at least one method and one of the seeds")
+    # cuDNN's convolutions use TensorFloat-32 by default, matrix products only if asked.
     tf32 = device is not None and device.type == "cuda"
+    tf32 &= torch.get_float32_matmul_precision() != "highest" or torch.backends.cudnn.allow_tf32
     return [
         Run(
             dataset=name,
@@ -167,7 +178,7 @@ def resolve(
             batch_size=batch_size,
             optimizer_state=optimizer_state,
             dtype=str(dtype).removeprefix("torch."),
-            tf32=tf32 and torch.get_float32_matmul_precision() != "highest",
+            tf32=tf32,
         )
         for seed in seeds
         for method in chosen
@@ -193,6 +204,8 @@ def missing_jobs(jobs: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def missing(runs: Sequence[Run], results: Path, measure: tuple[str, ...] = ()) -> list[Run]:
     """Return the runs that the records lack; by hash and measures alone, never by file times."""
     by_hash = {run.hash: run for run in runs}
+    if results.exists() and not results.is_dir():
+        raise ValueError(f"the results {os.fspath(results)!r} must be a folder, but are a file")
     if not results.is_dir():
         return list(by_hash.values())
     lacking = set(records.missing_runs(by_hash, results, measures=measure))
@@ -274,9 +287,11 @@ def selected_lambda(
             found = records.load_records(folder, **wanted)
         except FileNotFoundError:
             continue
-        if len(found):
-            final = found.sort_values("epoch").groupby(["lam", "seed"])["test_accuracy"].last()
-            return float(final.groupby("lam").mean().idxmax())
+        final = found.sort_values("epoch").groupby(["lam", "seed"])["test_accuracy"].last()
+        over_seeds = final.groupby("lam").agg(["mean", "count"])
+        over_seeds = over_seeds[over_seeds["count"] > 1]
+        if len(over_seeds):
+            return float(over_seeds["mean"].idxmax())
     grid = ",".join(f"{method}:{lam:g}" for lam in paper.ADAMW_GRID).replace(",", " ")
     raise ValueError(
         f"λ of {method} for {measured} {model} {stream} has not been selected yet; make the "

@@ -116,7 +116,12 @@ def train(
     measure = checked_measures((measure,) if isinstance(measure, str) else tuple(measure))
     if measure and results is None:
         raise ValueError("measures are kept in a folder of records: name one with results=")
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise ValueError(f"unknown device {device!r}: give 'cpu' or 'cuda'") from error
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"there is no CUDA device here, so {device!r} cannot be used: give 'cpu'")
     runs = resolve(
         dataset=dataset,
         model=model,
@@ -135,7 +140,9 @@ def train(
         device=place,
     )
     with tempfile.TemporaryDirectory() as nowhere:
-        folder = Path(nowhere if results is None else results)
+        if results is None:
+            results = checkpoints = nowhere
+        folder = Path(results)
         jobs = cut_into_jobs(missing(runs, folder, measure), place)
         if jobs:
             data = load_dataset(dataset, root=None if root is None else Path(root))
@@ -546,7 +553,7 @@ class _Job:
     def _save_checkpoint(self) -> None:
         state = {
             "identity": self._identity(),
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),  # a plain string: read back without unpickling
             "position": [self.epoch, self.step],
             "active": self.active,
             "parameters": self.parameters,

@@ -158,7 +158,7 @@ def test_torchvision_of_another_torch_is_told(tmp_path):
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from swrlib.datasets import load_dataset\n"
         "try: load_dataset('mnist')\n"
-        "except RuntimeError as error: print(error)\n"
+        "except ImportError as error: print(error)\n"
     )
     ran = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
