@@ -151,8 +151,9 @@ def curves(
         epochs = table.columns.to_numpy()
         mean, half = mean_and_interval(table.to_numpy())
         color, marker = STYLE[method]
-        ax.plot(epochs, table.to_numpy().T, color=color, lw=0.5, alpha=0.35)
-        ax.fill_between(epochs, mean - half, mean + half, color=color, alpha=0.15, lw=0)
+        if len(epochs) <= 60:  # more would hide the means
+            ax.plot(epochs, table.to_numpy().T, color=color, lw=0.5, alpha=0.35)
+        ax.fill_between(epochs, mean - half, mean + half, color=color, alpha=0.12, lw=0)
         every = max(1, len(epochs) // 8)
         ax.plot(
             epochs,

@@ -271,34 +271,31 @@ def cells_table(cells: pd.DataFrame) -> None:
             return "–"
         return f"{100 * mean:.2f} ± {100 * sd:.2f} ({n})" if n > 1 else f"{100 * mean:.2f} (1)"
 
-    rows = []
+    run: list[str] = []
+    waiting: list[str] = []
     for row in cells.itertuples():
-        setting = f"{paper.label(row.dataset)} {paper.label(row.model)}"
         interval = "–"
         if pd.notna(row.low):
             interval = f"{100 * row.difference:+.2f} [{100 * row.low:+.2f}, {100 * row.high:+.2f}]"
-        rows.append(
-            "<tr>"
-            f"<td>{html.escape(setting)}</td><td>{html.escape(paper.label(row.method))}</td>"
-            f"<td>{accuracy(row.ours_mean, row.ours_sd, row.n)}</td>"
-            f"<td>{accuracy(row.paper_mean, row.paper_sd, row.paper_n)}</td>"
-            f"<td>{interval}</td><td>{badge(row.verdict)}</td></tr>"
-        )
-    head = (
-        "setting",
-        "method",
-        "ours, % (n)",
-        "paper, % (n)",
-        "difference, points [95%]",
-        "verdict",
-    )
-    show_html(
-        '<div class="table-container"><table class="dataframe cells"><thead><tr>'
-        + "".join(f"<th>{name}</th>" for name in head)
-        + "</tr></thead><tbody>"
-        + "".join(rows)
-        + "</tbody></table></div>"
-    )
+        fields = [
+            html.escape(f"{paper.label(row.dataset)} {paper.label(row.model)}"),
+            html.escape(paper.label(row.method)),
+            badge(row.verdict),
+            accuracy(row.ours_mean, row.ours_sd, row.n),
+            accuracy(row.paper_mean, row.paper_sd, row.paper_n),
+            interval,
+        ]
+        line = "<tr>" + "".join(f"<td>{field}</td>" for field in fields) + "</tr>"
+        (run if row.n else waiting).append(line)
+    names = ("setting", "method", "verdict", "ours, % (n)", "paper, % (n)", "difference [95%]")
+    head = "<tr>" + "".join(f"<th>{name}</th>" for name in names) + "</tr>"
+
+    def table(lines: list[str]) -> str:
+        start = '<div class="table-container"><table class="dataframe cells"><thead>'
+        return f"{start}{head}</thead><tbody>{''.join(lines)}</tbody></table></div>"
+
+    rest = _folded(f"{len(waiting)} cells not run yet", table(waiting)) if waiting else ""
+    show_html((table(run) if run else "") + rest)
 
 
 def provenance_table(frame: pd.DataFrame) -> None:
