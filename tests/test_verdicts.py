@@ -11,7 +11,7 @@ from scipy import stats
 
 from swrlib import paper, verdicts
 from swrlib.paper import Accuracy, Claim, find_claim
-from swrlib.records import COLUMNS
+from swrlib.records import COLUMNS, load_records
 from swrlib.verdicts import (
     cell_verdict,
     comparable_verdict,
@@ -552,3 +552,19 @@ def test_no_difference_is_called_one_in_five_percent_of_draws():
     found = [ordering_verdict(*bounds, 0.5) for bounds in zip(*interval[1:], strict=True)]
     wrong = np.isin(found, ["reproduced", "reversed"]).mean()
     assert wrong == pytest.approx(0.05, abs=0.004)
+
+
+def test_swapping_vanilla_and_swr_in_the_committed_records_changes_verdicts(root):
+    records = load_records(root / "results", scale="paper", split="all")
+    vanilla, swr = records["method"] == "vanilla", records["method"] == "swr"
+    swapped = records.copy()
+    swapped.loc[vanilla, "method"], swapped.loc[swr, "method"] = "swr", "vanilla"
+    # λ goes with the label, else the runs would not count as the paper's.
+    swapped.loc[vanilla, ["lam", "lam_features", "lam_classifier"]] = 1e-4
+    swapped.loc[swr, ["lam", "lam_features", "lam_classifier"]] = np.nan
+
+    def labels(frame):
+        return {claim.id: judge_claim(claim, frame).label for claim in paper.CLAIMS}
+
+    before, after = labels(records), labels(swapped)
+    assert any(before[claim] != after[claim] for claim in before), before
