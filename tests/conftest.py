@@ -36,3 +36,13 @@ def chapters() -> Path:
     if not any(folder.glob("*.ipynb")):
         pytest.skip("no chapter was executed yet: `make book` does it")
     return folder
+
+
+@pytest.fixture(scope="module")
+def shell():
+    """Return an IPython shell, so that what is displayed can be captured."""
+    from IPython.core.interactiveshell import InteractiveShell
+    from traitlets.config import Config
+
+    yield InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))
+    InteractiveShell.clear_instance()

@@ -1,0 +1,173 @@
+"""The pictures: what they show is what the records hold, and they say it in words too."""
+
+import base64
+import re
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import numpy as np
+import pandas as pd
+import pytest
+from IPython.utils.capture import capture_output
+from scipy import stats
+
+from swrlib import figures, make_stream, notebook, train
+from swrlib.paper import LABELS
+from swrlib.verdicts import final_accuracy
+
+pytestmark = pytest.mark.usefixtures("shell")
+METHODS = ["vanilla", "swr", "l2", "full-reset", "adamw:1e-2"]
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    return tmp_path_factory.mktemp("kept")
+
+
+@pytest.fixture(scope="module")
+def records(kept):
+    return train(
+        dataset="mnist-5k",
+        model="mlp",
+        stream="warm-start",
+        methods=METHODS,
+        seeds=[0, 1],
+        epochs=1,
+        results=kept / "records",
+        checkpoints=kept / "checkpoints",
+        progress=False,
+    )
+
+
+def lines(axes) -> dict[str, np.ndarray]:
+    return {line.get_label(): line.get_ydata() for line in axes.get_lines()}
+
+
+def test_every_method_has_its_own_colour_and_marker():
+    assert len({marker for _, marker in figures.STYLE.values()}) == len(figures.STYLE)
+    assert len({tuple(color) for color, _ in figures.STYLE.values()}) == len(figures.STYLE)
+
+
+def test_intervals_are_students(records):
+    values = np.random.default_rng(0).normal(size=(5, 3))
+    mean, half = figures.mean_and_interval(values)
+    for column in range(3):
+        low, high = stats.ttest_1samp(values[:, column], 0).confidence_interval()
+        assert (mean - half)[column] == pytest.approx(low)
+        assert (mean + half)[column] == pytest.approx(high)
+    assert np.isnan(figures.mean_and_interval(values[:1])[1]).all()
+
+
+def test_curves_are_the_means_over_seeds(records):
+    figure = figures.curves(records)
+    shown = lines(figure.axes[0])
+    for method in ("vanilla", "swr"):
+        mean = records[records["method"] == method].groupby("epoch")["test_accuracy"].mean()
+        assert shown[LABELS[method]] == pytest.approx(mean.to_numpy())
+
+
+def test_the_course_says_who_ended_where(records):
+    figure, sentence = figures.course(records)
+    ends = final_accuracy(records).groupby("method")["test_accuracy"].mean()
+    assert f"{LABELS[ends.idxmax()]} ends highest with {100 * ends.max():.1f}%" in sentence
+    assert "quick scale" not in sentence and "custom" in figure.axes[0].get_title()
+
+
+def test_final_accuracies_and_their_differences(records):
+    finals = final_accuracy(records).pivot_table(
+        index="seed", columns="method", values="test_accuracy"
+    )
+    points = np.concatenate([line.get_xdata() for line in figures.finals(records).axes[0].lines])
+    assert set(finals.to_numpy().ravel().round(6)) <= set(np.round(points.astype(float), 6))
+    figure = figures.paired_differences(records)
+    points = np.concatenate([line.get_xdata() for line in figure.axes[0].lines])
+    gaps = 100 * (finals["swr"] - finals["vanilla"])
+    assert set(gaps.round(6)) <= set(np.round(points.astype(float), 6))
+
+
+def test_drops_compare_the_first_epoch_of_a_stage_with_the_last_before(records):
+    changes = figures.changes_of_data(records)
+    one = records[(records["method"] == "full-reset") & (records["seed"] == 0)]
+    accuracy = one.set_index("epoch")["test_accuracy"]
+    row = changes[(changes["method"] == "full-reset") & (changes["seed"] == 0)].iloc[0]
+    assert row["drop"] == pytest.approx(accuracy[2] - accuracy[1])
+    assert row["train_accuracy"] == pytest.approx(one["train_accuracy"].iloc[-1])
+    figure, sentence = figures.drops(changes)
+    assert len(figure.axes) == 2 and "points on average" in sentence
+
+
+def test_finals_beside_the_paper_draw_its_bands_at_paper_scale_alone(records):
+    records = records[records["stage"] == 1].assign(stream="single-task")
+    own, _ = figures.finals_beside_paper(records, 1)
+    theirs, sentence = figures.finals_beside_paper(
+        records.assign(scale="paper", dataset="mnist"), 1
+    )
+    assert not own.axes[0].patches and len(theirs.axes[0].patches) == 3
+    assert "MNIST, MLP (paper scale)" in sentence
+
+
+def test_weight_norms_and_their_sentence(records):
+    figure = figures.weight_norms(records, ["a", "b", "c"])
+    assert [axes.get_title() for axes in figure.axes] == ["a", "b", "c"]
+    known = records[records["weight_norms"].notna() & (records["method"] == "swr")]
+    ratio = known.groupby("run")["weight_norms"].agg(lambda n: n.iloc[-1][0] / n.iloc[0][0]).mean()
+    assert f"{LABELS['swr']} the first layer's ends at {ratio:.2f}" in figures.growth_sentence(
+        records
+    )
+
+
+def test_figure_1_is_drawn_and_judged_from_scaled_runs(kept):
+    for ratio in (1.0, 0.0):
+        for biases in ("proportional", "untouched"):
+            rows = train(
+                dataset="mnist-5k",
+                model="mlp",
+                methods="vanilla",
+                seeds=[0, 1, 2],
+                stream=make_stream("scaled", ratio=ratio, biases=biases, epochs=1),
+                results=kept / "scaled",
+                checkpoints=kept / "checkpoints",
+                progress=False,
+            )
+    from swrlib import load_records
+
+    rows = notebook.scaled_runs(load_records(kept / "scaled", stream="scaled"), kept / "scaled")
+    assert len(rows) == 12
+    along = rows[rows["biases"] == "proportional"]
+    assert along["after"].to_numpy() == pytest.approx(along["trained"].to_numpy(), abs=0.002)
+    figure, sentence = figures.scaling(rows)
+    assert len(figure.axes) == 2 and "ratio 0" in sentence
+    with capture_output() as shown:
+        verdicts = notebook.judge_scaling(notebook.Chapter({}), rows)
+    assert len(verdicts) == 3
+    assert any("own runs" in output.data.get("text/html", "") for output in shown.outputs)
+
+
+def test_norm_courses_and_lambdas():
+    norms = pd.DataFrame({"a": [1.0, 2.0, 3.0], "b": [2.0, 2.0, 2.0]})
+    figure, sentence = figures.norm_courses(norms, norms / 2 + 0.5, 1e-2)
+    assert "3.00" in sentence and "λ = 0.01" in sentence
+    assert figure.axes[0].get_lines()[0].get_ydata() == pytest.approx([1, 2, 3])
+
+
+@pytest.mark.parametrize("cloud", [False, True])
+def test_pictures_carry_their_alternative_text_and_do_not_change(records, cloud):
+    kind = "image/png" if cloud else "image/svg+xml"
+    pictures = []
+    figures.use_style()
+    for _ in range(2):
+        with capture_output() as shown:
+            figures.show(figures.curves(records), "what it says", cloud=cloud)
+        (output,) = shown.outputs
+        assert output.metadata[kind]["alt"] == "what it says"
+        pictures.append(output.data[kind])
+    assert pictures[0] == pictures[1]
+
+
+def test_a_picture_as_html_escapes_its_text(records):
+    image = figures.as_html(figures.curves(records), 'a "quoted" <word>')
+    assert "a &quot;quoted&quot; &lt;word&gt;" in image
+    data = re.search(r"base64,([^\"]+)", image).group(1)
+    assert b"<svg" in base64.b64decode(data)

@@ -1,0 +1,137 @@
+"""What every chapter begins and ends with: parameters refused or resolved, badges, tables, tabs."""
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import pandas as pd
+import pytest
+from IPython.utils.capture import capture_output
+
+from swrlib import notebook, paper, train, verdicts
+
+pytestmark = pytest.mark.usefixtures("shell")
+GOOD = {"dataset": "mnist-5k", "model": "mlp", "scale": "quick", "seeds": 2, "epochs": 1}
+
+
+def shown(function, *arguments, **options) -> str:
+    with capture_output() as captured:
+        function(*arguments, **options)
+    return " ".join(output.data.get("text/html", "") for output in captured.outputs)
+
+
+@pytest.fixture(scope="module")
+def chapter(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("records")
+    chapter = notebook.Chapter(GOOD | {"results": str(folder)})
+    chapter.root = folder
+    return chapter
+
+
+@pytest.fixture(scope="module")
+def records(chapter):
+    return chapter.train("single-task", ["vanilla", "swr", "l2", "adamw"])
+
+
+def test_parameters_are_resolved_and_stamped():
+    text = shown(notebook.begin, GOOD | {"pd": pd, "_x": 1}, *GOOD)
+    assert "dataset = mnist-5k" in text and "torch" in text
+    with capture_output():
+        chapter = notebook.begin(GOOD, *GOOD)
+    assert chapter.seeds == [0, 1] and chapter.epochs == 1
+    assert chapter.results.name == "records"
+
+
+@pytest.mark.parametrize(
+    "wrong, words",
+    [
+        ({"datset": "mnist"}, ["datset", "dataset"]),
+        ({"dataset": "mnist-5kk"}, ["mnist-5kk", "'mnist-5k'"]),
+        ({"model": "cnn_bn"}, ["cnn_bn", "'cnn-bn'"]),
+        ({"scale": "papr"}, ["papr", "'paper'"]),
+        ({"seeds": 0}, ["seeds is 0"]),
+        ({"seeds": True}, ["seeds is True"]),
+        ({"epochs": 1.5}, ["epochs is 1.5"]),
+    ],
+)
+def test_a_wrong_parameter_is_refused_in_a_sentence(wrong, words):
+    with pytest.raises(ValueError) as caught:
+        notebook.begin(GOOD | wrong, *GOOD)
+    assert all(word in str(caught.value) for word in words)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name, value", [("access", "ful"), ("decay", "yes"), ("results", 3), ("stream", "warm")]
+)
+def test_a_chapters_own_parameters_are_checked_too(name, value):
+    with pytest.raises(ValueError, match=str(value)):
+        notebook.begin(GOOD | {name: value}, *GOOD, name)
+
+
+def test_a_lambda_that_is_borrowed_is_said(capsys):
+    chapter = notebook.Chapter({"dataset": "cifar10", "model": "mlp"})
+    assert chapter.methods(["vanilla", "swr"], "warm-start") == ["vanilla", "swr:0.0001"]
+    assert "the paper's for MNIST" in capsys.readouterr().out
+    chapter = notebook.Chapter({"dataset": "mnist-5k", "model": "mlp"})
+    assert chapter.methods(["swr"], "warm-start") == ["swr"]
+    chapter = notebook.Chapter({"dataset": "cifar10", "model": "cnn-bn"})
+    assert chapter.methods(["swr"], "single-task") == ["swr:0.0001,0.1"]
+
+
+def test_badges_say_their_word():
+    for verdict in ("reproduced", "not reproduced", verdicts.QUICK, "slightly higher by 0.1"):
+        assert verdict in notebook.badge(verdict)
+    assert "verdict-not-reproduced" in notebook.badge("not reproduced")
+    assert "verdict-quick" in notebook.badge(verdicts.QUICK)
+
+
+def test_the_banner_judges_and_folds_what_was_not_run(chapter, records):
+    text = shown(
+        notebook.judge, chapter, "generalization-best", "generalization-vgg", quick=records
+    )
+    claim = paper.find_claim("generalization-best")
+    assert claim.place in text
+    assert "not run at paper scale yet" in text and "no verdict on the paper" in text
+    assert "verdict-reproduced" not in text.split("This page's own runs")[1]
+
+
+def test_cells_show_the_verdict_and_fold_what_was_not_run(chapter):
+    committed = chapter.paper_records("single-task")
+    text = shown(notebook.cells_table, verdicts.table_cells(committed, 1))
+    assert "cells not run yet" in text and "MNIST MLP" in text and 'class="verdict' in text
+    assert "committed" not in text
+    assert "vanilla" in shown(notebook.cells_table, verdicts.table_cells(committed[:0], 1))
+
+
+def test_provenance_counts_the_runs(chapter):
+    committed = chapter.paper_records("single-task", method="swr")
+    text = shown(notebook.provenance_table, committed)
+    assert "commit" in text and committed["run"].nunique() == 5 and "runs" in text
+    assert "make paper" in shown(notebook.provenance_table, committed[:0])
+
+
+def test_tabs_need_no_program():
+    text = shown(notebook.panels, {"a <b>": "first", "c": "second"})
+    assert text.count('type="radio"') == 2 and text.count(" checked") == 1
+    assert "a &lt;b&gt;" in text and "<script" not in text
+
+
+def test_methods_can_be_explored(records):
+    text = shown(notebook.explore_methods, records)
+    assert text.count("<img") == records["method"].nunique() - 1
+
+
+def test_chapters_keep_their_records(chapter, records):
+    again = train(
+        dataset="mnist-5k",
+        model="mlp",
+        stream="single-task",
+        methods="swr",
+        seeds=[0, 1],
+        epochs=1,
+        results=chapter.results,
+        progress=False,
+    )
+    assert set(again["run"]) <= set(records["run"])
+    assert len(list(chapter.results.glob("*.parquet"))) == 2
