@@ -184,25 +184,22 @@ def curves(
     return ax.get_figure()  # type: ignore[return-value]
 
 
+def _seeds_and_mean(ax: Axes, row: int, method: str, values: pd.Series) -> None:
+    """Draw a point a seed in a row, and the mean with its t interval just above them."""
+    color, marker = STYLE[method]
+    mean, half = mean_and_interval(values.to_numpy())
+    points = {"color": color, "marker": marker}
+    ax.plot(values, np.full(len(values), row) + 0.18, ls="", alpha=0.5, ms=5, **points)
+    ax.errorbar(mean, row - 0.12, xerr=half, capsize=3, ms=7, **points)
+
+
 def finals(records: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
     """Draw the final test accuracies: a point a seed, the mean with its t interval beside them."""
     ax = ax or plt.subplots(figsize=(7.2, 3.2))[1]
     table = final_accuracy(records)
     methods = [m for m in STYLE if m in set(table["method"])]
     for row, method in enumerate(methods):
-        color, marker = STYLE[method]
-        values = table[table["method"] == method]["test_accuracy"].to_numpy()
-        mean, half = mean_and_interval(values)
-        ax.plot(
-            values,
-            np.full(len(values), row) + 0.18,
-            ls="",
-            marker=marker,
-            color=color,
-            alpha=0.5,
-            ms=5,
-        )
-        ax.errorbar(mean, row - 0.12, xerr=half, color=color, marker=marker, capsize=3, ms=7)
+        _seeds_and_mean(ax, row, method, table[table["method"] == method]["test_accuracy"])
     ax.set(yticks=range(len(methods)), yticklabels=[paper.label(m) for m in methods])
     ax.set(xlabel="final test accuracy", ylim=(len(methods) - 0.5, -0.5))
     return ax.get_figure()  # type: ignore[return-value]
@@ -245,19 +242,7 @@ def paired_differences(
     chosen = [m for m in (methods or STYLE) if m in table and m != against]
     figure, ax = plt.subplots(figsize=(7.2, 0.5 * len(chosen) + 1.2))
     for row, method in enumerate(chosen):
-        color, marker = STYLE[method]
-        values = 100 * (table[method] - table[against]).dropna().to_numpy()
-        mean, half = mean_and_interval(values)
-        ax.plot(
-            values,
-            np.full(len(values), row) + 0.18,
-            ls="",
-            marker=marker,
-            color=color,
-            alpha=0.5,
-            ms=5,
-        )
-        ax.errorbar(mean, row - 0.12, xerr=half, color=color, marker=marker, capsize=3, ms=7)
+        _seeds_and_mean(ax, row, method, 100 * (table[method] - table[against]).dropna())
     ax.axvline(0, color="0.35", lw=1, ls="--")
     ax.set(yticks=range(len(chosen)), yticklabels=[paper.label(m) for m in chosen])
     ax.set(ylim=(len(chosen) - 0.5, -0.5))

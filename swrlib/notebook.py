@@ -437,28 +437,23 @@ def scaling_verdicts(rows: pd.DataFrame) -> list[Verdict]:
     ]
 
 
-_WORST_FIRST = (
-    verdicts.REVERSED,
-    verdicts.NOT_REPRODUCED,
-    verdicts.TOO_FEW_SEEDS,
-    verdicts.UNDECIDED,
-    verdicts.REPRODUCED,
-)
-
-
 def _scaling_verdict(id: str, rows: pd.DataFrame, higher: str, lower: str) -> Verdict:
     claim = paper.find_claim(id)
     worst: dict[str, tuple[int, float, str, str]] = {}
     for (reading, biases, ratio), group in rows.groupby(["reading", "biases", "ratio"]):
         verdict, distance, text = _scaling_case(claim, group, higher, lower)
-        severity = _WORST_FIRST.index(verdict) if verdict in _WORST_FIRST else len(_WORST_FIRST)
-        case = (severity, distance, verdict, f"ratio {ratio:g}, biases {biases}, {text}")
+        case = (
+            verdicts.severity(verdict),
+            distance,
+            verdict,
+            f"ratio {ratio:g}, biases {biases}, {text}",
+        )
         worst[reading] = min(case, worst.get(reading, case))
     found = {verdict for _, _, verdict, _ in worst.values()} or {verdicts.NOT_RUN}
     label = found.pop() if len(found) == 1 else verdicts.MIXED
     detail = "; ".join(
         f"reading “{reading}”, worst case: {text}"
-        + (f": {verdict}" if verdict in _WORST_FIRST else "")
+        + ("" if verdict in (verdicts.QUICK, verdicts.CUSTOM, verdicts.OUTSIDE) else f": {verdict}")
         for reading, (_, _, verdict, text) in worst.items()
     )
     return Verdict(claim, label, label, f"{detail}." if detail else "", verdicts.NOT_PRINTED)
