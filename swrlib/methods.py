@@ -1,9 +1,9 @@
 """The methods that the paper compares: one small class each, acting on many runs at once.
 
 A method holds its λ and says what it does to the gradients, before and after a step, at a change of
-data and at a decay of the learning rate. It acts on `Rows`: runs of one kind of method that train
-side by side, their parameters the rows of one matrix and their λ a column, so that a penalty is one
-operation and its gradient needs no autograd.
+data and at a decay of the learning rate. It acts on `Replicas`: runs of one kind of method that
+train side by side, each parameter a tensor with a leading axis of runs and λ a vector over them, so
+that a penalty's gradient is one operation and needs no autograd.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from swrlib.layers import Network, nearest
@@ -27,64 +26,71 @@ from swrlib.rescaling import (
 
 
 @dataclass
-class Rows:
+class Replicas:
     """Runs that train side by side under one method.
 
     Attributes
     ----------
-    parameters, gradients : torch.Tensor
-        [runs, entries]: all parameters of a run in one row, and their gradients.
-    initial : torch.Tensor
-        [1, entries]: θ_0, which all runs of a seed share.
-    classifier : torch.Tensor
-        bool [1, entries]: which entries belong to the classifier.
+    count : int
+        How many runs.
+    parameters : list of torch.Tensor
+        [runs, *shape] each: the model's parameters in their order.
+    gradients : callable
+        gradients() → list of torch.Tensor: theirs, as they are in this step.
+    initial : list of torch.Tensor
+        [1, *shape] each: θ_0, which all runs of a seed share.
+    in_classifier : list of bool
+        Which parameters belong to the classifier.
     values : dict of str to torch.Tensor
-        The methods' λ's by field, [runs, 1].
+        The methods' λ's by field, [runs].
     network : Network
         The traced model.
     owners : list of (str, bool)
         For each layer's tensor in a run, the layer's name and whether the tensor is its bias.
     tensors : list of torch.Tensor
         Views of these tensors in ``parameters``: those of the first run, of the second, …
+    learning_rate : torch.Tensor
+        Of the coming step; no dimensions.
     fresh : callable
-        fresh(purpose) → [1, entries]: newly drawn parameters from the seed's own generator.
+        fresh(purpose) → list like ``initial``: newly drawn from the seed's own generator.
     reinitialize : callable
         reinitialize(purpose): new parameters and buffers, and a new Adam, for these runs.
-    learning_rate : float
-        Of the coming step.
     memory : dict of str to torch.Tensor
-        What a method keeps between steps; part of a checkpoint.
+        What a method keeps between steps, [runs, …] each; part of a checkpoint.
+    fixed : dict of str to torch.Tensor
+        What it computed once, at the start.
     """
 
-    parameters: Tensor
-    gradients: Tensor
-    initial: Tensor
-    classifier: Tensor
+    count: int
+    parameters: list[Tensor]
+    gradients: Callable[[], list[Tensor]]
+    initial: list[Tensor]
+    in_classifier: list[bool]
     values: dict[str, Tensor]
     network: Network
     owners: list[tuple[str, bool]]
     tensors: list[Tensor]
-    fresh: Callable[[str], Tensor]
+    learning_rate: Tensor
+    fresh: Callable[[str], list[Tensor]]
     reinitialize: Callable[[str], None]
-    learning_rate: float = 0.0
     memory: dict[str, Tensor] = field(default_factory=dict)
+    fixed: dict[str, Tensor] = field(default_factory=dict)
 
-    @property
-    def weights(self) -> list[Tensor]:
-        """The weights among ``tensors``, in their order."""
-        runs = len(self.parameters)
-        return [
-            t for t, (_, bias) in zip(self.tensors, self.owners * runs, strict=True) if not bias
-        ]
-
-    @property
-    def weighted(self) -> list[str]:
-        """The names of the layers that have a weight."""
-        return [name for name, bias in self.owners if not bias]
+    def __post_init__(self) -> None:
+        pairs = list(zip(self.tensors, self.owners * self.count, strict=True))
+        #: The weights among ``tensors``, in their order.
+        self.weights = [tensor for tensor, (_, bias) in pairs if not bias]
+        #: The names of the layers that have a weight.
+        self.weighted = [name for name, bias in self.owners if not bias]
 
     def weight_norms(self) -> Tensor:
         """Return ‖W_l‖, [runs, layers that have a weight]."""
-        return multi_tensor_norms(self.weights).view(len(self.parameters), -1)
+        return multi_tensor_norms(self.weights).view(self.count, -1)
+
+    def lam(self) -> list[Tensor]:
+        """Return λ for each parameter, [runs, 1, …], so that it multiplies the parameter."""
+        lam = self.values["lam"]
+        return [lam.view(-1, *(1,) * (p.dim() - 1)) for p in self.parameters]
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,8 @@ class Method:
     name: ClassVar[str]
     #: Fields whose values differ between runs that are handled together.
     stacked: ClassVar[tuple[str, ...]] = ("lam",)
+    #: Whether single runs get a new Adam at a change of data.
+    new_optimizer: ClassVar[bool] = False
 
     def configuration(self) -> dict[str, Any]:
         """Return what is hashed: the name and every option."""
@@ -119,22 +127,22 @@ class Method:
             *(getattr(self, f.name) for f in fields(self) if f.name not in self.stacked),
         )
 
-    def start(self, rows: Rows) -> None:
+    def start(self, replicas: Replicas) -> None:
         """Take note of what is needed later; called once, before the first step."""
 
-    def gradients_(self, rows: Rows) -> None:
+    def gradients_(self, replicas: Replicas) -> None:
         """Add the penalty's gradient to that of the loss."""
 
-    def before_step_(self, rows: Rows) -> None:
+    def before_step_(self, replicas: Replicas) -> None:
         """Act before the optimizer's step."""
 
-    def after_step_(self, rows: Rows) -> None:
+    def after_step_(self, replicas: Replicas) -> None:
         """Act after the optimizer's step."""
 
-    def change_(self, rows: Rows, stage: int) -> None:
+    def change_(self, replicas: Replicas, stage: int) -> None:
         """Act when the data change, before the first step of a stage (counted from 1)."""
 
-    def decay_(self, rows: Rows) -> None:
+    def decay_(self, replicas: Replicas) -> None:
         """Act when the learning rate falls within a stage."""
 
 
@@ -164,9 +172,12 @@ class L2(_Penalty):
 
     name: ClassVar[str] = "l2"
 
-    def gradients_(self, rows: Rows) -> None:
+    def gradients_(self, replicas: Replicas) -> None:
         """Add λθ."""
-        rows.gradients.addcmul_(rows.parameters, rows.values["lam"])
+        for gradient, parameter, lam in zip(
+            replicas.gradients(), replicas.parameters, replicas.lam(), strict=True
+        ):
+            gradient.addcmul_(parameter, lam)
 
 
 @dataclass(frozen=True)
@@ -175,9 +186,12 @@ class L2Init(_Penalty):
 
     name: ClassVar[str] = "l2-init"
 
-    def gradients_(self, rows: Rows) -> None:
+    def gradients_(self, replicas: Replicas) -> None:
         """Add λ(θ − θ_0)."""
-        rows.gradients.addcmul_(rows.parameters - rows.initial, rows.values["lam"])
+        for gradient, parameter, initial, lam in zip(
+            replicas.gradients(), replicas.parameters, replicas.initial, replicas.lam(), strict=True
+        ):
+            gradient.addcmul_(parameter - initial, lam)
 
 
 @dataclass(frozen=True)
@@ -186,9 +200,10 @@ class AdamW(_Penalty):
 
     name: ClassVar[str] = "adamw"
 
-    def before_step_(self, rows: Rows) -> None:
+    def before_step_(self, replicas: Replicas) -> None:
         """Scale by 1 − lr·λ, as torch does before Adam's update."""
-        rows.parameters.mul_(1 - rows.learning_rate * rows.values["lam"])
+        for parameter, lam in zip(replicas.parameters, replicas.lam(), strict=True):
+            parameter.mul_(1 - replicas.learning_rate * lam)
 
 
 @dataclass(frozen=True)
@@ -201,9 +216,12 @@ class ShrinkPerturb(Method):
     def __post_init__(self) -> None:
         object.__setattr__(self, "lam", checked_lambda(self.lam, "λ of shrink-perturb"))
 
-    def change_(self, rows: Rows, stage: int) -> None:
+    def change_(self, replicas: Replicas, stage: int) -> None:
         """Move toward the initial parameters."""
-        rows.parameters.lerp_(rows.initial.expand_as(rows.parameters), rows.values["lam"])
+        for parameter, initial, lam in zip(
+            replicas.parameters, replicas.initial, replicas.lam(), strict=True
+        ):
+            parameter.lerp_(initial.expand_as(parameter), lam)
 
 
 @dataclass(frozen=True)
@@ -219,10 +237,14 @@ class HeadReset(Method):
     to_initial: bool = False
     name: ClassVar[str] = "head-reset"
 
-    def change_(self, rows: Rows, stage: int) -> None:
+    def change_(self, replicas: Replicas, stage: int) -> None:
         """Replace the classifier."""
-        new = rows.initial if self.to_initial else rows.fresh(f"change {stage}")
-        rows.parameters.copy_(torch.where(rows.classifier, new, rows.parameters))
+        new = replicas.initial if self.to_initial else replicas.fresh(f"change {stage}")
+        for parameter, value, belongs in zip(
+            replicas.parameters, new, replicas.in_classifier, strict=True
+        ):
+            if belongs:
+                parameter.copy_(value.expand_as(parameter))
 
 
 @dataclass(frozen=True)
@@ -230,10 +252,11 @@ class FullReset(Method):
     """A new network and a new Adam at each change of data: training from scratch."""
 
     name: ClassVar[str] = "full-reset"
+    new_optimizer: ClassVar[bool] = True
 
-    def change_(self, rows: Rows, stage: int) -> None:
+    def change_(self, replicas: Replicas, stage: int) -> None:
         """Start over."""
-        rows.reinitialize(f"change {stage}")
+        replicas.reinitialize(f"change {stage}")
 
 
 @dataclass(frozen=True)
@@ -269,23 +292,28 @@ class SWR(Method):
         if self.lam_features == self.lam_classifier:
             object.__setattr__(self, "lam", self.lam_features)
 
-    def start(self, rows: Rows) -> None:
+    def start(self, replicas: Replicas) -> None:
         """Note the norms to return to, λ per layer, and which factors enter which tensor."""
-        products = membership(rows.network, self.variant)
-        members = [products[name] if bias else {name} for name, bias in rows.owners]
-        norms = rows.weight_norms()
-        groups = {layer.name: layer.group for layer in rows.network.layers}
-        classifier = norms.new_tensor([groups[name] == "classifier" for name in rows.weighted])
-        features, head = rows.values["lam_features"], rows.values["lam_classifier"]
-        rows.memory["targets"] = norms
-        rows.memory["lam"] = features + classifier * (head - features)
-        rows.memory["members"] = membership_mask(members, rows.weighted).to(norms.device)
+        products = membership(replicas.network, self.variant)
+        members = [products[name] if bias else {name} for name, bias in replicas.owners]
+        norms = replicas.weight_norms()
+        groups = {layer.name: layer.group for layer in replicas.network.layers}
+        classifier = norms.new_tensor([groups[n] == "classifier" for n in replicas.weighted])
+        features, head = (
+            replicas.values[name].unsqueeze(1) for name in ("lam_features", "lam_classifier")
+        )
+        replicas.memory["targets"] = norms
+        replicas.fixed["lam"] = features + classifier * (head - features)
+        replicas.fixed["members"] = membership_mask(members, replicas.weighted).to(norms.device)
 
-    def after_step_(self, rows: Rows) -> None:
+    def after_step_(self, replicas: Replicas) -> None:
         """Rescale."""
-        memory = rows.memory
         rescale_tensors_(
-            rows.weights, rows.tensors, memory["members"], memory["targets"], memory["lam"]
+            replicas.weights,
+            replicas.tensors,
+            replicas.fixed["members"],
+            replicas.memory["targets"],
+            replicas.fixed["lam"],
         )
 
 
@@ -302,14 +330,14 @@ class SWRReinit(SWR):
     at_changes: bool = False
     name: ClassVar[str] = "swr-reinit"
 
-    def decay_(self, rows: Rows) -> None:
+    def decay_(self, replicas: Replicas) -> None:
         """Take the present norms as n_l."""
-        rows.memory["targets"] = rows.weight_norms()
+        replicas.memory["targets"].copy_(replicas.weight_norms())
 
-    def change_(self, rows: Rows, stage: int) -> None:
+    def change_(self, replicas: Replicas, stage: int) -> None:
         """Take the present norms as n_l, if asked."""
         if self.at_changes:
-            self.decay_(rows)
+            self.decay_(replicas)
 
 
 METHODS: dict[str, type[Method]] = {

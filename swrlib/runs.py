@@ -23,8 +23,10 @@ from swrlib.methods import METHODS, Method, Vanilla, make_method
 from swrlib.models import MODELS
 from swrlib.streams import Stream, make_stream
 
-#: Raised by hand when a change alters results: then all runs count as new.
+#: Raised by hand when a change alters results by more than the order of rounding (which differs
+#: between processors, too): then all runs count as new.
 NUMERICS = 1
+DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 SPLITS = ("all", "selection")
 OPTIMIZER_STATES = ("kept", "new")
 
@@ -134,7 +136,7 @@ def resolve(
     optimizer_state: str = "kept",
     options: Mapping[str, Any] | None = None,
     root: str | os.PathLike[str] | None = None,
-    device: torch.device | None = None,
+    tf32: bool = False,
 ) -> list[Run]:
     """Resolve what is asked for into runs, one per method and seed; parameters as for `train`."""
     for what, value, known in (
@@ -146,8 +148,8 @@ def resolve(
             raise ValueError(f"unknown {what} {value!r}: {nearest(value, known)}")
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size is {batch_size!r}: it must be a whole number from 1 on")
-    if not dtype.is_floating_point:
-        raise ValueError(f"dtype is {dtype}: training needs a floating-point type")
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype}: {nearest(dtype, map(str, DTYPES))}")
     if isinstance(stream, str):
         stream = make_stream(stream, scale=scale, epochs=epochs)
     elif epochs is not None:
@@ -163,9 +165,6 @@ def resolve(
             raise ValueError(f"the seed {seed!r} must be a whole number from 0 to 2147483647")
     if not chosen or not seeds:
         raise ValueError("nothing to train: give at least one method and one of the seeds")
-    # cuDNN's convolutions use TensorFloat-32 by default, matrix products only if asked.
-    tf32 = device is not None and device.type == "cuda"
-    tf32 &= torch.get_float32_matmul_precision() != "highest" or torch.backends.cudnn.allow_tf32
     return [
         Run(
             dataset=name,
@@ -212,14 +211,15 @@ def missing(runs: Sequence[Run], results: Path, measure: tuple[str, ...] = ()) -
     return [run for name, run in by_hash.items() if name in lacking]
 
 
-def cut_into_jobs(runs: Sequence[Run], device: torch.device) -> list[list[Run]]:
-    """Cut runs into jobs: one seed with all its methods where runs stack, else one run."""
-
-    def together(run: Run) -> tuple[Any, ...]:
-        stacks = run.model == "mlp" or device.type != "cpu"
-        return (run.stream, run.seed, None if stacks else run.hash)
-
-    return [list(group) for _, group in itertools.groupby(runs, together)]
+def cut_into_jobs(runs: Sequence[Run], most: int) -> list[list[Run]]:
+    """Cut runs into jobs: runs of one seed and stream, even in number and ``most`` at most."""
+    jobs = []
+    for _, members in itertools.groupby(runs, lambda run: (run.stream, run.seed)):
+        group = list(members)
+        count = -(-len(group) // most)
+        cuts = [len(group) * i // count for i in range(count + 1)]
+        jobs += [group[start:end] for start, end in itertools.pairwise(cuts)]
+    return jobs
 
 
 def _listed(methods: str | Method | Iterable[str | Method]) -> list[str | Method]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from swrlib import paper
+from swrlib.datasets import Dataset
 from swrlib.layers import nearest
 
 STREAMS = tuple(paper.EPOCHS)
@@ -40,6 +41,19 @@ def generator(seed: int, *purpose: object) -> torch.Generator:
     """
     key = hashlib.sha256(repr((seed, *purpose)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(key[:8], "little") >> 1)
+
+
+def held_out(data: Dataset) -> Dataset:
+    """Hold a fixed random tenth of the training images out, and test on it: for choosing λ."""
+    order = torch.randperm(len(data.train_images), generator=generator(0, "selection"))
+    held, rest = order[: len(order) // 10], order[len(order) // 10 :]
+    return replace(
+        data,
+        train_images=data.train_images[rest],
+        train_labels=data.train_labels[rest],
+        test_images=data.train_images[held],
+        test_labels=data.train_labels[held],
+    )
 
 
 @dataclass(frozen=True)

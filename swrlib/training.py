@@ -1,22 +1,25 @@
 """The engine: trains the runs of one data set, model and stream, and keeps their records.
 
 All methods of one seed start from the same weights and see the same batches in the same order, so
-that comparisons are paired. The parameters of a job's runs are the rows of one matrix: methods act
-on rows, one fused Adam on all of them, and each run's module holds views into its row.
+that comparisons are paired. Where it pays they train as one stack (`swrlib.stacks`): one forward
+and backward pass, one fused Adam; a method acts on its part of the stack.
 
 The path, from top to bottom: `train` has what is asked for resolved into runs, and lets a `_Job`
-train each job of those that the records lack: stages, epochs, steps.
+train each job of those that the records lack: stages, epochs, steps. Nothing within an epoch waits
+for the device.
 """
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +29,24 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from swrlib import paper, records
+from swrlib.checkpoints import Checkpoint, locked, save
 from swrlib.datasets import Dataset, load_dataset
-from swrlib.layers import Network, trace
-from swrlib.measures import EPOCH_MEASURES, STEP_MEASURES, checked_measures
-from swrlib.methods import Method, Rows, Vanilla
+from swrlib.layers import trace
+from swrlib.measures import EPOCH_MEASURES, StepMeasures, checked_measures
+from swrlib.methods import Method, Replicas, Vanilla
 from swrlib.models import build_model
 from swrlib.progress import Progress
 from swrlib.rescaling import multi_tensor_norms, rescale_
 from swrlib.runs import Run, cut_into_jobs, missing, resolve, stream_name
-from swrlib.streams import Stage, Stream, generator, scaling_factors
+from swrlib.stacks import Stack, default_size, free_memory, needed_memory
+from swrlib.streams import Stage, Stream, generator, held_out, scaling_factors
 
 #: Seconds between checkpoints of a job, at the least.
 CHECKPOINT_EVERY = 30.0
+
+
+class Stopped(Exception):
+    """Training was asked to stop and did, at a checkpoint: the same call carries on."""
 
 
 def train(
@@ -54,11 +63,15 @@ def train(
     results: str | os.PathLike[str] | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype = torch.float32,
+    tf32: bool = False,
     batch_size: int = paper.BATCH_SIZE,
     optimizer_state: str = "kept",
     options: Mapping[str, Any] | None = None,
     root: str | os.PathLike[str] | None = None,
     checkpoints: str | os.PathLike[str] = ".checkpoints",
+    stack: int | None = None,
+    graphs: bool = True,
+    stop: Callable[[], bool] | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Train every method with every seed, but for what the records hold already.
@@ -87,7 +100,9 @@ def train(
     device : str, optional
         Default: a CUDA device where there is one, else the processor.
     dtype : torch.dtype
-        Of parameters and arithmetic.
+        float32, float64, or bfloat16: then products are in bfloat16, all else in float32.
+    tf32 : bool
+        Whether a CUDA device may round the inputs of float32 products to TensorFloat-32.
     batch_size : int
     optimizer_state : {"kept", "new"}
         Whether Adam's state survives a change of data.
@@ -97,6 +112,14 @@ def train(
         Where the data are; default: ``$SWR_DATA``.
     checkpoints : path
         Folder of checkpoints: an interrupted job carries on from there.
+    stack : int, optional
+        How many runs of a seed train at once, at most; the results are the same but for rounding.
+        Default: what is fastest. Convolutions on a processor train one after another, the MLP and
+        everything small on a GPU many at once, and never more than the memory holds.
+    graphs : bool
+        Whether a CUDA device replays a training step that was captured once.
+    stop : callable, optional
+        stop() → bool is asked after each epoch; where it says True, training stops.
     progress : bool
         Whether to show progress.
 
@@ -112,16 +135,15 @@ def train(
         If a name is unknown or a value senseless; the nearest right name is given.
     FileNotFoundError
         If the data are not there and cannot be downloaded.
+    MemoryError
+        If not even one run fits into the memory.
+    Stopped
+        If `stop` said so; what was trained is in a checkpoint.
     """
     measure = checked_measures((measure,) if isinstance(measure, str) else tuple(measure))
     if measure and results is None:
         raise ValueError("measures are kept in a folder of records: name one with results=")
-    try:
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
-        raise ValueError(f"unknown device {device!r}: give 'cpu' or 'cuda'") from error
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"there is no CUDA device here, so {device!r} cannot be used: give 'cpu'")
+    place = _device(device, tf32)
     runs = resolve(
         dataset=dataset,
         model=model,
@@ -133,235 +155,290 @@ def train(
         split=split,
         results=results,
         dtype=dtype,
+        tf32=tf32,
         batch_size=batch_size,
         optimizer_state=optimizer_state,
         options=options,
         root=root,
-        device=place,
     )
     with tempfile.TemporaryDirectory() as nowhere:
         if results is None:
             results = checkpoints = nowhere
         folder = Path(results)
-        jobs = cut_into_jobs(missing(runs, folder, measure), place)
-        if jobs:
+        wanted = missing(runs, folder, measure)
+        if wanted:
             data = load_dataset(dataset, root=None if root is None else Path(root))
-            data = _split(data, split).to(place)
-            total = sum(run.epochs for job in jobs for run in job)
-            with Progress(total, f"{model} on {data.name}, {stream_name(stream)}", progress) as bar:
+            data = held_out(data) if split == "selection" else data
+            jobs = cut_into_jobs(wanted, _runs_at_once(wanted, data, place, stack))
+            data = data.to(place)
+            total = sum(run.epochs for run in wanted)
+            with (
+                Progress(total, f"{model} on {data.name}, {stream_name(stream)}", progress) as bar,
+                _arithmetic(place, tf32),
+            ):
+                setting = _Setting(
+                    data, place, folder, measure, Path(checkpoints), graphs, stop or _never
+                )
                 for job in jobs:
-                    _train_job(job, data, place, folder, measure, Path(checkpoints), bar)
+                    _train_job(job, setting, bar)
         return records.load_records(folder, measures=measure, run=[run.hash for run in runs])
 
 
-def _split(data: Dataset, split: str) -> Dataset:
-    """Hold a fixed random tenth of the training images out, where λ is to be selected."""
-    if split == "all":
-        return data
-    order = torch.randperm(len(data.train_images), generator=generator(0, "selection"))
-    held, rest = order[: len(order) // 10], order[len(order) // 10 :]
-    return Dataset(
-        name=data.name,
-        train_images=data.train_images[rest],
-        train_labels=data.train_labels[rest],
-        test_images=data.train_images[held],
-        test_labels=data.train_labels[held],
-        classes=data.classes,
-        mean=data.mean,
-        std=data.std,
-    )
+def _never() -> bool:
+    return False
 
 
-def _train_job(
-    runs: list[Run],
-    data: Dataset,
-    device: torch.device,
-    results: Path,
-    measure: tuple[str, ...],
-    checkpoints: Path,
-    bar: Progress,
-) -> None:
-    about = records.provenance()  # of the code as it is now, not when the job will have ended
-    parent = runs[0].parent
-    if parent is not None and (
-        not _final_state(parent, checkpoints).exists() or missing([parent], results)
-    ):
-        _train_job([parent], data, device, results, measure, checkpoints, bar.silent())
-    job = _Job(runs, data, device, measure, checkpoints)
-    job.train(bar)
-    records.write_job(
-        results,
-        pd.DataFrame(job.rows),
-        pd.DataFrame(job.measured, columns=list(records.MEASURE_COLUMNS)) if measure else None,
-        provenance=about | {"device": job.device_name},
-        configurations={run.hash: run.configuration() for run in runs},
-        measured=measure,
-    )
-    job.clean_up()
+def _device(device: str | torch.device | None, tf32: bool) -> torch.device:
+    try:
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise ValueError(f"unknown device {device!r}: give 'cpu' or 'cuda'") from error
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"there is no CUDA device here, so {device!r} cannot be used: give 'cpu'")
+    if tf32 and place.type != "cuda":
+        raise ValueError("TensorFloat-32 is of CUDA devices: leave tf32 out on a processor")
+    return place
+
+
+@contextmanager
+def _arithmetic(device: torch.device, tf32: bool) -> Iterator[None]:
+    """Train in a stream of its own, as a capture needs it, with or without TensorFloat-32."""
+    if device.type != "cuda":
+        yield
+        return
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = products.allow_tf32, convolutions.allow_tf32
+    products.allow_tf32 = convolutions.allow_tf32 = tf32
+    torch.cuda.synchronize(device)
+    try:
+        with torch.cuda.stream(torch.cuda.Stream(device)):
+            yield
+    except torch.OutOfMemoryError as error:
+        raise MemoryError("the GPU's memory is full: give a smaller stack=") from error
+    finally:
+        products.allow_tf32, convolutions.allow_tf32 = before
+
+
+def _new_model(run: Run, data: Dataset, purpose: str) -> nn.Module:
+    """Draw new weights from the generator of a run's seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator(run.seed, purpose).initial_seed())
+        return build_model(run.model, data, **dict(run.options))
+
+
+def _runs_at_once(
+    runs: Sequence[Run], data: Dataset, device: torch.device, asked: int | None
+) -> int:
+    """Return how many runs of a seed train in one stack: as asked, or what is fastest and fits."""
+    if asked is not None and (isinstance(asked, bool) or not isinstance(asked, int) or asked < 1):
+        raise ValueError(f"stack is {asked!r}: it must be a whole number from 1 on")
+    model = _new_model(runs[0], data, "weights")
+    most = asked or default_size(model, device)
+    most = min(most, max(len(job) for job in cut_into_jobs(runs, most)))
+    batch = (runs[0].batch_size, *data.shape)
+    needed = needed_memory(model, batch, getattr(torch, runs[0].dtype))
+    free = free_memory(device)
+    fits = free // needed
+    if fits < 1:
+        raise MemoryError(
+            f"one run of {runs[0].model} with batches of {runs[0].batch_size} needs about "
+            f"{needed / 2**20:.0f} MiB, but {max(free, 0) / 2**20:.0f} MiB of memory are free"
+        )
+    if fits < most:
+        warnings.warn(
+            f"{most} runs at once need about {most * needed / 2**20:.0f} MiB, but "
+            f"{free / 2**20:.0f} MiB of memory are free: {fits} train at once",
+            stacklevel=3,
+        )
+    return min(most, fits)
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """Where and how jobs train."""
+
+    data: Dataset
+    device: torch.device
+    results: Path
+    measure: tuple[str, ...]
+    checkpoints: Path
+    graphs: bool
+    stop: Callable[[], bool]
+
+
+def _train_job(runs: Sequence[Run], setting: _Setting, bar: Progress) -> None:
+    with locked((run.hash for run in runs), setting.checkpoints):
+        runs = missing(runs, setting.results, setting.measure)  # another process may have been here
+        if not runs:
+            return
+        about = records.provenance()  # of the code as it is now, not when the job will have ended
+        parent = runs[0].parent
+        if parent is not None and (
+            not _final_state(parent, setting.checkpoints).exists()
+            or missing([parent], setting.results)
+        ):
+            _train_job([parent], setting, bar.silent())
+        job = _Job(runs, setting)
+        job.train(bar)
+        records.write_job(
+            setting.results,
+            pd.DataFrame(job.rows),
+            pd.DataFrame(job.measured, columns=list(records.MEASURE_COLUMNS))
+            if setting.measure
+            else None,
+            provenance=about | {"device": job.device_name},
+            configurations={run.hash: run.configuration() for run in runs},
+            measured=setting.measure,
+        )
+        job.checkpoint.remove()
 
 
 def _final_state(run: Run, checkpoints: Path) -> Path:
     return checkpoints / f"{run.hash}.final.pt"
 
 
-class _Layout:
-    """Where each parameter of a model lies in a flat row."""
-
-    def __init__(self, model: nn.Module, channels_last: bool) -> None:
-        self.shapes = {name: p.shape for name, p in model.named_parameters()}
-        self.channels_last = channels_last
-        self.starts: dict[str, int] = {}
-        end = 0
-        for name, shape in self.shapes.items():
-            self.starts[name] = end
-            end += math.prod(shape)
-        # Rows start on a multiple of 64 entries, so that vectorized loops treat all rows alike.
-        self.entries = math.ceil(end / 64) * 64
-
-    def views(self, row: Tensor) -> dict[str, Tensor]:
-        return {name: self._view(row, name) for name in self.shapes}
-
-    def _view(self, row: Tensor, name: str) -> Tensor:
-        shape, start = self.shapes[name], self.starts[name]
-        part = row[start : start + math.prod(shape)]
-        if self.channels_last and len(shape) == 4:
-            out, into, height, width = shape
-            return part.view(out, height, width, into).permute(0, 3, 1, 2)
-        return part.view(shape)
-
-    def row(self, model: nn.Module, like: Tensor) -> Tensor:
-        """Return a model's parameters as a row of ``like``'s type."""
-        row = torch.zeros_like(like)
-        for name, view in self.views(row).items():
-            view.copy_(model.get_parameter(name))
-        return row
-
-
 class _Job:
-    """Runs of one seed that share their batches."""
+    """Runs of one seed that train as one stack."""
 
-    def __init__(
-        self,
-        runs: list[Run],
-        data: Dataset,
-        device: torch.device,
-        measure: tuple[str, ...],
-        checkpoints: Path,
-    ) -> None:
-        # Runs that a method handles together lie next to each other.
-        self.runs = sorted(runs, key=lambda run: (run.method.name, repr(run.method)))
-        self.data, self.device, self.measure = data, device, measure
-        self.device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-        self.checkpoint = checkpoints / f"{records.run_hash(self._identity())}.pt"
-        self.checkpoints = checkpoints
-        self.dtype = getattr(torch, runs[0].dtype)
+    def __init__(self, runs: Sequence[Run], setting: _Setting) -> None:
+        # Runs that a method handles together lie next to each other, new optimizers last.
+        self.runs = sorted(
+            runs, key=lambda run: (run.method.new_optimizer, run.method.name, repr(run.method))
+        )
+        self.setting, self.data, self.device = setting, setting.data, setting.device
+        on_gpu = self.device.type == "cuda"
+        self.device_name = torch.cuda.get_device_name(self.device) if on_gpu else "cpu"
+        identity = {
+            "runs": sorted(run.hash for run in self.runs),
+            "measures": list(setting.measure),
+        }
+        name = f"{records.run_hash(identity)}.pt"
+        self.checkpoint = Checkpoint(setting.checkpoints / name, identity)
         self.rows: list[dict[str, Any]] = []
         self.measured: list[tuple[Any, ...]] = []
         self.epoch = self.step = 0
-        self.active = list(range(len(runs)))
-        self._build()
-
-    def _identity(self) -> dict[str, Any]:
-        return {"runs": sorted(run.hash for run in self.runs), "measures": list(self.measure)}
-
-    @torch.no_grad()
-    def _build(self) -> None:
-        first = self._new_model("weights")
-        self.network: Network = trace(first)
-        convolutional = any(layer.kind == "convolution" for layer in self.network.layers)
-        self.memory_format = torch.channels_last if convolutional else torch.contiguous_format
-        self.layout = _Layout(first, channels_last=convolutional)
-        count, entries = len(self.runs), self.layout.entries
-        self.parameters = torch.zeros(count, entries, dtype=self.dtype, device=self.device)
-        self.gradients = torch.zeros_like(self.parameters)
-        self.initial = self.layout.row(first, self.parameters[0]).unsqueeze(0)
-        self.parameters.copy_(self.initial.expand_as(self.parameters))
-        self.models = [copy.deepcopy(first).to(self.device, self.dtype) for _ in self.runs]
-        for model, row, gradient in zip(self.models, self.parameters, self.gradients, strict=True):
-            views, gradients = self.layout.views(row), self.layout.views(gradient)
-            for name, parameter in model.named_parameters():
-                parameter.data, parameter.grad = views[name], gradients[name]
-        self.optimizer = torch.optim.Adam(self._optimized(), paper.LEARNING_RATE, fused=True)
-        self.losses = torch.zeros(count, dtype=self.dtype, device=self.device)
-        self.correct = torch.zeros(count, dtype=torch.int64, device=self.device)
-        self.groups: list[tuple[Method, Rows]] = []
-        for _, members in itertools.groupby(range(count), key=lambda i: self.runs[i].method.kind()):
-            indices = list(members)
-            self.groups.append((self.runs[indices[0]].method, self._rows(indices)))
-        for method, rows in self.groups:
-            method.start(rows)
+        self._build(self.runs)
         if self.runs[0].parent is not None:
             self._start_from_parent()
 
-    def _new_model(self, purpose: str) -> nn.Module:
-        run = self.runs[0]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(generator(run.seed, purpose).initial_seed())
-            return build_model(run.model, self.data, **dict(run.options))
+    @torch.no_grad()
+    def _build(self, active: Sequence[Run]) -> None:
+        """Lay out the runs that still train, all from the seed's initial weights."""
+        self.active = list(active)
+        count, first = len(active), active[0]
+        model = _new_model(first, self.data, "weights")
+        self.network = trace(model)
+        self.stack = Stack(model, count, self.device, getattr(torch, first.dtype))
+        self.initial = [block.detach()[:1].clone() for block in self.stack.parameters.values()]
+        floats = {"dtype": self.stack.dtype, "device": self.device}
+        self.losses = torch.zeros(count, **floats)  # type: ignore[call-overload]
+        self.correct = torch.zeros(count, dtype=torch.int64, device=self.device)
+        # A tensor, so that a captured step reads it; as exact as the fused Adam takes it.
+        rate_type = torch.float32 if self.device.type == "cuda" else torch.float64
+        self.learning_rate = torch.zeros((), dtype=rate_type, device=self.device)
+        self._build_optimizer()
+        self.groups: list[tuple[Method, Replicas]] = []
+        for _, members in itertools.groupby(range(count), lambda i: active[i].method.kind()):
+            indices = list(members)
+            replicas = self._replicas(slice(indices[0], indices[-1] + 1))
+            self.groups.append((active[indices[0]].method, replicas))
+        for method, replicas in self.groups:
+            method.start(replicas)
+        self.captured: _CapturedStep | None = None
+        self.warm = False
 
-    def _optimized(self) -> list[nn.Parameter]:
-        parameters = [nn.Parameter(row) for row in self.parameters]
-        for parameter, gradient in zip(parameters, self.gradients, strict=True):
-            parameter.grad = gradient
-        return parameters
+    def _build_optimizer(self) -> None:
+        """Make one fused Adam for all runs, its state in tensors with an axis of runs."""
+        blocks = list(self.stack.parameters.values())
+        self.moments = [(torch.zeros_like(b), torch.zeros_like(b)) for b in blocks]
+        # Runs of methods that start a new Adam at a change of data count their steps apart.
+        kept = sum(not run.method.new_optimizer for run in self.active)
+        parts = [slice(0, kept), slice(kept, len(self.active))]
+        self.parts = [part for part in parts if part.start < part.stop]
+        self.steps = torch.zeros(len(self.parts), len(blocks), device=self.device)
+        self.optimized = [[nn.Parameter(b.detach()[part]) for b in blocks] for part in self.parts]
+        self.optimizer = torch.optim.Adam(
+            itertools.chain.from_iterable(self.optimized),
+            self.learning_rate,
+            fused=True,
+            capturable=self.device.type == "cuda",
+        )
+        for part, parameters, steps in zip(self.parts, self.optimized, self.steps, strict=True):
+            for parameter, (mean, square), step in zip(
+                parameters, self.moments, steps, strict=True
+            ):
+                self.optimizer.state[parameter] = {
+                    "step": step,
+                    "exp_avg": mean[part],
+                    "exp_avg_sq": square[part],
+                }
 
-    def _rows(self, indices: list[int]) -> Rows:
-        part = slice(indices[0], indices[-1] + 1)
-        methods = [self.runs[i].method for i in indices]
+    def _replicas(self, part: slice) -> Replicas:
+        """Make what a method sees of its runs."""
+        methods = [run.method for run in self.active[part]]
         values = {
-            name: torch.tensor([[getattr(m, name)] for m in methods], dtype=self.dtype)
+            name: torch.tensor([getattr(m, name) for m in methods], dtype=self.stack.dtype)
             for name in methods[0].stacked
             if all(isinstance(getattr(m, name, None), float) for m in methods)
         }
-        owners: list[tuple[str, bool]] = []
-        names: list[str] = []
-        classifier = torch.zeros_like(self.initial, dtype=torch.bool)
-        for layer in self.network.layers:
-            for kind, parameter in (("weight", layer.weight), ("bias", layer.bias)):
-                if parameter is not None:
-                    owners.append((layer.name, kind == "bias"))
-                    names.append(f"{layer.name}.{kind}")
-            if layer.group == "classifier":
-                for name, view in self.layout.views(classifier[0]).items():
-                    if name.rpartition(".")[0] == layer.name:
-                        view.fill_(True)
-        views = [self.layout.views(self.parameters[i]) for i in indices]
+        owners = [
+            (layer.name, kind == "bias")
+            for layer in self.network.layers
+            for kind, parameter in (("weight", layer.weight), ("bias", layer.bias))
+            if parameter is not None
+        ]
+        names = [f"{layer}.{'bias' if bias else 'weight'}" for layer, bias in owners]
+        classifier = {la.name for la in self.network.layers if la.group == "classifier"}
+        blocks = self.stack.parameters
+        views = [self.stack.views(i) for i in range(part.start, part.stop)]
+        seed_of = self.active[part.start]
 
-        def fresh(purpose: str) -> Tensor:
-            return self.layout.row(self._new_model(purpose), self.initial[0]).unsqueeze(0)
+        def fresh(purpose: str) -> list[Tensor]:
+            parameters = _new_model(seed_of, self.data, purpose).parameters()
+            return [p.detach().to(self.device, self.stack.dtype).unsqueeze(0) for p in parameters]
 
         def reinitialize(purpose: str) -> None:
-            new = self._new_model(purpose).to(self.device, self.dtype)
-            for i in indices:
-                self.parameters[i].copy_(self.layout.row(new, self.initial[0]))
-                for buffer, value in zip(self.models[i].buffers(), new.buffers(), strict=True):
-                    buffer.copy_(value)
-                self._forget(i)
+            model = _new_model(seed_of, self.data, purpose)
+            for replica in range(part.start, part.stop):
+                self.stack.load(replica, model)
+            self._new_optimizer(part)
 
-        return Rows(
-            parameters=self.parameters[part],
-            gradients=self.gradients[part],
+        return Replicas(
+            count=len(methods),
+            parameters=[block.detach()[part] for block in blocks.values()],
+            gradients=lambda: [block.grad[part] for block in blocks.values()],  # type: ignore[index]
             initial=self.initial,
-            classifier=classifier,
+            in_classifier=[name.rpartition(".")[0] in classifier for name in blocks],
             values={name: value.to(self.device) for name, value in values.items()},
             network=self.network,
             owners=owners,
             tensors=[view[name] for view in views for name in names],
+            learning_rate=self.learning_rate,
             fresh=fresh,
             reinitialize=reinitialize,
         )
 
-    def _forget(self, index: int) -> None:
-        """Give a run a new Adam."""
-        self.optimizer.state.pop(self.optimizer.param_groups[0]["params"][index], None)
+    def _new_optimizer(self, runs: slice) -> None:
+        """Give runs a new Adam: all of them, or those whose steps are counted apart."""
+        for part, steps in zip(self.parts, self.steps, strict=True):
+            if runs.start <= part.start and part.stop <= runs.stop:
+                steps.zero_()
+                for moment in itertools.chain.from_iterable(self.moments):
+                    moment[part].zero_()
 
+    @torch.no_grad()
     def _start_from_parent(self) -> None:
         """Take the parent's final state and scale it (Fig. 1)."""
         parent = self.runs[0].parent
         assert parent is not None
-        initial = self.groups[0][1].weight_norms()[0]  # the rows still hold θ_0
-        state = torch.load(_final_state(parent, self.checkpoints), weights_only=True)
-        for run, model in zip(self.runs, self.models, strict=True):
+        initial = self.groups[0][1].weight_norms()[0]  # the runs still hold θ_0
+        state = torch.load(
+            _final_state(parent, self.setting.checkpoints),
+            map_location=self.device,
+            weights_only=True,
+        )
+        for replica, run in enumerate(self.runs):
+            model = self.stack.module(replica)
             model.load_state_dict(state)
             layers = trace(model).layers
             weighted = [layer for layer in layers if layer.weight is not None]
@@ -371,16 +448,16 @@ class _Job:
             factors |= zip((layer.name for layer in weighted), scaled, strict=True)
             if run.stream.biases == "proportional":
                 rescale_(model, factors)
-                continue
-            for layer in weighted:
-                layer.weight.mul_(factors[layer.name])  # type: ignore[union-attr]
-                if layer.bias is not None and run.stream.biases == "own-factor":
-                    layer.bias.mul_(factors[layer.name])
+            else:
+                for layer in weighted:
+                    layer.weight.mul_(factors[layer.name])  # type: ignore[union-attr]
+                    if layer.bias is not None and run.stream.biases == "own-factor":
+                        layer.bias.mul_(factors[layer.name])
+            self.stack.load(replica, model)
 
     def train(self, bar: Progress) -> None:
         """Train all stages, or what a checkpoint leaves to do."""
-        resumed = self._load_checkpoint()
-        bar.update(resumed * len(self.runs))
+        bar.update(self._load_checkpoint() * len(self.runs))
         if not self.rows:
             self._record(stage=1, stage_epoch=0, learning_rate=math.nan, seconds=0.0)
         saved = time.monotonic()
@@ -389,32 +466,34 @@ class _Job:
             if epoch == 1 and stage > 1:
                 self._change(stage)
             if epoch > 1 and rate < plan.learning_rates[epoch - 2]:
-                for method, rows in self.groups:
-                    method.decay_(rows)
-            order = plan.indices[
-                torch.randperm(
-                    len(plan.indices),
-                    generator=generator(self.runs[0].seed, "order", stage, epoch),
-                )
-            ]
-            self._epoch(order.to(self.device), rate)
+                for method, replicas in self.groups:
+                    method.decay_(replicas)
+            seed = self.runs[0].seed
+            shuffled = torch.randperm(
+                len(plan.indices), generator=generator(seed, "order", stage, epoch)
+            )
+            self._epoch(plan.indices[shuffled].to(self.device), rate)
             self.epoch += 1
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
             self._record(stage, epoch, rate, time.perf_counter() - started)
             bar.update(len(self.runs))
-            if time.monotonic() - saved > CHECKPOINT_EVERY:
+            stop = self.setting.stop() and self.epoch < self.runs[0].epochs
+            if stop or time.monotonic() - saved > CHECKPOINT_EVERY:
                 self._save_checkpoint()
                 saved = time.monotonic()
+            if stop:
+                raise Stopped(f"stopped after epoch {self.epoch}: the same call carries on")
         if self.runs[0].stream.name == "single-task":
             self._save_final_states()
 
     def _schedule(self) -> Iterator[tuple[int, Stage, int, float]]:
         """Yield (stage, its plan, epoch in it, learning rate) for the epochs still to do."""
         run = self.runs[0]
+        stages = run.stream.stages(len(self.data.train_images), run.seed)
         everything = [
             (number, stage, epoch, rate)
-            for number, stage in enumerate(
-                run.stream.stages(len(self.data.train_images), run.seed), start=1
-            )
+            for number, stage in enumerate(stages, start=1)
             for epoch, rate in enumerate(stage.learning_rates, start=1)
         ]
         for item in everything[self.epoch :]:
@@ -424,230 +503,213 @@ class _Job:
 
     @torch.no_grad()
     def _change(self, stage: int) -> None:
-        for method, rows in self.groups:
-            method.change_(rows, stage)
+        for method, replicas in self.groups:
+            method.change_(replicas, stage)
         if self.runs[0].optimizer_state == "new":
-            for index in range(len(self.runs)):
-                self._forget(index)
+            self._new_optimizer(slice(0, len(self.active)))
 
     def _epoch(self, order: Tensor, learning_rate: float) -> None:
         """One pass over the images in this order; nothing in it waits for the device."""
         self.losses.zero_()
         self.correct.zero_()
-        for model in self.models:
-            model.train()
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        for _, rows in self.groups:
-            rows.learning_rate = learning_rate
-        watch = _StepMeasures(self.measure)
-        batches = order.split(self.runs[0].batch_size)
+        self.learning_rate.fill_(learning_rate)
+        watch = StepMeasures(self.setting.measure)
+        size = self.runs[0].batch_size
+        graphs = self.device.type == "cuda" and self.setting.graphs and not watch.functions
+        if graphs and self.warm and self.captured is None and len(order) >= size:
+            self.captured = _CapturedStep(lambda batch: self._step(batch, watch), order[:size])
+        batches = order.split(size)
         for batch in batches:
-            images, labels = self._batch(self.data.train_images, self.data.train_labels, batch)
-            self.gradients.zero_()
-            for index in self.active:
-                logits = self.models[index](images)
-                loss = cross_entropy(logits, labels)
-                loss.backward()
-                self.losses[index] += loss.detach()
-                self.correct[index] += (logits.detach().argmax(1) == labels).sum()
-            with torch.no_grad():
-                self._update(watch)
+            if self.captured is not None and len(batch) == size:
+                self.captured(batch)
+            else:
+                self._step(batch, watch)
+        self.warm = True  # a step was taken, so that the next epoch may capture one
         self.step += len(batches)
         self.seen, self.batches = len(order), len(batches)
-        for run, layer, name, value in watch.results():
-            self.measured.append(
-                (self.runs[run].hash, self.epoch + 1, self.step, name, layer, value)
-            )
+        for replica, layer, name, value in watch.results():
+            run = self.active[replica].hash
+            self.measured.append((run, self.epoch + 1, self.step, name, layer, value))
 
-    def _update(self, watch: _StepMeasures) -> None:
-        watch.note(self.groups)
-        for method, rows in self.groups:
-            method.gradients_(rows)
-            method.before_step_(rows)
-        self.optimizer.step()
-        watch.note(self.groups)
-        for method, rows in self.groups:
-            method.after_step_(rows)
-        watch.note(self.groups)
+    def _step(self, batch: Tensor, watch: StepMeasures) -> None:
+        """One step of all runs on one batch: gradients, method, optimizer, method."""
+        images, labels = self._batch(self.data.train_images, self.data.train_labels, batch)
+        logits = self.stack(images, training=True)
+        targets = labels.expand(len(self.active), -1)
+        losses = cross_entropy(logits, targets, reduction="none").mean(1)
+        for tensor in itertools.chain(self.stack.parameters.values(), *self.optimized):
+            tensor.grad = None  # here, so that backward finds their memory free and in the cache
+        losses.sum().backward()
+        with torch.no_grad():
+            self.losses += losses
+            self.correct += _hits(logits, labels)
+            watch.note([replicas for _, replicas in self.groups])
+            for method, replicas in self.groups:
+                method.gradients_(replicas)
+                method.before_step_(replicas)
+            for part, parameters in zip(self.parts, self.optimized, strict=True):
+                for parameter, block in zip(
+                    parameters, self.stack.parameters.values(), strict=True
+                ):
+                    parameter.grad = block.grad[part]  # type: ignore[index]
+            self.optimizer.step()
+            watch.note([replicas for _, replicas in self.groups])
+            for method, replicas in self.groups:
+                method.after_step_(replicas)
+            watch.note([replicas for _, replicas in self.groups])
 
     def _batch(self, images: Tensor, labels: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
-        chosen = self.data.normalize(images.index_select(0, batch), self.dtype)
-        return chosen.contiguous(memory_format=self.memory_format), labels.index_select(0, batch)
+        chosen = self.data.normalize(images.index_select(0, batch), self.stack.dtype)
+        return chosen, labels.index_select(0, batch)
 
     @torch.no_grad()
-    def _evaluate(self) -> tuple[Tensor, Tensor]:
-        """Return test loss and accuracy of each run, both [runs]."""
-        losses = torch.zeros_like(self.losses)
-        correct = torch.zeros_like(self.correct)
-        labels = self.data.test_labels
-        for model in self.models:
-            model.eval()
-        for batch in torch.arange(len(labels), device=self.device).split(1000):
-            images, answers = self._batch(self.data.test_images, labels, batch)
-            for index in self.active:
-                logits = self.models[index](images)
-                losses[index] += cross_entropy(logits, answers, reduction="sum")
-                correct[index] += (logits.argmax(1) == answers).sum()
-        return losses / len(labels), correct / len(labels)
+    def _evaluate(self) -> tuple[list[float], list[float]]:
+        """Return test loss and accuracy of each run that still trains."""
+        losses, correct = torch.zeros_like(self.losses), torch.zeros_like(self.correct)
+        answers = self.data.test_labels
+        for batch in torch.arange(len(answers), device=self.device).split(1000):
+            images, labels = self._batch(self.data.test_images, answers, batch)
+            logits = self.stack(images, training=False)
+            targets = labels.expand(len(self.active), -1)
+            losses += cross_entropy(logits, targets, reduction="none").sum(1)
+            correct += _hits(logits, labels)
+        return (losses / len(answers)).tolist(), (correct / len(answers)).tolist()
 
     @torch.no_grad()
     def _record(self, stage: int, stage_epoch: int, learning_rate: float, seconds: float) -> None:
         """Write a row for each run: the state after the epoch and its last rescaling."""
         test_loss, test_accuracy = self._evaluate()
+        trained = stage_epoch > 0
+        nothing = [math.nan] * len(self.active)
+        train_loss = (self.losses / self.batches).tolist() if trained else nothing
+        train_accuracy = (self.correct / self.seen).tolist() if trained else nothing
         last = self.epoch == self.runs[0].epochs
         norms = self._norms() if self.epoch % 10 == 0 or last else None
-        trained = stage_epoch > 0
-        for index in list(self.active):
-            loss = float(self.losses[index]) / self.batches if trained else math.nan
-            diverged = not math.isfinite(float(test_loss[index])) or (
-                trained and not math.isfinite(loss)
-            )
+        lost = set()
+        for replica, run in enumerate(self.active):
+            finite = math.isfinite(test_loss[replica])
+            diverged = not (finite and (not trained or math.isfinite(train_loss[replica])))
             self.rows.append(
-                self.runs[index].columns(self.device_name)
+                run.columns(self.device_name)
                 | {
                     "stage": stage,
                     "stage_epoch": stage_epoch,
                     "epoch": self.epoch,
                     "step": self.step,
                     "lr": learning_rate,
-                    "train_loss": loss,
-                    "train_accuracy": float(self.correct[index]) / self.seen
-                    if trained
-                    else math.nan,
-                    "test_loss": float(test_loss[index]),
-                    "test_accuracy": float(test_accuracy[index]),
-                    "weight_norms": norms[index][0] if norms else None,
-                    "bias_norms": norms[index][1] if norms else None,
+                    "train_loss": train_loss[replica],
+                    "train_accuracy": train_accuracy[replica],
+                    "test_loss": test_loss[replica],
+                    "test_accuracy": test_accuracy[replica],
+                    "weight_norms": norms[replica][0] if norms else None,
+                    "bias_norms": norms[replica][1] if norms else None,
                     "seconds": seconds / len(self.runs),
                     "diverged": diverged,
                 }
             )
-            for name in self.measure:
-                if name in EPOCH_MEASURES:
-                    for layer, value in EPOCH_MEASURES[name](self.models[index]).items():
-                        self.measured.append(
-                            (self.runs[index].hash, self.epoch, self.step, name, layer, value)
-                        )
+            for name in set(self.setting.measure) & set(EPOCH_MEASURES):
+                for layer, value in EPOCH_MEASURES[name](self.stack.module(replica)).items():
+                    self.measured.append((run.hash, self.epoch, self.step, name, layer, value))
             if diverged:
-                self.active.remove(index)
+                lost.add(replica)
+        if lost:
+            self._keep([i for i in range(len(self.active)) if i not in lost])
 
-    def _norms(self) -> dict[int, tuple[list[float], list[float]]]:
-        found: dict[int, tuple[list[float], list[float]]] = {}
-        index = 0
-        for _, rows in self.groups:
-            per_run = len(rows.owners)
-            for start in range(0, len(rows.tensors), per_run):
-                tensors = rows.tensors[start : start + per_run]
-                norms = [float(t.norm()) for t in tensors]
-                pairs = list(zip(norms, rows.owners, strict=True))
-                found[index] = (
-                    [norm for norm, (_, bias) in pairs if not bias],
-                    [norm for norm, (_, bias) in pairs if bias],
-                )
-                index += 1
+    def _norms(self) -> list[tuple[list[float], list[float]]]:
+        """Return each run's norms of weights and of biases."""
+        found = []
+        for _, replicas in self.groups:
+            table = multi_tensor_norms(replicas.tensors).view(replicas.count, -1).tolist()
+            for norms in table:
+                pairs = list(zip(norms, replicas.owners, strict=True))
+                weights = [norm for norm, (_, bias) in pairs if not bias]
+                found.append((weights, [norm for norm, (_, bias) in pairs if bias]))
         return found
 
-    # Checkpoints: between epochs, written beside and renamed, read without unpickling objects.
+    # The state of the runs: tensors with an axis of runs, so that some of them can be kept alone.
 
-    def _save_checkpoint(self) -> None:
-        state = {
-            "identity": self._identity(),
-            "torch": str(torch.__version__),  # a plain string: read back without unpickling
-            "position": [self.epoch, self.step],
-            "active": self.active,
-            "parameters": self.parameters,
-            "optimizer": self.optimizer.state_dict()["state"],
-            "buffers": [dict(model.named_buffers()) for model in self.models],
-            "memory": [rows.memory for _, rows in self.groups],
-            "rows": self.rows,
-            "measured": self.measured,
+    def _blocks(self) -> list[Tensor]:
+        stack = self.stack
+        parameters = [block.detach() for block in stack.parameters.values()]
+        return [*parameters, *stack.buffers.values(), *itertools.chain(*self.moments)]
+
+    def _state(self) -> dict[str, Any]:
+        steps = [self.steps[i, :1].expand(p.stop - p.start) for i, p in enumerate(self.parts)]
+        return {
+            "blocks": self._blocks(),
+            "steps": torch.cat(steps),
+            "memory": [
+                {key: value[i] for key, value in replicas.memory.items()}
+                for _, replicas in self.groups
+                for i in range(replicas.count)
+            ],
         }
-        _save(state, self.checkpoint)
 
     @torch.no_grad()
+    def _restore(self, state: dict[str, Any], kept: Sequence[int]) -> None:
+        """Build the runs anew that stand at these places of a state, and take theirs."""
+        for block, value in zip(self._blocks(), state["blocks"], strict=True):
+            block.copy_(value[kept])
+        for steps, part in zip(self.steps, self.parts, strict=True):
+            steps.fill_(state["steps"][kept[part.start]])
+        places = iter(kept)
+        for _, replicas in self.groups:
+            for i in range(replicas.count):
+                for key, value in state["memory"][next(places)].items():
+                    replicas.memory[key][i] = value
+
+    def _keep(self, kept: list[int]) -> None:
+        """Go on with some of the runs; the others cost nothing from here on."""
+        if not kept:
+            self.active = []
+            return
+        state = self._state()
+        self._build([self.active[i] for i in kept])
+        self._restore(state, kept)
+
+    def _save_checkpoint(self) -> None:
+        self.checkpoint.save(
+            self._state()
+            | {
+                "position": [self.epoch, self.step],
+                "active": [run.hash for run in self.active],
+                "rows": self.rows,
+                "measured": self.measured,
+            }
+        )
+
     def _load_checkpoint(self) -> int:
-        """Restore a checkpoint of these very runs, where there is one; return its epoch."""
-        if not self.checkpoint.exists():
+        """Take up these very runs where a checkpoint left them; return its epoch."""
+        state = self.checkpoint.load(self.device)
+        if state is None:
             return 0
-        try:
-            state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
-        except Exception as error:
-            raise ValueError(
-                f"the checkpoint {self.checkpoint} cannot be read (truncated?): delete it to start "
-                "this job over"
-            ) from error
-        if state["identity"] != self._identity() or state["torch"] != str(torch.__version__):
-            raise ValueError(
-                f"the checkpoint {self.checkpoint} is from another configuration or another torch "
-                f"({state['torch']}): delete it to start this job over"
-            )
         self.epoch, self.step = state["position"]
-        self.active = state["active"]
-        self.parameters.copy_(state["parameters"])
-        whole = self.optimizer.state_dict()
-        self.optimizer.load_state_dict(whole | {"state": state["optimizer"]})
-        for model, buffers in zip(self.models, state["buffers"], strict=True):
-            for name, buffer in model.named_buffers():
-                buffer.copy_(buffers[name])
-        for (_, rows), memory in zip(self.groups, state["memory"], strict=True):
-            rows.memory.update(memory)
         self.rows, self.measured = state["rows"], [tuple(m) for m in state["measured"]]
+        self._build([run for run in self.runs if run.hash in state["active"]])
+        self._restore(state, range(len(self.active)))
         return self.epoch
 
     def _save_final_states(self) -> None:
-        for run, model in zip(self.runs, self.models, strict=True):
+        for replica, run in enumerate(self.active):
             if isinstance(run.method, Vanilla) and run.stream.parent is None:
-                _save(dict(model.state_dict()), _final_state(run, self.checkpoints))
-
-    def clean_up(self) -> None:
-        """Remove the checkpoint of a finished job."""
-        self.checkpoint.unlink(missing_ok=True)
+                state = dict(self.stack.module(replica).state_dict())
+                save(state, _final_state(run, self.setting.checkpoints))
 
 
-def _save(state: Any, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(f".{os.getpid()}.tmp")
-    torch.save(state, beside)
-    os.replace(beside, path)
+def _hits(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return how many images each run [runs] has right: logits [runs, classes, N], labels [N]."""
+    return (logits.max(1).indices == labels).sum(1)  # argmax is slow along this axis
 
 
-class _StepMeasures:
-    """The norms around each step, gathered only where a step measure was asked for."""
+class _CapturedStep:
+    """A training step captured once as a CUDA graph: its kernels are replayed without the host."""
 
-    def __init__(self, names: tuple[str, ...]) -> None:
-        self.functions: dict[str, Callable[..., Tensor]] = {
-            name: STEP_MEASURES[name] for name in names if name in STEP_MEASURES
-        }
-        self.norms: list[Tensor] = []
-        self.layers: list[str] = []
-        self.maximum: dict[str, Tensor] = {}
-        self.sum: dict[str, Tensor] = {}
-        self.last: dict[str, Tensor] = {}
-        self.steps = 0
+    def __init__(self, step: Callable[[Tensor], None], batch: Tensor) -> None:
+        self.batch = batch.clone()
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph, stream=torch.cuda.current_stream()):
+            step(self.batch)
 
-    def note(self, groups: list[tuple[Method, Rows]]) -> None:
-        if not self.functions:
-            return
-        self.layers = groups[0][1].weighted
-        self.norms.append(torch.cat([rows.weight_norms() for _, rows in groups]))
-        if len(self.norms) == 3:
-            self.steps += 1
-            for name, function in self.functions.items():
-                value = function(*self.norms)
-                self.last[name] = value
-                self.sum[name] = self.sum.get(name, torch.zeros_like(value)) + value
-                self.maximum[name] = torch.maximum(self.maximum.get(name, value), value)
-            self.norms = []
-
-    def results(self) -> Iterator[tuple[int, str, str, float]]:
-        """Yield (run, layer, name, value) with the epoch's maximum, mean and last value."""
-        for name in self.functions:
-            for kind, table in (
-                ("max", self.maximum[name]),
-                ("mean", self.sum[name] / self.steps),
-                ("last", self.last[name]),
-            ):
-                for run, values in enumerate(table.tolist()):
-                    for layer, value in zip(self.layers, values, strict=True):
-                        yield run, layer, f"{name}:{kind}", value
+    def __call__(self, batch: Tensor) -> None:
+        self.batch.copy_(batch)
+        self.graph.replay()

@@ -298,40 +298,41 @@ def small_digits(whole, folder):
 
 
 class L2InitOnTheLastParameterOnly(L2Init):
-    def gradients_(self, rows):
-        last = torch.zeros_like(rows.initial)
-        last[:, -3:] = 1
-        rows.gradients.add_((rows.parameters - rows.initial) * rows.values["lam"] * last)
+    def gradients_(self, replicas):
+        parameter, initial = replicas.parameters[-1], replicas.initial[-1]
+        replicas.gradients()[-1].add_((parameter - initial) * replicas.lam()[-1])
 
 
 class L2WithoutTheHalf(L2):
-    def gradients_(self, rows):
-        rows.gradients.add_(2 * rows.parameters * rows.values["lam"])
+    def gradients_(self, replicas):
+        super().gradients_(replicas)
+        super().gradients_(replicas)
 
 
 class HeadResetOfTheFeatures(HeadReset):
-    def change_(self, rows, stage):
-        new = rows.fresh(f"change {stage}")
-        rows.parameters.copy_(torch.where(rows.classifier, rows.parameters, new))
+    def change_(self, replicas, stage):
+        replicas.in_classifier[:] = [not belongs for belongs in replicas.in_classifier]
+        super().change_(replicas, stage)
 
 
 class HeadResetOfEverything(HeadReset):
-    def change_(self, rows, stage):
-        rows.parameters.copy_(rows.fresh(f"change {stage}"))
+    def change_(self, replicas, stage):
+        replicas.in_classifier[:] = [True] * len(replicas.in_classifier)
+        super().change_(replicas, stage)
 
 
 class SWRTowardsLargerNorms(SWR):
-    def after_step_(self, rows):
-        rows.memory["lam"] = -rows.memory["lam"].abs()
-        super().after_step_(rows)
+    def after_step_(self, replicas):
+        replicas.fixed["lam"] = -replicas.fixed["lam"].abs()
+        super().after_step_(replicas)
 
 
 class SWRThatForgetsTheBiases(SWR):
-    def after_step_(self, rows):
-        before = [tensor.clone() for tensor in rows.tensors]
-        super().after_step_(rows)
-        owners = rows.owners * len(rows.parameters)
-        for tensor, old, (_, bias) in zip(rows.tensors, before, owners, strict=True):
+    def after_step_(self, replicas):
+        before = [tensor.clone() for tensor in replicas.tensors]
+        super().after_step_(replicas)
+        owners = replicas.owners * replicas.count
+        for tensor, old, (_, bias) in zip(replicas.tensors, before, owners, strict=True):
             if bias:
                 tensor.copy_(old)
 

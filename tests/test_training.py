@@ -93,37 +93,90 @@ def files(folder: Path) -> dict[str, tuple[int, bytes]]:
 # Jobs: a run does not see its neighbours
 
 
-@pytest.mark.parametrize("model", ["mlp", "cnn-bn"])
-def test_a_run_alone_equals_itself_among_others_bit_for_bit(model, train, tmp_path):
-    together = curves(train(model=model, methods=METHODS))
-    assert len(together) == len(METHODS)
-    for method in METHODS:
-        alone = train(model=model, methods=method, results=tmp_path / "alone")
-        (run,) = set(alone["run"])
-        assert_same(curves(alone)[run], together[run])
+@pytest.fixture
+def jobs(monkeypatch):
+    """Every job that trains, as it is when it has ended."""
+    seen = []
+    whole = training._Job.train
+
+    def noted(job, bar):
+        whole(job, bar)
+        seen.append(job)
+
+    monkeypatch.setattr(training._Job, "train", noted)
+    return seen
 
 
-def test_a_run_alone_equals_itself_among_others_in_float64(train, tmp_path, monkeypatch):
-    handed = []
-    write_job = records.write_job
+def states(jobs) -> dict[str, dict[str, torch.Tensor]]:
+    """Return every run's parameters and buffers."""
+    return {
+        run.hash: {name: view.clone() for name, view in job.stack.views(replica).items()}
+        for job in jobs
+        for replica, run in enumerate(job.active)
+    }
 
-    def spy(folder, epochs, *rest, **more):
-        handed.append(epochs)
-        return write_job(folder, epochs, *rest, **more)
 
-    monkeypatch.setattr(records, "write_job", spy)
-    train(methods=METHODS, dtype=torch.float64)
-    train(methods=METHODS[6], dtype=torch.float64, results=tmp_path / "alone")
-    together, alone = handed
-    together = together[together["run"] == alone["run"].iloc[0]]
-    losses = ["train_loss", "test_loss"]
-    np.testing.assert_allclose(alone[losses], together[losses], rtol=0, atol=1e-12)
-    for norms in ("weight_norms", "bias_norms"):
-        assert alone[norms].iloc[-1] == pytest.approx(together[norms].iloc[-1], abs=1e-12)
+#: Twenty runs, of every kind of method.
+TWENTY = [*METHODS, *(f"swr:{k}e-3" for k in range(2, 6)), *(f"l2:{k}e-3" for k in range(2, 7))]
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn", "cnn-bn"])
+def test_a_run_is_the_same_alone_in_a_stack_of_two_and_of_twenty(model, train, jobs, tmp_path):
+    found = {}
+    for size in (1, 2, 20):
+        # 10 epochs of 2 steps, then 10 of 3.
+        train(
+            model=model,
+            methods=TWENTY,
+            dtype=torch.float64,
+            epochs=10,
+            stack=size,
+            results=tmp_path / str(size),
+        )
+        assert {len(job.runs) for job in jobs} == {size}
+        assert {job.step for job in jobs} == {50}
+        found[size] = states(jobs)
+        assert len(found[size]) == len(TWENTY) == 20
+        jobs.clear()
+    for size in (1, 2):
+        for run, state in found[20].items():
+            for name, tensor in state.items():
+                torch.testing.assert_close(found[size][run][name], tensor, rtol=0, atol=1e-10)
+    # They moved, and apart from one another.
+    weights = [state["linear1.weight"] for state in found[20].values()]
+    assert all(not torch.allclose(weights[0], other, atol=1e-6) for other in weights[1:])
+
+
+def test_initial_weights_and_order_are_the_same_bit_for_bit(train, monkeypatch, tmp_path):
+    starts, orders = {}, {}
+    build, epoch = training._Job._build, training._Job._epoch
+
+    def noted_build(job, active):
+        build(job, active)
+        starts.update({run.hash: job.stack.views(i) for i, run in enumerate(active)})
+        starts.update({run: {n: t.clone() for n, t in s.items()} for run, s in starts.items()})
+
+    def noted_epoch(job, order, rate):
+        for run in job.active:
+            orders.setdefault(run.hash, []).append(order.tolist())
+        epoch(job, order, rate)
+
+    monkeypatch.setattr(training._Job, "_build", noted_build)
+    monkeypatch.setattr(training._Job, "_epoch", noted_epoch)
+    seen = []
+    for size in (1, 2, 20):
+        train(model="cnn-bn", methods=TWENTY, stack=size, results=tmp_path / str(size))
+        seen.append((dict(starts), dict(orders)))
+        starts.clear()
+        orders.clear()
+    for other, order in seen[1:]:
+        assert order == seen[0][1]
+        for run, state in seen[0][0].items():
+            assert all(torch.equal(state[name], other[run][name]) for name in state)
 
 
 def test_methods_of_a_seed_are_paired_and_seeds_differ(train):
-    frame = train(methods=METHODS, seeds=[0, 1])
+    frame = train(methods=METHODS, seeds=[0, 1], dtype=torch.float64)
     start = frame[frame["epoch"] == 0]
     assert start.groupby("seed")["test_loss"].nunique().tolist() == [1, 1]
     assert start["test_loss"].nunique() == 2
@@ -441,16 +494,18 @@ def test_a_hash_that_ignores_something_is_caught(ignored, train, monkeypatch):
 
 @pytest.mark.parametrize("model", ["mlp", "cnn"])
 def test_a_diverging_run_is_recorded_and_leaves_the_others_alone(model, train, tmp_path):
-    wild = AdamW(lam=1e30)  # 1 − lr·λ to the power of the steps leaves float32
-    options = {"model": model, "stream": "warm-start", "epochs": 3}
+    wild = AdamW(lam=1e80)  # 1 − lr·λ to the power of the steps leaves float64
+    options = {"model": model, "stream": "warm-start", "epochs": 3, "dtype": torch.float64}
+    options |= {"stack": 3}
     frame = train(methods=["vanilla", wild, "swr:0.1"], **options)
     lost = frame[frame["method"] == "adamw"]
     assert lost["diverged"].tolist() == [False] * (len(lost) - 1) + [True]
     assert 1 < len(lost) < 7
     assert not frame[frame["method"] != "adamw"]["diverged"].any()
-    without = curves(train(methods=["vanilla", "swr:0.1"], results=tmp_path / "without", **options))
+    apart = {"results": tmp_path / "without", "stack": 1}  # the very same numbers in float64
+    without = curves(train(methods=["vanilla", "swr:0.1"], **options | apart))
     for run, rows in without.items():
-        assert_same(rows, curves(frame)[run])
+        pd.testing.assert_frame_equal(rows, curves(frame)[run], check_exact=False, rtol=1e-6)
     before = files(tmp_path / "results")
     train(methods=["vanilla", wild, "swr:0.1"], **options)
     assert files(tmp_path / "results") == before  # not tried again
@@ -529,8 +584,8 @@ def test_a_killed_job_carries_on_bit_for_bit(changes, killed_at, pictures, tmp_p
     options = interrupted(pictures, tmp_path / "killed", **changes)
     kill_at_step(killed_at, options)
     assert not list(Path(options["results"]).glob("*"))
-    checkpoints = [p for p in Path(options["checkpoints"]).iterdir() if p.suffix == ".pt"]
-    assert len(checkpoints) == 1
+    checkpoints = list(Path(options["checkpoints"]).glob("*.pt"))
+    assert len(checkpoints) == 2  # the newest and the one before it
 
     steps = []
     step = torch.optim.Adam.step
@@ -542,7 +597,7 @@ def test_a_killed_job_carries_on_bit_for_bit(changes, killed_at, pictures, tmp_p
         )
         resumed = swrlib.train(**options)
     assert len(steps) == 9  # those of the last three epochs
-    assert not checkpoints[0].exists()
+    assert not list(Path(options["checkpoints"]).glob("*.pt"))
 
     whole_options = interrupted(pictures, tmp_path / "whole", **changes)
     whole = swrlib.train(**whole_options)

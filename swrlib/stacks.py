@@ -1,0 +1,234 @@
+"""Many copies of a network that train as one: every parameter carries a leading axis of replicas.
+
+A `Stack` walks through the layers of a model with operations that treat all replicas at once. Until
+the first layer the replicas share their input, so that this layer is one wide product; convolutions
+become grouped, batch normalization treats each replica's channels by themselves. With one replica
+these are the ordinary operations. No replica sees another's numbers, so one that diverges leaves
+the others as they are.
+
+Feature maps are [N, replicas·C, H, W]; what fully connected layers see is [replicas, units, N],
+with the images last, where softmax and sums over classes are fastest on a processor.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import batch_norm, conv2d
+
+#: Up to how many entries a model counts as small: then its replicas train in one stack on a GPU.
+SMALL = 2_000_000
+#: Replicas in one stack by default: more of them leave the processor's cache, or the GPU is full.
+LARGEST_STACK = {"cpu": 20, "cuda": 100}
+
+
+class StackedLinear(torch.autograd.Function):
+    """y_r = W_r x_r + b_r for all replicas r, with gradients in the layout of the weights.
+
+    Shapes: weight [replicas, out, in], bias [replicas, out], input [replicas, in, N], or [N, in]
+    where all replicas share it; output [replicas, out, N]. PyTorch's own batched product would
+    write the gradient of the weights transposed, and a shared input once per replica.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Return the outputs."""
+        ctx.save_for_backward(inputs, weight)
+        if inputs.dim() == 2:
+            wide = torch.addmm(bias.reshape(-1, 1), weight.flatten(0, 1), inputs.T)
+            return wide.view(*bias.shape, -1)
+        return torch.baddbmm(bias.unsqueeze(2), weight, inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        """Return the gradients of inputs, weight and bias."""
+        inputs, weight = ctx.saved_tensors
+        bias = gradient.sum(2)
+        if inputs.dim() == 2:
+            flat = gradient.flatten(0, 1)
+            shared = torch.mm(flat.T, weight.flatten(0, 1)) if ctx.needs_input_grad[0] else None
+            return shared, torch.mm(flat, inputs).view_as(weight), bias
+        return torch.bmm(weight.mT, gradient), torch.bmm(gradient, inputs.mT), bias
+
+
+class Stack:
+    """Replicas of a model: a sequence of linear, convolution, batch norm and other plain modules.
+
+    Parameters
+    ----------
+    model : torch.nn.Sequential
+        What all replicas start as.
+    replicas : int
+    device : torch.device
+    dtype : torch.dtype
+        float32, float64, or bfloat16: then products of matrices and convolutions are in bfloat16,
+        parameters and everything else in float32.
+
+    Attributes
+    ----------
+    parameters : dict of str to torch.Tensor
+        By name, leaves [replicas, *shape]; those of convolutions lie in memory channels last.
+    buffers : dict of str to torch.Tensor
+        By name, [replicas, *shape].
+    """
+
+    def __init__(
+        self, model: nn.Module, replicas: int, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.replicas = replicas
+        self.products = dtype
+        self.dtype = torch.float32 if dtype == torch.bfloat16 else dtype
+        self._model = copy.deepcopy(model)
+        self._modules = list(self._model.named_children())
+        for name, module in self._modules:
+            known = isinstance(module, nn.Linear | nn.Conv2d | nn.BatchNorm2d)
+            if not known and any(True for _ in module.parameters()):
+                raise TypeError(f"{name} is a {type(module).__name__}, which cannot be stacked")
+        convolutional = any(isinstance(module, nn.Conv2d) for _, module in self._modules)
+        self.memory_format = torch.channels_last if convolutional else torch.contiguous_format
+        self.parameters = {
+            name: self._block(parameter, device).requires_grad_()
+            for name, parameter in model.named_parameters()
+        }
+        self.buffers = {name: self._block(buffer, device) for name, buffer in model.named_buffers()}
+
+    def _block(self, tensor: Tensor, device: torch.device) -> Tensor:
+        dtype = self.dtype if tensor.is_floating_point() else tensor.dtype
+        tensor = tensor.detach().to(device, dtype)
+        if tensor.dim() == 4:  # a kernel: the input's channels last
+            tensor = tensor.permute(0, 2, 3, 1)
+        block = tensor.expand(self.replicas, *tensor.shape).clone(
+            memory_format=torch.contiguous_format
+        )
+        return block.permute(0, 1, 4, 2, 3) if tensor.dim() == 4 else block
+
+    def __call__(self, images: Tensor, *, training: bool) -> Tensor:
+        """Return the logits [replicas, classes, N] of normalized images [N, C, H, W]."""
+        x, shared = images.contiguous(memory_format=self.memory_format), True
+        for name, module in self._modules:
+            if isinstance(module, nn.Conv2d):
+                x, shared = self._convolution(name, module, x, shared), False
+            elif isinstance(module, nn.BatchNorm2d):
+                x = self._batch_norm(name, module, x, training)
+            elif isinstance(module, nn.Linear):
+                x, shared = self._linear(name, x), False
+            elif isinstance(module, nn.Flatten) and not shared:
+                x = x.unflatten(1, (self.replicas, -1)).flatten(2).permute(1, 2, 0)
+            else:
+                x = module(x)
+        return x.to(self.dtype)
+
+    def _convolution(self, name: str, module: nn.Conv2d, x: Tensor, shared: bool) -> Tensor:
+        bias = self.parameters.get(f"{name}.bias")
+        return conv2d(
+            x.to(self.products),
+            self.parameters[f"{name}.weight"].flatten(0, 1).to(self.products),
+            None if bias is None else bias.flatten().to(self.products),
+            stride=module.stride,
+            padding=module.padding,
+            dilation=module.dilation,
+            groups=module.groups * (1 if shared else self.replicas),
+        )
+
+    def _batch_norm(self, name: str, module: nn.BatchNorm2d, x: Tensor, training: bool) -> Tensor:
+        if training:
+            self.buffers[f"{name}.num_batches_tracked"] += 1
+        return batch_norm(
+            x,
+            self.buffers[f"{name}.running_mean"].view(-1),
+            self.buffers[f"{name}.running_var"].view(-1),
+            self.parameters[f"{name}.weight"].flatten(),
+            self.parameters[f"{name}.bias"].flatten(),
+            training,
+            module.momentum if module.momentum is not None else 0.1,
+            module.eps,
+        )
+
+    def _linear(self, name: str, x: Tensor) -> Tensor:
+        weight, bias = self.parameters[f"{name}.weight"], self.parameters[f"{name}.bias"]
+        return StackedLinear.apply(*(tensor.to(self.products) for tensor in (x, weight, bias)))
+
+    def views(self, replica: int) -> dict[str, Tensor]:
+        """Return one replica's parameters and buffers by name, sharing their memory."""
+        blocks = self.parameters | self.buffers
+        return {name: block.detach()[replica] for name, block in blocks.items()}
+
+    def module(self, replica: int) -> nn.Module:
+        """Return one replica as a model of its own: a copy, as it is now."""
+        model = copy.deepcopy(self._model).to(self.dtype)
+        model.load_state_dict(self.views(replica))
+        return model.to(next(iter(self.parameters.values())).device)
+
+    @torch.no_grad()
+    def load(self, replica: int, model: nn.Module) -> None:
+        """Take a replica's parameters and buffers from a model."""
+        state = model.state_dict()
+        for name, view in self.views(replica).items():
+            view.copy_(state[name])
+
+
+def default_size(model: nn.Module, device: torch.device) -> int:
+    """Return how many replicas train at once by default; see `swrlib.train`."""
+    entries = sum(parameter.numel() for parameter in model.parameters())
+    convolutional = any(isinstance(module, nn.Conv2d) for module in model.modules())
+    if device.type == "cpu":
+        return 1 if convolutional else LARGEST_STACK["cpu"]
+    return LARGEST_STACK["cuda"] if entries <= SMALL else 1
+
+
+def needed_memory(model: nn.Module, images: tuple[int, ...], dtype: torch.dtype) -> int:
+    """Return about how many bytes the training of one replica takes.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    images : tuple of int
+        Shape [N, C, H, W] of a batch.
+    dtype : torch.dtype
+    """
+    outputs: list[int] = []
+    copied = copy.deepcopy(model).to("meta")
+    for module in copied.children():
+        module.register_forward_hook(lambda module, given, output: outputs.append(output.numel()))
+    with torch.no_grad():
+        copied(torch.empty(images, device="meta"))
+    entries = sum(parameter.numel() for parameter in model.parameters())
+    # Parameters, gradients, two moments, a copy of the parameters and one to compute with; what
+    # every layer puts out, and its gradient.
+    return (6 * entries + 2 * sum(outputs)) * max(4, dtype.itemsize)
+
+
+def free_memory(device: torch.device) -> int:
+    """Return how many bytes a training may still take on a device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return min(_limits(), default=sys.maxsize)
+
+
+def _limits() -> Iterator[int]:
+    """Yield what the machine, a control group and a limit of this process leave free."""
+    information = Path("/proc/meminfo")
+    if information.exists():
+        for line in information.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                yield int(line.split()[1]) * 1024
+    group = Path("/sys/fs/cgroup")
+    with_limit = (group / "memory.max", group / "memory.current")
+    if all(path.exists() for path in with_limit):
+        largest, used = (path.read_text().strip() for path in with_limit)
+        if largest != "max":
+            yield int(largest) - int(used)
+    if sys.platform == "linux":
+        import resource
+
+        largest_size = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if largest_size != resource.RLIM_INFINITY:
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            yield largest_size - pages * os.sysconf("SC_PAGE_SIZE")
