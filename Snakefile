@@ -13,6 +13,9 @@ configfile: "config/paper.yaml"
 
 
 os.environ["OMP_NUM_THREADS"] = "1"
+# Feature maps are large, and come and go with every step: freed memory is kept, in large pages.
+os.environ["MALLOC_TRIM_THRESHOLD_"] = os.environ["MALLOC_MMAP_THRESHOLD_"] = str(2**32)
+os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
 
 LIBRARY = sorted(str(path) for path in Path("swrlib").rglob("*") if path.suffix in (".py", ".toml"))
 RECORDS = sorted(str(path) for path in Path(config["results"]).glob("*.parquet"))

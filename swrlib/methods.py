@@ -21,6 +21,7 @@ from swrlib.rescaling import (
     membership,
     membership_mask,
     multi_tensor_norms,
+    pull_and_rest,
     rescale_tensors_,
 )
 
@@ -302,8 +303,9 @@ class SWR(Method):
         features, head = (
             replicas.values[name].unsqueeze(1) for name in ("lam_features", "lam_classifier")
         )
-        replicas.memory["targets"] = norms
         replicas.fixed["lam"] = features + classifier * (head - features)
+        terms = pull_and_rest(norms, replicas.fixed["lam"])
+        replicas.memory["pull"], replicas.memory["rest"] = terms
         replicas.fixed["members"] = membership_mask(members, replicas.weighted).to(norms.device)
 
     def after_step_(self, replicas: Replicas) -> None:
@@ -312,8 +314,8 @@ class SWR(Method):
             replicas.weights,
             replicas.tensors,
             replicas.fixed["members"],
-            replicas.memory["targets"],
-            replicas.fixed["lam"],
+            replicas.memory["pull"],
+            replicas.memory["rest"],
         )
 
 
@@ -332,7 +334,9 @@ class SWRReinit(SWR):
 
     def decay_(self, replicas: Replicas) -> None:
         """Take the present norms as n_l."""
-        replicas.memory["targets"].copy_(replicas.weight_norms())
+        terms = pull_and_rest(replicas.weight_norms(), replicas.fixed["lam"])
+        for name, value in zip(("pull", "rest"), terms, strict=True):
+            replicas.memory[name].copy_(value)
 
     def change_(self, replicas: Replicas, stage: int) -> None:
         """Take the present norms as n_l, if asked."""

@@ -52,13 +52,23 @@ def multi_tensor_multiply_(tensors: Sequence[Tensor], factors: Tensor) -> None:
             tensor.mul_(factor)
 
 
-def soft_factors(norms: Tensor, initial_norms: Tensor, lam: Tensor | float) -> Tensor:
-    """Return c_l = (λ n_l + (1 − λ) ‖W_l‖) / ‖W_l‖; 1 where either norm is zero.
+def pull_and_rest(initial_norms: Tensor, lam: Tensor | float) -> tuple[Tensor, Tensor]:
+    """Return λ n_l and 1 − λ, the parts of a soft factor that do not change from step to step.
 
-    Shapes: [..., layers] for the norms, λ broadcasts against it.
+    Where n_l is zero there is no norm to return to: 0 and 1, so that the factor is 1. Shapes:
+    [..., layers], λ broadcasts against it.
     """
-    factors = (lam * initial_norms + (1 - lam) * norms) / norms
-    return factors.where((norms > 0) & (initial_norms > 0), 1.0)
+    there = initial_norms > 0
+    rest = torch.ones_like(initial_norms) - lam
+    return (lam * initial_norms).where(there, 0.0), rest.where(there, 1.0)
+
+
+def soft_factors(norms: Tensor, pull: Tensor, rest: Tensor) -> Tensor:
+    """Return c_l = (λ n_l + (1 − λ) ‖W_l‖) / ‖W_l‖ = pull/‖W_l‖ + rest; 1 where ‖W_l‖ is zero.
+
+    Shapes: [..., layers] each.
+    """
+    return torch.addcdiv(rest, pull, norms).nan_to_num_(1.0, 1.0)
 
 
 def cumulative_factors(factors: Tensor, members: Tensor) -> Tensor:
@@ -73,8 +83,8 @@ def rescale_tensors_(
     weights: Sequence[Tensor],
     tensors: Sequence[Tensor],
     members: Tensor,
-    initial_norms: Tensor,
-    lam: Tensor | float,
+    pull: Tensor,
+    rest: Tensor,
     *,
     skipped: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -83,26 +93,24 @@ def rescale_tensors_(
     Parameters
     ----------
     weights : sequence of torch.Tensor
-        The weights whose norms decide; with a leading axis of replicas in ``initial_norms``, those
-        of the first replica, then those of the second, and so on.
+        The weights whose norms decide; with a leading axis of replicas in ``pull``, those of the
+        first replica, then those of the second, and so on.
     tensors : sequence of torch.Tensor
         All that is scaled (weights, biases), in the same order of replicas.
     members : torch.Tensor
         bool [tensors per replica, layers]: whose factors multiply which tensor.
-    initial_norms : torch.Tensor
-        n_l, shape [layers] or [replicas, layers].
-    lam : torch.Tensor or float
-        λ per layer; broadcasts against ``initial_norms``.
+    pull, rest : torch.Tensor
+        What `pull_and_rest` returns, shape [layers] or [replicas, layers].
     skipped : torch.Tensor, optional
         Non-zero where the optimizer skipped its step: then nothing is scaled.
 
     Returns
     -------
     tuple of torch.Tensor
-        The factors c_l and the norms before the rescaling, shaped like ``initial_norms``.
+        The factors c_l and the norms before the rescaling, shaped like ``pull``.
     """
-    norms = multi_tensor_norms(weights).view_as(initial_norms)
-    factors = soft_factors(norms, initial_norms, lam)
+    norms = multi_tensor_norms(weights).view_as(pull)
+    factors = soft_factors(norms, pull, rest)
     if skipped is not None:
         factors = factors.where(skipped == 0, 1.0)
     multi_tensor_multiply_(tensors, cumulative_factors(factors, members).flatten())
@@ -508,11 +516,10 @@ class SoftWeightRescaling:
         weights, tensors = self._tensors()
         if not weights:
             return
-        lam = self._classifier * (self._lam_classifier - self._lam_features) + self._lam_features
         if skipped is not None:
             skipped = skipped.to(weights[0].device, non_blocking=True)
         factors, norms = rescale_tensors_(
-            weights, tensors, self._plan_members, self._targets, lam, skipped=skipped
+            weights, tensors, self._plan_members, *self._plan_terms, skipped=skipped
         )
         if self._statistics:
             scales = cumulative_factors(factors, self._statistics_members)
@@ -527,7 +534,7 @@ class SoftWeightRescaling:
         """Return the weights whose norms count and everything to scale; frozen tensors are out."""
         weights: list[Tensor] = []
         tensors: list[Tensor] = []
-        key: list[object] = []
+        key: list[object] = [self._lam_features, self._lam_classifier]
         for layer in self.layers:
             weight, bias = layer.weight, layer.bias
             key += [free := _trainable(weight), free_bias := _trainable(bias)]
@@ -564,23 +571,27 @@ class SoftWeightRescaling:
                     entering_statistics.append(entering(self._network, self._members, layer))
         norms = multi_tensor_norms(weights)
         initial = dict(zip(self._weighted(), self._initial_norms.tolist(), strict=True))
-        self._targets = norms.new_tensor([initial[name] for name in self._rescaled])
+        targets = norms.new_tensor([initial[name] for name in self._rescaled])
+        lam = {"features": self._lam_features, "classifier": self._lam_classifier}
         groups = {layer.name: layer.group for layer in self.layers}
-        self._classifier = norms.new_tensor(
-            [float(groups[name] == "classifier") for name in self._rescaled]
+        self._plan_terms = pull_and_rest(
+            targets, norms.new_tensor([lam[groups[name]] for name in self._rescaled])
         )
         self._plan_members = membership_mask(members, self._rescaled).to(norms.device)
         self._statistics_members = membership_mask(entering_statistics, self._rescaled).to(
             norms.device
         )
-        self._alarm = torch.zeros(norms.shape, dtype=torch.bool, pin_memory=norms.is_cuda)
+        self._warn_of_zeros(targets)
+        self._seen = torch.ones(norms.shape, dtype=norms.dtype, pin_memory=norms.is_cuda)
 
     def _watch_zero_norms(self, norms: Tensor) -> None:
         # On a GPU the copy arrives later and a coming step sees it: nothing waits for the device.
-        self._alarm.copy_((norms == 0) | (self._targets == 0), non_blocking=True)
-        if not self._alarm.any():
-            return
-        zero = {name for name, is_zero in zip(self._rescaled, self._alarm, strict=True) if is_zero}
+        seen = self._seen.copy_(norms, non_blocking=True) if norms.is_cuda else norms
+        if not seen.all():
+            self._warn_of_zeros(seen)
+
+    def _warn_of_zeros(self, norms: Tensor) -> None:
+        zero = {name for name, norm in zip(self._rescaled, norms.tolist(), strict=True) if not norm}
         if zero - self._zero_norms:
             self._zero_norms |= zero
             warnings.warn(

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from swrlib import paper, records
-from swrlib.datasets import DATASETS, load_dataset
+from swrlib.datasets import DATASETS, Dataset, load_dataset
 from swrlib.layers import nearest
 from swrlib.methods import METHODS, Method, Vanilla, make_method
 from swrlib.models import MODELS
@@ -122,7 +122,7 @@ def stream_name(stream: str | Stream) -> str:
 
 def resolve(
     *,
-    dataset: str | os.PathLike[str],
+    dataset: str | os.PathLike[str] | Dataset,
     model: str,
     stream: str | Stream,
     methods: Iterable[str | Method],
@@ -155,8 +155,8 @@ def resolve(
     elif epochs is not None:
         raise ValueError("this stream has its epochs already: give epochs to make_stream instead")
     # Known data sets go by their names, so that looking for missing runs needs no data.
-    known_name = str(dataset) in DATASETS
-    name = str(dataset) if known_name else load_dataset(dataset, root=_path(root)).fingerprint
+    named = isinstance(dataset, str) and dataset in DATASETS
+    name = str(dataset) if named else load_dataset(dataset, root=_path(root)).fingerprint
     chosen = [_method(m, name, model, stream.name, results) for m in _listed(methods)]
     seeds = [seeds] if isinstance(seeds, int) else list(seeds)
     for seed in seeds:

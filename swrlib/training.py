@@ -51,7 +51,7 @@ class Stopped(Exception):
 
 def train(
     *,
-    dataset: str | os.PathLike[str],
+    dataset: str | os.PathLike[str] | Dataset,
     model: str,
     stream: str | Stream,
     methods: Iterable[str | Method] = ("vanilla", "swr"),
@@ -78,8 +78,8 @@ def train(
 
     Parameters
     ----------
-    dataset : str or path
-        A name of `swrlib.load_dataset`, or a folder of class folders.
+    dataset : str, path or Dataset
+        A name of `swrlib.load_dataset`, a folder of class folders, or images in memory.
     model : {"mlp", "cnn", "cnn-bn", "vgg16"}
     stream : str or Stream
         A name (see `swrlib.make_stream`) or what `make_stream` returned.

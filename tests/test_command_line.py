@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from image_folder import make_image_folder
 
 import swrlib
+from swrlib import training
 from swrlib.__main__ import main, parser
 from swrlib.datasets import DATASETS
 from swrlib.methods import METHODS
@@ -138,8 +143,14 @@ def test_options_reach_the_run(arguments, tmp_path):
         ({"batch_size": "0"}, "batch_size"),
         ({"device": "gpu"}, "device"),
         ({"threads": "0"}, "threads"),
+        ({"stack": "0"}, "stack"),
+        ({"stack": "-3"}, "stack"),
+        ({"minutes": "0"}, "minutes"),
+        ({"minutes": "-1"}, "minutes"),
+        ({"minutes": "nan"}, "minutes"),
+        ({"tf32": "", "device": "cpu"}, "TensorFloat-32"),
     ],
-    ids=lambda value: "-".join(*value.items()) if isinstance(value, dict) else "",
+    ids=lambda value: "-".join(next(iter(value.items()))) if isinstance(value, dict) else "",
 )
 def test_errors_are_one_sentence_and_status_2(wrong, words, arguments, tmp_path, capsys):
     assert words in refused(arguments(**wrong), capsys)
@@ -166,6 +177,108 @@ def test_the_help_names_everything_that_can_be_asked_for(capsys):
     flat = " ".join(text.split()).replace("- ", "-")
     for name in (*DATASETS, *MODELS, *STREAMS, *METHODS, *SCALES, "swr:1e-3", "swr:1e-4,1e-1"):
         assert name in flat
+
+
+def test_a_run_that_the_memory_does_not_hold_is_refused(arguments, capsys, monkeypatch):
+    monkeypatch.setattr(training, "free_memory", lambda device: 2**10)
+    assert "0 MiB of memory are free" in refused(arguments(device="cpu"), capsys)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64", None])
+def test_the_type_reaches_the_run(dtype, arguments, tmp_path):
+    assert main(arguments(dtype=dtype, device="cpu")) == 0
+    frame = swrlib.load_records(tmp_path / "results")
+    assert set(frame["dtype"]) == {dtype or "float32"}
+
+
+@pytest.mark.parametrize(("stack", "jobs"), [("2", 3), ("1", 5), ("5", 1), (None, 1)])
+def test_the_stack_says_how_many_runs_train_at_once(stack, jobs, arguments, tmp_path):
+    methods = "vanilla swr:0.1 swr:0.2 l2:0.1 adamw:0.1"
+    assert main(arguments(methods=methods, stack=stack, device="cpu")) == 0
+    files = [pd.read_parquet(path) for path in (tmp_path / "results").glob("*.parquet")]
+    assert len(files) == jobs
+    assert sum(file["run"].nunique() for file in files) == 5
+
+
+# Stops
+
+
+def stopped(err: str) -> int:
+    """Return after which epoch it says to have stopped, in its one sentence."""
+    assert err.startswith("swrlib: stopped after epoch ")
+    assert err.endswith(": the same call carries on\n")
+    assert err.count("\n") == 1
+    return int(err.split()[4].rstrip(":"))
+
+
+def test_when_its_minutes_are_over_it_stops_and_carries_on(
+    arguments, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("SWR_PROGRESS", "off")
+    words = arguments(methods="vanilla swr:0.1", seeds="0 1", epochs="2", batch_size="16")
+    handler = signal.getsignal(signal.SIGTERM)
+    assert main([*words, "--minutes", "1e-9"]) == 3
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert stopped(err) == 1
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert not list((tmp_path / "results").glob("*"))
+    assert main([*words, "--minutes", "1e-9"]) == 3
+    assert stopped(capsys.readouterr().err) == 2
+    assert main(words) == 0
+    out, err = capsys.readouterr()
+    assert "vanilla" in out and "stopped" not in err
+    undisturbed = [*words, "--results", "other", "--checkpoints", "elsewhere"]
+    assert main(undisturbed) == 0
+    frames = [swrlib.load_records(tmp_path / name) for name in ("results", "other")]
+    frames = [frame.drop(columns="seconds") for frame in frames]
+    order = ["run", "epoch"]
+    pd.testing.assert_frame_equal(
+        *(frame.sort_values(order, ignore_index=True) for frame in frames), check_exact=True
+    )
+
+
+def test_enough_minutes_are_as_good_as_none(arguments, tmp_path):
+    assert main(arguments(minutes="60")) == 0
+    assert swrlib.load_records(tmp_path / "results")["epoch"].max() == 2
+
+
+def test_a_process_that_is_asked_to_end_stops_and_carries_on(arguments, tmp_path, capsys):
+    epochs = 400
+    words = arguments(epochs=str(epochs), device="cpu")
+    with subprocess.Popen(
+        [sys.executable, "-m", "swrlib", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        end = time.monotonic() + 60
+        while not list(Path(".checkpoints").glob("locks/*")):  # it has begun
+            assert process.poll() is None and time.monotonic() < end
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 3
+    assert out == ""
+    epoch = stopped(err)
+    assert 1 <= epoch < 2 * epochs
+    assert not list((tmp_path / "results").glob("*"))
+    torch.set_num_threads(1)
+    assert main(words) == 0
+    frame = swrlib.load_records(tmp_path / "results")
+    assert frame["epoch"].tolist() == list(range(2 * epochs + 1))
+    assert frame["step"].is_monotonic_increasing
+    assert "vanilla" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int64", "double"])
+def test_another_type_is_refused_and_the_right_ones_are_named(dtype, arguments, capsys, tmp_path):
+    with pytest.raises(SystemExit) as done:
+        main(arguments(dtype=dtype))
+    assert done.value.code == 2
+    err = capsys.readouterr().err
+    assert all(name in err for name in (dtype, "float32", "float64", "bfloat16"))
+    assert not list(tmp_path.rglob("*"))
 
 
 @pytest.mark.parametrize("words", [[], ["trian"], ["train"], ["train", "--model"]])

@@ -323,7 +323,7 @@ class HeadResetOfEverything(HeadReset):
 
 class SWRTowardsLargerNorms(SWR):
     def after_step_(self, replicas):
-        replicas.fixed["lam"] = -replicas.fixed["lam"].abs()
+        replicas.memory["pull"].mul_(1.01)
         super().after_step_(replicas)
 
 

@@ -779,7 +779,7 @@ def dropped_bias_factor(real):
 
 
 def away_from_the_initial_norm(real):
-    return lambda norms, initial_norms, lam: real(norms, 2 * norms - initial_norms, lam)
+    return lambda norms, pull, rest: real(norms, -pull, 2 - rest)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -6,12 +6,19 @@ What a single method does is in test_methods.py, what a stream is in test_stream
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
+import multiprocessing
 import os
+import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +31,15 @@ from image_folder import make_image_folder
 
 import swrlib
 from swrlib import L2, SWR, AdamW, FullReset, HeadReset, SWRReinit, records, training
+from swrlib.runs import resolve
+from swrlib.stacks import needed_memory
 from swrlib.streams import STREAMS, make_stream
+
+# A server that has loaded the library, so that a process which is to be killed is there at once.
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(
+    ["pytest", "hypothesis", "torchvision.datasets", "swrlib.__main__"]
+)
 
 #: One of each kind of method, some of them with two λ's.
 METHODS = [
@@ -388,6 +403,7 @@ CHANGES = [
     {"seeds": [1]},
     {"batch_size": 17},
     {"dtype": torch.float64},
+    {"dtype": torch.bfloat16},
     {"optimizer_state": "new"},
     {"options": {"hidden": (7,)}},
     {"options": {"hidden": (7, 7)}},
@@ -428,6 +444,13 @@ def check_hashes(train, changes=CHANGES) -> None:
 
 def test_every_argument_enters_the_hash(train):
     check_hashes(train)
+
+
+def test_tensorfloat_enters_the_hash(pictures):
+    """It can be asked for on a CUDA device alone."""
+    given = {"dataset": pictures, "model": "mlp", "stream": "single-task", "methods": "vanilla"}
+    (one,), (other,) = (resolve(**given, seeds=0, tf32=tf32) for tf32 in (False, True))
+    assert one.hash != other.hash
 
 
 @settings(max_examples=12, deadline=None)
@@ -511,11 +534,46 @@ def test_a_diverging_run_is_recorded_and_leaves_the_others_alone(model, train, t
     assert files(tmp_path / "results") == before  # not tried again
 
 
-def test_where_all_diverge_the_job_ends(train):
+@pytest.mark.parametrize("model", ["mlp", "cnn-bn"])
+def test_what_has_diverged_is_no_longer_computed(model, train, monkeypatch, tmp_path):
+    sizes = []
+
+    class Noted(training.Stack):
+        def __init__(self, model, replicas, *rest):
+            sizes.append(replicas)
+            super().__init__(model, replicas, *rest)
+
+    monkeypatch.setattr(training, "Stack", Noted)
+    methods = ["vanilla", AdamW(lam=1e80), AdamW(lam=1e20), "swr:0.1", "full-reset"]
+    options = {"model": model, "dtype": torch.float64, "epochs": 5, "stack": 5}
+    frame = train(methods=methods, **options)
+    lost = frame[frame["diverged"]].set_index("lam")["epoch"]
+    assert 1 <= lost[1e80] < lost[1e20] < 10
+    assert sizes == [5, 4, 3]  # which stays until the end
+    assert frame["run"].nunique() == 5
+    rest = frame[frame["method"] != "adamw"]
+    assert rest.groupby("run")["epoch"].max().tolist() == [10] * 3
+    alone = train(methods=[methods[i] for i in (0, 3, 4)], results=tmp_path / "alone", **options)
+    for run, rows in curves(alone).items():
+        pd.testing.assert_frame_equal(rows, curves(frame)[run], check_exact=False, rtol=1e-6)
+
+
+def diverging(folder: Path) -> dict:
     stream = make_stream("single-task", epochs=40, learning_rate=1e38)
-    frame = train(stream=stream, methods=["vanilla", "l2:1"])
+    return {"stream": stream, "methods": ["vanilla", "l2:1"], "results": folder}
+
+
+def test_where_all_diverge_the_job_ends(train, tmp_path):
+    frame = train(**diverging(tmp_path / "results"))
     assert frame.groupby("run")["diverged"].last().all()
     assert frame["epoch"].max() < 40
+
+
+def test_where_all_diverge_the_job_ends_also_when_asked_to_stop(train, tmp_path):
+    whole = train(**diverging(tmp_path / "whole"))
+    found = until_done(lambda: train(**diverging(tmp_path / "results"), stop=lambda: True))
+    for run, rows in curves(whole).items():
+        assert_same(rows, curves(found[-1])[run])
 
 
 # Interruptions
@@ -608,26 +666,390 @@ def test_a_killed_job_carries_on_bit_for_bit(changes, killed_at, pictures, tmp_p
     pd.testing.assert_frame_equal(*measures, check_exact=True)
 
 
-def test_a_broken_checkpoint_is_refused_in_one_sentence(pictures, tmp_path):
-    options = interrupted(pictures, tmp_path, methods=["vanilla", "swr:0.1"])
-    kill_at_step(6, options)
-    (path,) = (p for p in Path(options["checkpoints"]).iterdir() if p.suffix == ".pt")
-    whole = path.read_bytes()
-    for keep in (0, 10, len(whole) // 2, len(whole) - 40):
-        path.write_bytes(whole[:keep])
+def assert_same_results(options: dict, other: dict) -> None:
+    """Two folders of records agree bit for bit in all that they hold of the training."""
+    frames = [curves(swrlib.load_records(o["results"])) for o in (options, other)]
+    assert set(frames[0]) == set(frames[1])
+    for run, rows in frames[0].items():
+        assert_same(rows, frames[1][run])
+    measures = [swrlib.load_measures(o["results"]) for o in (options, other)]
+    order = list(measures[0].columns)
+    measures = [m.sort_values(order, ignore_index=True) for m in measures]
+    pd.testing.assert_frame_equal(*measures, check_exact=True)
+
+
+def wait_for(condition, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.005)
+
+
+def train_in_a_process(options: dict, begun) -> None:
+    torch.set_num_threads(1)
+    training.CHECKPOINT_EVERY = 0.0
+    # A kill leaves each checkpoint whole or absent: none is ever refused.
+    warnings.filterwarnings("error", "the checkpoint")
+    swrlib.train(**options, stop=lambda: begun.set())  # asked after each epoch
+
+
+@pytest.mark.parametrize(
+    ("changes", "kills"),
+    [
+        ({"model": "mlp", "methods": ["vanilla", "l2:1e-2", *METHODS[7:10]], "epochs": 8}, 10),
+        ({"model": "cnn-bn", "methods": ["swr-reinit:1e-3,1e-1", "full-reset"], "epochs": 4}, 4),
+    ],
+    ids=["mlp", "cnn-bn"],
+)
+def test_kills_at_random_moments_leave_no_trace(changes, kills, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 0.0)
+    for name in ("warm", "whole"):
+        whole = interrupted(pictures, tmp_path / name, **changes)
+        started = time.perf_counter()
+        swrlib.train(**whole)
+        lasts = time.perf_counter() - started
+    moments = random.Random(0)
+    for attempt in itertools.count():
+        options = interrupted(pictures, tmp_path / str(attempt), **changes)
+        status = None
+        while kills > 0 and status != 0:
+            begun = processes.Event()
+            process = processes.Process(target=train_in_a_process, args=(options, begun))
+            process.start()
+            wait_for(lambda p=process, b=begun: b.is_set() or not p.is_alive())
+            time.sleep(moments.uniform(0, lasts / 6))
+            process.kill()
+            process.join()
+            status = process.exitcode
+            assert status in (0, -signal.SIGKILL)
+            kills -= status != 0
+        swrlib.train(**options)
+        assert_same_results(options, whole)
+        if kills == 0:
+            break
+
+
+@pytest.fixture
+def stopped(pictures, tmp_path, monkeypatch):
+    """Stop a job after its third epoch; return what it was given, and its two checkpoints."""
+    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 0.0)
+    options = interrupted(pictures, tmp_path / "stopped", methods=["vanilla", "swr:0.1"])
+    epochs = itertools.count(1)
+    with pytest.raises(training.Stopped):
+        swrlib.train(**options, stop=lambda: next(epochs) == 3)
+    newest, before = sorted(Path(options["checkpoints"]).glob("*.pt"), key=lambda p: -len(p.name))[
+        ::-1
+    ]
+    assert before == newest.with_suffix(".before.pt")
+    return options, newest, before
+
+
+def cuts(whole: bytes) -> list[bytes]:
+    return [whole[:keep] for keep in (0, 10, len(whole) // 2, len(whole) - 40)]
+
+
+def test_where_the_newest_checkpoint_is_broken_the_one_before_is_used(stopped, pictures, tmp_path):
+    options, newest, before = stopped
+    whole = interrupted(pictures, tmp_path / "whole", methods=options["methods"])
+    swrlib.train(**whole)
+    states = {path: path.read_bytes() for path in (newest, before)}
+    for broken in cuts(states[newest]):
+        before.write_bytes(states[before])
+        newest.write_bytes(broken)
+        with pytest.warns(UserWarning, match="the one before it is used") as caught:
+            swrlib.train(**options)
+        assert [str(newest) in str(warning.message) for warning in caught] == [True]
+        assert_same_results(options, whole)
+        assert not list(Path(options["checkpoints"]).glob("*.pt"))
+        shutil.rmtree(options["results"])
+
+
+def test_a_broken_checkpoint_is_refused_in_one_sentence(stopped, pictures, tmp_path):
+    options, newest, before = stopped
+    for broken in cuts(newest.read_bytes()):
+        newest.write_bytes(broken)
+        before.write_bytes(broken)
         with pytest.raises(ValueError, match=r"delete it to start this job over") as caught:
             swrlib.train(**options)
         message = str(caught.value)
-        assert str(path) in message
+        assert str(newest) in message
         assert "\n" not in message and ". " not in message
         assert not list(Path(options["results"]).glob("*"))
+        assert newest.read_bytes() == before.read_bytes() == broken
     # It belongs to these two runs together, and to no other job.
-    alone = swrlib.train(**interrupted(pictures, tmp_path, methods=["vanilla"]))
-    path.unlink()
+    alone = swrlib.train(**(options | {"methods": ["vanilla"]}))
+    newest.unlink()
+    before.unlink()
     both = curves(swrlib.train(**options))
     assert len(both) == 2
     for run, rows in curves(alone).items():
         assert_same(rows, both[run])
+
+
+# Stops
+
+
+def until_done(call, most: int = 200) -> list:
+    """Call until nothing stops it; return each Stopped, and at last what came out."""
+    found = []
+    while len(found) < most:
+        try:
+            found.append(call())
+        except training.Stopped as stopped:
+            found.append(stopped)
+        else:
+            return found
+    raise AssertionError("it never ends")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"methods": METHODS, "measure": ["factor"], "seeds": [0, 1]},
+        {"methods": METHODS, "optimizer_state": "new"},
+        {"methods": METHODS[5:], "stack": 3},
+        {"methods": ["vanilla", "swr-reinit:0.1"], "model": "cnn-bn"},
+        {"methods": ["swr-reinit:0.1"], "stream": "single-task-decay", "epochs": 8},
+        {"methods": ["vanilla", "swr:0.1"], "stream": "scaled"},
+        {"methods": ["vanilla", AdamW(lam=1e80), "swr:0.1"], "dtype": torch.float64},
+    ],
+    ids=["measured", "new-state", "small-stacks", "cnn-bn", "decay", "parent", "diverging"],
+)
+def test_stopped_after_every_epoch_it_ends_as_undisturbed(changes, pictures, tmp_path):
+    if changes.get("stream") == "scaled":
+        changes = changes | {
+            "stream": make_stream("scaled", epochs=4, ratio=0.5),
+            "epochs": None,
+        }
+    whole, options = (
+        interrupted(pictures, tmp_path / name, **changes) for name in ("whole", "stopped")
+    )
+    asked = []
+
+    def stop():
+        asked.append(True)
+        return True
+
+    found = until_done(lambda: swrlib.train(**options, stop=stop))
+    again = []
+    swrlib.train(**whole, stop=lambda: again.append(False))
+    assert len(asked) == len(again)  # no epoch was trained twice
+    assert len(found) >= 7
+    for stopped in found[:-1]:
+        message = str(stopped)
+        assert "the same call carries on" in message and re.search(r"epoch \d+", message)
+        assert "\n" not in message and ". " not in message
+    assert_same_results(options, whole)
+    assert not [
+        path for path in Path(options["checkpoints"]).glob("*.pt") if "final" not in path.name
+    ]
+
+
+def test_nothing_is_recorded_of_a_job_that_was_stopped(train, tmp_path):
+    with pytest.raises(training.Stopped, match="epoch 1"):
+        train(seeds=[0, 1], stop=lambda: True)
+    assert not list((tmp_path / "results").glob("*"))
+    assert len(list((tmp_path / "checkpoints").glob("*.pt"))) == 1  # the second has not begun
+
+
+def test_a_job_that_has_ended_is_not_stopped(train):
+    epochs = itertools.count(1)
+    assert len(train(stop=lambda: next(epochs) == 4)) == 5
+    assert next(epochs) == 5
+
+
+# Several processes
+
+
+def train_until_another_waits(options: dict, begun: Path, said: Path) -> None:
+    def stop() -> bool:
+        begun.touch()
+        wait_for(lambda: said.exists() and said.read_text())
+        return False
+
+    swrlib.train(**options, stop=stop)
+
+
+def train_second(options: dict, said: Path, steps: Path) -> None:
+    step = torch.optim.Adam.step
+
+    def counted(self, *given, **more):
+        with steps.open("a") as file:
+            file.write("step\n")
+        return step(self, *given, **more)
+
+    torch.optim.Adam.step = counted
+    sys.stderr = said.open("w")
+    swrlib.train(**options)
+
+
+@pytest.mark.parametrize(
+    ("methods", "count"),
+    [(["vanilla", "swr:0.1"], 0), (["swr:0.1", "l2:0.1"], 10)],  # steps of the second
+    ids=["the-same", "overlapping"],
+)
+def test_two_processes_train_each_run_once(methods, count, pictures, tmp_path):
+    first = interrupted(pictures, tmp_path / "both", methods=["vanilla", "swr:0.1"], epochs=2)
+    second = first | {"methods": methods}
+    begun, said, steps = (tmp_path / name for name in ("begun", "said", "steps"))
+    one = processes.Process(target=train_until_another_waits, args=(first, begun, said))
+    other = processes.Process(target=train_second, args=(second, said, steps))
+    one.start()
+    wait_for(begun.exists)
+    other.start()
+    for process in (one, other):
+        process.join(60)
+        assert process.exitcode == 0
+    files = [p for p in Path(first["results"]).glob("*.parquet") if "measures" not in p.name]
+    trained = [run for p in files for run in set(pd.read_parquet(p)["run"])]
+    asked = {run.hash for o in (first, second) for run in resolved(o)}
+    assert sorted(trained) == sorted(asked)  # each once
+    line, *more = said.read_text().splitlines()
+    assert not more
+    assert line.startswith("swrlib: ") and "waiting" in line
+    assert any(run.hash in line for run in resolved(first))
+    assert (steps.read_text().count("step") if count else steps.exists()) == count
+    assert not list(Path(first["checkpoints"]).glob("*.pt"))
+    undisturbed = interrupted(pictures, tmp_path / "alone", methods=first["methods"], epochs=2)
+    swrlib.train(**undisturbed)
+    if count:
+        swrlib.train(**(undisturbed | {"methods": "l2:0.1"}))
+    assert_same_results(first, undisturbed)
+
+
+def resolved(options: dict) -> list:
+    names = ["dataset", "model", "stream", "methods", "epochs", "batch_size"]
+    return resolve(**{name: options[name] for name in names}, seeds=0)
+
+
+# Memory
+
+
+@pytest.fixture
+def memory(monkeypatch, pictures):
+    """Say how many runs of the MLP, of batches of 16, the memory holds."""
+    model = swrlib.build_model("mlp", swrlib.load_dataset(pictures))
+
+    def hold(runs: float, batch_size: int = 16) -> int:
+        needed = needed_memory(model, (batch_size, 1, 12, 12), torch.float32)
+        monkeypatch.setattr(training, "free_memory", lambda device: int(runs * needed))
+        return needed
+
+    return hold
+
+
+def test_more_runs_than_the_memory_holds_train_after_one_another(train, jobs, memory):
+    needed = memory(3.5)
+    with pytest.warns(UserWarning, match="3 train at once") as caught:
+        frame = train(methods=METHODS, seeds=[0, 1])
+    (warning,) = caught
+    assert warning.filename == __file__  # it points at the call
+    message = str(warning.message)
+    sizes = [int(size) for size in re.findall(r"(\d+) MiB", message)]
+    assert sizes == [round(count * needed / 2**20) for count in (len(METHODS), 3.5)]
+    assert "\n" not in message and ". " not in message
+    assert frame["run"].nunique() == 2 * len(METHODS)
+    assert frame.groupby("run")["epoch"].max().eq(4).all()
+    counts = [len(job.runs) for job in jobs]
+    assert sum(counts) == 2 * len(METHODS)
+    assert max(counts) <= 3
+
+
+@pytest.mark.parametrize(("holds", "stack"), [(11.5, None), (3.5, 3), (1.0, 1)])
+def test_where_all_that_is_asked_for_fits_nothing_is_said(holds, stack, train, jobs, memory):
+    memory(holds)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(methods=METHODS, stack=stack)
+    assert max(len(job.runs) for job in jobs) == (stack or 11)
+
+
+@pytest.mark.parametrize("holds", [0.9, 0.0, -0.5])
+def test_a_run_that_does_not_fit_is_refused_in_one_sentence(holds, train, memory, tmp_path):
+    needed = memory(holds, batch_size=4000)
+    with pytest.raises(MemoryError, match="mlp with batches of 4000") as caught:
+        train(methods=METHODS, batch_size=4000)
+    message = str(caught.value)
+    sizes = [int(size) for size in re.findall(r"(\d+) MiB", message)]
+    assert sizes == [round(needed / 2**20), round(max(holds, 0) * needed / 2**20)]
+    assert "\n" not in message and ". " not in message
+    assert not (tmp_path / "results").exists()
+
+
+def train_with_little_memory(options: dict, said: Path) -> None:
+    import resource
+
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * os.sysconf("SC_PAGE_SIZE") + 2**28
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    try:
+        swrlib.train(**options)
+    except MemoryError as error:
+        said.write_text(str(error))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a limit of the address space")
+def test_a_real_limit_of_memory_is_seen(pictures, tmp_path):
+    options = interrupted(pictures, tmp_path, batch_size=10**6)
+    said = tmp_path / "said"
+    process = processes.Process(target=train_with_little_memory, args=(options, said))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    needed, free = (int(size) for size in re.findall(r"(\d+) MiB", said.read_text()))
+    # A million times what the layers put out, and its gradients: in floats of 4 bytes.
+    assert needed > 2 * 4 * 10**6 * (144 + 100 + 100 + 3) / 2**20
+    assert 0 <= free <= 256
+
+
+def peak(call) -> int:
+    """Return the most bytes that were allocated at a time, as PyTorch tells."""
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
+        call()
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    held = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    return max(itertools.accumulate(held))
+
+
+@pytest.mark.parametrize("batch_size", [16, 256])
+@pytest.mark.parametrize("model", ["mlp", "cnn", "cnn-bn"])
+def test_the_estimate_of_memory_covers_a_whole_training(model, batch_size, train, monkeypatch):
+    images = torch.randint(0, 256, (1000, 3, 32, 32), dtype=torch.uint8)
+    labels = torch.arange(1000) % 10
+    data = swrlib.Dataset(
+        *("cifar10", images[:256], labels[:256], images, labels),
+        *(tuple(map(str, range(10))), (0.5,) * 3, (0.25,) * 3),
+    )
+    monkeypatch.setattr(training, "load_dataset", lambda *given, **options: data)
+    options = {"dataset": "cifar10", "model": model, "batch_size": batch_size, "epochs": 1}
+    true = peak(lambda: train(**options, stream="single-task"))
+    network = swrlib.build_model(model, data)
+    estimated = needed_memory(network, (batch_size, 3, 32, 32), torch.float32)
+    assert true / 3 < estimated < 3 * true
+
+
+# bfloat16
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn-bn"])
+def test_products_in_bfloat16_by_argument(model, train, jobs):
+    methods = ["vanilla", "swr:0.1", "l2:1e-2", "full-reset"]
+    exact = train(model=model, methods=methods)
+    jobs.clear()
+    frame = train(model=model, methods=methods, dtype=torch.bfloat16)
+    assert set(frame["dtype"]) == {"bfloat16"} and set(exact["dtype"]) == {"float32"}
+    assert not set(frame["run"]) & set(exact["run"])
+    assert len(frame) == len(exact) == 4 * 5
+    losses = [f.sort_values(["method", "epoch"])["test_loss"].to_numpy() for f in (frame, exact)]
+    assert (losses[0] != losses[1]).all()
+    start = [f[f["epoch"] == 0]["test_loss"].to_numpy() for f in (frame, exact)]
+    np.testing.assert_allclose(*start, rtol=2e-2)
+    np.testing.assert_allclose(*losses, rtol=0.2)
+    for job in jobs:
+        tensors = [*job.stack.parameters.values(), *itertools.chain(*job.moments), job.losses]
+        assert {tensor.dtype for tensor in tensors} == {torch.float32}
 
 
 # Bad input
@@ -656,6 +1078,13 @@ def test_a_broken_checkpoint_is_refused_in_one_sentence(pictures, tmp_path):
         ({"measure": "factor", "results": None}, ValueError, "results="),
         ({"batch_size": 0}, ValueError, "batch_size"),
         ({"dtype": torch.int64}, ValueError, "dtype"),
+        ({"dtype": torch.float16}, ValueError, "dtype is torch.float16"),
+        ({"tf32": True}, ValueError, "TensorFloat-32"),
+        ({"stack": 0}, ValueError, "stack is 0"),
+        ({"stack": -1}, ValueError, "stack is -1"),
+        ({"stack": True}, ValueError, "stack is True"),
+        ({"stack": 1.5}, ValueError, "stack is 1.5"),
+        ({"stack": "2"}, ValueError, "stack is '2'"),
         ({"options": {"activations": "tanh"}}, ValueError, "'activation'"),
         ({"seeds": [2**40]}, ValueError, "seed"),
         ({"seeds": [1.5]}, ValueError, "seed"),

@@ -1,0 +1,58 @@
+"""Measure what training costs, in one interleaved run: `python -m benchmarks`, or `make bench`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.measure import CORES, measure, ways
+from swrlib import records
+
+
+def machine() -> dict[str, Any]:
+    """Return what the numbers hang on."""
+    return records.provenance() | {
+        "cores": CORES,
+        "vector instructions": torch.backends.cpu.get_cpu_capability(),
+        "python": platform.python_version(),
+        "load before": os.getloadavg()[0],
+    }
+
+
+def main() -> int:
+    """Measure and write the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--quick", action="store_true", help="a few steps of each, for a test")
+    parser.add_argument("--only", nargs="*", help="these tables only")
+    parser.add_argument("--output", type=Path, default=Path("results/cost.json"))
+    given = parser.parse_args()
+    if given.repeats < 1:
+        parser.error(f"repeats is {given.repeats}: it must be at least 1")
+    chosen = [way for way in ways(given.quick) if not given.only or way.table in given.only]
+    if not chosen:
+        parser.error("no such table: known are steps, throughput, stack and products")
+    about = machine()
+    if about["load before"] > 0.5:
+        print("the machine is busy: the ratios will be noisy", file=sys.stderr)
+    started = time.monotonic()
+    rows = measure(chosen, given.repeats)
+    about["minutes"] = round((time.monotonic() - started) / 60, 1)
+    given.output.parent.mkdir(parents=True, exist_ok=True)
+    beside = given.output.with_suffix(".tmp")
+    beside.write_text(json.dumps({"machine": about, "rows": rows}, indent=1) + "\n")
+    os.replace(beside, given.output)
+    print(f"written: {given.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
