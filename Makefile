@@ -28,6 +28,9 @@ paper: .venv/installed  ## train what results/ lacks at paper scale (hours), the
 	snakemake --profile profiles/local records
 	snakemake --profile profiles/local book
 
+bench: .venv/installed  ## time every way of training, on a machine that does nothing else
+	python -m benchmarks
+
 screenshots: .venv/installed  ## pictures of every page, wide and narrow, light and dark
 	snakemake --profile profiles/local book
 	python tests/browser.py $(SITE) build/screenshots
@@ -50,4 +53,4 @@ help:  ## this list
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[pictures,book,test]'
 	touch $@
 
-.PHONY: book test lab paper screenshots clean help
+.PHONY: book test lab paper bench screenshots clean help

@@ -45,9 +45,10 @@ class Measured:
     rescaling: float = 0.0
 
 
-def random_images(model: str, steps: int) -> Dataset:
+def random_images(model: str, steps: int, batch: int | None = None) -> Dataset:
     """Return random images that make so many batches: what a step costs does not hang on them."""
-    (channels, height, width), classes, batch = SHAPES[model]
+    (channels, height, width), classes, usual = SHAPES[model]
+    batch = batch or usual
     generator = torch.Generator().manual_seed(0)
 
     def images(count: int) -> Tensor:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,13 @@ FORM = 2
 def save(state: Any, path: Path) -> None:
     """Write a file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(f".{os.getpid()}.tmp")
+    beside = path.with_suffix(".tmp")  # one name: what a killed process left is written over
     torch.save(state, beside)
     os.replace(beside, path)
 
 
 class Checkpoint:
-    """The newest state of a job, and the one before it.
+    """The newest state of a job, and the one before it. One process at a time may use them.
 
     Parameters
     ----------
@@ -42,6 +42,7 @@ class Checkpoint:
     def __init__(self, path: Path, identity: dict[str, Any]) -> None:
         self.path = path
         self.before = path.with_suffix(".before.pt")
+        self._readable: bool | None = None  # whether the newest can be used, once that is known
         # A plain string as version: read back without unpickling.
         self.identity = identity | {"torch": str(torch.__version__), "form": FORM}
 
@@ -49,9 +50,13 @@ class Checkpoint:
         """Replace the newest state; what was newest is kept as the one before."""
         beside = self.path.with_suffix(".new.pt")
         save(state | {"identity": self.identity}, beside)
-        if self.path.exists():
+        if self._readable is None and self.path.exists():
+            with suppress(ValueError):
+                self._readable = bool(self._read(self.path, torch.device("cpu")))
+        if self._readable:
             os.replace(self.path, self.before)
         os.replace(beside, self.path)
+        self._readable = True
 
     def load(self, device: torch.device) -> dict[str, Any] | None:
         """Return the newest state that can be used, None where nothing was saved.
@@ -74,6 +79,7 @@ class Checkpoint:
                 except ValueError as error:
                     refused.append(str(error))
                 else:
+                    self._readable = path == self.path
                     if refused:
                         warnings.warn(f"{refused[0]}: the one before it is used", stacklevel=2)
                     return state
@@ -96,16 +102,19 @@ class Checkpoint:
         return state
 
     def remove(self) -> None:
-        """Remove both states, once the job has ended."""
-        for path in (self.path, self.before):
-            path.unlink(missing_ok=True)
+        """Remove both states, and what a killed process left, once the job has ended."""
+        for suffix in (".pt", ".before.pt", ".new.pt", ".new.tmp"):
+            self.path.with_suffix(suffix).unlink(missing_ok=True)
 
 
 @contextmanager
-def locked(names: Iterable[str], folder: Path) -> Iterator[None]:
+def locked(
+    names: Iterable[str], folder: Path, give_up: Callable[[], None] = lambda: None
+) -> Iterator[None]:
     """Hold the locks of these runs; wait, and say so, where another process holds one.
 
-    The operating system frees the locks of a process that is killed.
+    The operating system frees the locks of a process that is killed. ``give_up`` is called every
+    second of waiting and may raise.
     """
     folder = folder / "locks"
     folder.mkdir(parents=True, exist_ok=True)
@@ -120,6 +129,9 @@ def locked(names: Iterable[str], folder: Path) -> Iterator[None]:
                     file=sys.stderr,
                     flush=True,
                 )
-                lock.acquire()
+                while not lock.is_locked:
+                    give_up()
+                    with suppress(Timeout):
+                        lock.acquire(timeout=1)
             held.callback(lock.release)
         yield

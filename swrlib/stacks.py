@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +26,8 @@ from torch.nn.functional import batch_norm, conv2d
 
 #: Up to how many entries a model counts as small: then its replicas train in one stack on a GPU.
 SMALL = 2_000_000
+#: Images in a batch when nothing is learned from them.
+EVALUATED = 1000
 #: Replicas in one stack by default: more of them leave the processor's cache, or the GPU is full.
 LARGEST_STACK = {"cpu": 20, "cuda": 100}
 
@@ -112,10 +115,9 @@ class Stack:
         self.dtype = torch.float32 if dtype == torch.bfloat16 else dtype
         self._model = copy.deepcopy(model)
         self._modules = list(self._model.named_children())
-        for name, module in self._modules:
-            known = isinstance(module, nn.Linear | nn.Conv2d | nn.BatchNorm2d)
-            if not known and any(True for _ in module.parameters()):
-                raise TypeError(f"{name} is a {type(module).__name__}, which cannot be stacked")
+        for position, (name, module) in enumerate(self._modules):
+            if not _stackable(module, first=position == 0):
+                raise TypeError(f"{name} is a {module}, which cannot be stacked")
         convolutional = any(isinstance(module, nn.Conv2d) for _, module in self._modules)
         self.memory_format = torch.channels_last if convolutional else torch.contiguous_format
         self.parameters = {
@@ -172,7 +174,7 @@ class Stack:
             self.parameters[f"{name}.weight"].flatten(),
             self.parameters[f"{name}.bias"].flatten(),
             training,
-            module.momentum if module.momentum is not None else 0.1,
+            module.momentum or 0.0,
             module.eps,
         )
 
@@ -199,6 +201,18 @@ class Stack:
         state = model.state_dict()
         for name, view in self.views(replica).items():
             view.copy_(state[name])
+
+
+def _stackable(module: nn.Module, first: bool) -> bool:
+    """Tell whether a stack does what the module does."""
+    if isinstance(module, nn.Linear):
+        return module.bias is not None
+    if isinstance(module, nn.Conv2d):
+        return module.padding_mode == "zeros"
+    if isinstance(module, nn.BatchNorm2d):
+        plain = module.affine and module.track_running_stats and module.momentum is not None
+        return plain and not first  # its replicas would share an input and not their statistics
+    return not any(True for _ in module.parameters())
 
 
 def default_size(model: nn.Module, device: torch.device) -> int:
@@ -228,8 +242,9 @@ def needed_memory(model: nn.Module, images: tuple[int, ...], dtype: torch.dtype)
         copied(torch.empty(images, device="meta"))
     entries = sum(parameter.numel() for parameter in model.parameters())
     # Parameters, gradients, two moments, a copy of the parameters and one to compute with; what
-    # every layer puts out, and its gradient.
-    return (6 * entries + 2 * sum(outputs)) * max(4, dtype.itemsize)
+    # every layer puts out, and its gradient, or what it puts out in an evaluation.
+    maps = max(2 * sum(outputs), sum(outputs) * EVALUATED // images[0])
+    return (6 * entries + maps) * max(4, dtype.itemsize)
 
 
 def free_memory(device: torch.device) -> int:
@@ -246,12 +261,16 @@ def _limits() -> Iterator[int]:
         for line in information.read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 yield int(line.split()[1]) * 1024
-    group = Path("/sys/fs/cgroup")
-    with_limit = (group / "memory.max", group / "memory.current")
-    if all(path.exists() for path in with_limit):
-        largest, used = (path.read_text().strip() for path in with_limit)
-        if largest != "max":
-            yield int(largest) - int(used)
+    own = Path("/proc/self/cgroup")
+    lines = own.read_text().splitlines() if own.exists() else []
+    paths = [line.removeprefix("0::/") for line in lines if line.startswith("0::/")]
+    for group in {Path("/sys/fs/cgroup", path) for path in ["", *paths]}:
+        files = [group / name for name in ("memory.max", "memory.current", "memory.stat")]
+        if all(file.exists() for file in files):
+            largest, used, details = (file.read_text().strip() for file in files)
+            cached = re.search(r"^inactive_file (\d+)$", details, re.M)  # given back when needed
+            if largest != "max":
+                yield int(largest) - int(used) + (int(cached[1]) if cached else 0)
     if sys.platform == "linux":
         import resource
 

@@ -38,7 +38,7 @@ from swrlib.models import build_model
 from swrlib.progress import Progress
 from swrlib.rescaling import multi_tensor_norms, rescale_
 from swrlib.runs import Run, cut_into_jobs, missing, resolve, stream_name
-from swrlib.stacks import Stack, default_size, free_memory, needed_memory
+from swrlib.stacks import EVALUATED, Stack, default_size, free_memory, needed_memory
 from swrlib.streams import Stage, Stream, generator, held_out, scaling_factors
 
 #: Seconds between checkpoints of a job, at the least.
@@ -143,6 +143,8 @@ def train(
     measure = checked_measures((measure,) if isinstance(measure, str) else tuple(measure))
     if measure and results is None:
         raise ValueError("measures are kept in a folder of records: name one with results=")
+    if stop and results is None:
+        raise ValueError("what is stopped is kept for another time: name a folder with results=")
     place = _device(device, tf32)
     runs = resolve(
         dataset=dataset,
@@ -235,7 +237,7 @@ def _runs_at_once(
     model = _new_model(runs[0], data, "weights")
     most = asked or default_size(model, device)
     most = min(most, max(len(job) for job in cut_into_jobs(runs, most)))
-    batch = (runs[0].batch_size, *data.shape)
+    batch = (min(runs[0].batch_size, len(data.train_images)), *data.shape)
     needed = needed_memory(model, batch, getattr(torch, runs[0].dtype))
     free = free_memory(device)
     fits = free // needed
@@ -266,9 +268,16 @@ class _Setting:
     stop: Callable[[], bool]
 
 
-def _train_job(runs: Sequence[Run], setting: _Setting, bar: Progress) -> None:
-    with locked((run.hash for run in runs), setting.checkpoints):
-        runs = missing(runs, setting.results, setting.measure)  # another process may have been here
+def _train_job(
+    runs: Sequence[Run], setting: _Setting, bar: Progress, *, again: bool = False
+) -> None:
+    def give_up() -> None:
+        if setting.stop():
+            raise Stopped("stopped while another process trains the same run")
+
+    with locked((run.hash for run in runs), setting.checkpoints, give_up):
+        if not again:  # another process may have trained them meanwhile
+            runs = missing(runs, setting.results, setting.measure)
         if not runs:
             return
         about = records.provenance()  # of the code as it is now, not when the job will have ended
@@ -277,7 +286,7 @@ def _train_job(runs: Sequence[Run], setting: _Setting, bar: Progress) -> None:
             not _final_state(parent, setting.checkpoints).exists()
             or missing([parent], setting.results)
         ):
-            _train_job([parent], setting, bar.silent())
+            _train_job([parent], setting, bar.silent(), again=True)
         job = _Job(runs, setting)
         job.train(bar)
         records.write_job(
@@ -431,6 +440,8 @@ class _Job:
         """Take the parent's final state and scale it (Fig. 1)."""
         parent = self.runs[0].parent
         assert parent is not None
+        if not _final_state(parent, self.setting.checkpoints).exists():
+            raise ValueError("the run to be scaled has diverged: there is no state to start from")
         initial = self.groups[0][1].weight_norms()[0]  # the runs still hold θ_0
         state = torch.load(
             _final_state(parent, self.setting.checkpoints),
@@ -478,7 +489,8 @@ class _Job:
                 torch.cuda.synchronize(self.device)
             self._record(stage, epoch, rate, time.perf_counter() - started)
             bar.update(len(self.runs))
-            stop = self.setting.stop() and self.epoch < self.runs[0].epochs
+            unfinished = self.active and self.epoch < self.runs[0].epochs
+            stop = unfinished and self.setting.stop()
             if stop or time.monotonic() - saved > CHECKPOINT_EVERY:
                 self._save_checkpoint()
                 saved = time.monotonic()
@@ -567,7 +579,7 @@ class _Job:
         """Return test loss and accuracy of each run that still trains."""
         losses, correct = torch.zeros_like(self.losses), torch.zeros_like(self.correct)
         answers = self.data.test_labels
-        for batch in torch.arange(len(answers), device=self.device).split(1000):
+        for batch in torch.arange(len(answers), device=self.device).split(EVALUATED):
             images, labels = self._batch(self.data.test_images, answers, batch)
             logits = self.stack(images, training=False)
             targets = labels.expand(len(self.active), -1)
@@ -685,8 +697,10 @@ class _Job:
             return 0
         self.epoch, self.step = state["position"]
         self.rows, self.measured = state["rows"], [tuple(m) for m in state["measured"]]
-        self._build([run for run in self.runs if run.hash in state["active"]])
-        self._restore(state, range(len(self.active)))
+        self.active = [run for run in self.runs if run.hash in state["active"]]
+        if self.active:
+            self._build(self.active)
+            self._restore(state, range(len(self.active)))
         return self.epoch
 
     def _save_final_states(self) -> None:

@@ -420,7 +420,7 @@ def allocated(model: nn.Module, batch: tuple[int, ...], dtype: torch.dtype) -> i
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("count", [16, 256])
+@pytest.mark.parametrize("count", [256, 512])
 @pytest.mark.parametrize("name", ["mlp", "cnn", "cnn-bn"])
 def test_the_estimate_of_memory_is_about_what_is_allocated(name, count, dtype):
     model = build_model(name, dataset(shape=(3, 32, 32), classes=10))
@@ -433,15 +433,15 @@ def test_the_estimate_of_memory_is_about_what_is_allocated(name, count, dtype):
 def test_more_images_and_more_parameters_need_more_memory():
     data = dataset(shape=(1, 28, 28), classes=10)
     model = build_model("mlp", data)
-    needed = [needed_memory(model, (n, 1, 28, 28), torch.float32) for n in (1, 64, 256)]
+    needed = [needed_memory(model, (n, 1, 28, 28), torch.float32) for n in (1, 1000, 4000)]
     assert needed == sorted(set(needed))
     # Parameters, gradients and Adam's two moments alone are four times the parameters.
     entries = sum(parameter.numel() for parameter in model.parameters())
     assert needed[0] > 4 * 4 * entries
     larger = build_model("mlp", data, hidden=(200, 100))
-    assert needed_memory(larger, (64, 1, 28, 28), torch.float32) > needed[1]
-    assert needed_memory(model, (64, 1, 28, 28), torch.float64) == 2 * needed[1]
-    assert needed_memory(model, (64, 1, 28, 28), torch.bfloat16) >= needed[1] / 2
+    assert needed_memory(larger, (1000, 1, 28, 28), torch.float32) > needed[1]
+    assert needed_memory(model, (1000, 1, 28, 28), torch.float64) == 2 * needed[1]
+    assert needed_memory(model, (1000, 1, 28, 28), torch.bfloat16) >= needed[1] / 2
     assert all(parameter.device == CPU for parameter in model.parameters())
 
 
