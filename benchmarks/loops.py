@@ -108,6 +108,7 @@ class Plain:
         if self.channels_last:
             self.images = self.images.contiguous(memory_format=torch.channels_last)
         self.labels = data.train_labels
+        self.models: list[nn.Module] = []
         self._runs = [self._run(data, method) for method in self.methods]
 
     def _run(self, data: Dataset, method: str) -> Callable[[Tensor, Tensor], float]:
@@ -115,6 +116,7 @@ class Plain:
         model = usual_model(self.model, data)
         if self.channels_last:
             model = model.to(memory_format=torch.channels_last)
+        self.models.append(model)
         initial = [p.detach().clone() for p in model.parameters()]
         kind = torch.optim.AdamW if method == "adamw" else torch.optim.Adam
         decay = {"weight_decay": METHODS[method]} if method == "adamw" else {}

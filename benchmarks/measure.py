@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import resource
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
@@ -135,8 +135,9 @@ def running(way: Way) -> Iterator[Callable[[], list[tuple[int, float, float, int
     os.environ.update(changed)  # read when a process starts
     pairs = [context.Pipe() for _ in range(way.processes)]
     processes = [context.Process(target=serve, args=(way, theirs)) for _, theirs in pairs]
-    for process in processes:
+    for process, (_, theirs) in zip(processes, pairs, strict=True):
         process.start()
+        theirs.close()  # so that the end of a process is noticed here
     for name, value in before.items():
         if value is None:
             del os.environ[name]
@@ -156,7 +157,8 @@ def running(way: Way) -> Iterator[Callable[[], list[tuple[int, float, float, int
         yield measure
     finally:
         for connection, process in zip(ours, processes, strict=True):
-            connection.send(False)
+            with suppress(BrokenPipeError):
+                connection.send(False)
             process.join()
 
 

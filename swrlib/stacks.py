@@ -13,11 +13,7 @@ with the images last, where softmax and sums over classes are fastest on a proce
 from __future__ import annotations
 
 import copy
-import os
-import re
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,8 +22,8 @@ from torch.nn.functional import batch_norm, conv2d
 
 #: Up to how many entries a model counts as small: then its replicas train in one stack on a GPU.
 SMALL = 2_000_000
-#: Images in a batch when nothing is learned from them.
-EVALUATED = 1000
+#: Images in a batch when nothing is learned from them, at least.
+EVALUATED = 256
 #: Replicas in one stack by default: more of them leave the processor's cache, or the GPU is full.
 LARGEST_STACK = {"cpu": 20, "cuda": 100}
 
@@ -245,36 +241,3 @@ def needed_memory(model: nn.Module, images: tuple[int, ...], dtype: torch.dtype)
     # every layer puts out, and its gradient, or what it puts out in an evaluation.
     maps = max(2 * sum(outputs), sum(outputs) * EVALUATED // images[0])
     return (6 * entries + maps) * max(4, dtype.itemsize)
-
-
-def free_memory(device: torch.device) -> int:
-    """Return how many bytes a training may still take on a device."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return min(_limits(), default=sys.maxsize)
-
-
-def _limits() -> Iterator[int]:
-    """Yield what the machine, a control group and a limit of this process leave free."""
-    information = Path("/proc/meminfo")
-    if information.exists():
-        for line in information.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                yield int(line.split()[1]) * 1024
-    own = Path("/proc/self/cgroup")
-    lines = own.read_text().splitlines() if own.exists() else []
-    paths = [line.removeprefix("0::/") for line in lines if line.startswith("0::/")]
-    for group in {Path("/sys/fs/cgroup", path) for path in ["", *paths]}:
-        files = [group / name for name in ("memory.max", "memory.current", "memory.stat")]
-        if all(file.exists() for file in files):
-            largest, used, details = (file.read_text().strip() for file in files)
-            cached = re.search(r"^inactive_file (\d+)$", details, re.M)  # given back when needed
-            if largest != "max":
-                yield int(largest) - int(used) + (int(cached[1]) if cached else 0)
-    if sys.platform == "linux":
-        import resource
-
-        largest_size = resource.getrlimit(resource.RLIMIT_AS)[0]
-        if largest_size != resource.RLIM_INFINITY:
-            pages = int(Path("/proc/self/statm").read_text().split()[0])
-            yield largest_size - pages * os.sysconf("SC_PAGE_SIZE")

@@ -13,11 +13,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from swrlib import paper
 from swrlib.datasets import Dataset
-from swrlib.layers import nearest
+from swrlib.layers import nearest, trace
+from swrlib.rescaling import multi_tensor_norms, rescale_
 
 STREAMS = tuple(paper.EPOCHS)
 READINGS = ("norm", "factor")
@@ -227,3 +228,30 @@ def scaling_factors(stream: Stream) -> Callable[[Tensor, Tensor], Tensor]:
     if stream.reading == "factor":
         return lambda norms, initial: torch.full_like(norms, max(ratio, 0.01))
     return lambda norms, initial: (ratio * norms + (1 - ratio) * initial) / norms
+
+
+@torch.no_grad()
+def scale_(model: nn.Module, stream: Stream, initial_norms: Tensor) -> None:
+    """Scale a trained model as a stream "scaled" says, in place (Fig. 1).
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    stream : Stream
+        Its ratio, the reading of it, and what happens to the biases.
+    initial_norms : torch.Tensor
+        n_l, shape [layers that have a weight].
+    """
+    layers = trace(model).layers
+    weighted = [layer for layer in layers if layer.weight is not None]
+    norms = multi_tensor_norms([layer.weight for layer in weighted])  # type: ignore[misc]
+    scaled = scaling_factors(stream)(norms, initial_norms).tolist()
+    factors = dict.fromkeys((layer.name for layer in layers), 1.0)
+    factors |= zip((layer.name for layer in weighted), scaled, strict=True)
+    if stream.biases == "proportional":
+        rescale_(model, factors)
+        return
+    for layer in weighted:
+        layer.weight.mul_(factors[layer.name])  # type: ignore[union-attr]
+        if layer.bias is not None and stream.biases == "own-factor":
+            layer.bias.mul_(factors[layer.name])

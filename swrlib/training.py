@@ -18,7 +18,6 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,15 +30,16 @@ from torch.nn.functional import cross_entropy
 from swrlib import paper, records
 from swrlib.checkpoints import Checkpoint, locked, save
 from swrlib.datasets import Dataset, load_dataset
+from swrlib.devices import CapturedStep, arithmetic, find_device, free_memory
 from swrlib.layers import trace
 from swrlib.measures import EPOCH_MEASURES, StepMeasures, checked_measures
 from swrlib.methods import Method, Replicas, Vanilla
 from swrlib.models import build_model
 from swrlib.progress import Progress
-from swrlib.rescaling import multi_tensor_norms, rescale_
+from swrlib.rescaling import multi_tensor_norms
 from swrlib.runs import Run, cut_into_jobs, missing, resolve, stream_name
-from swrlib.stacks import EVALUATED, Stack, default_size, free_memory, needed_memory
-from swrlib.streams import Stage, Stream, generator, held_out, scaling_factors
+from swrlib.stacks import EVALUATED, Stack, default_size, needed_memory
+from swrlib.streams import Stage, Stream, generator, held_out, scale_
 
 #: Seconds between checkpoints of a job, at the least.
 CHECKPOINT_EVERY = 30.0
@@ -145,7 +145,7 @@ def train(
         raise ValueError("measures are kept in a folder of records: name one with results=")
     if stop and results is None:
         raise ValueError("what is stopped is kept for another time: name a folder with results=")
-    place = _device(device, tf32)
+    place = find_device(device, tf32)
     runs = resolve(
         dataset=dataset,
         model=model,
@@ -176,7 +176,7 @@ def train(
             total = sum(run.epochs for run in wanted)
             with (
                 Progress(total, f"{model} on {data.name}, {stream_name(stream)}", progress) as bar,
-                _arithmetic(place, tf32),
+                arithmetic(place, tf32),
             ):
                 setting = _Setting(
                     data, place, folder, measure, Path(checkpoints), graphs, stop or _never
@@ -188,37 +188,6 @@ def train(
 
 def _never() -> bool:
     return False
-
-
-def _device(device: str | torch.device | None, tf32: bool) -> torch.device:
-    try:
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
-        raise ValueError(f"unknown device {device!r}: give 'cpu' or 'cuda'") from error
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"there is no CUDA device here, so {device!r} cannot be used: give 'cpu'")
-    if tf32 and place.type != "cuda":
-        raise ValueError("TensorFloat-32 is of CUDA devices: leave tf32 out on a processor")
-    return place
-
-
-@contextmanager
-def _arithmetic(device: torch.device, tf32: bool) -> Iterator[None]:
-    """Train in a stream of its own, as a capture needs it, with or without TensorFloat-32."""
-    if device.type != "cuda":
-        yield
-        return
-    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = products.allow_tf32, convolutions.allow_tf32
-    products.allow_tf32 = convolutions.allow_tf32 = tf32
-    torch.cuda.synchronize(device)
-    try:
-        with torch.cuda.stream(torch.cuda.Stream(device)):
-            yield
-    except torch.OutOfMemoryError as error:
-        raise MemoryError("the GPU's memory is full: give a smaller stack=") from error
-    finally:
-        products.allow_tf32, convolutions.allow_tf32 = before
 
 
 def _new_model(run: Run, data: Dataset, purpose: str) -> nn.Module:
@@ -353,7 +322,7 @@ class _Job:
             self.groups.append((active[indices[0]].method, replicas))
         for method, replicas in self.groups:
             method.start(replicas)
-        self.captured: _CapturedStep | None = None
+        self.captured: CapturedStep | None = None
         self.warm = False
 
     def _build_optimizer(self) -> None:
@@ -451,19 +420,7 @@ class _Job:
         for replica, run in enumerate(self.runs):
             model = self.stack.module(replica)
             model.load_state_dict(state)
-            layers = trace(model).layers
-            weighted = [layer for layer in layers if layer.weight is not None]
-            norms = multi_tensor_norms([layer.weight for layer in weighted])  # type: ignore[misc]
-            scaled = scaling_factors(run.stream)(norms, initial).tolist()
-            factors = dict.fromkeys((layer.name for layer in layers), 1.0)
-            factors |= zip((layer.name for layer in weighted), scaled, strict=True)
-            if run.stream.biases == "proportional":
-                rescale_(model, factors)
-            else:
-                for layer in weighted:
-                    layer.weight.mul_(factors[layer.name])  # type: ignore[union-attr]
-                    if layer.bias is not None and run.stream.biases == "own-factor":
-                        layer.bias.mul_(factors[layer.name])
+            scale_(model, run.stream, initial)
             self.stack.load(replica, model)
 
     def train(self, bar: Progress) -> None:
@@ -529,7 +486,7 @@ class _Job:
         size = self.runs[0].batch_size
         graphs = self.device.type == "cuda" and self.setting.graphs and not watch.functions
         if graphs and self.warm and self.captured is None and len(order) >= size:
-            self.captured = _CapturedStep(lambda batch: self._step(batch, watch), order[:size])
+            self.captured = CapturedStep(lambda batch: self._step(batch, watch), order[:size])
         batches = order.split(size)
         for batch in batches:
             if self.captured is not None and len(batch) == size:
@@ -579,7 +536,8 @@ class _Job:
         """Return test loss and accuracy of each run that still trains."""
         losses, correct = torch.zeros_like(self.losses), torch.zeros_like(self.correct)
         answers = self.data.test_labels
-        for batch in torch.arange(len(answers), device=self.device).split(EVALUATED):
+        size = max(EVALUATED, self.runs[0].batch_size)
+        for batch in torch.arange(len(answers), device=self.device).split(size):
             images, labels = self._batch(self.data.test_images, answers, batch)
             logits = self.stack(images, training=False)
             targets = labels.expand(len(self.active), -1)
@@ -713,17 +671,3 @@ class _Job:
 def _hits(logits: Tensor, labels: Tensor) -> Tensor:
     """Return how many images each run [runs] has right: logits [runs, classes, N], labels [N]."""
     return (logits.max(1).indices == labels).sum(1)  # argmax is slow along this axis
-
-
-class _CapturedStep:
-    """A training step captured once as a CUDA graph: its kernels are replayed without the host."""
-
-    def __init__(self, step: Callable[[Tensor], None], batch: Tensor) -> None:
-        self.batch = batch.clone()
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, stream=torch.cuda.current_stream()):
-            step(self.batch)
-
-    def __call__(self, batch: Tensor) -> None:
-        self.batch.copy_(batch)
-        self.graph.replay()

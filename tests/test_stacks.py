@@ -13,8 +13,9 @@ from torch import nn
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 from swrlib import stacks
+from swrlib.devices import free_memory
 from swrlib.models import MODELS, build_model
-from swrlib.stacks import Stack, StackedLinear, default_size, free_memory, needed_memory, product
+from swrlib.stacks import Stack, StackedLinear, default_size, needed_memory, product
 
 CPU = torch.device("cpu")
 GREY = dataset(shape=(1, 10, 10), classes=4)

@@ -1,0 +1,188 @@
+"""What training costs: the loops that are timed, the table, and the rule for the claim."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from benchmarks import loops
+from benchmarks.measure import ways
+from swrlib import build_model, cost
+
+ROOT = Path(__file__).parents[1]
+
+
+def table(**milliseconds) -> pd.DataFrame:
+    """Return a table of steps: five repetitions of every method, with a little noise."""
+    times = {"vanilla": 10.0, "l2": 12.0, "l2-init": 12.5, "swr": 10.2, "adamw": 10.1}
+    noise = (0.999, 1.001, 1.0, 1.002, 0.998)
+    return pd.DataFrame(
+        {
+            "table": "steps",
+            "name": name,
+            "model": model,
+            "processes": 1,
+            "threads": 1,
+            "runs": 1,
+            "repeat": repeat,
+            "milliseconds": value * factor,
+        }
+        for model in ("mlp", "cnn")
+        for name, value in (times | milliseconds).items()
+        for repeat, factor in enumerate(noise if name == "swr" else reversed(noise))
+    )
+
+
+# The rule
+
+
+def test_small_overhead_below_the_penalties_is_reproduced():
+    verdict = cost.judge_cost(table())
+    assert verdict.verdict == "reproduced"
+    assert "MLP +" in verdict.detail and "Not as claimed" not in verdict.detail
+
+
+@pytest.mark.parametrize(
+    ("times", "word"),
+    [({"swr": 11.0}, "against vanilla: not reproduced"), ({"l2": 10.05}, "against L2: not")],
+)
+def test_what_is_not_so_is_said(times, word):
+    verdict = cost.judge_cost(table(**times))
+    assert verdict.verdict == "mixed"
+    assert word in verdict.detail
+
+
+def test_noise_larger_than_the_difference_leaves_it_undecided():
+    noisy = table()
+    swr = noisy["name"] == "swr"
+    noisy.loc[swr, "milliseconds"] *= noisy.loc[swr, "repeat"].map(
+        [0.8, 1.2, 0.9, 1.3, 1.0].__getitem__
+    )
+    assert cost.judge_cost(noisy).verdict == "undecided"
+
+
+def test_swapped_names_change_the_verdict():
+    swapped = table().replace({"name": {"swr": "l2", "l2": "swr"}})
+    assert cost.judge_cost(swapped).verdict != cost.judge_cost(table()).verdict
+
+
+def test_ratios_are_taken_within_a_repetition():
+    frame = table()
+    frame["milliseconds"] *= 1 + frame["repeat"]  # a machine that becomes slower and slower
+    found = cost.ratios(frame, "vanilla")
+    assert found.loc[("mlp", "l2"), "ratio"] == pytest.approx(1.2)
+    assert found.loc[("mlp", "l2"), "high"] == pytest.approx(1.2)
+    assert found.loc[("mlp", "vanilla"), "milliseconds"] == pytest.approx(30, rel=1e-2)
+
+
+# The file
+
+
+def test_the_committed_table_is_whole():
+    frame, machine = cost.load_cost(ROOT / "results" / "cost.json")
+    assert set(frame["table"]) == {"steps", "throughput", "stack", "products"}
+    assert {"processor", "cores", "torch", "commit", "date"} <= set(machine)
+    assert (frame["milliseconds"] > 0).all()
+    assert frame["repeat"].nunique() >= 5
+    timed = {(way.table, way.name, way.model) for way in ways()}
+    assert set(frame[["table", "name", "model"]].itertuples(index=False, name=None)) == timed
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{}", '{"machine": {}, "rows": []}', '{"machine": {}, "rows": [{"a": 1}]}', "[]"],
+)
+def test_a_file_that_is_no_table_is_refused_in_one_sentence(content, tmp_path):
+    file = tmp_path / "cost.json"
+    file.write_text(content)
+    with pytest.raises(ValueError, match="make bench") as caught:
+        cost.load_cost(file)
+    assert str(file) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_missing_file_names_the_command(tmp_path):
+    with pytest.raises(FileNotFoundError, match="make bench"):
+        cost.load_cost(tmp_path / "cost.json")
+
+
+# The loops
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn", "cnn-bn"])
+def test_the_usual_model_is_the_same_function(model):
+    data = loops.random_images(model, steps=1, batch=4)
+    torch.manual_seed(0)
+    usual = loops.usual_model(model, data)
+    torch.manual_seed(0)
+    ours = build_model(model, data)
+    images = data.normalize(data.train_images)
+    assert torch.equal(usual(images), ours(images))
+
+
+@pytest.mark.parametrize(
+    ("loop", "run_steps"),
+    [
+        (lambda: loops.Plain("mlp", tuple(loops.METHODS), steps=2), 10),
+        (lambda: loops.Plain("cnn", ("swr",), steps=1, channels_last=False), 1),
+        (lambda: loops.Release("mlp", tuple(loops.METHODS), steps=2, workers=0), 10),
+        (lambda: loops.Engine("mlp", tuple(loops.METHODS), steps=1, runs=7), 14),
+        (lambda: loops.Engine("mlp", ("swr",), steps=1, dtype=torch.bfloat16), 2),
+    ],
+    ids=["plain", "plain-cnn", "release", "engine", "engine-bfloat16"],
+)
+def test_a_loop_counts_the_steps_it_takes(loop, run_steps):
+    made = loop()
+    measured = made()
+    assert measured.run_steps == run_steps
+    assert 0 <= measured.rescaling < measured.seconds
+    assert (measured.rescaling > 0) == (
+        "swr" in made.methods and not isinstance(made, loops.Release)
+    )
+
+
+def test_the_rival_is_no_straw_man():
+    """The plain loop trains: with every method it learns its random images by heart."""
+    plain = loops.Plain("mlp", tuple(loops.METHODS), steps=1)
+    for _ in range(30):
+        plain()
+    for model in plain.models:
+        assert (model(plain.images).argmax(1) == plain.labels).float().mean() > 0.9
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_command_measures_and_writes(tmp_path):
+    file = tmp_path / "cost.json"
+    arguments = ("--quick", "--repeats", "2", "--only", "stack", "products")
+    done = run("benchmarks", *arguments, "--output", str(file))
+    assert done.returncode == 0, done.stderr
+    frame, _ = cost.load_cost(file)
+    assert frame.groupby("name")["repeat"].nunique().to_dict() == {
+        "1": 2,
+        "10": 2,
+        "matrix products": 2,
+    }
+    assert (frame["mebibytes"] > 0).all()
+    assert run("benchmarks", "--only", "nothing").returncode == 2
+
+
+def test_what_is_for_a_gpu_runs_here_as_far_as_it_can(tmp_path):
+    file = tmp_path / "gpu.json"
+    parts = ("--only", "equality", "stacks")
+    done = run("benchmarks.gpu", "--device", "cpu", "--quick", *parts, "--output", str(file))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(file.read_text())
+    assert found["machine"]["device"] == "cpu"
+    assert max(found["equality"].values()) < 1e-9
+    if not torch.cuda.is_available():
+        assert "--device cpu" in run("benchmarks.gpu").stderr
