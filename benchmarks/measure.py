@@ -59,7 +59,8 @@ class Way:
 def ways(quick: bool = False) -> list[Way]:
     """Return all that is timed."""
     found = []
-    steps = {"mlp": 20, "cnn": 4, "cnn-bn": 4, "vgg16": 1}
+    # Some tenths of a second each: shorter ones would mostly time the machine's hiccups.
+    steps = {"mlp": 200, "cnn": 16, "cnn-bn": 16, "vgg16": 1}
     if quick:
         steps = {"mlp": 2, "cnn": 1}
     for model, count in steps.items():
@@ -68,14 +69,14 @@ def ways(quick: bool = False) -> list[Way]:
             found.append(Way("steps", method, model, "Plain", options))
         options = {"model": model, "methods": ("swr",), "steps": count}
         found.append(Way("steps", "swr in the engine", model, "Engine", options))
-    ten = {"model": "mlp", "methods": ("swr",), "steps": steps["mlp"], "runs": 10}
+    ten = {"model": "mlp", "methods": ("swr",), "steps": max(2, steps["mlp"] // 10), "runs": 10}
     found.append(Way("steps", "swr in a stack of 10", "mlp", "Engine", ten))
 
     every_core = {"processes": CORES, "threads": 1}
     one_process = {"processes": 1, "threads": CORES}
     for model in ("mlp", "cnn"):
-        plain = {"model": model, "methods": ALL, "steps": steps[model]}
-        several = {**plain, "steps": 4 if model == "mlp" else 1}
+        plain = {"model": model, "methods": ALL, "steps": max(1, steps[model] // 4)}
+        several = {**plain, "steps": max(1, steps[model] // 8)}
         for workers in (0, 2):
             options = {**several, "workers": workers}
             name = f"release, {workers} workers"
@@ -86,7 +87,7 @@ def ways(quick: bool = False) -> list[Way]:
             Way("throughput", "plain, a process per core", model, "Plain", default, **every_core),
         ]
         runs = 20 if model == "mlp" else 1
-        engine = {**plain, "runs": runs}
+        engine = {**(several if model == "mlp" else plain), "runs": runs}
         if model == "cnn":
             last = {**several, "channels_last": True}
             engine["methods"] = ("swr",)
@@ -99,7 +100,8 @@ def ways(quick: bool = False) -> list[Way]:
             Way("throughput", "engine, bfloat16", model, "Engine", half, tuned=True, **every_core)
         )
     for runs in (1, 10) if quick else (1, 2, 5, 10, 20, 50, 100):
-        options = {"model": "mlp", "methods": ALL, "steps": steps["mlp"], "runs": runs}
+        count = max(2, steps["mlp"] // (5 if runs < 10 else 20))
+        options = {"model": "mlp", "methods": ALL, "steps": count, "runs": runs}
         found.append(Way("stack", str(runs), "mlp", "Engine", options, tuned=True))
     found.append(Way("products", "matrix products", "", "Products", {}, **every_core))
     return found

@@ -73,7 +73,7 @@ def ratios(frame: pd.DataFrame, base: str) -> pd.DataFrame:
     """
     wide = frame.pivot_table(index=["model", "repeat"], columns="name", values="milliseconds")
     ratio = wide.div(wide[base], axis=0).stack().groupby(["model", "name"])
-    table = ratio.agg(ratio="median", low="min", high="max")
+    table = ratio.agg(ratio="median", low="min", high="max").dropna()
     table["milliseconds"] = frame.groupby(["model", "name"])["milliseconds"].median()
     return table
 

@@ -1,0 +1,232 @@
+"""Definition 2, Theorem 3 and Fig. 5: how evenly a network's weights are spread over its layers.
+
+Two things bear the name. Definition 2 compares the ratio of two layers' norms with what it was at
+the start; Theorem 3 says that a rescaling with one λ never takes it further away. Fig. 5 compares
+the network's ℓp,q norm with the least one of all networks with the same function; that minimum is
+found by the algorithm of Saul (2023), which scales the weights into each hidden unit by a factor
+and those out of it by its inverse.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from swrlib.layers import Layer, Network, trace
+
+
+def layer_balance(model: nn.Module, reference: nn.Module) -> pd.Series:
+    """Return the balance b = |r − r_0| of each pair of layers (Definition 2).
+
+    r = ‖W′‖/‖W‖ is the ratio of the two weights' norms, the one that was larger at the start above;
+    r_0 the same at the start.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    reference : torch.nn.Module
+        The same network at its start.
+
+    Returns
+    -------
+    pandas.Series
+        Indexed by the pair: the layer whose norm was smaller at the start, and the other.
+
+    Raises
+    ------
+    ValueError
+        If the models have other layers, or a norm was zero at the start.
+    """
+    now, start = _norms(model), _norms(reference)
+    if list(now) != list(start):
+        raise ValueError(f"the layers differ: {', '.join(now)} and {', '.join(start)}")
+    for name, norm in start.items():
+        if norm == 0:
+            raise ValueError(f"the norm of {name} was zero at the start: its ratios are undefined")
+    found = {}
+    for pair in itertools.combinations(start, 2):
+        small, large = sorted(pair, key=start.__getitem__)
+        ratio = now[large] / now[small] if now[small] else math.inf
+        found[small, large] = abs(ratio - start[large] / start[small])
+    index = pd.MultiIndex.from_tuples(list(found), names=["layer", "other"])
+    return pd.Series(list(found.values()), index=index, name="balance", dtype=float)
+
+
+def _norms(model: nn.Module) -> dict[str, float]:
+    layers = trace(model).layers
+    return {la.name: float(la.weight.detach().norm()) for la in layers if la.weight is not None}
+
+
+def lpq_norm(model: nn.Module, p: float = 2, q: float = 2) -> float:
+    """Return ‖W‖_{p,q} = (Σ_i (Σ_j |W_ij|^p)^{q/p})^{1/q} over all units i (16).
+
+    The rows are those of linear and convolution layers: a unit's weights, over its inputs and, in a
+    convolution, its taps. Biases and normalizations do not count.
+
+    Raises
+    ------
+    ValueError
+        If p or q is no number from 1 on.
+    """
+    _check(p, q)
+    rows = [_rows(layer, p).sum(1) for layer in _weighted(trace(model))]
+    return float(sum(row.pow(q / p).sum() for row in rows)) ** (1 / q)
+
+
+@torch.no_grad()
+def balance_(
+    model: nn.Module,
+    p: float = 2,
+    q: float = 2,
+    *,
+    tolerance: float = 1e-10,
+    iterations: int = 10_000,
+) -> pd.Series:
+    """Rebalance a network in place: the least ‖W‖_{p,q} with the same function (Saul, 2023).
+
+    Every hidden unit i has a factor a_i > 0 on the weights into it and its bias, and 1/a_i on those
+    out of it. All factors are updated at once,
+
+        a_i ← a_i · (v_i/u_i)^{1/(4 max(p, q))},
+
+    where u_i and v_i are what the weights into and out of the unit contribute to the norm's power
+    q; they are equal at the minimum, which is the only one. In a convolutional network the units
+    are its channels. A unit with no weights on one side has no best factor and is left alone.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A chain of linear and convolution layers and positively homogeneous operations.
+    p, q : float
+        From 1 on.
+    tolerance : float
+        Stop when no factor changes by more than this share. The authors' release: 1e-5.
+    iterations : int
+        Stop after so many in any case. The authors' release: 100.
+
+    Returns
+    -------
+    pandas.Series
+        ‖W‖_{p,q} by iteration, 0 being the network as it was.
+
+    Raises
+    ------
+    ValueError
+        If the network has normalization layers, whose input may shrink for free, so that there is
+        no minimum; or branches, or operations that are not positively homogeneous; each is named.
+        Nothing is changed then.
+    """
+    _check(p, q)
+    layers = _chain(trace(model))
+    matrices = [_rows(layer, p).double() for layer in layers]
+    units = [len(matrix) for matrix in matrices[:-1]]
+    # What leaves a unit: columns that come from the same unit (a channel's positions) together.
+    matrices = [
+        matrix if position == 0 else matrix.unflatten(1, (units[position - 1], -1)).sum(2)
+        for position, matrix in enumerate(matrices)
+    ]
+    factors = [matrix.new_ones(count) for matrix, count in zip(matrices, units, strict=False)]
+    history = []
+    for step in range(iterations + 1):
+        sums = _row_sums(matrices, factors, p)
+        history.append(float(sum(row.pow(q / p).sum() for row in sums)) ** (1 / q))
+        if step == iterations:
+            break
+        change = 0.0
+        updates = []
+        for position, factor in enumerate(factors):
+            into = sums[position].pow(q / p)
+            after = sums[position + 1]
+            weight = after.pow(q / p - 1).where(after > 0, 0.0)
+            if position + 1 < len(factors):
+                weight = weight * factors[position + 1].pow(p)
+            out = factor.pow(-p) * (matrices[position + 1].T @ weight)
+            ratio = (out / into).where((into > 0) & (out > 0), 1.0)
+            updates.append(ratio.pow(1 / (4 * max(p, q))))
+            change = max(change, float((updates[-1] - 1).abs().max()))
+        for factor, update in zip(factors, updates, strict=True):
+            factor.mul_(update)
+        if change <= tolerance:
+            break
+    _apply(layers, factors)
+    return pd.Series(history, name="norm").rename_axis("iteration")
+
+
+def _row_sums(matrices: Sequence[Tensor], factors: Sequence[Tensor], p: float) -> list[Tensor]:
+    """Return Σ_j |W_ij|^p of every layer's units, with the factors so far."""
+    sums = []
+    for position, matrix in enumerate(matrices):
+        row = matrix.sum(1) if position == 0 else matrix @ factors[position - 1].pow(-p)
+        sums.append(row * factors[position].pow(p) if position < len(factors) else row)
+    return sums
+
+
+def _apply(layers: Sequence[Layer], factors: Sequence[Tensor]) -> None:
+    for position, layer in enumerate(layers):
+        weight = layer.weight
+        assert weight is not None
+        if position > 0:
+            inverse = 1 / factors[position - 1].to(weight)
+            groups = getattr(layer.module, "groups", 1)
+            if groups > 1:
+                inverse = inverse.view(groups, 1, -1).expand(-1, len(weight) // groups, -1)
+                inverse = inverse.reshape(len(weight), -1)
+            else:
+                inverse = inverse.repeat_interleave(weight.shape[1] // len(inverse)).unsqueeze(0)
+            weight.mul_(inverse.view(*inverse.shape, *(1,) * (weight.dim() - 2)))
+        if position < len(factors):
+            factor = factors[position].to(weight)
+            weight.mul_(factor.view(-1, *(1,) * (weight.dim() - 1)))
+            if layer.bias is not None:
+                layer.bias.mul_(factor)
+
+
+def _rows(layer: Layer, p: float) -> Tensor:
+    """Return |W|^p of a layer, [units, inputs]: taps summed, groups written out."""
+    assert layer.weight is not None
+    powers = layer.weight.detach().abs().pow(p)
+    matrix = powers.flatten(2).sum(2) if powers.dim() > 2 else powers
+    groups = getattr(layer.module, "groups", 1)
+    return torch.block_diag(*matrix.chunk(groups)) if groups > 1 else matrix
+
+
+def _weighted(network: Network) -> list[Layer]:
+    layers = [la for la in network.layers if la.kind != "normalization" and la.weight is not None]
+    for layer in layers:
+        if getattr(layer.module, "transposed", False):
+            raise ValueError(f"{layer.name} is a transposed convolution, whose rows are no units")
+    return layers
+
+
+def _chain(network: Network) -> list[Layer]:
+    """Return the layers of a network in which each feeds the next; refuse any other."""
+    for layer in network.layers:
+        if layer.kind == "normalization":
+            raise ValueError(
+                f"{layer.name} normalizes its input, so that the weights before it may shrink for "
+                "free: there is no least norm"
+            )
+    for step in network.steps:
+        if step.kind == "sum" and len(step.inputs) > 1:
+            raise ValueError(f"{step.name} joins branches: only chains of layers are rebalanced")
+        if step.kind == "other":
+            raise ValueError(f"{step.name} is not positively homogeneous: scales do not pass it")
+    layers = _weighted(network)
+    for layer, following in itertools.pairwise(layers):
+        if following.predecessors != (layer.name,):
+            raise ValueError(f"{following.name} does not follow {layer.name} alone")
+        columns = _rows(following, 1.0).shape[1]
+        if columns % len(layer.weight):  # type: ignore[arg-type]
+            raise ValueError(f"the inputs of {following.name} are not those of {layer.name}")
+    return layers
+
+
+def _check(p: float, q: float) -> None:
+    for name, value in (("p", p), ("q", q)):
+        if not 1 <= value < math.inf:
+            raise ValueError(f"{name} is {value}: it must be a number from 1 on")

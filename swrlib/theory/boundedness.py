@@ -1,0 +1,171 @@
+"""Theorem 2: under SWR the norm of a weight stays bounded. As printed, sharp, and for Adam.
+
+A step grows the squared norm by at most B, then the norm moves a share λ of the way back to n_0:
+
+    n ← λ n_0 + (1 − λ) √(n² + B)
+
+The map rises with n and starts from n_0, so the norm stays below its fixed point n*, and comes as
+near to it as one likes where every step grows the squared norm by B: the bound is sharp.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Literal
+
+
+def norm_bound(
+    initial_norm: float,
+    lam: float,
+    squared_growth: float,
+    *,
+    kind: Literal["sharp", "printed"] = "sharp",
+    when: Literal["after", "before"] = "after",
+) -> float:
+    """Bound the norm of a weight under SWR, if a step changes its square by at most B (Theorem 2).
+
+    Parameters
+    ----------
+    initial_norm : float
+        n_0, the norm at the start.
+    lam : float
+        λ in [0, 1].
+    squared_growth : float
+        B: how much an optimizer's step adds to ‖W‖² at most.
+    kind : {"sharp", "printed"}
+        The least bound, n* = [n_0 + (1−λ)√(n_0² + (2−λ)B/λ)] / (2−λ); or the paper's √B/λ + n_0,
+        (11)-(12), which is larger.
+    when : {"after", "before"}
+        After the rescaling, n*, or before it, √(n*² + B). The printed bound speaks of the norm
+        before; it holds after, too, and is the same for both.
+
+    Returns
+    -------
+    float
+        Infinite with λ = 0, where norms grow like √(n_0² + tB).
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range or a name unknown.
+    """
+    _check(initial_norm, lam)
+    if not squared_growth >= 0:
+        raise ValueError(f"squared_growth is {squared_growth}: B is a bound on growth, from 0 on")
+    if kind not in ("sharp", "printed"):
+        raise ValueError(f"unknown kind {kind!r}: known are sharp, printed")
+    if when not in ("after", "before"):
+        raise ValueError(f"unknown when {when!r}: known are after, before")
+    if lam == 0:
+        return math.inf if squared_growth else initial_norm
+    if kind == "printed":
+        return math.sqrt(squared_growth) / lam + initial_norm
+    root = math.sqrt(initial_norm**2 + (2 - lam) * squared_growth / lam)
+    after = (initial_norm + (1 - lam) * root) / (2 - lam)
+    return after if when == "after" else math.hypot(after, math.sqrt(squared_growth))
+
+
+def adam_norm_bound(
+    initial_norm: float,
+    lam: float,
+    *,
+    lr: float,
+    entries: int,
+    betas: tuple[float, float] = (0.9, 0.999),
+    when: Literal["after", "before"] = "after",
+) -> float:
+    """Bound the norm of a weight under Adam and SWR; it needs no premise on the gradients.
+
+    A step of Adam moves an entry by at most lr·s_t (`largest_adam_step`), so a weight of d entries
+    by at most u = lr·s·√d: the norm stays below n_0 + (1−λ)u/λ after the rescaling, n_0 + u/λ
+    before it.
+
+    Parameters
+    ----------
+    initial_norm, lam, when
+        As for `norm_bound`.
+    lr : float
+        Learning rate, the largest one in training.
+    entries : int
+        d, the number of entries of the weight.
+    betas : tuple of float
+        Adam's.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range.
+    """
+    _check(initial_norm, lam)
+    if not lr >= 0 or entries < 1:
+        raise ValueError(f"lr is {lr} and entries {entries}: they are numbers from 0 and 1 on")
+    if when not in ("after", "before"):
+        raise ValueError(f"unknown when {when!r}: known are after, before")
+    step = lr * largest_adam_step(betas) * math.sqrt(entries)
+    if lam == 0:
+        return math.inf if step else initial_norm
+    return initial_norm + (1 - lam if when == "after" else 1) * step / lam
+
+
+def largest_adam_step(betas: tuple[float, float] = (0.9, 0.999), step: int | None = None) -> float:
+    """Return how far a step of Adam moves an entry at most, in learning rates.
+
+    By the inequality of Cauchy and Schwarz, with r = β1²/β2,
+
+        s_t = (1−β1)/(1−β1^t) · √((1−β2^t)/(1−β2)) · √((1−r^t)/(1−r)),
+
+    attained by gradients g_i ∝ (β1/β2)^(t−i). It is 1 at the first step and rises, for the usual
+    betas, to (1−β1)/√((1−β2)(1−r)) = 7.27; the often quoted (1−β1)/√(1−β2) = 3.16 is no bound.
+
+    Parameters
+    ----------
+    betas : tuple of float
+    step : int, optional
+        t, counted from 1; without it, the largest over all steps.
+
+    Raises
+    ------
+    ValueError
+        If the betas are out of range, or β1² ≥ β2: then steps are not bounded.
+    """
+    first, second = betas
+    if not (0 <= first < 1 and 0 < second < 1):
+        raise ValueError(f"betas are {betas}: they lie in [0, 1), the second above 0")
+    ratio = first**2 / second
+    if ratio >= 1:
+        raise ValueError(f"betas are {betas}: with β1² ≥ β2 Adam's steps have no bound")
+
+    def at(t: float) -> float:
+        part = (1 - first) / (1 - first**t) * math.sqrt((1 - second**t) / (1 - second))
+        return part * math.sqrt((1 - ratio**t) / (1 - ratio))
+
+    if step is not None:
+        if step < 1:
+            raise ValueError(f"step is {step}: steps count from 1")
+        return at(step)
+    largest = at(math.inf)
+    # It may rise above its limit before it settles; from where all powers vanish it is the limit.
+    slowest = max(first, second, ratio)
+    for t in itertools.count(1):
+        if slowest**t < 1e-17:
+            return largest
+        largest = max(largest, at(t))
+    raise AssertionError("unreachable")
+
+
+def unbounded_norm(initial_norm: float, squared_growth: float, steps: int) -> float:
+    """Return √(n_0² + tB), the most that a norm can grow to in t steps without SWR (Appendix B)."""
+    _check(initial_norm, 0.0)
+    return math.sqrt(initial_norm**2 + steps * squared_growth)
+
+
+def _check(initial_norm: float, lam: float) -> None:
+    if not initial_norm >= 0 or math.isinf(initial_norm):
+        raise ValueError(f"initial_norm is {initial_norm}: a norm is a finite number from 0 on")
+    if not 0 <= lam <= 1:
+        raise ValueError(f"lam is {lam}: λ lies in [0, 1]")

@@ -1,0 +1,244 @@
+"""Balance: Definition 2, Theorem 3 and Saul's algorithm, against direct minimization."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import time
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+from torch import nn
+
+from swrlib import SoftWeightRescaling
+from swrlib.theory import balance_, layer_balance, lpq_norm
+from swrlib.theory import balancedness as module
+
+
+def mlp(*units: int, seed: int = 0, bias: bool = True) -> nn.Sequential:
+    torch.manual_seed(seed)
+    layers: list[nn.Module] = []
+    for inputs, outputs in itertools.pairwise(units):
+        layers += [nn.Linear(inputs, outputs, bias=bias), nn.ReLU()]
+    return nn.Sequential(*layers[:-1]).double()
+
+
+def convolutional(seed: int = 0, groups: int = 1) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(4, 6, 3, groups=groups),
+        nn.LeakyReLU(0.1),
+        nn.Flatten(),
+        nn.Linear(24, 5),
+        nn.ReLU(),
+        nn.Linear(5, 3),
+    ).double()
+
+
+NETWORKS = {
+    "mlp": lambda: (mlp(6, 5, 4, 3), torch.randn(20, 6).double()),
+    "deep": lambda: (mlp(4, 6, 5, 6, 3, seed=3), torch.randn(20, 4).double()),
+    "cnn": lambda: (convolutional(), torch.randn(7, 2, 8, 8).double()),
+    "grouped": lambda: (convolutional(groups=2), torch.randn(7, 2, 8, 8).double()),
+}
+
+
+def written_out(model: nn.Module, p: float, q: float) -> float:
+    """(16) to the letter, in plain loops."""
+    total = 0.0
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            for unit in layer.weight.detach().numpy().reshape(len(layer.weight), -1):
+                total += sum(abs(float(w)) ** p for w in unit) ** (q / p)
+    return total ** (1 / q)
+
+
+def least(model: nn.Module, p: float, q: float) -> float:
+    """Minimize over the logarithms of all units' factors, with scaled copies of the weights."""
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    weights = [layer.weight.detach() for layer in layers]
+    units = [len(weight) for weight in weights[:-1]]
+
+    def norm(flat):
+        logs = torch.tensor(flat, requires_grad=True)
+        scales = list(logs.exp().split(units))
+        total = torch.zeros((), dtype=torch.float64)
+        for i, (weight, layer) in enumerate(zip(weights, layers, strict=True)):
+            scaled = weight
+            if i > 0:
+                groups = getattr(layer, "groups", 1)
+                before = scales[i - 1]
+                if groups > 1:
+                    before = before.view(groups, -1).repeat_interleave(len(weight) // groups, 0)
+                else:
+                    before = before.repeat_interleave(weight.shape[1] // len(before)).unsqueeze(0)
+                scaled = scaled / before.view(*before.shape, *(1,) * (weight.dim() - 2))
+            if i < len(scales):
+                scaled = scaled * scales[i].view(-1, *(1,) * (weight.dim() - 1))
+            total = total + scaled.abs().pow(p).flatten(1).sum(1).pow(q / p).sum()
+        total.backward()
+        return total.item(), logs.grad.numpy()
+
+    found = minimize(norm, np.zeros(sum(units)), jac=True, method="BFGS", options={"gtol": 1e-11})
+    return float(found.fun) ** (1 / q)
+
+
+@pytest.mark.parametrize(("p", "q"), [(2, 2), (1, 1), (1, 2), (2, 1), (3, 2), (1.5, 4)])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_saul_reaches_the_minimum_and_keeps_the_function(name, p, q):
+    model, inputs = NETWORKS[name]()
+    assert lpq_norm(model, p, q) == pytest.approx(written_out(model, p, q), rel=1e-12)
+    before = model(inputs)
+    wanted = least(model, p, q)
+    history = balance_(model, p, q)
+    assert lpq_norm(model, p, q) == pytest.approx(wanted, rel=1e-6)
+    assert history.iloc[-1] == pytest.approx(lpq_norm(model, p, q), rel=1e-9)
+    torch.testing.assert_close(model(inputs), before, rtol=1e-10, atol=1e-12)
+    assert history.iloc[0] > history.iloc[-1] * (1 + 1e-4)  # there was something to gain
+    assert (np.diff(history) <= 1e-12 * history.iloc[0]).all()  # and no step back
+
+
+def test_the_releases_stopping_rule_stops_earlier():
+    exact, coarse = mlp(20, 30, 30, 10), mlp(20, 30, 30, 10)
+    whole = balance_(exact)
+    early = balance_(coarse, tolerance=1e-5, iterations=100)
+    assert len(early) < len(whole) and len(early) <= 101
+    assert early.iloc[-1] == pytest.approx(whole.iloc[-1], rel=1e-4)
+
+
+def test_with_p_and_q_two_a_balanced_unit_has_equal_norms_on_both_sides():
+    model = mlp(6, 5, 3, bias=False)
+    balance_(model)
+    into, out = model[0].weight.norm(dim=1), model[2].weight.norm(dim=0)
+    torch.testing.assert_close(into, out, rtol=1e-8, atol=0)
+
+
+def test_a_dead_unit_is_left_alone():
+    model = mlp(4, 5, 3)
+    with torch.no_grad():
+        model[0].weight[2] = 0
+        model[2].weight[:, 4] = 0
+    kept = model[0].weight[4].clone(), model[2].weight[:, 2].clone()
+    inputs = torch.randn(9, 4).double()
+    before = model(inputs)
+    assert np.isfinite(balance_(model)).all()
+    torch.testing.assert_close(model(inputs), before)
+    assert torch.equal(model[0].weight[4], kept[0]) and torch.equal(model[2].weight[:, 2], kept[1])
+
+
+def test_a_digits_network_takes_milliseconds():
+    """No time is asserted in earnest: a thousand times the usual one would be a hang."""
+    model = mlp(784, 100, 100, 10)
+    started = time.perf_counter()
+    history = balance_(model, tolerance=1e-8)
+    assert time.perf_counter() - started < 5
+    assert history.iloc[-1] < history.iloc[0]
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 2)), "1 normalizes"),
+        (nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2)), "not positively homogeneous"),
+        (nn.Sequential(nn.ConvTranspose2d(2, 3, 3), nn.Conv2d(3, 2, 3)), "transposed"),
+    ],
+)
+def test_what_has_no_minimum_is_refused_and_left_alone(model, words):
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=words) as caught:
+        balance_(model)
+    assert "\n" not in str(caught.value)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(("p", "q"), [(0.5, 2), (2, 0), (float("inf"), 2), (2, float("nan"))])
+def test_p_and_q_are_numbers_from_one_on(p, q):
+    with pytest.raises(ValueError, match="from 1 on"):
+        lpq_norm(mlp(3, 3, 2), p, q)
+
+
+def test_branches_are_refused():
+    torchvision = pytest.importorskip("torchvision")
+    model = torchvision.models.resnet18()
+    with pytest.raises(ValueError, match="normalizes"):
+        balance_(model)
+
+
+# Definition 2 and Theorem 3
+
+
+def test_definition_2_by_hand():
+    start, now = mlp(3, 4, 2, bias=False), mlp(3, 4, 2, bias=False)
+    with torch.no_grad():
+        for model, (first, second) in ((start, (2.0, 6.0)), (now, (4.0, 5.0))):
+            model[0].weight.mul_(first / model[0].weight.norm())
+            model[2].weight.mul_(second / model[2].weight.norm())
+    found = layer_balance(now, start)
+    assert found.to_dict() == {("0", "2"): pytest.approx(abs(5 / 4 - 6 / 2))}
+
+
+def worsened(lam, seed: int) -> bool:
+    """Whether one rescaling took any pair of layers further from its ratio at the start."""
+    torch.manual_seed(seed)
+    start = mlp(5, 7, 6, 4, seed=seed)
+    model = copy.deepcopy(start)
+    rescaling = SoftWeightRescaling(model, **lam)
+    with torch.no_grad():
+        for layer in model[::2]:
+            layer.weight.mul_(torch.empty(()).uniform_(0.3, 4).double())
+    before = layer_balance(model, start)
+    rescaling.step()
+    return bool((layer_balance(model, start) > before * (1 + 1e-12) + 1e-12).any())
+
+
+@settings(max_examples=60)
+@given(st.floats(0, 1), st.integers(0, 10_000))
+def test_one_rescaling_with_one_lambda_never_worsens_the_balance(lam, seed):
+    assert not worsened({"lam": lam}, seed)
+
+
+def test_with_two_lambdas_it_can():
+    pair = {"lam_features": 0.5, "lam_classifier": 0.01}
+    share = np.mean([worsened(pair, seed) for seed in range(60)])
+    assert 0 < share < 1
+
+
+# Mutants
+
+
+def test_factors_that_forget_the_biases_are_caught(monkeypatch):
+    whole = module._apply
+
+    def forgetful(layers, factors):
+        biases = [layer.bias.clone() for layer in layers]
+        whole(layers, factors)
+        for layer, bias in zip(layers, biases, strict=True):
+            layer.bias.copy_(bias)
+
+    monkeypatch.setattr(module, "_apply", forgetful)
+    with pytest.raises(AssertionError):
+        test_saul_reaches_the_minimum_and_keeps_the_function("mlp", 2, 2)
+
+
+def test_rows_without_the_power_are_caught(monkeypatch):
+    whole = module._rows
+    monkeypatch.setattr(module, "_rows", lambda layer, p: whole(layer, 1.0))
+    with pytest.raises(AssertionError):
+        test_saul_reaches_the_minimum_and_keeps_the_function("cnn", 2, 2)
+
+
+def test_a_rescaling_away_from_the_start_is_caught(monkeypatch):
+    from swrlib import rescaling
+
+    real = rescaling.soft_factors
+    monkeypatch.setattr(
+        rescaling, "soft_factors", lambda norms, pull, rest: real(norms, -pull, 2 - rest)
+    )
+    assert any(worsened({"lam": 0.3}, seed) for seed in range(20))
