@@ -98,9 +98,9 @@ class Stack:
     Attributes
     ----------
     parameters : dict of str to torch.Tensor
-        By name, leaves [replicas, *shape]; those of convolutions lie in memory channels last.
+        By name, leaves [replicas, …]; those of convolutions lie in memory channels last.
     buffers : dict of str to torch.Tensor
-        By name, [replicas, *shape].
+        By name, [replicas, …].
     """
 
     def __init__(

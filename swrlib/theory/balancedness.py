@@ -21,7 +21,7 @@ from swrlib.layers import Layer, Network, trace
 
 
 def layer_balance(model: nn.Module, reference: nn.Module) -> pd.Series:
-    """Return the balance b = |r − r_0| of each pair of layers (Definition 2).
+    """Return the balance ``b = |r − r_0|`` of each pair of layers (Definition 2).
 
     r = ‖W′‖/‖W‖ is the ratio of the two weights' norms, the one that was larger at the start above;
     r_0 the same at the start.
@@ -63,7 +63,7 @@ def _norms(model: nn.Module) -> dict[str, float]:
 
 
 def lpq_norm(model: nn.Module, p: float = 2, q: float = 2) -> float:
-    """Return ‖W‖_{p,q} = (Σ_i (Σ_j |W_ij|^p)^{q/p})^{1/q} over all units i (16).
+    """Return ``‖W‖_{p,q} = (Σ_i (Σ_j |W_ij|^p)^{q/p})^{1/q}`` over all units i (16).
 
     The rows are those of linear and convolution layers: a unit's weights, over its inputs and, in a
     convolution, its taps. Biases and normalizations do not count.
@@ -87,7 +87,7 @@ def balance_(
     tolerance: float = 1e-10,
     iterations: int = 10_000,
 ) -> pd.Series:
-    """Rebalance a network in place: the least ‖W‖_{p,q} with the same function (Saul, 2023).
+    """Rebalance a network in place: the least ``‖W‖_{p,q}`` with the same function (Saul, 2023).
 
     Every hidden unit i has a factor a_i > 0 on the weights into it and its bias, and 1/a_i on those
     out of it. All factors are updated at once,
@@ -112,7 +112,7 @@ def balance_(
     Returns
     -------
     pandas.Series
-        ‖W‖_{p,q} by iteration, 0 being the network as it was.
+        ``‖W‖_{p,q}`` by iteration, 0 being the network as it was.
 
     Raises
     ------
