@@ -88,7 +88,8 @@ def judge_cost(frame: pd.DataFrame) -> Verdict:
     claim = paper.find_claim("overhead")
     steps = frame[frame["table"] == "steps"]
     wide = steps.pivot_table(index=["model", "repeat"], columns="name", values="milliseconds")
-    said, words = [], {}
+    said: list[str] = []
+    words: dict[str, dict[str, list[str]]] = {}
     for model, times in wide.groupby("model", sort=False):
         plain = times["vanilla"]
         overhead = times["swr"] / plain - 1
@@ -101,10 +102,11 @@ def judge_cost(frame: pd.DataFrame) -> Verdict:
                 word = verdicts.REPRODUCED
             elif gap.high < 0:
                 word = verdicts.NOT_REPRODUCED
-            words[f"{paper.label(str(model))} against {paper.label(rival)}"] = word
-    verdict = verdicts.MIXED if len(set(words.values())) > 1 else next(iter(words.values()))
+            of_model = words.setdefault(word, {}).setdefault(paper.label(str(model)), [])
+            of_model.append(paper.label(rival))
+    verdict = verdicts.MIXED if len(words) > 1 else next(iter(words))
     detail = f"A step with SWR takes longer than a plain one by: {', '.join(said)} (median)."
-    exceptions = [f"{k}: {v}" for k, v in words.items() if v != verdicts.REPRODUCED]
-    if exceptions:
-        detail += f" Not as claimed: {'; '.join(exceptions)}."
+    for word in sorted(set(words) - {verdicts.REPRODUCED}):
+        where = (f"{model} against {', '.join(rivals)}" for model, rivals in words[word].items())
+        detail += f" {word.capitalize()}: {'; '.join(where)}."
     return Verdict(claim, verdict, verdict, detail, verdicts.NOT_PRINTED)
