@@ -23,7 +23,6 @@ def machine() -> dict[str, Any]:
         "cores": CORES,
         "vector instructions": torch.backends.cpu.get_cpu_capability(),
         "python": platform.python_version(),
-        "load before": os.getloadavg()[0],
     }
 
 
@@ -32,7 +31,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--quick", action="store_true", help="a few steps of each, for a test")
-    parser.add_argument("--only", nargs="*", help="these tables only")
+    parser.add_argument(
+        "--only", nargs="*", help="measure these tables only; others are kept as they are"
+    )
     parser.add_argument("--output", type=Path, default=Path("results/cost.json"))
     given = parser.parse_args()
     if given.repeats < 1:
@@ -40,15 +41,17 @@ def main() -> int:
     chosen = [way for way in ways(given.quick) if not given.only or way.table in given.only]
     if not chosen:
         parser.error("no such table: known are steps, throughput, stack and products")
-    about = machine()
-    if about["load before"] > 0.5:
+    if os.getloadavg()[0] > 0.5:
         print("the machine is busy: the ratios will be noisy", file=sys.stderr)
-    started = time.monotonic()
-    rows = measure(chosen, given.repeats)
-    about["minutes"] = round((time.monotonic() - started) / 60, 1)
+    content = json.loads(given.output.read_text()) if given.output.exists() else {}
+    for table in dict.fromkeys(way.table for way in chosen):
+        started = time.monotonic()
+        rows = measure([way for way in chosen if way.table == table], given.repeats)
+        minutes = round((time.monotonic() - started) / 60, 1)
+        content[table] = {"machine": machine() | {"minutes": minutes}, "rows": rows}
     given.output.parent.mkdir(parents=True, exist_ok=True)
     beside = given.output.with_suffix(".tmp")
-    beside.write_text(json.dumps({"machine": about, "rows": rows}, indent=1) + "\n")
+    beside.write_text(json.dumps(content, indent=1) + "\n")
     os.replace(beside, given.output)
     print(f"written: {given.output}")
     return 0

@@ -15,6 +15,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any
 
 import torch
@@ -43,6 +44,8 @@ class Measured:
     run_steps: int
     seconds: float
     rescaling: float = 0.0
+    #: By method: the median time of its steps, and of the part within SWR.
+    methods: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def random_images(model: str, steps: int, batch: int | None = None) -> Dataset:
@@ -139,14 +142,24 @@ class Plain:
         return step
 
     def __call__(self) -> Measured:
-        """Take all batches once, with each of the methods."""
-        rescaling, started = 0.0, time.perf_counter()
+        """Take all batches once, with each of the methods in turn."""
+        steps: list[list[float]] = [[] for _ in self._runs]
+        parts: list[list[float]] = [[] for _ in self._runs]
         for batch in torch.randperm(len(self.labels)).split(SHAPES[self.model][2]):
-            for run in self._runs:
+            for run, times, within in zip(self._runs, steps, parts, strict=True):
+                started = time.perf_counter()
                 images = self.images.index_select(0, batch)
-                rescaling += run(images, self.labels.index_select(0, batch))
-        seconds = time.perf_counter() - started
-        return Measured(self.steps * len(self._runs), seconds, rescaling)
+                within.append(run(images, self.labels.index_select(0, batch)))
+                times.append(time.perf_counter() - started)
+        return Measured(
+            run_steps=self.steps * len(self._runs),
+            seconds=sum(map(sum, steps)),
+            rescaling=sum(map(sum, parts)),
+            methods={
+                method: (median(times), median(within))
+                for method, times, within in zip(self.methods, steps, parts, strict=True)
+            },
+        )
 
 
 @dataclass

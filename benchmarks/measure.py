@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
-from benchmarks.loops import METHODS
+from benchmarks.loops import METHODS, Measured
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 #: As the workflow sets it for its jobs: freed memory is kept, in large pages.
@@ -27,6 +27,8 @@ ALLOCATOR = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 ALL = tuple(METHODS)
+#: What a process measured, and the memory that it took beyond its start, in MiB.
+Answer = tuple[Measured, float]
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,9 @@ def ways(quick: bool = False) -> list[Way]:
     if quick:
         steps = {"mlp": 2, "cnn": 1}
     for model, count in steps.items():
-        for method in ALL:
-            options = {"model": model, "methods": (method,), "steps": count}
-            found.append(Way("steps", method, model, "Plain", options))
+        # All methods in one process, step by step in turn: their times meet the same moments.
+        options = {"model": model, "methods": ALL, "steps": count}
+        found.append(Way("steps", "plain", model, "Plain", options))
         options = {"model": model, "methods": ("swr",), "steps": count}
         found.append(Way("steps", "swr in the engine", model, "Engine", options))
     ten = {"model": "mlp", "methods": ("swr",), "steps": max(2, steps["mlp"] // 10), "runs": 10}
@@ -124,11 +126,11 @@ def serve(way: Way, connection: Connection) -> None:
     while connection.recv():
         measured = loop()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        connection.send((measured.run_steps, measured.seconds, measured.rescaling, peak - before))
+        connection.send((measured, (peak - before) / 1024))
 
 
 @contextmanager
-def running(way: Way) -> Iterator[Callable[[], list[tuple[int, float, float, int]]]]:
+def running(way: Way) -> Iterator[Callable[[], list[Answer]]]:
     """Start a way's processes and give what makes them all measure at once."""
     context = multiprocessing.get_context("spawn")
     changed = ALLOCATOR if way.tuned else {}
@@ -149,7 +151,7 @@ def running(way: Way) -> Iterator[Callable[[], list[tuple[int, float, float, int
     waiting = list(ours)
     try:
 
-        def measure() -> list[tuple[int, float, float, int]]:
+        def measure() -> list[Answer]:
             while waiting:
                 waiting.pop().recv()  # until it is ready
             for connection in ours:
@@ -176,14 +178,14 @@ def measure(chosen: Sequence[Way], repeats: int) -> list[dict[str, Any]]:
                 for _, ready in started:
                     ready()  # all are set up before the first is timed
                 for repeat, (way, ask) in itertools.product(range(repeats), started):
-                    rows.append(_row(way, repeat, ask()))
+                    rows += _rows(way, repeat, ask())
                     bar.update()
     return rows
 
 
-def _row(way: Way, repeat: int, answers: list[tuple[int, float, float, int]]) -> dict[str, Any]:
-    steps, seconds, rescaling, memory = zip(*answers, strict=True)
-    return {
+def _rows(way: Way, repeat: int, answers: list[Answer]) -> list[dict[str, Any]]:
+    """Return a row, or one for each method where they were timed apart."""
+    about = {
         "table": way.table,
         "name": way.name,
         "model": way.model,
@@ -191,7 +193,16 @@ def _row(way: Way, repeat: int, answers: list[tuple[int, float, float, int]]) ->
         "threads": way.threads,
         "runs": way.options.get("runs", 1),
         "repeat": repeat,
-        "milliseconds": 1e3 * max(seconds) / sum(steps),  # of a run's step, on the whole machine
-        "rescaling": sum(rescaling) / sum(seconds),
-        "mebibytes": max(memory) / 1024,
+        "mebibytes": max(memory for _, memory in answers),
     }
+    found = [measured for measured, _ in answers]
+    if way.table == "steps" and found[0].methods:
+        return [
+            about | {"name": method, "milliseconds": 1e3 * seconds, "rescaling": part / seconds}
+            for method, (seconds, part) in found[0].methods.items()
+        ]
+    seconds = [measured.seconds for measured in found]
+    # Of a run's step, on the whole machine.
+    milliseconds = 1e3 * max(seconds) / sum(measured.run_steps for measured in found)
+    rescaling = sum(measured.rescaling for measured in found) / sum(seconds)
+    return [about | {"milliseconds": milliseconds, "rescaling": rescaling}]

@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
-
 import pandas as pd
 
 from swrlib import paper, records, verdicts
@@ -20,7 +18,7 @@ SMALL = 0.05
 COLUMNS = ("table", "name", "model", "processes", "threads", "runs", "repeat", "milliseconds")
 
 
-def load_cost(path: str | os.PathLike[str] | None = None) -> tuple[pd.DataFrame, dict[str, Any]]:
+def load_cost(path: str | os.PathLike[str] | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the measurements, and what they were made on.
 
     Parameters
@@ -30,10 +28,10 @@ def load_cost(path: str | os.PathLike[str] | None = None) -> tuple[pd.DataFrame,
 
     Returns
     -------
-    tuple of DataFrame and dict
+    tuple of DataFrame
         A row per way of training and repetition: `COLUMNS`, ``rescaling`` (the share of the time
         within SWR) and ``mebibytes`` (what a process needed beyond its start). ``milliseconds`` are
-        of one run's step on the whole machine.
+        of one run's step on the whole machine. Then a row per table: commit, versions, processor.
 
     Raises
     ------
@@ -47,8 +45,9 @@ def load_cost(path: str | os.PathLike[str] | None = None) -> tuple[pd.DataFrame,
         raise FileNotFoundError(f"there are no measurements in {file}: `make bench` makes them")
     try:
         content = json.loads(file.read_text())
-        frame, machine = pd.DataFrame(content["rows"]), dict(content["machine"])
-    except (ValueError, KeyError, TypeError) as error:
+        frame = pd.DataFrame([row for table in content.values() for row in table["rows"]])
+        machine = pd.DataFrame({name: table["machine"] for name, table in content.items()}).T
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} is no table of measurements: `make bench` makes one") from error
     if not len(frame) or not set(COLUMNS) <= set(frame.columns):
         raise ValueError(f"{file} lacks columns of a table of measurements: `make bench` makes one")
