@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+
 import pandas as pd
 
 from swrlib import paper, records, verdicts
