@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import sys
 import time
 from pathlib import Path
@@ -22,7 +21,6 @@ def machine() -> dict[str, Any]:
     return records.provenance() | {
         "cores": CORES,
         "vector instructions": torch.backends.cpu.get_cpu_capability(),
-        "python": platform.python_version(),
     }
 
 

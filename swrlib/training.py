@@ -616,8 +616,9 @@ class _Job:
         }
 
     @torch.no_grad()
-    def _restore(self, state: dict[str, Any], kept: Sequence[int]) -> None:
-        """Build the runs anew that stand at these places of a state, and take theirs."""
+    def _restore(self, active: Sequence[Run], state: dict[str, Any], kept: Sequence[int]) -> None:
+        """Lay out these runs anew, and take what stands at their places of a state."""
+        self._build(active)
         for block, value in zip(self._blocks(), state["blocks"], strict=True):
             block.copy_(value[kept])
         for steps, part in zip(self.steps, self.parts, strict=True):
@@ -633,9 +634,7 @@ class _Job:
         if not kept:
             self.active = []
             return
-        state = self._state()
-        self._build([self.active[i] for i in kept])
-        self._restore(state, kept)
+        self._restore([self.active[i] for i in kept], self._state(), kept)
 
     def _save_checkpoint(self) -> None:
         self.checkpoint.save(
@@ -657,8 +656,7 @@ class _Job:
         self.rows, self.measured = state["rows"], [tuple(m) for m in state["measured"]]
         self.active = [run for run in self.runs if run.hash in state["active"]]
         if self.active:
-            self._build(self.active)
-            self._restore(state, range(len(self.active)))
+            self._restore(self.active, state, range(len(self.active)))
         return self.epoch
 
     def _save_final_states(self) -> None:

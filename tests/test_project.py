@@ -53,7 +53,7 @@ def test_jupyter_book_is_version_1():
 
 
 def test_a_plain_installation_imports(project, root, tmp_path):
-    """`pip install .` brings torch, pandas and pyarrow: nothing else may be imported."""
+    """`pip install .` brings torch, pandas, pyarrow and filelock: nothing else may be imported."""
     source = tmp_path / "source"
     shutil.copytree(root / "swrlib", source / "swrlib")
     for name in ["pyproject.toml", "README.md", "LICENSE"]:

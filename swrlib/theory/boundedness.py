@@ -14,6 +14,8 @@ import itertools
 import math
 from typing import Literal
 
+from swrlib.layers import nearest
+
 
 def norm_bound(
     initial_norm: float,
@@ -50,13 +52,11 @@ def norm_bound(
     ValueError
         If a number is out of range or a name unknown.
     """
-    _check(initial_norm, lam)
+    _check(initial_norm, lam, when)
     if not squared_growth >= 0:
         raise ValueError(f"squared_growth is {squared_growth}: B is a bound on growth, from 0 on")
     if kind not in ("sharp", "printed"):
-        raise ValueError(f"unknown kind {kind!r}: known are sharp, printed")
-    if when not in ("after", "before"):
-        raise ValueError(f"unknown when {when!r}: known are after, before")
+        raise ValueError(f"unknown kind {kind!r}: {nearest(kind, ('sharp', 'printed'))}")
     if lam == 0:
         return math.inf if squared_growth else initial_norm
     if kind == "printed":
@@ -101,11 +101,9 @@ def adam_norm_bound(
     ValueError
         If a number is out of range.
     """
-    _check(initial_norm, lam)
+    _check(initial_norm, lam, when)
     if not lr >= 0 or entries < 1:
         raise ValueError(f"lr is {lr} and entries {entries}: they are numbers from 0 and 1 on")
-    if when not in ("after", "before"):
-        raise ValueError(f"unknown when {when!r}: known are after, before")
     step = lr * largest_adam_step(betas) * math.sqrt(entries)
     if lam == 0:
         return math.inf if step else initial_norm
@@ -164,8 +162,10 @@ def unbounded_norm(initial_norm: float, squared_growth: float, steps: int) -> fl
     return math.sqrt(initial_norm**2 + steps * squared_growth)
 
 
-def _check(initial_norm: float, lam: float) -> None:
+def _check(initial_norm: float, lam: float, when: str = "after") -> None:
     if not initial_norm >= 0 or math.isinf(initial_norm):
         raise ValueError(f"initial_norm is {initial_norm}: a norm is a finite number from 0 on")
     if not 0 <= lam <= 1:
         raise ValueError(f"lam is {lam}: λ lies in [0, 1]")
+    if when not in ("after", "before"):
+        raise ValueError(f"unknown when {when!r}: {nearest(when, ('after', 'before'))}")

@@ -17,7 +17,7 @@ import torch
 from scipy.sparse.linalg import LinearOperator, svds
 from torch import Tensor, fx, nn
 
-from swrlib.layers import kind_of, unwrap
+from swrlib.layers import kind_of, nearest, unwrap
 
 Norm = Literal["spectral", "frobenius"]
 
@@ -122,7 +122,7 @@ def lipschitz_bound(model: nn.Module, example: Tensor, *, norm: Norm = "spectral
         If the model cannot be traced, or an operation has no known constant; it is named.
     """
     if norm not in ("spectral", "frobenius"):
-        raise ValueError(f"unknown norm {norm!r}: known are spectral, frobenius")
+        raise ValueError(f"unknown norm {norm!r}: {nearest(norm, ('spectral', 'frobenius'))}")
     network = copy.deepcopy(unwrap(model)).cpu().double().eval().requires_grad_(False)
     try:
         traced = fx.symbolic_trace(network)
