@@ -30,7 +30,11 @@ def parser() -> argparse.ArgumentParser:
         "--dataset", required=True, help=f"one of {', '.join(DATASETS)}, or a folder of images"
     )
     train.add_argument("--model", required=True, help=f"one of {', '.join(MODELS)}")
-    train.add_argument("--stream", required=True, help=f"one of {', '.join(streams.STREAMS)}")
+    train.add_argument(
+        "--stream",
+        required=True,
+        help=f"one of {', '.join(streams.STREAMS)}; the last as scaled:0.5,norm,untouched",
+    )
     train.add_argument(
         "--methods",
         nargs="+",

@@ -1,66 +1,113 @@
 """What is measured of a network in training beyond the columns of the records.
 
 Step measures compare the norms around one step and one rescaling; they are stored as the epoch's
-maximum, mean and last value. Epoch measures look at the model after an epoch.
+maximum, mean and last value. Epoch measures look at the network after an epoch.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from swrlib.layers import nearest
 from swrlib.methods import Replicas
+from swrlib.theory import (
+    balance_,
+    layer_balance,
+    lipschitz_bound,
+    lipschitz_lower_bound,
+    lpq_norm,
+)
 
-StepMeasure = Callable[[Tensor, Tensor, Tensor], Tensor]
-EpochMeasure = Callable[[nn.Module], dict[str, float]]
+#: How many test images epoch measures look at, where they look at images.
+PROBED = 1000
+#: From how many of them the Lipschitz constant is sought by ascent.
+ASCENDED = 16
+#: Standard deviations of the noise on normalized images.
+NOISE = (0.25, 0.5, 1.0)
 
 
-def growth(before: Tensor, updated: Tensor, rescaled: Tensor) -> Tensor:
-    """Return ‖W‖² after the gradient update minus before it: the empirical B of Theorem 2.
+# ---------------------------------------------------------------------------------------------
+# Around every step
 
-    Shapes: norms before the step, after the optimizer's update and after the method acted on it,
-    each [runs, layers].
+
+@dataclass(frozen=True)
+class Norms:
+    """‖W_l‖ around one step, [runs, layers] each.
+
+    Attributes
+    ----------
+    initial : torch.Tensor
+        Before training.
+    before, updated, rescaled : torch.Tensor
+        Before the step, after the optimizer's update, after the method acted on it.
     """
-    return updated.square() - before.square()
+
+    initial: Tensor
+    before: Tensor
+    updated: Tensor
+    rescaled: Tensor
 
 
-def factor(before: Tensor, updated: Tensor, rescaled: Tensor) -> Tensor:
-    """Return c_l, the ratio of the norms after and before the rescaling; shapes as `growth`."""
-    return rescaled / updated
+def growth(norms: Norms) -> Tensor:
+    """Return ‖W‖² after the gradient update minus before it: the empirical B of Theorem 2."""
+    return norms.updated.square() - norms.before.square()
 
 
-def norm_before_rescaling(before: Tensor, updated: Tensor, rescaled: Tensor) -> Tensor:
+def factor(norms: Norms) -> Tensor:
+    """Return c_l, the ratio of the norms after and before the rescaling."""
+    return norms.rescaled / norms.updated
+
+
+def norm_before_rescaling(norms: Norms) -> Tensor:
     """Return ‖W‖ after the optimizer's update, the norm that Theorem 2 as printed bounds."""
-    return updated
+    return norms.updated
 
 
-STEP_MEASURES: dict[str, StepMeasure] = {
+def balance_change(norms: Norms) -> Tensor:
+    """Return by how much the rescaling changes Definition 2's balance of each pair of layers.
+
+    Theorem 3 says that it is never above 0, with one λ.
+    """
+    first, second = _pairs(norms.initial.shape[1])
+    start = norms.initial[:, second] / norms.initial[:, first]
+    swap = start < 1  # the layer that was larger at the start stands above
+
+    def balance(now: Tensor) -> Tensor:
+        ratio = now[:, second] / now[:, first]
+        return (torch.where(swap, 1 / ratio, ratio) - torch.where(swap, 1 / start, start)).abs()
+
+    return balance(norms.rescaled) - balance(norms.updated)
+
+
+def balance_worse(norms: Norms) -> Tensor:
+    """Return 1 where the rescaling takes a pair's balance further off by more than rounding."""
+    return (balance_change(norms) > 1e-5).to(norms.initial)
+
+
+def _pairs(layers: int) -> Tensor:
+    return torch.triu_indices(layers, layers, offset=1)
+
+
+STEP_MEASURES: dict[str, Callable[[Norms], Tensor]] = {
     "growth": growth,
     "factor": factor,
     "norm-before-rescaling": norm_before_rescaling,
+    "balance-change": balance_change,
+    "balance-worse": balance_worse,
 }
-EPOCH_MEASURES: dict[str, EpochMeasure] = {}
-
-
-def checked_measures(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the names; refuse an unknown one."""
-    known = [*STEP_MEASURES, *EPOCH_MEASURES]
-    for name in names:
-        if name not in known:
-            raise ValueError(f"unknown measure {name!r}: {nearest(name, known)}")
-    return tuple(names)
 
 
 class StepMeasures:
     """The norms around each step, gathered only where a step measure was asked for."""
 
-    def __init__(self, names: tuple[str, ...]) -> None:
-        self.functions: dict[str, StepMeasure] = {
-            name: STEP_MEASURES[name] for name in names if name in STEP_MEASURES
-        }
+    def __init__(self, names: tuple[str, ...], initial: Sequence[Tensor]) -> None:
+        self.functions = {name: STEP_MEASURES[name] for name in names if name in STEP_MEASURES}
+        self.initial = torch.cat(list(initial)) if self.functions else torch.empty(0)
         self.norms: list[Tensor] = []
         self.layers: list[str] = []
         self.maximum: dict[str, Tensor] = {}
@@ -76,21 +123,116 @@ class StepMeasures:
         self.norms.append(torch.cat([part.weight_norms() for part in replicas]))
         if len(self.norms) == 3:
             self.steps += 1
+            norms = Norms(self.initial, *self.norms)
             for name, function in self.functions.items():
-                value = function(*self.norms)
+                value = function(norms)
                 self.last[name] = value
                 self.sum[name] = self.sum.get(name, torch.zeros_like(value)) + value
                 self.maximum[name] = torch.maximum(self.maximum.get(name, value), value)
             self.norms = []
 
     def results(self) -> Iterator[tuple[int, str, str, float]]:
-        """Yield (run, layer, name, value) with the epoch's maximum, mean and last value."""
+        """Yield (run, layer or pair, name, value): the epoch's maximum, mean and last value."""
+        first, second = _pairs(len(self.layers)).tolist()
+        pairs = [f"{self.layers[a]}, {self.layers[b]}" for a, b in zip(first, second, strict=True)]
         for name in self.functions:
+            labels = pairs if name.startswith("balance") else self.layers
             for kind, table in (
                 ("max", self.maximum[name]),
                 ("mean", self.sum[name] / self.steps),
                 ("last", self.last[name]),
             ):
                 for run, values in enumerate(table.tolist()):
-                    for layer, value in zip(self.layers, values, strict=True):
-                        yield run, layer, f"{name}:{kind}", value
+                    for label, value in zip(labels, values, strict=True):
+                        yield run, label, f"{name}:{kind}", value
+
+
+# ---------------------------------------------------------------------------------------------
+# After epochs
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A network after an epoch, and what it is compared with.
+
+    Attributes
+    ----------
+    model, initial : torch.nn.Module
+        The network, and the same before training.
+    images : torch.Tensor
+        Normalized test images, [N, C, H, W].
+    labels : torch.Tensor
+        [N].
+    """
+
+    model: nn.Module
+    initial: nn.Module
+    images: Tensor
+    labels: Tensor
+
+
+def _lpq_balance(snapshot: Snapshot) -> dict[str, float]:
+    """Return the least ‖W‖_{2,2} of the same function over the present one (Fig. 5).
+
+    Also as the authors' release stops: a change of factors below 1e-5, or 100 iterations.
+    """
+    present = lpq_norm(snapshot.model)
+    found = {}
+    for label, stopping in (("", {}), ("release", {"tolerance": 1e-5, "iterations": 100})):
+        balanced = copy.deepcopy(snapshot.model).double()
+        found[label] = float(balance_(balanced, **stopping).iloc[-1]) / present  # type: ignore[arg-type]
+    return found
+
+
+def _layer_balance(snapshot: Snapshot) -> dict[str, float]:
+    """Return Definition 2's balance of each pair of layers."""
+    found = layer_balance(snapshot.model, snapshot.initial)
+    return {", ".join(pair): float(value) for pair, value in found.items()}
+
+
+def _lipschitz(snapshot: Snapshot) -> dict[str, float]:
+    """Return Corollary 2.1's bound with both norms, and a bound from below (from real images)."""
+    example = snapshot.images[:1]
+    return {
+        "frobenius": lipschitz_bound(snapshot.model, example, norm="frobenius"),
+        "spectral": lipschitz_bound(snapshot.model, example),
+        "lower": lipschitz_lower_bound(snapshot.model, snapshot.images[:ASCENDED]),
+    }
+
+
+@torch.no_grad()
+def _noise_accuracy(snapshot: Snapshot) -> dict[str, float]:
+    """Return the accuracy on test images with Gaussian noise, by its standard deviation."""
+    draws = torch.Generator().manual_seed(0)
+    noise = torch.randn(snapshot.images.shape, generator=draws).to(snapshot.images)
+    model = copy.deepcopy(snapshot.model).eval()
+    found = {}
+    for deviation in (0.0, *NOISE):
+        answers = model(snapshot.images + deviation * noise).argmax(1)
+        found[f"{deviation:g}"] = float((answers == snapshot.labels).double().mean())
+    return found
+
+
+@dataclass(frozen=True)
+class EpochMeasure:
+    """What is measured after epochs: values by layer, pair or kind, every so many epochs."""
+
+    function: Callable[[Snapshot], dict[str, float]]
+    every: int = 1
+
+
+EPOCH_MEASURES: dict[str, EpochMeasure] = {
+    "lpq-balance": EpochMeasure(_lpq_balance),
+    "layer-balance": EpochMeasure(_layer_balance),
+    "lipschitz": EpochMeasure(_lipschitz, every=10),
+    "noise-accuracy": EpochMeasure(_noise_accuracy, every=10),
+}
+
+
+def checked_measures(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names; refuse an unknown one."""
+    known = [*STEP_MEASURES, *EPOCH_MEASURES]
+    for name in names:
+        if name not in known:
+            raise ValueError(f"unknown measure {name!r}: {nearest(name, known)}")
+    return tuple(names)

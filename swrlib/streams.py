@@ -177,7 +177,8 @@ def make_stream(
 "scaled"}
         One data set throughout (4.3), the same with a decaying rate (Appendix E), a random half and
         then everything (4.1), ten growing chunks or ten chunks alone (4.2), or Fig. 1: a trained
-        network whose weights are scaled and which is then fine-tuned.
+        network whose weights are scaled and which is then fine-tuned. "scaled:0.5,norm,untouched"
+        names ratio, reading and biases, too.
     scale : {"quick", "paper"}
         Whose number of epochs.
     epochs : int, optional
@@ -197,6 +198,18 @@ def make_stream(
     ValueError
         If a name is unknown or a value senseless.
     """
+    name, _, further = name.partition(":")
+    if further:
+        given = further.split(",")
+        if name != "scaled" or len(given) != 3 or ratio is not None:
+            raise ValueError(
+                f"cannot read the stream {name}:{further}: only 'scaled' takes more than its name, "
+                "as in 'scaled:0.5,norm,untouched'"
+            )
+        try:
+            ratio, reading, biases = float(given[0]), given[1], given[2]
+        except ValueError as error:
+            raise ValueError(f"the ratio {given[0]!r} of {name}:{further} is no number") from error
     for what, value, known in (
         ("stream", name, STREAMS),
         ("scale", scale, SCALES),

@@ -32,7 +32,7 @@ from swrlib.checkpoints import Checkpoint, locked, save
 from swrlib.datasets import Dataset, load_dataset
 from swrlib.devices import CapturedStep, arithmetic, find_device, free_memory
 from swrlib.layers import trace
-from swrlib.measures import EPOCH_MEASURES, StepMeasures, checked_measures
+from swrlib.measures import EPOCH_MEASURES, PROBED, Snapshot, StepMeasures, checked_measures
 from swrlib.methods import Method, Replicas, Vanilla
 from swrlib.models import build_model
 from swrlib.progress import Progress
@@ -320,6 +320,7 @@ class _Job:
             indices = list(members)
             replicas = self._replicas(slice(indices[0], indices[-1] + 1))
             self.groups.append((active[indices[0]].method, replicas))
+        self.initial_norms = [replicas.weight_norms() for _, replicas in self.groups]
         for method, replicas in self.groups:
             method.start(replicas)
         self.captured: CapturedStep | None = None
@@ -482,7 +483,7 @@ class _Job:
         self.losses.zero_()
         self.correct.zero_()
         self.learning_rate.fill_(learning_rate)
-        watch = StepMeasures(self.setting.measure)
+        watch = StepMeasures(self.setting.measure, self.initial_norms)
         size = self.runs[0].batch_size
         graphs = self.device.type == "cuda" and self.setting.graphs and not watch.functions
         if graphs and self.warm and self.captured is None and len(order) >= size:
@@ -577,13 +578,33 @@ class _Job:
                     "diverged": diverged,
                 }
             )
-            for name in set(self.setting.measure) & set(EPOCH_MEASURES):
-                for layer, value in EPOCH_MEASURES[name](self.stack.module(replica)).items():
-                    self.measured.append((run.hash, self.epoch, self.step, name, layer, value))
             if diverged:
                 lost.add(replica)
+            else:
+                self._measure(replica, last)
         if lost:
             self._keep([i for i in range(len(self.active)) if i not in lost])
+
+    def _measure(self, replica: int, last: bool) -> None:
+        """Take the epoch measures that are due of one run."""
+        due = [
+            name
+            for name, measure in EPOCH_MEASURES.items()
+            if name in self.setting.measure and (last or self.epoch % measure.every == 0)
+        ]
+        if not due:
+            return
+        run, data = self.active[replica], self.data
+        snapshot = Snapshot(
+            self.stack.module(replica),
+            _new_model(run, data, "weights").to(self.device, self.stack.dtype),
+            data.normalize(data.test_images[:PROBED], self.stack.dtype),
+            data.test_labels[:PROBED],
+        )
+        with torch.enable_grad():
+            for name in due:
+                for label, value in EPOCH_MEASURES[name].function(snapshot).items():
+                    self.measured.append((run.hash, self.epoch, self.step, name, label, value))
 
     def _norms(self) -> list[tuple[list[float], list[float]]]:
         """Return each run's norms of weights and of biases."""

@@ -356,3 +356,24 @@ def test_every_method_may_fine_tune_and_all_start_from_one_state(train):
     assert start["test_loss"].nunique() == 1
     assert frame[frame["epoch"] == 6]["test_loss"].nunique() == 3
     assert frame["parent"].nunique() == 1
+
+
+def test_a_scaled_stream_goes_by_a_name_of_its_own():
+    named = make_stream("scaled:0.5,factor,untouched", scale="paper")
+    options = {"ratio": 0.5, "reading": "factor", "biases": "untouched"}
+    assert named == make_stream("scaled", scale="paper", **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("scaled:0.5", "scaled:0.5,norm,untouched"),
+        ("scaled:half,norm,untouched", "'half'"),
+        ("scaled:0.5,norms,untouched", "'norm'"),
+        ("scaled:1.5,norm,untouched", "1.5"),
+        ("warm-start:0.5,norm,untouched", "only 'scaled'"),
+    ],
+)
+def test_a_wrong_name_of_a_scaled_stream_is_refused(name, text):
+    with pytest.raises(ValueError, match=text):
+        make_stream(name)

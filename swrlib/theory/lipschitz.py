@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import LinearOperator, svds
 from torch import Tensor, fx, nn
 
 from swrlib.layers import kind_of, nearest, unwrap
@@ -47,6 +46,8 @@ def operator_norm(function: Callable[[Tensor], Tensor], shape: tuple[int, ...]) 
 
     By Lanczos iteration on the function and its adjoint, in float64; nothing is written out.
     """
+    from scipy.sparse.linalg import LinearOperator, svds  # not needed to train
+
     start = torch.zeros(1, *shape, dtype=torch.float64)
     output, adjoint = torch.func.vjp(function, start)[:2]
     size = (output.numel(), start.numel())

@@ -1,0 +1,106 @@
+"""What is measured in training: the numbers of Theorem 3 around a step, and of epochs."""
+
+import copy
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import swrlib
+from swrlib import build_model, load_dataset, measures, train
+from swrlib.measures import EPOCH_MEASURES, Norms, Snapshot, balance_change, balance_worse
+from swrlib.theory import balance_, lpq_norm
+
+norms = st.lists(st.floats(0.1, 10), min_size=3, max_size=3)
+
+
+def balance(now: list[float], start: list[float]) -> list[float]:
+    """Definition 2 for each pair, written out: the larger norm at the start stands above."""
+    found = []
+    for a, b in itertools.combinations(range(len(start)), 2):
+        small, large = (a, b) if start[a] <= start[b] else (b, a)
+        found.append(abs(now[large] / now[small] - start[large] / start[small]))
+    return found
+
+
+def around_one_step(start, updated, factors) -> Norms:
+    rows = [start, updated, updated, [n * c for n, c in zip(updated, factors, strict=True)]]
+    return Norms(*(torch.tensor([row], dtype=torch.float64) for row in rows))
+
+
+@given(norms, norms, norms)
+@settings(deadline=None, max_examples=100)
+def test_the_change_of_balance_is_definition_2s(start, updated, factors):
+    step = around_one_step(start, updated, factors)
+    rescaled = step.rescaled[0].tolist()
+    expected = np.subtract(balance(rescaled, start), balance(updated, start))
+    np.testing.assert_allclose(balance_change(step)[0], expected, atol=1e-9)
+    assert (balance_worse(step)[0].numpy() == (expected > 1e-5)).all()
+
+
+@given(norms, norms, st.floats(0, 1))
+@settings(deadline=None, max_examples=100)
+def test_theorem_3_one_lambda_never_makes_it_worse(start, updated, lam):
+    factors = [(lam * n + (1 - lam) * w) / w for n, w in zip(start, updated, strict=True)]
+    assert balance_worse(around_one_step(start, updated, factors)).max() == 0
+
+
+def test_mutant_two_lambdas_can_make_it_worse():
+    """Only the first layer is pulled back: layers that had grown alike grow apart."""
+    assert balance_worse(around_one_step([1.0, 2, 3], [2.0, 4, 6], [0.5, 1, 1])).max() == 1
+
+
+def test_epoch_measures_by_hand():
+    data = load_dataset("mnist-5k")
+    torch.manual_seed(0)
+    initial = build_model("mlp", data).double()
+    model = copy.deepcopy(initial)
+    with torch.no_grad():
+        model.linear2.weight.mul_(3)
+    images = data.normalize(data.test_images[:32], torch.float64)
+    snapshot = Snapshot(model, initial, images, data.test_labels[:32])
+    found = {name: measure.function(snapshot) for name, measure in EPOCH_MEASURES.items()}
+
+    balanced = copy.deepcopy(model)
+    balance_(balanced)
+    share = lpq_norm(balanced) / lpq_norm(model)
+    assert found["lpq-balance"][""] == pytest.approx(share, rel=1e-12)
+    assert found["lpq-balance"][""] <= found["lpq-balance"]["release"] < 1
+    weights = [model.get_submodule(f"linear{i}").weight.detach() for i in (1, 2, 3)]
+    spectral = np.prod([np.linalg.norm(w.numpy(), 2) for w in weights])
+    frobenius = np.prod([np.linalg.norm(w.numpy()) for w in weights])
+    assert found["lipschitz"]["spectral"] == pytest.approx(spectral, rel=1e-9)
+    assert found["lipschitz"]["frobenius"] == pytest.approx(frobenius, rel=1e-9)
+    assert 0 < found["lipschitz"]["lower"] <= spectral
+    ratio = [float(w.norm()) for w in weights]
+    start = [float(initial.get_submodule(f"linear{i}").weight.detach().norm()) for i in (1, 2, 3)]
+    assert sorted(found["layer-balance"].values()) == pytest.approx(sorted(balance(ratio, start)))
+    hits = (model(images).argmax(1) == data.test_labels[:32]).double().mean()
+    assert found["noise-accuracy"]["0"] == float(hits)
+    assert set(found["noise-accuracy"]) == {"0", "0.25", "0.5", "1"}
+
+
+def test_what_is_due_is_measured_and_disturbs_nothing(tmp_path):
+    options = {"dataset": "mnist-5k", "model": "mlp", "stream": "single-task", "epochs": 2}
+    options |= {"methods": ["vanilla", "swr:1e-2,1e-1"], "progress": False}
+    plain = train(**options)
+    names = ["balance-worse", *EPOCH_MEASURES]
+    measured = train(**options, measure=names, results=tmp_path, checkpoints=tmp_path / "c")
+    assert measured["test_loss"].tolist() == plain["test_loss"].tolist()
+    table = swrlib.load_measures(tmp_path)
+    epochs = table.groupby("measure")["epoch"].agg(lambda e: sorted(set(e)))
+    assert epochs["lpq-balance"] == epochs["layer-balance"] == [0, 1, 2]
+    assert epochs["lipschitz"] == epochs["noise-accuracy"] == [0, 2]  # the first and the last
+    assert epochs["balance-worse:mean"] == [1, 2]
+    first = table[(table["epoch"] == 0) & (table["measure"] == "layer-balance")]
+    assert (first["value"] == 0).all() and len(first) == 2 * 3
+    pairs = set(table[table["measure"] == "balance-worse:max"]["layer"])
+    assert pairs == {"linear1, linear2", "linear1, linear3", "linear2, linear3"}
+
+
+def test_an_unknown_measure_is_refused_with_the_nearest_name():
+    with pytest.raises(ValueError, match="'lipschitz'"):
+        measures.checked_measures(("lipshitz",))
