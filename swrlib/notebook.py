@@ -115,6 +115,34 @@ class Chapter:
             return pd.DataFrame(columns=list(records.COLUMNS))
 
 
+def measured(
+    frame: pd.DataFrame, *names: str, results: str | os.PathLike[str] | None = None
+) -> pd.DataFrame:
+    """Return what was measured in the runs of a frame, beside what tells the runs apart.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Records.
+    *names : str
+        Measures as they stand in the table: "lipschitz", "growth:max".
+    results : path, optional
+        Folder that holds them; default: the project's own.
+
+    Returns
+    -------
+    DataFrame
+        ``run, epoch, step, measure, layer, value, dataset, model, stream, method, lam, seed,
+        scale``.
+    """
+    about = ["run", "dataset", "model", "stream", "method", "lam", "seed", "scale"]
+    runs = frame.drop_duplicates("run")[about]
+    if not len(runs):
+        return pd.DataFrame(columns=[*records.MEASURE_COLUMNS, *about[1:]])
+    table = records.load_measures(results, measure=list(names), run=list(runs["run"]))
+    return table.merge(runs, on="run")
+
+
 def begin(namespace: Mapping[str, Any], *names: str) -> Chapter:
     """Check a notebook's parameters, print what they resolve to, and stamp provenance.
 

@@ -454,6 +454,42 @@ def judge_claim(
     )
 
 
+def judge_paired(
+    claim: Claim, higher: pd.Series, lower: pd.Series, margin: float, *, what: str, scale: str
+) -> Verdict:
+    """Judge "one number is above another" on anything measured, paired over seeds.
+
+    Parameters
+    ----------
+    claim : Claim
+    higher, lower : Series
+        By seed: what is claimed to be the higher and the lower one.
+    margin : float
+        See `ordering_verdict`.
+    what : str
+        What the difference is of, for readers.
+    scale : str
+        Which records. Any but ``"paper"`` gets no verdict on the paper.
+    """
+    a, b = pd.concat([higher, lower], axis=1, join="inner").dropna().to_numpy().T
+    n = len(a)
+    if n < LEAST_SEEDS:
+        verdict = TOO_FEW_SEEDS if n else NOT_RUN
+        return Verdict(claim, verdict, verdict, f"{what}: n = {n}.", NOT_PRINTED)
+    gap = paired_interval(a, b)
+    verdict = ordering_verdict(gap.low, gap.high, margin)
+    if scale != "paper":
+        verdict = _other_scale(scale)
+    detail = f"{what}: {gap.difference:+.3g} [{gap.low:+.3g}, {gap.high:+.3g}], n = {n}."
+    return Verdict(claim, verdict, verdict, detail, NOT_PRINTED)
+
+
+def judge_theorem(claim: Claim, holds: bool, detail: str) -> Verdict:
+    """Judge a statement that must hold on any data: *reproduced*, or *not reproduced*."""
+    verdict = REPRODUCED if holds else NOT_REPRODUCED
+    return Verdict(claim, verdict, verdict, detail, NOT_PRINTED)
+
+
 def _compare(
     claim: Claim, cell: Cell, method: str, rival: str, finals: pd.DataFrame, scale: str
 ) -> Comparison:

@@ -568,3 +568,34 @@ def test_swapping_vanilla_and_swr_in_the_committed_records_changes_verdicts(root
 
     before, after = labels(records), labels(swapped)
     assert any(before[claim] != after[claim] for claim in before), before
+
+
+# --- Anything measured ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("higher", "lower", "verdict"),
+    [
+        ([1.0, 1.1, 1.2], [0.5, 0.6, 0.8], verdicts.REPRODUCED),
+        ([0.5, 0.6, 0.8], [1.0, 1.1, 1.2], verdicts.REVERSED),
+        ([1.0, 1.01, 1.02], [1.01, 1.0, 1.02], verdicts.NOT_REPRODUCED),
+        ([0.0, 3.0, 1.0], [2.0, 0.0, 0.5], verdicts.UNDECIDED),
+        ([1.0, 1.1], [0.5, 0.6], verdicts.TOO_FEW_SEEDS),
+    ],
+)
+def test_numbers_of_any_kind_are_judged_paired_over_seeds(higher, lower, verdict):
+    claim = paper.find_claim("lpq-balance")
+    # In another order, and with a seed that only one side has.
+    a = pd.Series(higher, index=range(len(higher)))
+    b = pd.Series([*lower, 9.0], index=range(len(lower) + 1))[::-1]
+    judged = verdicts.judge_paired(claim, a, b, 0.1, what="the gap", scale="paper")
+    assert judged.verdict == verdict
+    assert f"n = {len(higher)}" in judged.detail
+    quick = verdicts.judge_paired(claim, a, b, 0.1, what="the gap", scale="quick")
+    assert quick.verdict in (verdicts.QUICK, verdicts.TOO_FEW_SEEDS)
+
+
+def test_a_theorem_is_reproduced_or_not():
+    claim = paper.find_claim("balance")
+    assert verdicts.judge_theorem(claim, True, "").verdict == verdicts.REPRODUCED
+    assert verdicts.judge_theorem(claim, False, "").verdict == verdicts.NOT_REPRODUCED
