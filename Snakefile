@@ -5,6 +5,8 @@
 """
 
 import os
+import re
+from itertools import product
 from pathlib import Path
 
 
@@ -43,12 +45,15 @@ def jobs_of(group):
     for entry in config[group]:
         entry = {"split": "all", "scale": "paper", "results": config["results"]} | entry
         separate = entry.pop("separate", False)
-        for seed in entry["seeds"]:
-            for methods in [[m] for m in entry["methods"]] if separate else [entry["methods"]]:
-                job = entry | {"methods": [str(method) for method in methods], "seeds": [seed]}
-                parts = [job["stream"], job["dataset"], job["model"], job["split"]]
-                parts += [str(methods[0]).replace(":", "-")] if separate else []
-                jobs["_".join([*parts, f"seed{seed}"])] = job
+        streams = [entry["stream"]] if isinstance(entry["stream"], str) else entry["stream"]
+        together = [[m] for m in entry["methods"]] if separate else [entry["methods"]]
+        for stream, seed, methods in product(streams, entry["seeds"], together):
+            given = {"stream": stream, "methods": list(map(str, methods)), "seeds": [seed]}
+            job = entry | given
+            parts = [stream, job["dataset"], job["model"], job["split"]]
+            parts += [str(job["epochs"])] if "epochs" in job else []
+            parts += [str(methods[0])] if separate else []
+            jobs[re.sub(r"[^\w.-]+", "-", "_".join([*parts, f"seed{seed}"]))] = job
     return jobs
 
 

@@ -7,14 +7,16 @@ maximum, mean and last value. Epoch measures look at the network after an epoch.
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from swrlib.layers import nearest
+from swrlib.layers import nearest, trace
 from swrlib.methods import Replicas
+from swrlib.streams import BIASES, READINGS, make_stream, scale_
 from swrlib.theory import (
     balance_,
     layer_balance,
@@ -29,6 +31,8 @@ PROBED = 1000
 ASCENDED = 16
 #: Standard deviations of the noise on normalized images.
 NOISE = (0.25, 0.5, 1.0)
+#: Scaling ratios of Fig. 1 that "scaled-accuracy" tries.
+SCALING_RATIOS = (1.0, 0.8, 0.6, 0.4, 0.2, 0.0)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -213,12 +217,34 @@ def _noise_accuracy(snapshot: Snapshot) -> dict[str, float]:
     return found
 
 
+@torch.no_grad()
+def _scaled_accuracy(snapshot: Snapshot) -> dict[str, float]:
+    """Return the accuracy right after a scaling (Fig. 1), by "reading, biases, ratio"."""
+    layers = [layer for layer in trace(snapshot.initial).layers if layer.weight is not None]
+    norms = torch.stack([layer.weight.norm() for layer in layers])  # type: ignore[union-attr]
+    found = {}
+    for reading, biases, ratio in itertools.product(READINGS, BIASES, SCALING_RATIOS):
+        model = copy.deepcopy(snapshot.model).eval()
+        scale_(model, make_stream("scaled", ratio=ratio, reading=reading, biases=biases), norms)
+        hits = model(snapshot.images).argmax(1) == snapshot.labels
+        found[f"{reading}, {biases}, {ratio:g}"] = float(hits.double().mean())
+    return found
+
+
 @dataclass(frozen=True)
 class EpochMeasure:
-    """What is measured after epochs: values by layer, pair or kind, every so many epochs."""
+    """What is measured after epochs: values by layer, pair or kind.
+
+    Attributes
+    ----------
+    function : callable
+        function(snapshot) → dict of values.
+    every : int, optional
+        At the start and after every so many epochs, and after the last; None: after the last alone.
+    """
 
     function: Callable[[Snapshot], dict[str, float]]
-    every: int = 1
+    every: int | None = 1
 
 
 EPOCH_MEASURES: dict[str, EpochMeasure] = {
@@ -226,6 +252,7 @@ EPOCH_MEASURES: dict[str, EpochMeasure] = {
     "layer-balance": EpochMeasure(_layer_balance),
     "lipschitz": EpochMeasure(_lipschitz, every=10),
     "noise-accuracy": EpochMeasure(_noise_accuracy, every=10),
+    "scaled-accuracy": EpochMeasure(_scaled_accuracy, every=None),
 }
 
 

@@ -590,7 +590,8 @@ class _Job:
         due = [
             name
             for name, measure in EPOCH_MEASURES.items()
-            if name in self.setting.measure and (last or self.epoch % measure.every == 0)
+            if name in self.setting.measure
+            and (last or (measure.every is not None and self.epoch % measure.every == 0))
         ]
         if not due:
             return

@@ -9,7 +9,7 @@ functions of an interval and a threshold alone: `cell_verdict`, `ordering_verdic
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -455,7 +455,14 @@ def judge_claim(
 
 
 def judge_paired(
-    claim: Claim, higher: pd.Series, lower: pd.Series, margin: float, *, what: str, scale: str
+    claim: Claim,
+    higher: pd.Series,
+    lower: pd.Series,
+    margin: float,
+    *,
+    what: str,
+    scale: str,
+    rule: Callable[[float, float, float], str] = ordering_verdict,
 ) -> Verdict:
     """Judge "one number is above another" on anything measured, paired over seeds.
 
@@ -465,11 +472,13 @@ def judge_paired(
     higher, lower : Series
         By seed: what is claimed to be the higher and the lower one.
     margin : float
-        See `ordering_verdict`.
+        See the rule.
     what : str
         What the difference is of, for readers.
     scale : str
         Which records. Any but ``"paper"`` gets no verdict on the paper.
+    rule : callable
+        `ordering_verdict`; `same_verdict` and `comparable_verdict` say something else.
     """
     a, b = pd.concat([higher, lower], axis=1, join="inner").dropna().to_numpy().T
     n = len(a)
@@ -477,7 +486,7 @@ def judge_paired(
         verdict = TOO_FEW_SEEDS if n else NOT_RUN
         return Verdict(claim, verdict, verdict, f"{what}: n = {n}.", NOT_PRINTED)
     gap = paired_interval(a, b)
-    verdict = ordering_verdict(gap.low, gap.high, margin)
+    verdict = rule(gap.low, gap.high, margin)
     if scale != "paper":
         verdict = _other_scale(scale)
     detail = f"{what}: {gap.difference:+.3g} [{gap.low:+.3g}, {gap.high:+.3g}], n = {n}."

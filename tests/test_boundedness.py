@@ -85,6 +85,30 @@ def test_without_swr_norms_grow_like_a_root():
     assert before[-1] == pytest.approx(unbounded_norm(1.5, 0.3, 50))
 
 
+@given(norms, lams, growths, st.lists(st.floats(-1, 1), min_size=1, max_size=60), st.floats(0, 0.1))
+def test_with_rounding_the_bound_covers_norms_that_are_off(n0, lam, b, errors, eta):
+    """Each norm is off by up to η of itself; the exact bound would be crossed."""
+    after, before = (norm_bound(n0, lam, b, when=w, rounding=eta) for w in ("after", "before"))
+    printed = norm_bound(n0, lam, b, kind="printed", rounding=eta)
+    n = n0
+    for error in errors:
+        updated = math.sqrt(n * n + b)
+        assert updated <= min(before, printed) * (1 + 1e-12) + 1e-12
+        n = (1 + eta * error) * (lam * n0 + (1 - lam) * updated)
+        assert n <= after * (1 + 1e-12) + 1e-12
+
+
+def test_rounding_that_always_errs_upward_crosses_the_exact_bound_and_nears_its_own():
+    n0, lam, b, eta = 1.0, 0.01, 0.5, 1e-3
+    n = n0
+    for _ in range(5000):
+        n = (1 + eta) * (lam * n0 + (1 - lam) * math.sqrt(n * n + b))
+    assert n > 1.01 * norm_bound(n0, lam, b)
+    assert n == pytest.approx(norm_bound(n0, lam, b, rounding=eta), rel=2 * eta)
+    assert norm_bound(n0, lam, b, rounding=0.0) == norm_bound(n0, lam, b)
+    assert norm_bound(n0, lam, b, rounding=0.02) == math.inf
+
+
 # Adam
 
 
@@ -133,6 +157,47 @@ def test_adam_and_swr_stay_below_the_bound_without_a_premise(lam):
         assert model.weight.norm().item() <= after * (1 + 1e-12)
 
 
+@pytest.mark.parametrize("lam", [0.02, 0.3])
+def test_an_adversary_of_adam_approaches_its_bound(lam):
+    """After a quiet phase gradients grow by β2/β1 a step, all entries alike: every step is u."""
+    betas = (0.9, 0.99)
+    model = torch.nn.Linear(4, 4, bias=False).double()
+    torch.nn.init.constant_(model.weight, 0.5)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1, betas=betas, eps=1e-200)
+    rescaling = SoftWeightRescaling(model, lam=lam)
+    after, before = (
+        adam_norm_bound(2.0, lam, lr=0.1, entries=16, betas=betas, when=when)
+        for when in ("after", "before")
+    )
+    for step in range(1700 + math.ceil(20 / lam)):
+        gradient = 0.0 if step < 1700 else -((betas[1] / betas[0]) ** (step - 1700))
+        model.weight.grad = torch.full_like(model.weight, gradient)
+        optimizer.step()
+        assert model.weight.norm().item() <= before * (1 + 1e-9)
+        rescaling.step()
+        assert model.weight.norm().item() <= after * (1 + 1e-9)
+    assert model.weight.norm().item() == pytest.approx(after, rel=1e-6)
+
+
+@given(norms, st.floats(1e-3, 1), st.floats(1e-6, 10))
+def test_adams_bound_is_the_sharp_one_of_the_growth_that_it_allows(n0, lam, lr):
+    """Steps of length u from norms below n̄ grow the square by at most B = 2un̄ + u²."""
+    bound = adam_norm_bound(n0, lam, lr=lr, entries=9)
+    u = lr * largest_adam_step() * 3
+    assert norm_bound(n0, lam, 2 * u * bound + u**2) == pytest.approx(bound, rel=1e-9)
+
+
+def test_the_printed_bound_is_the_sharp_one_for_steps_of_bounded_length():
+    """Steps of length √B along the weight: n + √B, not √(n² + B); the premise does not hold."""
+    n0, lam, b = 1.5, 0.05, 0.4
+    n = n0
+    for _ in range(1000):
+        before = n + math.sqrt(b)
+        n = lam * n0 + (1 - lam) * before
+    assert before == pytest.approx(norm_bound(n0, lam, b, kind="printed"), rel=1e-9)
+    assert n > 2 * norm_bound(n0, lam, b)
+
+
 # Mutants
 
 
@@ -176,6 +241,8 @@ def test_the_often_quoted_step_is_caught():
         (lambda: norm_bound(1, 0.1, math.nan), "squared_growth"),
         (lambda: norm_bound(1, 0.1, 1, kind="loose"), "sharp, printed"),
         (lambda: norm_bound(1, 0.1, 1, when="now"), "after, before"),
+        (lambda: norm_bound(1, 0.1, 1, rounding=-1e-7), "rounding"),
+        (lambda: norm_bound(1, 0.1, 1, rounding=math.nan), "rounding"),
         (lambda: adam_norm_bound(1, 0.1, lr=-1, entries=3), "lr"),
         (lambda: adam_norm_bound(1, 0.1, lr=1, entries=0), "entries"),
         (lambda: adam_norm_bound(1, 0.1, lr=1, entries=3, when="now"), "after, before"),

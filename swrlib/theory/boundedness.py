@@ -24,6 +24,7 @@ def norm_bound(
     *,
     kind: Literal["sharp", "printed"] = "sharp",
     when: Literal["after", "before"] = "after",
+    rounding: float = 0.0,
 ) -> float:
     """Bound the norm of a weight under SWR, if a step changes its square by at most B (Theorem 2).
 
@@ -41,11 +42,16 @@ def norm_bound(
     when : {"after", "before"}
         After the rescaling, n*, or before it, √(n*² + B). The printed bound speaks of the norm
         before; it holds after, too, and is the same for both.
+    rounding : float
+        η: by how much of itself each computed norm may be off at most. The rounded map
+        n ← (1+η)(λ n_0 + (1−λ) √(n² + B)) is the exact one of 1 − λ′ = (1+η)(1−λ) and
+        n_0′ = (1+η) λ n_0 / λ′, so the bound is theirs: the pull λ is weakened by nearly η.
 
     Returns
     -------
     float
-        Infinite with λ = 0, where norms grow like √(n_0² + tB).
+        Infinite with λ = 0, where norms grow like √(n_0² + tB), and where the rounding is as
+        strong as the pull.
 
     Raises
     ------
@@ -57,6 +63,15 @@ def norm_bound(
         raise ValueError(f"squared_growth is {squared_growth}: B is a bound on growth, from 0 on")
     if kind not in ("sharp", "printed"):
         raise ValueError(f"unknown kind {kind!r}: {nearest(kind, ('sharp', 'printed'))}")
+    if not 0 <= rounding < math.inf:
+        raise ValueError(f"rounding is {rounding}: it is a relative error, from 0 on")
+    if rounding:
+        pull = lam - rounding * (1 - lam)
+        if pull <= 0:
+            return math.inf
+        initial_norm, lam = (1 + rounding) * lam * initial_norm / pull, pull
+        bound = norm_bound(initial_norm, lam, squared_growth, kind=kind, when=when)
+        return (1 + rounding) * bound
     if lam == 0:
         return math.inf if squared_growth else initial_norm
     if kind == "printed":
@@ -79,7 +94,8 @@ def adam_norm_bound(
 
     A step of Adam moves an entry by at most lr·s_t (`largest_adam_step`), so a weight of d entries
     by at most u = lr·s·√d: the norm stays below n_0 + (1−λ)u/λ after the rescaling, n_0 + u/λ
-    before it.
+    before it. Entries of one size whose gradients grow by β2/β1 from step to step come as near to
+    it as one likes: it is sharp, too.
 
     Parameters
     ----------

@@ -16,35 +16,42 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from swrlib.layers import kind_of, nearest, unwrap
+from swrlib.layers import _first_line, kind_of, nearest, unwrap
 
 Norm = Literal["spectral", "frobenius"]
 
-# |f'| ≤ 1, or shapes alone.
+# |f'| ≤ 1, or shapes alone.","def operator_norm")
+s=s[:i]+'''# |f'| ≤ 1, or shapes alone.
 _NON_EXPANSIVE = {
-    *("relu", "relu6", "leakyrelu", "tanh", "hardtanh", "identity", "dropout", "dropout1d"),
-    *(
-        "dropout2d",
-        "dropout3d",
-        "flatten",
-        "view",
-        "reshape",
-        "unflatten",
-        "contiguous",
-        "softplus",
-    ),
-    *("permute", "transpose", "squeeze", "unsqueeze", "elu", "celu", "softsign", "abs", "neg"),
+    *("relu", "relu6", "leakyrelu", "elu", "celu", "tanh", "hardtanh", "softplus", "softsign"),
+    *("identity", "dropout", "dropout1d", "dropout2d", "dropout3d", "abs", "neg", "flatten"),
+    *("view", "reshape", "unflatten", "contiguous", "clone", "permute", "transpose", "squeeze"),
+    "unsqueeze",
 }
 # Greatest slope of activations that are steeper, or always flatter.
-_SLOPES = {"sigmoid": 0.25, "gelu": 1.1290, "silu": 1.0999, "mish": 1.0886, "hardswish": 1.5}
+_SLOPES = {
+    **{"sigmoid": 0.25, "gelu": 1.1291, "silu": 1.0999, "mish": 1.0886, "hardswish": 1.5},
+    "selu": 1.7582,
+}
+# The slope that an option of an activation gives it somewhere.
+_OPTIONS = {"leakyrelu": "negative_slope", "elu": "alpha"}
+_SUMS = {"add", "iadd", "sub", "isub"}
+_JOINS = {"cat", "concat", "concatenate", "stack"}
+_PRODUCTS = {"mul", "imul", "multiply"}
+_QUOTIENTS = {"div", "truediv", "itruediv", "divide"}
 _LINEAR = {"avgpool1d", "avgpool2d", "avgpool3d", "adaptiveavgpool1d", "adaptiveavgpool2d", "mean"}
-_MAX_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
+_MAX_POOLS = {"maxpool1d", "maxpool2d", "maxpool3d"}
+# What an operation may return beside numbers and tensors: none of it follows the input's values.
+_SHAPES = (int, torch.Size, torch.dtype, torch.device)
+#: Share of an operator norm that the iteration may miss.
+TOLERANCE = 5e-7
 
 
 def operator_norm(function: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> float:
     """Return the greatest singular value of a linear function of inputs of this shape.
 
-    By Lanczos iteration on the function and its adjoint, in float64; nothing is written out.
+    By Lanczos iteration on the function and its adjoint, in float64, to `TOLERANCE`; nothing is
+    written out. NaN where the function is not finite.
     """
     from scipy.sparse.linalg import LinearOperator, svds  # not needed to train
 
@@ -59,15 +66,49 @@ def operator_norm(function: Callable[[Tensor], Tensor], shape: tuple[int, ...]) 
         (x,) = adjoint(torch.from_numpy(np.ascontiguousarray(y)).view_as(output))
         return x.numpy().ravel()
 
+    narrow, apply = (size[1], forward) if size[1] <= size[0] else (size[0], backward)
     with torch.no_grad():
-        if min(size) < 3:
-            narrow, apply = (size[1], forward) if size[1] <= size[0] else (size[0], backward)
+        first = np.random.default_rng(0).standard_normal(narrow)
+        once = np.linalg.norm(apply(first))
+        if not (0 < once < math.inf):
+            return float(once) if once == 0 else math.nan
+        if narrow < 3:
             columns = [apply(row) for row in np.eye(narrow)]
             return float(np.linalg.norm(np.stack(columns, 1), 2))
         operator = LinearOperator(size, matvec=forward, rmatvec=backward, dtype=np.float64)
-        first = np.random.default_rng(0).standard_normal(min(size))
-        values = svds(operator, k=1, v0=first, tol=1e-9, return_singular_vectors=False)
+        # ARPACK's tolerance is on the square.
+        values = svds(
+            operator,
+            k=1,
+            v0=first,
+            tol=2 * TOLERANCE,
+            ncv=min(narrow, 40),
+            return_singular_vectors=False,
+        )
     return float(values[0])
+
+
+def _evaluated(model: nn.Module) -> nn.Module:
+    """Copy a model into evaluation mode; refuse what is not a map of single, real inputs."""
+    try:
+        network = copy.deepcopy(unwrap(model)).eval().requires_grad_(False)
+    except RuntimeError as error:
+        raise ValueError(f"{type(model).__name__} cannot be copied: {_first_line(error)}") from error
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        whole = not tensor.is_floating_point()
+        if tensor.is_complex() or (whole and isinstance(tensor, nn.Parameter)):
+            raise ValueError(f"{name} is {tensor.dtype}: only real weights have a bound here")
+    for name, module in network.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_var is None:
+            raise ValueError(f"{name} has no running statistics: it maps whole batches")
+    return network
+
+
+def _refuse_inputs(inputs: Tensor) -> None:
+    if not inputs.is_floating_point():
+        raise ValueError(f"the inputs are {inputs.dtype}: a Lipschitz constant needs real numbers")
+    if not inputs.numel():
+        raise ValueError(f"the inputs have the shape {tuple(inputs.shape)}: there are none")
 
 
 def conv_spectral_norm(module: nn.Module, input_shape: tuple[int, ...]) -> float:
@@ -87,17 +128,24 @@ def conv_spectral_norm(module: nn.Module, input_shape: tuple[int, ...]) -> float
     TypeError
         If the module is no convolution.
     ValueError
-        If inputs of this shape do not fit it.
+        If inputs of this shape do not fit it, or its weight is not real.
     """
     if kind_of(module) != "convolution":
         raise TypeError(f"{type(module).__name__} is no convolution")
-    linear: Any = copy.deepcopy(module).cpu().double().requires_grad_(False)
+    linear: Any = _evaluated(module).cpu().double()
+    dimensions = linear.weight.dim() - 2
+    if len(input_shape) != 1 + dimensions:
+        raise ValueError(
+            f"inputs of shape {tuple(input_shape)} do not fit: channels and {dimensions} sizes of "
+            "one input are needed"
+        )
     linear.bias = None
     try:
         return operator_norm(linear, tuple(input_shape))
     except RuntimeError as error:
-        first = str(error).splitlines()[0]
-        raise ValueError(f"inputs of shape {tuple(input_shape)} do not fit: {first}") from error
+        raise ValueError(
+            f"inputs of shape {tuple(input_shape)} do not fit: {_first_line(error)}"
+        ) from error
 
 
 def lipschitz_bound(model: nn.Module, example: Tensor, *, norm: Norm = "spectral") -> float:
@@ -120,21 +168,31 @@ def lipschitz_bound(model: nn.Module, example: Tensor, *, norm: Norm = "spectral
     Raises
     ------
     ValueError
-        If the model cannot be traced, or an operation has no known constant; it is named.
+        If the model cannot be traced or run, an operation has no known constant (it is named), or
+        inputs or weights are not real.
     """
     if norm not in ("spectral", "frobenius"):
         raise ValueError(f"unknown norm {norm!r}: {nearest(norm, ('spectral', 'frobenius'))}")
-    network = copy.deepcopy(unwrap(model)).cpu().double().eval().requires_grad_(False)
+    _refuse_inputs(example)
+    network: nn.Module = _evaluated(model).cpu().double()
+    tracer = fx.Tracer()
+    if tracer.is_leaf_module(network, ""):
+        network = nn.Sequential(network)  # the model is itself one layer
     try:
-        traced = fx.symbolic_trace(network)
+        traced = fx.GraphModule(network, tracer.trace(network))
     except Exception as error:
-        raise ValueError(f"{type(model).__name__} cannot be traced: {error}") from error
-    for name, module in network.named_modules():
-        if isinstance(module, nn.modules.batchnorm._NormBase) and module.running_var is None:
-            raise ValueError(f"{name} has no running statistics: it maps whole batches")
+        raise ValueError(
+            f"{type(model).__name__} cannot be traced: {_first_line(error)}"
+        ) from error
     walk = _Constants(traced, norm)
     with torch.no_grad():
-        walk.run(example[:1].cpu().double())
+        try:
+            walk.run(example[:1].detach().cpu().double().clone())
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(
+                f"{type(model).__name__} fails on an input of shape {tuple(example.shape[1:])}: "
+                f"{_first_line(error)}"
+            ) from error
     return walk.result
 
 
@@ -150,57 +208,83 @@ class _Constants(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         """Run a node, and note the constant of the map from the network's input to its value."""
+        operands: list[fx.Node] = []  # with repetitions: x + x has two
+        fx.map_arg((n.args, n.kwargs), operands.append)
+        sources = [operand for operand in operands if operand in self.bounds]
+        before = {node: v._version for node, v in self.env.items() if isinstance(v, Tensor)}
         value = super().run_node(n)
-        sources = [source for source in n.all_input_nodes if source in self.bounds]
         if n.op == "placeholder":
-            self.bounds[n] = 1.0
+            if isinstance(value, Tensor):  # not the default of an argument that was not given
+                self.bounds[n] = 1.0
         elif n.op == "output":
             self.result = math.hypot(*(self.bounds[source] for source in sources))
-        elif sources and isinstance(value, Tensor):
-            self.bounds[n] = self._bound(n, [self.bounds[source] for source in sources])
+        elif sources and not isinstance(value, _SHAPES):
+            self.bounds[n] = self._bound(n, sources, value)
+            for node, version in before.items():
+                if self.env[node]._version != version:  # changed in place, itself or by a view
+                    self.bounds[node] = self._changed(node, n, value)
         return value
 
-    def _bound(self, node: fx.Node, before: list[float]) -> float:
+    def _changed(self, node: fx.Node, by: fx.Node, value: Tensor) -> float:
+        if node not in self.bounds:
+            raise ValueError(f"operation {by.name!r} writes into {node.name!r}, no activation")
+        old = self.env[node]
+        if old.data_ptr() == value.data_ptr() and old.numel() == value.numel():
+            return self.bounds[by]
+        return math.hypot(self.bounds[node], self.bounds[by])  # a part of it
+
+    def _bound(self, node: fx.Node, sources: list[fx.Node], value: Any) -> float:
         args, kwargs = self.fetch_args_kwargs_from_env(node)
         module = self.fetch_attr(str(node.target)) if node.op == "call_module" else None
         name = _name(node, module)
-        numbers = [a for a in args if isinstance(a, int | float)]
-        if name in ("add", "iadd", "sub", "isub"):
-            # The same value twice is two branches, a constant is none.
-            nodes = [a for a in node.args if isinstance(a, fx.Node) and a in self.bounds]
-            return sum(self.bounds[a] for a in nodes)
-        if name in ("cat", "concat"):
-            return math.hypot(*before)
-        if len(before) == 1 and name in ("mul", "imul") and numbers:
-            return before[0] * abs(numbers[0])
-        if len(before) == 1 and name in ("truediv", "div") and numbers and args[1] in numbers:
-            return before[0] / abs(numbers[0])
-        if len(before) == 1:
-            factor = self._factor(node, name, module, args, kwargs)
+        if isinstance(value, Tensor) and value.is_floating_point():
+            if name in _JOINS:
+                return math.hypot(*(self.bounds[source] for source in sources))
+            # Repeated over a larger shape, a value weighs more.
+            spread = [
+                self.bounds[source] * math.sqrt(value.numel() / self.env[source].numel())
+                for source in sources
+            ]
+            if name in _SUMS and kwargs.get("alpha", 1) == 1:
+                return sum(spread)
+            factor = None
+            if len(sources) == 1 and name in _PRODUCTS | _QUOTIENTS:
+                given = zip((*node.args, *node.kwargs.values()), (*args, *kwargs.values()))
+                constants = [value for given_as, value in given if given_as is not sources[0]]
+                if name in _PRODUCTS or node.args[:1] == (sources[0],):
+                    factor = _scale(constants, name in _QUOTIENTS)
+                before = spread[0]
+            elif len(sources) == 1:
+                factor = self._factor(node, name, module, args, kwargs)
+                before = self.bounds[sources[0]]
             if factor is not None:
-                return before[0] * factor
+                return before * factor
         raise ValueError(f"operation {node.name!r} ({name}) has no known Lipschitz constant")
 
     def _factor(
         self, node: fx.Node, name: str, module: Any, args: Any, kwargs: Any
     ) -> float | None:
-        inputs = args[0]
+        inputs = args[0] if args else kwargs.get("input")
         kind = kind_of(module) if module is not None else None
         if kind == "linear":
-            order = 2 if self.norm == "spectral" else "fro"
-            return float(torch.linalg.matrix_norm(module.weight, order))
+            return _linear_norm(module.weight, self.norm)
         if kind == "convolution":
             if self.norm == "spectral":
                 return conv_spectral_norm(module, tuple(inputs.shape[1:]))
             return float(module.weight.norm()) * math.sqrt(_patches(node.name, module))
         if kind == "normalization":
             return _normalization(node.name, module)
+        if name.startswith("dropout") and kwargs.get("training"):
+            return None  # random in evaluation mode, too
         if name in _NON_EXPANSIVE:
-            return max(1.0, abs(getattr(module, "negative_slope", kwargs.get("negative_slope", 0))))
+            option = _OPTIONS.get(name, "")
+            return max(1.0, abs(getattr(module, option, kwargs.get(option, 0))))
         if name in _SLOPES:
             return _SLOPES[name]
-        if isinstance(module, _MAX_POOLS):
-            return math.sqrt(_patches(node.name, module))
+        if name in _MAX_POOLS:
+            given = dict(zip(("kernel_size", "stride", "padding", "dilation"), args[1:]))
+            pool = module or getattr(nn, f"MaxPool{name[-2]}d")(**given, **kwargs)
+            return math.sqrt(_patches(node.name, pool))
         if name in _LINEAR:
 
             def again(x: Tensor) -> Tensor:
@@ -215,8 +299,27 @@ class _Constants(fx.Interpreter):
         return None
 
 
+def _scale(constants: list[Any], inverse: bool) -> float | None:
+    """Return the greatest factor in a product with one constant, or in the quotient by it."""
+    if len(constants) != 1 or not isinstance(constants[0], int | float | Tensor):
+        return None
+    sizes = torch.as_tensor(constants[0], dtype=torch.float64).abs()
+    return float((1 / sizes if inverse else sizes).max())
+
+
+def _linear_norm(weight: Tensor, norm: Norm) -> float:
+    if norm == "frobenius" or not weight.numel():
+        return float(weight.norm())
+    if not weight.isfinite().all():
+        return math.nan
+    if min(weight.shape) <= 1000:
+        return float(torch.linalg.matrix_norm(weight, 2))
+    return operator_norm(lambda x: x @ weight.T, weight.shape[1:])
+
+
 def _name(node: fx.Node, module: nn.Module | None) -> str:
     if module is not None:
+        # A parametrized layer's class has a name of its own.
         return type(module).__name__.lower()
     target = node.target if isinstance(node.target, str) else node.target.__name__
     return target.replace("_", "").lower()
@@ -224,15 +327,24 @@ def _name(node: fx.Node, module: nn.Module | None) -> str:
 
 def _patches(name: str, module: Any) -> int:
     """Return how many windows of a convolution or a pooling an input meets at most."""
-    if getattr(module, "padding_mode", "zeros") not in ("zeros", "circular"):
-        raise ValueError(f"{name} pads with its own inputs, which counts them more than once")
     size = module.kernel_size
     dimensions = len(size) if isinstance(size, tuple) else int(type(module).__name__[-2])
 
     def each(value: Any) -> tuple[int, ...]:
         return value if isinstance(value, tuple) else (value,) * dimensions
 
-    windows = zip(each(size), each(module.stride), each(module.dilation), strict=True)
+    stride = module.stride if module.stride is not None else size
+    windows = list(zip(each(size), each(stride), each(module.dilation), strict=True))
+    mode = getattr(module, "padding_mode", "zeros")
+    around = mode == "circular" and (
+        isinstance(module.padding, str)
+        or all(
+            2 * padding <= dilation * (kernel - 1)
+            for padding, (kernel, _, dilation) in zip(module.padding, windows, strict=True)
+        )
+    )
+    if mode != "zeros" and not around:
+        raise ValueError(f"{name} pads with its own inputs, which counts them more than once")
     return math.prod(
         math.ceil(kernel * math.gcd(stride, dilation) / stride)
         for kernel, stride, dilation in windows
@@ -278,31 +390,65 @@ def lipschitz_lower_bound(
     Returns
     -------
     float
-        The greatest value that was met: the Lipschitz constant is no smaller.
+        The greatest value that was met: up to rounding, the Lipschitz constant is no smaller. Not
+        finite where the network is not.
+
+    Raises
+    ------
+    ValueError
+        If inputs or weights are not real, or the output is not one tensor that follows the input
+        smoothly.
     """
-    network = copy.deepcopy(unwrap(model)).eval().requires_grad_(False)
+    _refuse_inputs(inputs)
+    network = _evaluated(model)
     x = inputs.detach().clone()
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
 
     def lengths(t: Tensor) -> Tensor:
-        return t.flatten(1).norm(dim=1).view(-1, *(1,) * (x.dim() - 1))
+        return t.reshape(len(t), -1).norm(dim=1)
+
+    def per_input(values: Tensor) -> Tensor:
+        return values.view(-1, *(1,) * (x.dim() - 1))
+
+    def evaluate(t: Tensor) -> Tensor:
+        return network(t.clone())  # it may change its input in place
 
     greatest = 0.0
     for _ in range(steps + 1):
-        for _ in range(iterations):
-            direction = direction / lengths(direction).clamp_min(1e-30)
-            change = torch.func.jvp(network, (x,), (direction,))[1]
-            adjoint = torch.func.vjp(network, x)[1]
-            (following,) = adjoint(change)
-            greatest = max(greatest, float(change.flatten(1).norm(dim=1).max()))
-            flat = lengths(following) == 0
-            direction = torch.where(flat, direction, following)
-        direction = direction / lengths(direction).clamp_min(1e-30)
-        move = length * lengths(x).clamp_min(1e-12) * direction
-        here = network(x)
-        gains = [(network(x + sign * move) - here).flatten(1).norm(dim=1) for sign in (1, -1)]
-        greatest = max(greatest, *(float((g / move.flatten(1).norm(dim=1)).max()) for g in gains))
-        side = torch.where(gains[0] >= gains[1], 1.0, -1.0).to(x)
-        x = x + side.view(-1, *(1,) * (x.dim() - 1)) * move
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            here = evaluate(x)
+            if not isinstance(here, Tensor) or not here.requires_grad or len(here) != len(x):
+                raise ValueError(
+                    f"{type(model).__name__} does not return one tensor that follows its input "
+                    "smoothly, a row for each input"
+                )
+            # J·v as the derivative of u ↦ Jᵀ·u, which is linear (the sum's 0 keeps a Jacobian of
+            # zeros in it).
+            row = torch.zeros_like(here, requires_grad=True)
+            options = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
+            (pulled,) = torch.autograd.grad(here, x, row, create_graph=True, **options)
+            pulled = pulled + 0 * row.sum()
+            for _ in range(iterations):
+                direction = direction / per_input(lengths(direction).clamp_min(1e-30))
+                (change,) = torch.autograd.grad(pulled, row, direction, **options)
+                (following,) = torch.autograd.grad(here, x, change, **options)
+                largest = float(lengths(change).max())
+                if not math.isfinite(largest):
+                    return largest
+                greatest = max(greatest, largest)
+                direction = torch.where(per_input(lengths(following) == 0), direction, following)
+        with torch.no_grad():
+            direction = direction / per_input(lengths(direction).clamp_min(1e-30))
+            size = lengths(x)
+            move = per_input(length * torch.where(size > 0, size, 1)) * direction
+            changes = [lengths(evaluate(x + sign * move) - here) for sign in (1, -1)]
+            for change in changes:
+                # Less than this may be rounding.
+                clear = change > torch.finfo(x.dtype).eps ** 0.5 * lengths(here)
+                if clear.any():
+                    greatest = max(greatest, float((change / lengths(move))[clear].max()))
+            side = torch.where(changes[0] >= changes[1], 1.0, -1.0).to(x)
+            x = x + per_input(side) * move
     return greatest
