@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -40,6 +41,9 @@ STYLE: dict[str, tuple[Any, str]] = {
     "adamw": (_COLORS[2], "p"),
 }
 MARKED: dict[str, Any] = {"markersize": 5, "markeredgecolor": "white", "markeredgewidth": 0.6}
+
+
+_CELL = ["dataset", "model"]
 
 
 def use_style() -> None:
@@ -391,49 +395,59 @@ def growth_sentence(records: pd.DataFrame) -> str:
     return ", ".join(parts) + "."
 
 
-#: The three accuracies of Fig. 1, by column of `swrlib.notebook.scaled_runs`: name and line.
+#: The accuracies of Fig. 1, by column of `swrlib.notebook.scaled_runs`: name and line. Those of
+#: trained networks stand in one panel, that right after the scaling in another, as in print.
 _SCALED = {
-    "best_before": ("best before the scaling", {"color": _COLORS[7], "ls": "-."}),
-    "after": ("right after the scaling", {"color": _COLORS[1], "ls": "--", "marker": "s"}),
-    "best_after": ("best of the fine-tuning", {"color": _COLORS[0], "marker": "o"}),
+    "fine-tuned accuracy": {
+        "best_before": ("best before the scaling", {"color": _COLORS[7], "ls": "-."}),
+        "best_after": ("best of the fine-tuning", {"color": _COLORS[0], "marker": "o"}),
+    },
+    "accuracy after scaling": {
+        "after": ("right after the scaling", {"color": _COLORS[1], "ls": "--", "marker": "s"}),
+    },
 }
 
 
 def scaling(rows: pd.DataFrame) -> tuple[Figure, str]:
-    """Draw Fig. 1 from what `swrlib.notebook.scaled_runs` returned.
+    """Draw Fig. 1 from what `swrlib.notebook.scaled_runs` returned, of one reading of the ratio.
 
     Returns
     -------
     (Figure, str)
-        The picture, a row for each reading of the ratio, without proportionality on the left and
-        with it on the right; and what it says.
+        The picture, without proportionality on the left and with it on the right, the printed axes
+        behind it where the records are the paper's; and what it says.
     """
-    readings = list(rows["reading"].unique())
-    figure, axes = plt.subplots(
-        len(readings), 2, figsize=(8.6, 3.4 * len(readings)), squeeze=False, sharey="row"
-    )
-    sentences = []
+    figure, axes = plt.subplots(2, 2, figsize=(7.2, 5.6), sharey="row", sharex=True)
     sides = {"untouched": "biases untouched", "proportional": "proportional"}
-    for reading, line in zip(readings, axes, strict=True):
+    first = rows.iloc[0]
+    printed = {p.measure: p.axis for p in paper.PANELS if p.cell == (*first[_CELL], "scaled")}
+    sentences = []
+    for (measure, lines), line in zip(_SCALED.items(), axes, strict=True):
         for (biases, title), ax in zip(sides.items(), line, strict=True):
-            part = rows[(rows["reading"] == reading) & (rows["biases"] == biases)]
-            for value, (name, style) in _SCALED.items():
+            part = rows[rows["biases"] == biases]
+            for value, (name, style) in lines.items():
                 table = part.pivot_table(index="seed", columns="ratio", values=value).dropna(axis=1)
                 mean, half = mean_and_interval(table.to_numpy())
                 ax.plot(table.columns, mean, lw=1.8, label=name, **MARKED, **style)
                 ax.fill_between(
                     table.columns, mean - half, mean + half, color=style["color"], alpha=0.15, lw=0
                 )
-                if value == "after":
+                if value != "best_before":
                     sentences.append(
-                        f"With {title} and the reading {reading} the accuracy right after the "
-                        f"scaling is {100 * mean[-1]:.1f}% at ratio {table.columns[-1]:g} and "
-                        f"{100 * mean[0]:.1f}% at ratio {table.columns[0]:g}."
+                        f"{title.capitalize()}, {name}: {100 * mean[-1]:.1f}% at ratio "
+                        f"{table.columns[-1]:g}, {100 * mean[0]:.1f}% at {table.columns[0]:g}."
                     )
-            ax.set_title(f"{title}, reading “{reading}”", fontsize=10)
-            ax.set(xlabel="scaling ratio", xlim=(1.03, -0.03))
-        line[0].set_ylabel("test accuracy")
-    axes[0][-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+            if measure in printed and first["scale"] == "paper":
+                ax.axhspan(*printed[measure], color="0.94", zorder=-1, lw=0)  # type: ignore[misc]
+            if measure == "fine-tuned accuracy":
+                ax.set_title(title, fontsize=11)
+            else:
+                ax.set(xlabel="scaling ratio", xlim=(1.03, -0.03))
+            ax.tick_params(labelsize=9)
+        line[0].set_ylabel(measure, fontsize=10)
+    found = [ax.get_legend_handles_labels() for ax in axes[:, 1]]
+    handles, labels = (list(itertools.chain(*part)) for part in zip(*found, strict=True))
+    figure.legend(handles, labels, loc="upper center", ncols=2, bbox_to_anchor=(0.5, 1.08))
     figure.tight_layout()
     return figure, " ".join(sentences)
 

@@ -401,6 +401,8 @@ def explore_methods(frame: pd.DataFrame) -> None:
 def scaled_runs(frame: pd.DataFrame, results: str | os.PathLike[str] | None = None) -> pd.DataFrame:
     """Return what Fig. 1 is made of: one row per run of the stream "scaled".
 
+    At ratio 1 nothing is scaled, so one run stands for all readings and ways with the biases.
+
     Parameters
     ----------
     frame : DataFrame
@@ -441,7 +443,12 @@ def scaled_runs(frame: pd.DataFrame, results: str | os.PathLike[str] | None = No
         )
     rows = accuracies(frame[frame["epoch"] == 0], keys).agg(after="first")
     rows = rows.join(accuracies(frame[frame["epoch"] > 0], keys).agg(best_after="max"))
-    return rows.reset_index().join(before, on="parent")
+    rows = rows.reset_index().join(before, on="parent")
+    network, way = ["dataset", "model", "scale", "seed"], ["reading", "biases"]
+    unscaled = rows[rows["ratio"] == 1].drop_duplicates(network).drop(columns=way)
+    ways = rows[[*network, *way]].drop_duplicates()
+    rows = pd.concat([rows[rows["ratio"] < 1], unscaled.merge(ways, on=network)])
+    return rows.sort_values(keys[:-1], ignore_index=True)
 
 
 def scaling_verdicts(rows: pd.DataFrame) -> list[Verdict]:

@@ -210,25 +210,29 @@ def train(
         after_step()
 
 
-def biases_at_the_scale_of_activations(model: nn.Sequential, inputs: Tensor, seed: int = 3) -> None:
+def biases_at_the_scale_of_activations(model: nn.Module, inputs: Tensor, seed: int = 3) -> None:
     """Draw He weights, and each bias with half the spread of what it is added to, about −its mean.
 
     About zero, sixteen layers of them would drown the input: all outputs would be the same.
     """
     generator = torch.Generator().manual_seed(seed)
-    x = inputs
+
+    def draw(module: nn.Linear | nn.Conv2d, arguments: tuple[Tensor]) -> None:
+        fan_in = module.weight[0].numel()
+        module.weight.normal_(0, math.sqrt(2 / fan_in), generator=generator)
+        if module.bias is not None:
+            module.bias.zero_()
+            response = type(module).forward(module, *arguments)
+            spread = float(response.std()) or 1.0
+            mean = response.mean([d for d in range(response.dim()) if d != 1])
+            module.bias.normal_(0, spread / 2, generator=generator).sub_(mean)
+
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    hooks = [layer.register_forward_pre_hook(draw) for layer in layers]
     with torch.no_grad():
-        for module in model:
-            if isinstance(module, nn.Linear | nn.Conv2d):
-                fan_in = module.weight[0].numel()
-                module.weight.normal_(0, math.sqrt(2 / fan_in), generator=generator)
-                if module.bias is not None:
-                    module.bias.zero_()
-                    response = module(x)
-                    spread = float(response.std()) or 1.0
-                    mean = response.mean([d for d in range(response.dim()) if d != 1])
-                    module.bias.normal_(0, spread / 2, generator=generator).sub_(mean)
-            x = module(x)
+        model(inputs)
+    for hook in hooks:
+        hook.remove()
 
 
 # --- measures --------------------------------------------------------------------------------

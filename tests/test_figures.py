@@ -138,7 +138,7 @@ def test_figure_1_is_drawn_and_judged_from_scaled_runs(kept):
     along = rows[rows["biases"] == "proportional"]
     assert along["after"].to_numpy() == pytest.approx(along["trained"].to_numpy(), abs=0.002)
     figure, sentence = figures.scaling(rows)
-    assert len(figure.axes) == 2 and "ratio 0" in sentence
+    assert len(figure.axes) == 4 and "Proportional, right after the scaling" in sentence
     with capture_output() as shown:
         verdicts = notebook.judge_scaling(notebook.Chapter({}), rows)
     assert len(verdicts) == 3

@@ -181,7 +181,9 @@ def test_a_bound_that_forgets_a_branch_is_caught(monkeypatch):
     monkeypatch.setattr(module, "_NON_EXPANSIVE", module._NON_EXPANSIVE | {"add"})
     real = module._Constants._bound
     monkeypatch.setattr(
-        module._Constants, "_bound", lambda self, node, before: min(before, default=1.0)
+        module._Constants,
+        "_bound",
+        lambda self, node, sources, value: min(self.bounds[source] for source in sources),
     )
     assert lower > lipschitz_bound(Twice(), x)
     monkeypatch.setattr(module._Constants, "_bound", real)
@@ -228,3 +230,263 @@ def test_bad_input_is_one_sentence(call, error, words):
 
 def test_small_shapes_are_written_out():
     assert np.isclose(module.operator_norm(lambda x: 3 * x, (1,)), 3)
+
+
+# What a network may do besides: each either right or refused in one sentence
+
+
+class Network(nn.Module):
+    def __init__(self, function, *modules) -> None:
+        super().__init__()
+        self.function, self.inner = function, nn.ModuleList(modules)
+        torch.manual_seed(0)
+        for parameter in self.parameters():
+            nn.init.normal_(parameter)
+
+    def forward(self, x):
+        return self.function(x, *self.inner)
+
+
+def scaled_in_place(x, layer):
+    y = layer(x)
+    y.mul_(10)  # the value keeps its old name
+    return y
+
+
+def scaled_through_a_view(x, layer):
+    y = layer(x)
+    y.view(-1).mul_(10)
+    return y
+
+
+def part_scaled(x, layer):
+    y = layer(x)
+    y.squeeze(0).mul_(10)
+    return y
+
+
+CONSTANT = torch.tensor([1.0, -4.0, 2.0, 0.5]).double()
+F = nn.functional
+RIGHT = {  # network, least and greatest value that are right, in norms of its layer
+    "shared module": (lambda x, layer: layer(layer(x)), 1, 1),
+    "in-place addition": (lambda x, layer: layer(x).add_(x), None, None),
+    "augmented addition": (lambda x, layer: layer(x).__iadd__(x), None, None),
+    "in place, old name": (scaled_in_place, 10, 10),
+    "in place, through a view": (scaled_through_a_view, 10, 10),
+    "in place, part": (part_scaled, 10, 10),
+    "input in place": (lambda x, layer: layer(x.mul_(3)), 3, 3),
+    "named operand": (lambda x, layer: torch.add(layer(x), other=layer(x)), 2, 2),
+    "twice side by side": (lambda x, layer: layer(torch.cat([x, x], 0)), 2**0.5, 2**0.5),
+    "broadcast": (lambda x, layer: layer(x) + layer(x).mean(1, keepdim=True), 1, 2),
+    "product with constants": (lambda x, layer: layer(x * CONSTANT), 0.5, 4),
+    "quotient": (lambda x, layer: layer((x - CONSTANT) / CONSTANT), 0.25, 2),
+    "method": (lambda x, layer: layer(x).div(4), 0.25, 0.25),
+    "steep ELU": (lambda x, layer: F.elu(layer(x), alpha=3.0), 1, 3),
+    "steep leaky ReLU": (lambda x, layer: F.leaky_relu(layer(x), 5.0), 1, 5),
+    "SELU": (lambda x, layer: F.selu(layer(x)), 1, 1.7582),
+}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_other_operations_are_followed(name):
+    function, least, greatest = RIGHT[name]
+    model = Network(function, nn.Linear(4, 4)).double()
+    norm = float(torch.linalg.matrix_norm(model.inner[0].weight.detach(), 2))
+    inputs = torch.randn(5, 4, dtype=torch.float64)
+    before = inputs.clone()
+    bound = lipschitz_bound(model, inputs)
+    lower = 0.0
+    if name != "twice side by side":  # which has two rows of output for one of input
+        lower = lipschitz_lower_bound(model, inputs, steps=5)
+    assert torch.equal(inputs, before)
+    assert lower <= bound * (1 + 1e-9)
+    if name == "shared module":
+        assert bound == pytest.approx(norm**2)
+    elif least is None:
+        assert bound == pytest.approx(1 + norm)
+    else:
+        assert least * norm * (1 - 1e-9) <= bound <= greatest * norm * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "expected"),
+    [
+        (nn.Sequential(), torch.randn(2, 4), 1),
+        (nn.Identity(), torch.randn(2, 4), 1),
+        (nn.Sequential(nn.LayerNorm(4, eps=0.01, elementwise_affine=False)), torch.randn(2, 4), 10),
+        (
+            nn.Sequential(nn.BatchNorm2d(3, eps=0, affine=False)).eval(),
+            torch.randn(2, 3, 2, 2),
+            1,
+        ),
+        (nn.Sequential(nn.InstanceNorm2d(3, eps=0.01)), torch.randn(2, 3, 2, 2), 10),
+        (nn.Sequential(nn.GroupNorm(1, 3, eps=0.01, affine=False)), torch.randn(2, 3, 2, 2), 10),
+    ],
+    ids=["no layers", "identity", "layer norm", "batch norm", "instance norm", "group norm"],
+)
+def test_networks_without_weights(model, inputs, expected):
+    for norm in ("spectral", "frobenius"):
+        assert lipschitz_bound(model, inputs, norm=norm) == pytest.approx(expected)
+    assert lipschitz_lower_bound(model, inputs, steps=2) <= expected * (1 + 1e-5)
+
+
+def test_a_single_layer_is_a_network():
+    layer = nn.Linear(4, 3)
+    true = float(torch.linalg.matrix_norm(layer.weight.detach(), 2))
+    assert lipschitz_bound(layer, torch.zeros(1, 4)) == pytest.approx(true, rel=1e-6)
+    wrapped = nn.utils.parametrizations.weight_norm(copy.deepcopy(layer))
+    assert lipschitz_bound(wrapped, torch.zeros(1, 4)) == pytest.approx(true, rel=1e-6)
+
+
+def test_weights_of_zero_and_weights_that_are_no_numbers():
+    x = torch.randn(2, 3, 8, 8)
+    layer = nn.Conv2d(3, 4, 3, bias=False)
+    for value, expected in ((0.0, 0.0), (math.nan, math.nan), (math.inf, math.nan)):
+        nn.init.constant_(layer.weight, value)
+        model = nn.Sequential(layer, nn.Flatten(), nn.Linear(144, 2))
+        assert lipschitz_bound(model, x) == pytest.approx(expected, nan_ok=True)
+        assert lipschitz_lower_bound(model, x, steps=1) == pytest.approx(expected, nan_ok=True)
+        assert conv_spectral_norm(layer, (3, 8, 8)) == pytest.approx(expected, nan_ok=True)
+
+
+def test_an_ascent_from_zero_does_not_take_rounding_for_slope():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 50), nn.ReLU(), nn.Linear(50, 3))
+    nn.init.constant_(model[0].bias, 100.0)
+    for inputs in (torch.zeros(2, 4), torch.full((2, 4), 1e-9)):
+        assert lipschitz_lower_bound(model, inputs) <= lipschitz_bound(model, inputs)
+
+
+def test_callers_in_any_mode_get_the_same_and_no_warning(recwarn):
+    torch.manual_seed(0)
+    model, x = convolutional().eval(), torch.randn(2, 2, 11, 11)
+
+    def both():
+        return lipschitz_bound(model, x), lipschitz_lower_bound(model, x, steps=1)
+
+    plain = both()
+    with torch.no_grad():
+        assert both() == plain
+    with torch.inference_mode():
+        assert both() == plain
+    assert not [str(w.message) for w in recwarn]
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+
+
+def integers() -> nn.Module:
+    model = nn.Sequential(nn.Linear(2, 2, bias=False))
+    weight = torch.ones(2, 2, dtype=torch.int64)
+    model[0].weight = nn.Parameter(weight, requires_grad=False)
+    return model
+
+
+two = torch.zeros(1, 2)
+BAD = {
+    "control flow": (Network(lambda x: x if x.sum() > 0 else -x), two, "cannot be traced"),
+    "unknown": (Network(torch.sin), two, "sin"),
+    "weighted sum": (Network(lambda x: torch.add(x, x, alpha=5)), two, "add"),
+    "rounded quotient": (
+        Network(lambda x: torch.div(x, 2, rounding_mode="floor")),
+        two,
+        "div",
+    ),
+    "inverse": (Network(lambda x: 1 / x), two, "truediv"),
+    "pieces": (Network(lambda x: torch.chunk(x, 2, 1)[0]), two, "chunk"),
+    "number": (Network(lambda x: x * x.abs().mean().item()), two, "item"),
+    "dropout that stays": (Network(lambda x: F.dropout(x, 0.5)), two, "dropout"),
+    "padding twice": (
+        nn.Sequential(nn.Conv2d(1, 1, 3, padding=3, padding_mode="circular")),
+        torch.zeros(1, 1, 4, 4),
+        "pads",
+    ),
+    "complex weights": (nn.Sequential(nn.Linear(2, 2, dtype=torch.complex64)), two, "complex64"),
+    "integer weights": (integers(), two, "int64"),
+    "integer inputs": (nn.Sequential(nn.Linear(2, 2)), two.long(), "int64"),
+    "complex inputs": (nn.Sequential(nn.Linear(2, 2)), two.to(torch.complex64), "complex64"),
+    "no inputs": (nn.Sequential(nn.Linear(2, 2)), two[:0], "none"),
+    "other size": (nn.Sequential(nn.Linear(3, 2)), two, "shape"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_has_no_bound_is_refused_in_one_sentence(name):
+    model, inputs, words = BAD[name]
+    with pytest.raises(ValueError, match=words) as caught:
+        lipschitz_bound(model, inputs, norm="frobenius")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "words"),
+    [
+        (nn.Sequential(nn.Linear(2, 2, dtype=torch.complex64)), two, "complex64"),
+        (integers(), two, "int64"),
+        (nn.Sequential(nn.Linear(2, 2)), two.long(), "int64"),
+        (nn.Sequential(nn.Linear(2, 2)), two[:0], "none"),
+        (nn.Sequential(nn.BatchNorm1d(2, track_running_stats=False)), two, "running"),
+        (Network(lambda x: (x, x)), two, "one tensor"),
+        (Network(lambda x: x.argmax(1)), two, "one tensor"),
+        (Network(lambda x: x.sum()[None]), torch.zeros(3, 2), "a row for each"),
+    ],
+)
+def test_where_no_ascent_is_possible(model, inputs, words):
+    with pytest.raises(ValueError, match=words) as caught:
+        lipschitz_lower_bound(model, inputs)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "words"),
+    [
+        (nn.Conv2d(1, 2, 3), (8, 8), "channels and 2 sizes"),
+        (nn.Conv2d(1, 2, 3), (1, 1, 8, 8), "channels and 2 sizes"),
+        (nn.Conv2d(1, 2, 3), (1, 2, 2), "do not fit"),
+        (nn.Conv2d(1, 2, 3, dtype=torch.complex64), (1, 8, 8), "complex64"),
+    ],
+)
+def test_inputs_that_do_not_fit_a_convolution(layer, shape, words):
+    with pytest.raises(ValueError, match=words):
+        conv_spectral_norm(layer, shape)
+
+
+# At real size
+
+
+def test_vgg16_layer_by_layer():
+    """The first convolution, on the largest images, and the last, with the most weights."""
+    torch.manual_seed(0)
+    first, last = nn.Conv2d(3, 64, 3, padding=1), nn.Conv2d(512, 512, 3, padding=1)
+    for layer, shape in ((first, (3, 64, 64)), (last, (512, 4, 4))):
+        weight = layer.weight.detach()
+        norm = conv_spectral_norm(layer, shape)
+        reshaped = float(torch.linalg.matrix_norm(weight.flatten(1), 2))
+        assert reshaped <= norm <= 3 * float(weight.norm())
+        # No input is stretched further.
+        x = torch.randn(4, *shape)
+        with torch.no_grad():
+            y = F.conv2d(x, weight, padding=1)
+        assert (y.flatten(1).norm(dim=1) <= norm * x.flatten(1).norm(dim=1)).all()
+
+
+def test_a_large_linear_layer_is_iterated_to_the_same_norm():
+    weight = torch.randn(1100, 1500, dtype=torch.float64)
+    found = module._linear_norm(weight, "spectral")
+    assert found == pytest.approx(float(torch.linalg.matrix_norm(weight, 2)), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["vgg16_bn", "resnet18"])
+def test_torchvisions_networks(name):
+    """VGG-16-BN pools *up* to 7×7 here, ResNet-18 has branches and an overlapping pool."""
+    torchvision = pytest.importorskip("torchvision")
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        model = getattr(torchvision.models, name)(weights=None)
+        if name == "vgg16_bn":  # the shape of what enters is kept
+            model.classifier[0], model.classifier[3] = nn.Linear(25088, 64), nn.Linear(64, 4096)
+    model = model.to_empty(device="cpu").eval()
+    for value in model.state_dict().values():
+        value.fill_(0.001)
+    images = torch.ones(1, 3, 32, 32)
+    upper = lipschitz_bound(model, images, norm="frobenius")
+    lower = lipschitz_lower_bound(model, images, steps=0, iterations=1)
+    assert 0 <= lower < upper < math.inf

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from itertools import pairwise
 
 import oracles
 import pytest
@@ -56,7 +55,7 @@ def check_theorem(model: nn.Module, inputs: Tensor, factors: list[float]) -> Non
         assert gap(wrong, model, constant, inputs) > 100 * tolerance, f"bias {position} is unseen"
 
 
-# --- networks without normalization ----------------------------------------------------------
+# --- networks without normalization; random ones: test_architectures.py -------------------------
 
 
 @DTYPES
@@ -111,52 +110,6 @@ def test_vgg16_without_normalization(vgg16, dtype):
             bias.div_(factors[0])
             assert distance() > 1e-3, f"dropping a factor of bias {position} is unseen"
             bias.copy_(kept)
-
-
-@settings(max_examples=40, deadline=None)
-@given(data=st.data())
-def test_any_width_depth_factor_and_slope(data):
-    widths = data.draw(st.lists(st.integers(1, 7), min_size=2, max_size=7), label="widths")
-    slope = data.draw(st.floats(0, 1.5), label="slope")
-    factor = st.floats(0.1, 10)
-    count = len(widths) - 1
-    factors = data.draw(st.lists(factor, min_size=count, max_size=count), label="factors")
-    torch.manual_seed(data.draw(st.integers(0, 999), label="seed"))
-    modules: list[nn.Module] = []
-    for inputs, outputs in pairwise(widths):
-        modules += [nn.Linear(inputs, outputs), nn.LeakyReLU(slope)]
-    model = nn.Sequential(*modules[:-1]).double()
-    inputs = torch.randn(6, widths[0], dtype=torch.float64)
-    biases_at_the_scale_of_activations(model, inputs)
-    assume(all(p.isfinite().all() for p in model.parameters()))
-    after, constant = scaled(model, factors)
-    assert math.isclose(constant, math.prod(factors), rel_tol=1e-12)
-    assert gap(after, model, constant, inputs) < 1e-12
-
-
-@settings(max_examples=15, deadline=None)
-@given(
-    channels=st.lists(st.integers(1, 4), min_size=1, max_size=3),
-    hidden=st.lists(st.integers(1, 5), min_size=0, max_size=2),
-    slope=st.floats(0, 0.9),
-    pool=st.sampled_from([nn.MaxPool2d, nn.AvgPool2d]),
-    seed=st.integers(0, 999),
-)
-def test_any_convolutional_network(channels, hidden, slope, pool, seed):
-    torch.manual_seed(seed)
-    modules: list[nn.Module] = []
-    for inputs, outputs in zip([2, *channels[:-1]], channels, strict=True):
-        modules += [nn.Conv2d(inputs, outputs, 3, padding=1), pool(2), nn.LeakyReLU(slope)]
-    widths = [channels[-1] * (8 >> len(channels)) ** 2, *hidden, 3]
-    modules.append(nn.Flatten())
-    for inputs, outputs in pairwise(widths):
-        modules += [nn.Linear(inputs, outputs), nn.LeakyReLU(slope)]
-    model = nn.Sequential(*modules[:-1]).double()
-    x = torch.randn(4, 2, 8, 8, dtype=torch.float64)
-    biases_at_the_scale_of_activations(model, x)
-    factors = spread_factors(len(trace_layers(model)), seed)
-    after, constant = scaled(model, factors)
-    assert gap(after, model, constant, x) < 1e-12
 
 
 def test_both_variants_agree_without_normalization():

@@ -10,6 +10,7 @@ near to it as one likes where every step grows the squared norm by B: the bound 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from typing import Literal
@@ -150,25 +151,30 @@ def largest_adam_step(betas: tuple[float, float] = (0.9, 0.999), step: int | Non
     first, second = betas
     if not (0 <= first < 1 and 0 < second < 1):
         raise ValueError(f"betas are {betas}: they lie in [0, 1), the second above 0")
-    ratio = first**2 / second
-    if ratio >= 1:
+    if first**2 >= second:
         raise ValueError(f"betas are {betas}: with β1² ≥ β2 Adam's steps have no bound")
+    if step is None:
+        return _largest_ever(first, second)
+    if step < 1:
+        raise ValueError(f"step is {step}: steps count from 1")
+    return _largest_at(first, second, step)
 
-    def at(t: float) -> float:
-        part = (1 - first) / (1 - first**t) * math.sqrt((1 - second**t) / (1 - second))
-        return part * math.sqrt((1 - ratio**t) / (1 - ratio))
 
-    if step is not None:
-        if step < 1:
-            raise ValueError(f"step is {step}: steps count from 1")
-        return at(step)
-    largest = at(math.inf)
+def _largest_at(first: float, second: float, t: float) -> float:
+    ratio = first**2 / second
+    part = (1 - first) / (1 - first**t) * math.sqrt((1 - second**t) / (1 - second))
+    return part * math.sqrt((1 - ratio**t) / (1 - ratio))
+
+
+@functools.cache
+def _largest_ever(first: float, second: float) -> float:
+    largest = _largest_at(first, second, math.inf)
     # It may rise above its limit before it settles; from where all powers vanish it is the limit.
-    slowest = max(first, second, ratio)
+    slowest = max(first, second, first**2 / second)
     for t in itertools.count(1):
         if slowest**t < 1e-17:
             return largest
-        largest = max(largest, at(t))
+        largest = max(largest, _largest_at(first, second, t))
     raise AssertionError("unreachable")
 
 

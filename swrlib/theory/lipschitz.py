@@ -20,8 +20,7 @@ from swrlib.layers import _first_line, kind_of, nearest, unwrap
 
 Norm = Literal["spectral", "frobenius"]
 
-# |f'| ≤ 1, or shapes alone.","def operator_norm")
-s=s[:i]+'''# |f'| ≤ 1, or shapes alone.
+# |f'| ≤ 1, or shapes alone.
 _NON_EXPANSIVE = {
     *("relu", "relu6", "leakyrelu", "elu", "celu", "tanh", "hardtanh", "softplus", "softsign"),
     *("identity", "dropout", "dropout1d", "dropout2d", "dropout3d", "abs", "neg", "flatten"),
@@ -50,8 +49,8 @@ TOLERANCE = 5e-7
 def operator_norm(function: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> float:
     """Return the greatest singular value of a linear function of inputs of this shape.
 
-    By Lanczos iteration on the function and its adjoint, in float64, to `TOLERANCE`; nothing is
-    written out. NaN where the function is not finite.
+    By Lanczos iteration on the function and its adjoint, in float64, to `TOLERANCE`; only small
+    ones are written out. NaN where the function is not finite.
     """
     from scipy.sparse.linalg import LinearOperator, svds  # not needed to train
 
@@ -72,7 +71,7 @@ def operator_norm(function: Callable[[Tensor], Tensor], shape: tuple[int, ...]) 
         once = np.linalg.norm(apply(first))
         if not (0 < once < math.inf):
             return float(once) if once == 0 else math.nan
-        if narrow < 3:
+        if narrow <= 40:
             columns = [apply(row) for row in np.eye(narrow)]
             return float(np.linalg.norm(np.stack(columns, 1), 2))
         operator = LinearOperator(size, matvec=forward, rmatvec=backward, dtype=np.float64)
@@ -82,7 +81,7 @@ def operator_norm(function: Callable[[Tensor], Tensor], shape: tuple[int, ...]) 
             k=1,
             v0=first,
             tol=2 * TOLERANCE,
-            ncv=min(narrow, 40),
+            ncv=40,
             return_singular_vectors=False,
         )
     return float(values[0])
@@ -93,7 +92,9 @@ def _evaluated(model: nn.Module) -> nn.Module:
     try:
         network = copy.deepcopy(unwrap(model)).eval().requires_grad_(False)
     except RuntimeError as error:
-        raise ValueError(f"{type(model).__name__} cannot be copied: {_first_line(error)}") from error
+        raise ValueError(
+            f"{type(model).__name__} cannot be copied: {_first_line(error)}"
+        ) from error
     for name, tensor in (*network.named_parameters(), *network.named_buffers()):
         whole = not tensor.is_floating_point()
         if tensor.is_complex() or (whole and isinstance(tensor, nn.Parameter)):
@@ -111,6 +112,7 @@ def _refuse_inputs(inputs: Tensor) -> None:
         raise ValueError(f"the inputs have the shape {tuple(inputs.shape)}: there are none")
 
 
+@torch.inference_mode(False)
 def conv_spectral_norm(module: nn.Module, input_shape: tuple[int, ...]) -> float:
     """Return the spectral norm of a convolution as an operator on inputs of their real size.
 
@@ -148,6 +150,7 @@ def conv_spectral_norm(module: nn.Module, input_shape: tuple[int, ...]) -> float
         ) from error
 
 
+@torch.inference_mode(False)
 def lipschitz_bound(model: nn.Module, example: Tensor, *, norm: Norm = "spectral") -> float:
     """Bound the Lipschitz constant of a network in evaluation mode (Corollary 2.1).
 
@@ -188,7 +191,7 @@ def lipschitz_bound(model: nn.Module, example: Tensor, *, norm: Norm = "spectral
     with torch.no_grad():
         try:
             walk.run(example[:1].detach().cpu().double().clone())
-        except (RuntimeError, TypeError) as error:
+        except RuntimeError as error:
             raise ValueError(
                 f"{type(model).__name__} fails on an input of shape {tuple(example.shape[1:])}: "
                 f"{_first_line(error)}"
@@ -249,7 +252,9 @@ class _Constants(fx.Interpreter):
                 return sum(spread)
             factor = None
             if len(sources) == 1 and name in _PRODUCTS | _QUOTIENTS:
-                given = zip((*node.args, *node.kwargs.values()), (*args, *kwargs.values()))
+                given = zip(
+                    (*node.args, *node.kwargs.values()), (*args, *kwargs.values()), strict=True
+                )
                 constants = [value for given_as, value in given if given_as is not sources[0]]
                 if name in _PRODUCTS or node.args[:1] == (sources[0],):
                     factor = _scale(constants, name in _QUOTIENTS)
@@ -282,7 +287,9 @@ class _Constants(fx.Interpreter):
         if name in _SLOPES:
             return _SLOPES[name]
         if name in _MAX_POOLS:
-            given = dict(zip(("kernel_size", "stride", "padding", "dilation"), args[1:]))
+            given = dict(
+                zip(("kernel_size", "stride", "padding", "dilation"), args[1:], strict=False)
+            )
             pool = module or getattr(nn, f"MaxPool{name[-2]}d")(**given, **kwargs)
             return math.sqrt(_patches(node.name, pool))
         if name in _LINEAR:
@@ -319,7 +326,6 @@ def _linear_norm(weight: Tensor, norm: Norm) -> float:
 
 def _name(node: fx.Node, module: nn.Module | None) -> str:
     if module is not None:
-        # A parametrized layer's class has a name of its own.
         return type(module).__name__.lower()
     target = node.target if isinstance(node.target, str) else node.target.__name__
     return target.replace("_", "").lower()
@@ -363,6 +369,7 @@ def _normalization(name: str, module: Any) -> float:
     return scale / math.sqrt(module.eps)  # steepest where the input hardly varies
 
 
+@torch.inference_mode(False)
 def lipschitz_lower_bound(
     model: nn.Module,
     inputs: Tensor,
