@@ -33,6 +33,8 @@ SHAPES = {
     "cnn-bn": ((3, 32, 32), 100, 256),
     "vgg16": ((3, 64, 64), 200, 32),
 }
+#: Steps that a method takes before it is another's turn.
+TURN = 10
 #: What the paper compares at every step, with one of its λ's each.
 METHODS = {"vanilla": 0.0, "l2": 1e-5, "l2-init": 1e-5, "swr": 1e-4, "adamw": 1e-2}
 
@@ -96,7 +98,11 @@ def penalty(method: str, model: nn.Module, initial: list[Tensor]) -> Tensor | fl
 
 @dataclass
 class Plain:
-    """The careful loop; with several methods, one model after another in turn."""
+    """The careful loop; several methods take turns, some steps each.
+
+    A user trains with one method: at the first step of a turn its code and its weights are cold,
+    at the others they are as warm as they would be. The median is of the others.
+    """
 
     model: str
     methods: tuple[str, ...]
@@ -145,12 +151,14 @@ class Plain:
         """Take all batches once, with each of the methods in turn."""
         steps: list[list[float]] = [[] for _ in self._runs]
         parts: list[list[float]] = [[] for _ in self._runs]
-        for batch in torch.randperm(len(self.labels)).split(SHAPES[self.model][2]):
+        batches = torch.randperm(len(self.labels)).split(SHAPES[self.model][2])
+        for first in range(0, len(batches), TURN):
             for run, times, within in zip(self._runs, steps, parts, strict=True):
-                started = time.perf_counter()
-                images = self.images.index_select(0, batch)
-                within.append(run(images, self.labels.index_select(0, batch)))
-                times.append(time.perf_counter() - started)
+                for batch in batches[first : first + TURN]:
+                    started = time.perf_counter()
+                    images = self.images.index_select(0, batch)
+                    within.append(run(images, self.labels.index_select(0, batch)))
+                    times.append(time.perf_counter() - started)
         return Measured(
             run_steps=self.steps * len(self._runs),
             seconds=sum(map(sum, steps)),
@@ -262,6 +270,7 @@ class Engine:
     methods: tuple[str, ...]
     steps: int
     runs: int = 1
+    stack: int | None = None
     dtype: torch.dtype = torch.float32
     epochs: int = 2
 
@@ -291,7 +300,7 @@ class Engine:
             dtype=self.dtype,
             batch_size=SHAPES[self.model][2],
             device="cpu",
-            stack=self.runs,
+            stack=self.stack or self.runs,
             progress=False,
         )
         runs = frame["run"].nunique()

@@ -66,7 +66,7 @@ def ways(quick: bool = False) -> list[Way]:
     if quick:
         steps = {"mlp": 2, "cnn": 1}
     for model, count in steps.items():
-        # All methods in one process, step by step in turn: their times meet the same moments.
+        # All methods in one process, some steps each in turn: their times meet the same moments.
         options = {"model": model, "methods": ALL, "steps": count}
         found.append(Way("steps", "plain", model, "Plain", options))
         options = {"model": model, "methods": ("swr",), "steps": count}
@@ -88,11 +88,10 @@ def ways(quick: bool = False) -> list[Way]:
             Way("throughput", "plain, all threads", model, "Plain", default, **one_process),
             Way("throughput", "plain, a process per core", model, "Plain", default, **every_core),
         ]
-        runs = 20 if model == "mlp" else 1
-        engine = {**(several if model == "mlp" else plain), "runs": runs}
-        if model == "cnn":
+        engine = {**several, "runs": 20}
+        if model == "cnn":  # one run after another
+            engine = {**plain, "runs": len(ALL), "stack": 1}
             last = {**several, "channels_last": True}
-            engine["methods"] = ("swr",)
             found.append(
                 Way("throughput", "plain, channels last", model, "Plain", last, **every_core)
             )
