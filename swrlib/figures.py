@@ -173,15 +173,17 @@ def curves(
         starts = shown[(shown["stage_epoch"] == 1) & (shown["stage"] > 1)]["epoch"].unique()
         for start in starts:
             ax.axvline(start - 0.5, color="0.75", lw=0.8, zorder=0)
-    for name, level in (references or {}).items():
+    lines = sorted((references or {}).items(), key=lambda line: line[1])
+    for place, (name, level) in enumerate(lines):
         ax.axhline(level, color="0.35", lw=1, ls="--")
+        below = place == 0 and len(lines) > 1  # so that the names of near lines do not overlap
         ax.annotate(
             name,
             (1, level),
             xycoords=("axes fraction", "data"),
             fontsize=8,
             ha="right",
-            va="bottom",
+            va="top" if below else "bottom",
         )
     ax.set(xlabel="epoch", ylabel=label)
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
