@@ -210,6 +210,13 @@ def trace(
         sources[step.name] = (step.name,) if step.kind == "layer" else reaching
     names = list(before)
     _refuse_shared_weights(model, names, modules)
+    for name in names:
+        for kind, parameter in modules[name].named_parameters(recurse=False):
+            if not (parameter.is_floating_point() or parameter.is_complex()):
+                raise ValueError(
+                    f"{name}.{kind} holds {parameter.dtype} numbers, which cannot be scaled: "
+                    "convert the model to floating-point numbers first"
+                )
     groups = _groups([(name, kind_of(modules[name])) for name in names], classifier, modules)
     found = [
         Layer(name, kind, groups[name], before[name], modules[name])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from swrlib import SoftWeightRescaling, rescale_, trace_layers
 from swrlib.layers import Layer, parameters_outside, trace, unwrap
 from swrlib.models import build_model
+from swrlib.theory import proportionality_gap
 
 
 def names(layers: list[Layer]) -> list[str]:
@@ -530,3 +531,18 @@ def test_factors_may_be_given_by_name():
     after = twin(model)
     assert rescale_(after, factors) == pytest.approx(21)
     assert gap(after, model, 21, inputs) < 1e-12
+
+
+def test_integer_parameters_are_refused_by_name():
+    model = nn.Sequential(nn.Linear(3, 2))
+    model[0].weight.requires_grad_(False)
+    model[0].weight.data = torch.ones(2, 3, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"0\.weight holds torch\.int64 numbers"):
+        trace_layers(model)
+
+
+def test_complex_parameters_are_scaled_like_real_ones():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)).to(torch.complex64)
+    inputs = torch.randn(5, 3, dtype=torch.complex64)
+    assert proportionality_gap(model, [0.5, 3.0], inputs) < 1e-5
