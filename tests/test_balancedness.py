@@ -164,6 +164,14 @@ def test_p_and_q_are_numbers_from_one_on(p, q):
         lpq_norm(mlp(3, 3, 2), p, q)
 
 
+def test_a_parametrized_weight_is_refused_by_name():
+    model = mlp(3, 4, 2)
+    torch.nn.utils.parametrizations.weight_norm(model[0])
+    for function in (balance_, lpq_norm, lambda model: layer_balance(model, model)):
+        with pytest.raises(ValueError, match="weight of 0 is computed by a parametrization"):
+            function(model)
+
+
 def test_branches_are_refused():
     torchvision = pytest.importorskip("torchvision")
     model = torchvision.models.resnet18()

@@ -393,6 +393,7 @@ BAD = {
     "inverse": (Network(lambda x: 1 / x), two, "truediv"),
     "pieces": (Network(lambda x: torch.chunk(x, 2, 1)[0]), two, "chunk"),
     "number": (Network(lambda x: x * x.abs().mean().item()), two, "item"),
+    "dropout of torch": (Network(lambda x: torch.dropout(x, 0.5, True)), two, "dropout"),
     "dropout that stays": (Network(lambda x: F.dropout(x, 0.5)), two, "dropout"),
     "padding twice": (
         nn.Sequential(nn.Conv2d(1, 1, 3, padding=3, padding_mode="circular")),

@@ -58,8 +58,19 @@ def layer_balance(model: nn.Module, reference: nn.Module) -> pd.Series:
 
 
 def _norms(model: nn.Module) -> dict[str, float]:
-    layers = trace(model).layers
-    return {la.name: float(la.weight.detach().norm()) for la in layers if la.weight is not None}
+    layers = _with_weights(trace(model).layers)
+    return {layer.name: float(layer.weight.detach().norm()) for layer in layers}  # type: ignore[union-attr]
+
+
+def _with_weights(layers: Sequence[Layer]) -> list[Layer]:
+    """Return the layers that have a weight; refuse those that compute it afresh each time."""
+    for layer in layers:
+        if layer.weight is None and layer.kind != "normalization":
+            raise ValueError(
+                f"the weight of {layer.name} is computed by a parametrization and cannot be "
+                "scaled: remove it first (torch.nn.utils.parametrize.remove_parametrizations)"
+            )
+    return [layer for layer in layers if layer.weight is not None]
 
 
 def lpq_norm(model: nn.Module, p: float = 2, q: float = 2) -> float:
@@ -196,7 +207,7 @@ def _rows(layer: Layer, p: float) -> Tensor:
 
 
 def _weighted(network: Network) -> list[Layer]:
-    layers = [la for la in network.layers if la.kind != "normalization" and la.weight is not None]
+    layers = [la for la in _with_weights(network.layers) if la.kind != "normalization"]
     for layer in layers:
         if getattr(layer.module, "transposed", False):
             raise ValueError(f"{layer.name} is a transposed convolution, whose rows are no units")

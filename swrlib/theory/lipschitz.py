@@ -279,7 +279,9 @@ class _Constants(fx.Interpreter):
             return float(module.weight.norm()) * math.sqrt(_patches(node.name, module))
         if kind == "normalization":
             return _normalization(node.name, module)
-        if name.startswith("dropout") and kwargs.get("training"):
+        if name.startswith("dropout") and any(
+            a is True for a in (*args[1:], kwargs.get("training"))
+        ):
             return None  # random in evaluation mode, too
         if name in _NON_EXPANSIVE:
             option = _OPTIONS.get(name, "")
