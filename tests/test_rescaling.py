@@ -855,6 +855,6 @@ def test_norms_of_large_tensors_are_exact_to_float32(shape):
     torch.manual_seed(0)
     tensor = torch.empty(shape).uniform_(-0.03, 0.03)
     form = torch.channels_last if len(shape) == 4 else torch.contiguous_format
-    for given in (tensor, tensor.to(memory_format=form)):
-        (norm,) = rescaling.multi_tensor_norms([given]).tolist()
+    for laid_out in (tensor, tensor.to(memory_format=form)):
+        (norm,) = rescaling.multi_tensor_norms([laid_out]).tolist()
         assert norm == pytest.approx(float(tensor.double().norm()), rel=3e-6)
