@@ -172,11 +172,28 @@ def test_a_parametrized_weight_is_refused_by_name():
             function(model)
 
 
-def test_branches_are_refused():
+@pytest.mark.parametrize("name", ["vgg16_bn", "resnet18"])
+def test_torchvisions_networks_have_layer_balances_and_no_least_norm(name):
     torchvision = pytest.importorskip("torchvision")
-    model = torchvision.models.resnet18()
-    with pytest.raises(ValueError, match="normalizes"):
+    with torch.random.fork_rng():
+        model = getattr(torchvision.models, name)(num_classes=10)
+    if name == "vgg16_bn":  # its 4096 units would only take time
+        model.classifier = nn.Sequential(nn.Linear(25088, 16), nn.ReLU(), nn.Linear(16, 10))
+    with pytest.raises(ValueError, match="normalizes") as caught:
         balance_(model)
+    assert "\n" not in str(caught.value)
+    grown = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in grown.parameters():
+            parameter.mul_(1.5 if parameter.dim() > 1 else 1.0)
+    before = layer_balance(grown, model)
+    rescaling = SoftWeightRescaling(model, lam=0.5)
+    state = rescaling.state_dict()
+    rescaling = SoftWeightRescaling(grown, lam=0.5)
+    rescaling.load_state_dict(state)
+    rescaling.step()
+    assert before.max() > 0
+    assert (layer_balance(grown, model) <= before + 1e-4).all()
 
 
 # Definition 2 and Theorem 3

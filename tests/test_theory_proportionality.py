@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from oracles import biases_at_the_scale_of_activations, inputs_for, small_model, spread_factors
 from torch import nn
 
-from swrlib import make_stream, notebook, paper, rescale_, rescaling, train, verdicts
+from swrlib import (
+    make_stream,
+    notebook,
+    paper,
+    rescale_,
+    rescaling,
+    trace_layers,
+    train,
+    verdicts,
+)
 from swrlib.theory import output_gap, proportionality_gap
 
 # --- the gap -----------------------------------------------------------------------------------
@@ -121,6 +130,19 @@ def test_what_cannot_be_measured_is_refused():
         output_gap(model, model, math.inf, X)
     with pytest.raises(ValueError, match="not finite"):
         output_gap(model, model, 1.0, X * math.nan)
+
+
+def test_it_works_on_torchvisions_vgg16_bn():
+    torchvision = pytest.importorskip("torchvision")
+    model = torchvision.models.vgg16_bn(num_classes=10)
+    model.classifier = nn.Sequential(nn.Linear(25088, 16), nn.ReLU(), nn.Linear(16, 10))
+    for module in model.double().modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = 1e-100
+            nn.init.normal_(module.bias)
+    layers = trace_layers(model)
+    inputs = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    assert proportionality_gap(model, spread_factors(len(layers)), inputs) < 1e-10
 
 
 # --- Fig. 1 ------------------------------------------------------------------------------------
