@@ -120,9 +120,11 @@ rule chapter:
         "build/logs/{chapter}.ipynb",
     params:
         given=parameters,
+    # Now and then, on a busy machine, a kernel's answer is lost and papermill waits for ever.
+    retries: 1
     shell:
-        "papermill {input.notebook} {log} --cwd notebooks --no-progress-bar {params.given}"
-        " && cp {log} {output}"
+        "papermill {input.notebook} {log} --cwd notebooks --no-progress-bar"
+        " --execution-timeout 600 {params.given} && cp {log} {output}"
 
 
 # --- The website ------------------------------------------------------------------------------

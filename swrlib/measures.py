@@ -77,20 +77,26 @@ def balance_change(norms: Norms) -> Tensor:
 
     Theorem 3 says that it is never above 0, with one λ.
     """
-    first, second = _pairs(norms.initial.shape[1])
-    start = norms.initial[:, second] / norms.initial[:, first]
-    swap = start < 1  # the layer that was larger at the start stands above
-
-    def balance(now: Tensor) -> Tensor:
-        ratio = now[:, second] / now[:, first]
-        return (torch.where(swap, 1 / ratio, ratio) - torch.where(swap, 1 / start, start)).abs()
-
-    return balance(norms.rescaled) - balance(norms.updated)
+    start, updated, rescaled = _ratios(norms)
+    return (rescaled - start).abs() - (updated - start).abs()
 
 
 def balance_worse(norms: Norms) -> Tensor:
     """Return 1 where the rescaling takes a pair's balance further off by more than rounding."""
-    return (balance_change(norms) > 1e-5).to(norms.initial)
+    start, updated, _ = _ratios(norms)
+    return (balance_change(norms) > 1e-5 * (start + updated)).to(start)
+
+
+def _ratios(norms: Norms) -> tuple[Tensor, Tensor, Tensor]:
+    """Return r of each pair, the layer larger at the start above: then, updated, rescaled."""
+    first, second = _pairs(norms.initial.shape[1])
+    swapped = norms.initial[:, second] < norms.initial[:, first]
+
+    def ratio(now: Tensor) -> Tensor:
+        value = now[:, second] / now[:, first]
+        return torch.where(swapped, 1 / value, value)
+
+    return ratio(norms.initial), ratio(norms.updated), ratio(norms.rescaled)
 
 
 def _pairs(layers: int) -> Tensor:

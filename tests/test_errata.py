@@ -410,7 +410,7 @@ def test_09_what_the_page_offers_exists_and_what_it_calls_missing_does_not():
 # --- 10 --------------------------------------------------------------------------------------
 
 
-def test_10_more_settings_flatter_more():
+def test_10_more_settings_can_flatter_more():
     code = sections()[10][2]
     function = re.search(r"def expected_maximum.*?\n\n", code, re.S)[0]
     space: dict = {}
