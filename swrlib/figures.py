@@ -297,27 +297,8 @@ def course(records: pd.DataFrame, *, references: bool = True) -> tuple[Figure, s
     return figure, " ".join(sentences)
 
 
-def changes_of_data(records: pd.DataFrame) -> pd.DataFrame:
-    """Return for each run and change of data what was lost at once and what was learnt.
-
-    Returns
-    -------
-    DataFrame
-        ``method, seed, stage``, ``drop`` (test accuracy after a stage's first epoch minus that of
-        the last epoch before it) and ``train_accuracy`` at the stage's end.
-    """
-    rows = records.sort_values("epoch")
-    runs = rows.groupby(["run", "method", "seed"])
-    before = runs["test_accuracy"].shift(1)
-    first = rows[(rows["stage_epoch"] == 1) & (rows["stage"] > 1)]
-    drop = first.assign(drop=first["test_accuracy"] - before[first.index])
-    last = rows.groupby(["run", "stage"])["train_accuracy"].last()
-    table = drop[["run", "method", "seed", "stage", "drop"]]
-    return table.join(last, on=["run", "stage"]).reset_index(drop=True)
-
-
 def drops(changes: pd.DataFrame) -> tuple[Figure, str]:
-    """Draw what `changes_of_data` returned; return the picture and what it says."""
+    """Draw what `swrlib.verdicts.changes_of_data` returned; return the picture and what it says."""
     figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.6))
     for value, ax in zip(("drop", "train_accuracy"), axes, strict=True):
         for method in (m for m in STYLE if m in set(changes["method"])):

@@ -160,8 +160,10 @@ PANELS = tuple(
 # ---------------------------------------------------------------------------------------------
 # Claims
 
-#: Kinds that are judged on final accuracies; all others are judged in their chapters.
-ACCURACY_KINDS = ("ordering", "best", "same", "comparable")
+#: Kinds that are judged on the accuracy that changes of data cost.
+CHANGE_KINDS = ("loses more", "loses less", "loses nothing")
+#: Kinds that are judged on accuracies, final ones but for those; all others in their chapters.
+ACCURACY_KINDS = ("ordering", "best", "same", "comparable", *CHANGE_KINDS)
 
 
 @dataclass(frozen=True)
@@ -175,9 +177,10 @@ class Claim:
     kind : str
         What would make it true. *ordering*: every method ends above every rival; *best*: the
         same, of one method against all others; *same*: a method ends where its rivals end;
-        *comparable*: it ends not below them; *theory*: a theorem, or an argument about weights;
-        *scaling*: Fig. 1; *course*: what happens during training, not at its end; *cost*: time
-        and memory.
+        *comparable*: it ends not below them; *loses more*, *loses less*, *loses nothing*: of test
+        accuracy at the changes of data, than its rivals or at all; *theory*: a theorem, or an
+        argument about weights; *scaling*: Fig. 1; *course*: what happens during training, not at
+        its end; *cost*: time and memory.
     place : str
         Section, figure, table or equation of the paper.
     sentence : str

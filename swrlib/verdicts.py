@@ -34,6 +34,8 @@ CUSTOM = "custom scale: no verdict on the paper"
 OUTSIDE = "outside the paper"
 IN_CHAPTER = "judged in its chapter"
 NOT_PRINTED = "not printed"
+#: Stands for the rival of a method that is claimed to lose nothing.
+NOTHING = "no loss"
 
 _WORST_FIRST = (REVERSED, NOT_REPRODUCED, NOT_RUN, TOO_FEW_SEEDS, UNDECIDED, REPRODUCED)
 # The paper's setting of what its tables do not vary; a missing value is the default too.
@@ -220,6 +222,25 @@ def final_accuracy(records: pd.DataFrame) -> pd.DataFrame:
     return last.sort_values(order, ignore_index=True).astype(dict.fromkeys(numbers, "float64"))
 
 
+def changes_of_data(records: pd.DataFrame) -> pd.DataFrame:
+    """Return for each run and change of data what was lost at once and what was learnt.
+
+    Returns
+    -------
+    DataFrame
+        ``method, seed, stage``, ``drop`` (test accuracy after a stage's first epoch minus that of
+        the last epoch before it) and ``train_accuracy`` at the stage's end.
+    """
+    rows = records.sort_values("epoch")
+    runs = rows.groupby(["run", "method", "seed"])
+    before = runs["test_accuracy"].shift(1)
+    first = rows[(rows["stage_epoch"] == 1) & (rows["stage"] > 1)]
+    drop = first.assign(drop=first["test_accuracy"] - before[first.index])
+    last = rows.groupby(["run", "stage"])["train_accuracy"].last()
+    table = drop[["run", "method", "seed", "stage", "drop"]]
+    return table.join(last, on=["run", "stage"]).reset_index(drop=True)
+
+
 def _counting(records: pd.DataFrame, scale: str) -> pd.DataFrame:
     """Take the final rows of the runs that count: the paper's settings, and its λ and epochs."""
     finals = final_accuracy(records[records["scale"] == scale])
@@ -402,7 +423,7 @@ def judge_claim(
     cells: Sequence[Cell] | None = None,
     scale: str = "paper",
 ) -> Verdict:
-    """Judge a claim on final accuracies by records.
+    """Judge a claim on final accuracies, or on what changes of data cost, by records.
 
     Within a cell a method gets the verdict against its worst rival; over cells and methods the
     verdict is *mixed* where they differ. What was not run does not enter it, but its label says
@@ -423,7 +444,7 @@ def judge_claim(
     Returns
     -------
     Verdict
-        For a claim that is not about final accuracies: *judged in its chapter*.
+        For a claim of another kind: *judged in its chapter*.
 
     Raises
     ------
@@ -433,9 +454,14 @@ def judge_claim(
     if claim.kind not in paper.ACCURACY_KINDS:
         return Verdict(claim, IN_CHAPTER, IN_CHAPTER, claim.place, NOT_PRINTED)
     finals = _counting(records, scale)
+    if claim.kind in paper.CHANGE_KINDS:
+        mean = changes_of_data(records).groupby("run")["drop"].mean()
+        sign = -1 if claim.kind == "loses more" else 1  # so that the claimed side is the higher
+        finals = finals.assign(test_accuracy=sign * finals["run"].map(mean))
+    rivals = (NOTHING,) if claim.kind == "loses nothing" else claim.rivals
     # One unit: a method in a cell, against all its rivals.
     units = [
-        [_compare(claim, cell, method, rival, finals, scale) for rival in claim.rivals]
+        [_compare(claim, cell, method, rival, finals, scale) for rival in rivals]
         for cell in (claim.cells if cells is None else cells)
         for method in claim.methods
     ]
@@ -502,8 +528,9 @@ def judge_theorem(claim: Claim, holds: bool, detail: str) -> Verdict:
 def _compare(
     claim: Claim, cell: Cell, method: str, rival: str, finals: pd.DataFrame, scale: str
 ) -> Comparison:
-    by_seed = [_by_seed(finals, cell, name) for name in (method, rival)]
-    a, b = pd.concat(by_seed, axis=1, join="inner").to_numpy().T
+    by_seed = [_by_seed(finals, cell, method)]
+    by_seed.append(0 * by_seed[0] if rival == NOTHING else _by_seed(finals, cell, rival))
+    a, b = pd.concat(by_seed, axis=1, join="inner").dropna().to_numpy().T
     ours = paired_interval(a, b) if len(a) > 1 else _NO_INTERVAL
     printed, printed_verdict = _NO_INTERVAL, NOT_PRINTED
     x, y = (paper.printed_accuracy(name, *cell) for name in (method, rival))
@@ -522,14 +549,15 @@ def _compare(
 
 def _rule(claim: Claim, cell: Cell, interval: Interval, printed: Interval) -> str:
     """Apply the rule of the claim's kind with the threshold that belongs to this cell."""
-    if claim.kind in ("ordering", "best"):
+    if claim.kind in ("ordering", "best", "loses more", "loses less"):
         threshold = claim.margin or quarter_range(cell[0], cell[1], paper.TABLES[1].stream)
         if printed.difference > 0:
             threshold = printed.difference / 2
     else:
         threshold = quarter_range(*cell)
     assert threshold is not None, f"claim {claim.id} needs a margin in {cell}"
-    rules = {"same": same_verdict, "comparable": comparable_verdict}
+    rules = dict.fromkeys(("comparable", "loses nothing"), comparable_verdict)
+    rules["same"] = same_verdict
     return rules.get(claim.kind, ordering_verdict)(interval.low, interval.high, threshold)
 
 

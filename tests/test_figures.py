@@ -13,7 +13,7 @@ import pytest
 from IPython.utils.capture import capture_output
 from scipy import stats
 
-from swrlib import figures, make_stream, notebook, train
+from swrlib import figures, make_stream, notebook, train, verdicts
 from swrlib.paper import LABELS
 from swrlib.verdicts import final_accuracy
 
@@ -88,7 +88,7 @@ def test_final_accuracies_and_their_differences(records):
 
 
 def test_drops_compare_the_first_epoch_of_a_stage_with_the_last_before(records):
-    changes = figures.changes_of_data(records)
+    changes = verdicts.changes_of_data(records)
     one = records[(records["method"] == "full-reset") & (records["seed"] == 0)]
     accuracy = one.set_index("epoch")["test_accuracy"]
     row = changes[(changes["method"] == "full-reset") & (changes["seed"] == 0)].iloc[0]

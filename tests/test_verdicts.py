@@ -62,6 +62,22 @@ def made_up(finals, *, scale="paper", **values):
     return pd.DataFrame(rows, columns=[*COLUMNS, *(v for v in values if v not in COLUMNS)])
 
 
+def with_changes(records, drop):
+    """Add two changes of data: each run's accuracy moves by drop(method, seed) at once."""
+    rows = []
+    for last in records[
+        records["epoch"] == records.groupby("run")["epoch"].transform("max")
+    ].to_dict("records"):
+        moved = drop(last["method"], last["seed"])
+        for stage, factor in ((2, 0.5), (3, 1.5)):
+            epoch = 10 * (stage - 1)
+            before = {"stage": stage - 1, "stage_epoch": 10, "epoch": epoch}
+            after = {"stage": stage, "stage_epoch": 1, "epoch": epoch + 1}
+            rows.append(last | before | {"test_accuracy": 0.5})
+            rows.append(last | after | {"test_accuracy": 0.5 + factor * moved})
+    return pd.concat([records, pd.DataFrame(rows)], ignore_index=True)
+
+
 def seeds(mean, sd=0.0005, n=5):
     return mean + sd * SHAPE[:n]
 
@@ -509,6 +525,7 @@ def test_every_claim_of_the_paper_can_be_judged():
             for method in methods
         }
     )
+    records = with_changes(records, lambda method, seed: 0.01 * rng.normal())
     printed = {}
     for one in paper.CLAIMS:
         verdict = judge_claim(one, records)
@@ -568,6 +585,38 @@ def test_swapping_vanilla_and_swr_in_the_committed_records_changes_verdicts(root
 
     before, after = labels(records), labels(swapped)
     assert any(before[claim] != after[claim] for claim in before), before
+
+
+# --- Changes of data -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("id", "drops", "expected"),
+    [
+        # A fifth of a point a seed apart; vanilla gains a point, the resets lose three.
+        ("full-access-drops", {"vanilla": 0.01, "*": -0.03}, verdicts.REPRODUCED),
+        ("full-access-drops", {"vanilla": -0.03, "*": 0.01}, verdicts.REVERSED),
+        ("full-access-drops", {"vanilla": 0.0, "*": 0.0}, verdicts.NOT_REPRODUCED),
+        ("full-access-steady", {"*": 0.01}, verdicts.REPRODUCED),
+        ("full-access-steady", {"*": -0.05}, verdicts.NOT_REPRODUCED),
+        ("full-access-steady", {"*": 0.01, "l2": -0.05}, verdicts.MIXED),
+        ("limited-access-loss", {"swr": -0.01, "*": -0.05}, verdicts.REPRODUCED),
+        ("limited-access-loss", {"swr": -0.05, "*": -0.01}, verdicts.REVERSED),
+        ("limited-access-loss", {"swr": -0.01, "*": -0.05, "l2": 0.0}, verdicts.REVERSED),
+    ],
+)
+def test_claims_on_changes_of_data_are_judged_by_what_a_change_costs(id, drops, expected):
+    judged = paper.find_claim(id)
+    cell = judged.cells[0]
+    methods = ("vanilla", *paper.GRIDS, "head-reset")
+    finals = {(*cell, method): seeds(0.5) for method in methods}
+    signs = [1, -1, 1, -1, 0]  # the same sum for every method, so that no noise has a side
+    records = with_changes(
+        made_up(finals),
+        lambda m, seed: drops.get(m, drops["*"]) + 1e-4 * signs[(seed + methods.index(m)) % 5],
+    )
+    assert judge_claim(judged, records, cells=[cell]).verdict == expected
+    assert judge_claim(judged, made_up(finals), cells=[cell]).verdict == verdicts.NOT_RUN
 
 
 # --- Anything measured ---------------------------------------------------------------------------
