@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -134,10 +135,13 @@ def test_committed_records_are_found_again(root):
     settings = yaml.safe_load((root / "config/paper.yaml").read_text())
     known = set()
     for entry in [*settings["selection"], *settings["records"]]:
-        keywords = {k: v for k, v in entry.items() if k not in ("separate", "measure", "methods")}
-        for method in entry["methods"]:
+        apart = ("separate", "measure", "methods", "stream")
+        keywords = {k: v for k, v in entry.items() if k not in apart}
+        streams = [entry["stream"]] if isinstance(entry["stream"], str) else entry["stream"]
+        for stream, method in product(streams, entry["methods"]):
+            asked = {"stream": stream, "methods": [method], "scale": "paper", "results": results}
             try:
-                runs = resolve(scale="paper", results=results, methods=[method], **keywords)
+                runs = resolve(**asked, **keywords)
             except ValueError as error:
                 assert "has not been selected yet" in str(error)
             else:
