@@ -18,7 +18,8 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -585,6 +586,13 @@ class _Job:
         if lost:
             self._keep([i for i in range(len(self.active)) if i not in lost])
 
+    @cached_property
+    def _untrained(self) -> Snapshot:
+        """What all runs start from, with the images that epoch measures look at."""
+        model = _new_model(self.runs[0], self.data, "weights").to(self.device, self.stack.dtype)
+        images = self.data.normalize(self.data.test_images[:PROBED], self.stack.dtype)
+        return Snapshot(model, model, images, self.data.test_labels[:PROBED])
+
     def _measure(self, replica: int, last: bool) -> None:
         """Take the epoch measures that are due of one run."""
         due = [
@@ -595,13 +603,8 @@ class _Job:
         ]
         if not due:
             return
-        run, data = self.active[replica], self.data
-        snapshot = Snapshot(
-            self.stack.module(replica),
-            _new_model(run, data, "weights").to(self.device, self.stack.dtype),
-            data.normalize(data.test_images[:PROBED], self.stack.dtype),
-            data.test_labels[:PROBED],
-        )
+        run = self.active[replica]
+        snapshot = replace(self._untrained, model=self.stack.module(replica))
         with torch.enable_grad():
             for name in due:
                 for label, value in EPOCH_MEASURES[name].function(snapshot).items():
