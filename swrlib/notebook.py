@@ -268,21 +268,28 @@ def judge(chapter: Chapter, *claims: str, quick: pd.DataFrame | None = None) -> 
     return found
 
 
+def _compared(claim: paper.Claim) -> str:
+    """Say what a claim's comparisons are differences of."""
+    if claim.kind not in paper.CHANGE_KINDS:
+        return "final accuracy"
+    return "loss at changes" if claim.kind == "loses more" else "gain at changes"
+
+
 def _quick_comparisons(claims: Iterable[paper.Claim], quick: pd.DataFrame) -> None:
     first = quick.iloc[0]
     cell, scale = (first["dataset"], first["model"], first["stream"]), first["scale"]
     pairs = dict.fromkeys(
-        (c.method, c.rival, c.n, c.difference, c.low, c.high)
+        (c.method, c.rival, _compared(claim), c.n, c.difference, c.low, c.high)
         for claim in claims
         for c in verdicts.judge_claim(claim, quick, cells=[cell], scale=scale).comparisons
         if c.n > 1
     )
     rows = "".join(
-        f"<tr><td>{paper.label(method)}</td><td>{paper.label(rival)}</td>"
+        f"<tr><td>{paper.label(method)}</td><td>{paper.label(rival)}</td><td>{of}</td>"
         f"<td>{100 * gap:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]</td><td>{n}</td></tr>"
-        for method, rival, n, gap, low, high in pairs
+        for method, rival, of, n, gap, low, high in pairs
     )
-    head = "<tr><th>method</th><th>against</th><th>points [95%]</th><th>seeds</th></tr>"
+    head = "<tr><th>method</th><th>against</th><th>of</th><th>points [95%]</th><th>seeds</th></tr>"
     table = f'<div class="table-container"><table class="dataframe">{head}{rows}</table></div>'
     own = f"{scale} scale: no verdict on the paper"
     show_html(
