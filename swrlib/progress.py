@@ -28,7 +28,7 @@ class Progress:
     """Counts run-epochs: one tqdm bar, or throttled lines with rate and remaining time."""
 
     def __init__(self, total: int, what: str, shown: bool = True) -> None:
-        self.total, self.what, self.done = total, what, 0
+        self.total, self.what, self.done, self.resumed = total, what, 0, 0
         self.kind = _where() if shown else "none"
         self.started = self.said = time.monotonic()
         self.bar = None
@@ -56,6 +56,14 @@ class Progress:
         """Return one that shows nothing, for work that was not counted in the total."""
         return Progress(0, self.what, shown=False)
 
+    def resume(self, count: int) -> None:
+        """Count run-epochs that an earlier call trained: they say nothing about the rate."""
+        self.done += count
+        self.resumed += count
+        if self.bar is not None:
+            self.bar.n = self.bar.initial = self.bar.last_print_n = self.done
+            self.bar.refresh()
+
     def update(self, count: int) -> None:
         """Count some run-epochs as done."""
         self.done += count
@@ -64,10 +72,10 @@ class Progress:
         now = time.monotonic()
         if self.kind == "lines" and now - self.said > LINE_EVERY:
             self.said = now
-            rate = self.done / (now - self.started)
-            left = (self.total - self.done) / rate / 60 if rate else float("nan")
+            rate = (self.done - self.resumed) / (now - self.started) * 60
+            left = (self.total - self.done) / rate if rate else float("nan")
             print(
-                f"{self.what}: {self.done} of {self.total} run-epochs, {rate:.1f} a second, "
+                f"{self.what}: {self.done} of {self.total} run-epochs, {rate:.3g} a minute, "
                 f"{left:.0f} min left",
                 file=sys.stderr,
                 flush=True,

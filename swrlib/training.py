@@ -427,7 +427,7 @@ class _Job:
 
     def train(self, bar: Progress) -> None:
         """Train all stages, or what a checkpoint leaves to do."""
-        bar.update(self._load_checkpoint() * len(self.runs))
+        bar.resume(self._load_checkpoint() * len(self.runs))
         if not self.rows:
             self._record(stage=1, stage_epoch=0, learning_rate=math.nan, seconds=0.0)
         saved = time.monotonic()
