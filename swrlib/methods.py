@@ -47,9 +47,9 @@ class Replicas:
     network : Network
         The traced model.
     owners : list of (str, bool)
-        For each layer's tensor in a run, the layer's name and whether the tensor is its bias.
+        For each layer's tensor, the layer's name and whether the tensor is its bias.
     tensors : list of torch.Tensor
-        Views of these tensors in ``parameters``: those of the first run, of the second, …
+        [runs, *shape] each: these tensors, which share the memory of ``parameters``.
     learning_rate : torch.Tensor
         Of the coming step; no dimensions.
     fresh : callable
@@ -78,7 +78,7 @@ class Replicas:
     fixed: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        pairs = list(zip(self.tensors, self.owners * self.count, strict=True))
+        pairs = list(zip(self.tensors, self.owners, strict=True))
         #: The weights among ``tensors``, in their order.
         self.weights = [tensor for tensor, (_, bias) in pairs if not bias]
         #: The names of the layers that have a weight.
@@ -86,7 +86,7 @@ class Replicas:
 
     def weight_norms(self) -> Tensor:
         """Return ‖W_l‖, [runs, layers that have a weight]."""
-        return multi_tensor_norms(self.weights).view(self.count, -1)
+        return multi_tensor_norms(self.weights, stacked=True)
 
     def lam(self) -> list[Tensor]:
         """Return λ for each parameter, [runs, 1, …], so that it multiplies the parameter."""

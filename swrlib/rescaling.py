@@ -38,29 +38,44 @@ Variant = Literal["proportional", "printed"]
 LARGE = 2**17
 
 
-def multi_tensor_norms(tensors: Sequence[Tensor]) -> Tensor:
-    """Return the Frobenius norms of many tensors as one vector, in float32 at least."""
+def multi_tensor_norms(tensors: Sequence[Tensor], *, stacked: bool = False) -> Tensor:
+    """Return the Frobenius norms of many tensors, in float32 at least: [tensors].
+
+    With ``stacked``, every tensor has a leading axis of replicas: [replicas, tensors].
+    """
     dtype = torch.float32
     for other in {tensor.dtype for tensor in tensors}:
         dtype = torch.promote_types(dtype, other)
+    first = int(stacked)
     tensors = [
-        torch.linalg.vector_norm(tensor, dim=tuple(range(1, tensor.dim())), dtype=dtype)
-        if tensor.numel() > LARGE and tensor.is_cpu and tensor.dim() > 1
+        torch.linalg.vector_norm(tensor, dim=tuple(range(first + 1, tensor.dim())), dtype=dtype)
+        if tensor.shape[first:].numel() > LARGE and tensor.is_cpu and tensor.dim() > first + 1
         else tensor
         for tensor in tensors
     ]
+    if stacked:
+        axes = [tuple(range(1, tensor.dim())) for tensor in tensors]
+        pairs = zip(tensors, axes, strict=True)
+        return torch.stack([torch.linalg.vector_norm(t, dim=d, dtype=dtype) for t, d in pairs], -1)
     if hasattr(torch, "_foreach_norm"):
         return torch.stack(torch._foreach_norm(tensors, dtype=dtype))
     return torch.stack([torch.linalg.vector_norm(tensor, dtype=dtype) for tensor in tensors])
 
 
 def multi_tensor_multiply_(tensors: Sequence[Tensor], factors: Tensor) -> None:
-    """Multiply many tensors in place, each by its entry of the vector ``factors``."""
+    """Multiply many tensors in place, each by its entry of ``factors``.
+
+    Shapes: factors [tensors]; or [replicas, tensors], and every tensor [replicas, …].
+    """
+    scales = list(factors.unbind(-1))
+    if factors.dim() > 1:
+        pairs = zip(scales, tensors, strict=True)
+        scales = [scale.view(-1, *(1,) * (tensor.dim() - 1)) for scale, tensor in pairs]
     if hasattr(torch, "_foreach_mul_"):
-        torch._foreach_mul_(list(tensors), list(factors.unbind()))
+        torch._foreach_mul_(list(tensors), scales)
     else:
-        for tensor, factor in zip(tensors, factors.unbind(), strict=True):
-            tensor.mul_(factor)
+        for tensor, scale in zip(tensors, scales, strict=True):
+            tensor.mul_(scale)
 
 
 def pull_and_rest(initial_norms: Tensor, lam: Tensor | float) -> tuple[Tensor, Tensor]:
@@ -104,12 +119,11 @@ def rescale_tensors_(
     Parameters
     ----------
     weights : sequence of torch.Tensor
-        The weights whose norms decide; with a leading axis of replicas in ``pull``, those of the
-        first replica, then those of the second, and so on.
+        The weights whose norms decide. Where ``pull`` has a leading axis of replicas, so has each.
     tensors : sequence of torch.Tensor
-        All that is scaled (weights, biases), in the same order of replicas.
+        All that is scaled (weights, biases), with the same leading axis.
     members : torch.Tensor
-        bool [tensors per replica, layers]: whose factors multiply which tensor.
+        bool [tensors, layers]: whose factors multiply which tensor.
     pull, rest : torch.Tensor
         What `pull_and_rest` returns, shape [layers] or [replicas, layers].
     skipped : torch.Tensor, optional
@@ -120,11 +134,11 @@ def rescale_tensors_(
     tuple of torch.Tensor
         The factors c_l and the norms before the rescaling, shaped like ``pull``.
     """
-    norms = multi_tensor_norms(weights).view_as(pull)
+    norms = multi_tensor_norms(weights, stacked=pull.dim() > 1)
     factors = soft_factors(norms, pull, rest)
     if skipped is not None:
         factors = factors.where(skipped == 0, 1.0)
-    multi_tensor_multiply_(tensors, cumulative_factors(factors, members).flatten())
+    multi_tensor_multiply_(tensors, cumulative_factors(factors, members))
     return factors, norms
 
 

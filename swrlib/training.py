@@ -370,7 +370,6 @@ class _Job:
         names = [f"{layer}.{'bias' if bias else 'weight'}" for layer, bias in owners]
         classifier = {la.name for la in self.network.layers if la.group == "classifier"}
         blocks = self.stack.parameters
-        views = [self.stack.views(i) for i in range(part.start, part.stop)]
         seed_of = self.active[part.start]
 
         def fresh(purpose: str) -> list[Tensor]:
@@ -392,7 +391,7 @@ class _Job:
             values={name: value.to(self.device) for name, value in values.items()},
             network=self.network,
             owners=owners,
-            tensors=[view[name] for view in views for name in names],
+            tensors=[blocks[name].detach()[part] for name in names],
             learning_rate=self.learning_rate,
             fresh=fresh,
             reinitialize=reinitialize,
@@ -614,8 +613,7 @@ class _Job:
         """Return each run's norms of weights and of biases."""
         found = []
         for _, replicas in self.groups:
-            table = multi_tensor_norms(replicas.tensors).view(replicas.count, -1).tolist()
-            for norms in table:
+            for norms in multi_tensor_norms(replicas.tensors, stacked=True).tolist():
                 pairs = list(zip(norms, replicas.owners, strict=True))
                 weights = [norm for norm, (_, bias) in pairs if not bias]
                 found.append((weights, [norm for norm, (_, bias) in pairs if bias]))

@@ -331,8 +331,7 @@ class SWRThatForgetsTheBiases(SWR):
     def after_step_(self, replicas):
         before = [tensor.clone() for tensor in replicas.tensors]
         super().after_step_(replicas)
-        owners = replicas.owners * replicas.count
-        for tensor, old, (_, bias) in zip(replicas.tensors, before, owners, strict=True):
+        for tensor, old, (_, bias) in zip(replicas.tensors, before, replicas.owners, strict=True):
             if bias:
                 tensor.copy_(old)
 

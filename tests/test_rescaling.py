@@ -855,6 +855,10 @@ def test_norms_of_large_tensors_are_exact_to_float32(shape):
     torch.manual_seed(0)
     tensor = torch.empty(shape).uniform_(-0.03, 0.03)
     form = torch.channels_last if len(shape) == 4 else torch.contiguous_format
+    exact = float(tensor.double().norm())
     for laid_out in (tensor, tensor.to(memory_format=form)):
         (norm,) = rescaling.multi_tensor_norms([laid_out]).tolist()
-        assert norm == pytest.approx(float(tensor.double().norm()), rel=3e-6)
+        assert norm == pytest.approx(exact, rel=3e-6)
+        two = torch.stack([laid_out, 2 * laid_out])
+        norms = rescaling.multi_tensor_norms([two], stacked=True)
+        assert norms.tolist() == [[pytest.approx(f * exact, rel=3e-6)] for f in (1, 2)]
