@@ -211,31 +211,81 @@ def finals(records: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
     return ax.get_figure()  # type: ignore[return-value]
 
 
-def weight_norms(records: pd.DataFrame, layers: Sequence[str] | None = None) -> Figure:
-    """Draw each layer's norm over the epochs that record it, mean over seeds, a panel a layer."""
-    shown = records[records["weight_norms"].notna()]
-    count = len(shown["weight_norms"].iloc[0])
-    figure, axes = plt.subplots(1, count, figsize=(2.6 * count + 1.2, 3), squeeze=False)
-    for layer, ax in enumerate(axes[0]):
-        for method in (m for m in STYLE if m in set(shown["method"])):
-            rows = shown[shown["method"] == method]
-            norms = rows.assign(norm=[n[layer] for n in rows["weight_norms"]])
-            mean = norms.groupby("epoch")["norm"].mean()
-            color, marker = STYLE[method]
-            ax.plot(
-                mean.index,
-                mean,
-                color=color,
-                marker=marker,
-                lw=1.5,
-                label=paper.label(method),
-                **MARKED,
-            )
-        ax.set(xlabel="epoch", title=layers[layer] if layers else f"layer {layer + 1}")
-    axes[0][0].set_ylabel("‖W‖")
-    axes[0][-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    figure.tight_layout()
-    return figure
+def setting(rows: pd.DataFrame) -> str:
+    """Name the data, the model and the scale of records of one setting."""
+    first = rows.iloc[0]
+    return f"{paper.label(first['dataset'])}, {paper.label(first['model'])}, {first['scale']} scale"
+
+
+def spread(names: Sequence[str], most: int = 3) -> list[str]:
+    """Choose up to so many names, from the first to the last: those that get a panel."""
+    places = np.unique(np.linspace(0, len(names) - 1, most).round().astype(int))
+    return [names[place] for place in places]
+
+
+def layer_panels(
+    rows: pd.DataFrame, label: str, *, by: Sequence[str] = _CELL, **sharing: Any
+) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
+    """Lay out a line of panels for each setting, a panel for each of up to three layers.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        A row for each run, epoch and layer, as `swrlib.notebook.norms_by_layer` returns them.
+    label : str
+        Of the vertical axis.
+    by : sequence of str
+        Columns that tell the lines apart; a λ among them stands in the title.
+    **sharing
+        ``sharex``, ``sharey`` of `matplotlib.pyplot.subplots`.
+
+    Returns
+    -------
+    (Figure, list of (Axes, DataFrame))
+        Each panel with the rows of its setting and layer, still to be drawn.
+    """
+    groups = [part for _, part in rows.groupby(list(by), dropna=False)]
+    size = (7.2, 2.5 * len(groups) + 0.6)
+    figure, axes = plt.subplots(len(groups), 3, figsize=size, squeeze=False, **sharing)
+    panels = []
+    for part, line in zip(groups, axes, strict=True):
+        layers = spread(list(part["layer"].unique()))
+        for layer, ax in zip(layers, line, strict=False):
+            ax.set_title(layer, loc="left")
+            panels.append((ax, part[part["layer"] == layer]))
+        for ax in line[len(layers) :]:
+            ax.set_axis_off()
+        lam = part["lam"].iloc[0] if "lam" in by else math.nan
+        head = setting(part) + (f", λ = {lam:g}" if lam == lam else "")
+        line[0].set_title(f"{head}\n{layers[0]}", loc="left")
+        line[0].set_ylabel(label)
+    return figure, panels
+
+
+def method_courses(ax: Axes, rows: pd.DataFrame, value: str = "norm") -> None:
+    """Draw a value over the epochs, mean over seeds: a line a method, dashed for a second λ."""
+    for method in (m for m in STYLE if m in set(rows["method"])):
+        color, marker = STYLE[method]
+        part = rows[rows["method"] == method]
+        lams = sorted(part["lam"].dropna().unique())
+        for line, lam in zip(itertools.cycle(("-", "--", ":")), lams or [math.nan]):
+            group = part[part["lam"] == lam] if lams else part
+            mean = group.groupby("epoch")[value].mean()
+            name = paper.label(method) + (f", λ = {lam:g}" if len(lams) > 1 else "")
+            ax.plot(mean, color=color, ls=line, lw=1.6, label=name)
+            ax.plot(mean.iloc[-1:], color=color, marker=marker, **MARKED)
+    ax.set_xlabel("epoch")
+
+
+def legend_below(figure: Figure, columns: int = 5) -> None:
+    """Give all panels of a picture one legend, below them."""
+    found: dict[str, Any] = {}
+    for ax in figure.axes:
+        handles, labels = ax.get_legend_handles_labels()
+        found |= dict(zip(labels, handles, strict=True))
+    lines = math.ceil(len(found) / columns)
+    figure.tight_layout(rect=(0, (0.1 + 0.22 * lines) / figure.get_figheight(), 1, 1))
+    figure.legend(found.values(), found, loc="lower center", ncols=columns, fontsize=9)
 
 
 def paired_differences(
@@ -361,24 +411,29 @@ def finals_beside_paper(records: pd.DataFrame, number: int) -> tuple[Figure, str
     return figure, " ".join(sentences)
 
 
-def growth_sentence(records: pd.DataFrame) -> str:
-    """Say by how much the first layer's norm changed under vanilla and under SWR."""
-    known = records[records["weight_norms"].notna()].sort_values("epoch")
+def growth_sentence(norms: pd.DataFrame) -> str:
+    """Say by how much the first layer's norm changed under vanilla and under SWR.
+
+    Parameters
+    ----------
+    norms : DataFrame
+        What `swrlib.notebook.norms_by_layer` returned.
+    """
     parts = []
-    for method in ("vanilla", "swr"):
-        rows = known[known["method"] == method].groupby("run")["weight_norms"]
-        if len(rows):
-            factor = np.mean(
-                [last[0] / first[0] for first, last in zip(rows.first(), rows.last(), strict=True)]
-            )
-            parts.append(
-                f"with {paper.label(method)} the first layer's ends at {factor:.2f} times "
-                "its initial value"
-            )
-    return ", ".join(parts) + "."
+    for _, rows in norms.groupby(_CELL):
+        first = rows[rows["layer"] == rows["layer"].iloc[0]]
+        end = first[first["epoch"] == first["epoch"].max()]
+        ratio = (end["norm"] / end["start"]).groupby(end["method"]).mean()
+        ends = ", ".join(
+            f"at {ratio[method]:.2f} times its initial value with {paper.label(method)}"
+            for method in ("vanilla", "swr")
+            if method in ratio
+        )
+        parts.append(f"{setting(rows)}: the first layer's norm ends {ends}.")
+    return " ".join(parts)
 
 
-#: The accuracies of Fig. 1, by column of `swrlib.notebook.scaled_runs`: name and line. Those of
+#: The accuracies of Fig. 1, by column of `swrlib.scaling.scaled_runs`: name and line. Those of
 #: trained networks stand in one panel, that right after the scaling in another, as in print.
 _SCALED = {
     "fine-tuned accuracy": {
@@ -392,7 +447,7 @@ _SCALED = {
 
 
 def scaling(rows: pd.DataFrame) -> tuple[Figure, str]:
-    """Draw Fig. 1 from what `swrlib.notebook.scaled_runs` returned, of one reading of the ratio.
+    """Draw Fig. 1 from what `swrlib.scaling.scaled_runs` returned, of one reading of the ratio.
 
     Returns
     -------

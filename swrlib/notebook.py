@@ -1,4 +1,4 @@
-"""What every chapter begins and ends with: checked parameters, provenance, the verdict banner."""
+"""What the chapters share: checked parameters, provenance, verdicts, tables of what was trained."""
 
 from __future__ import annotations
 
@@ -6,15 +6,21 @@ import html
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
 
 from swrlib import paper, records, runs, streams, training, verdicts
-from swrlib.datasets import DATASETS
-from swrlib.layers import nearest
+from swrlib.datasets import DATASETS, Dataset
+from swrlib.layers import nearest, trace_layers
 from swrlib.methods import Method
-from swrlib.models import MODELS
+from swrlib.models import MODELS, build_model
+from swrlib.rescaling import SoftWeightRescaling
+from swrlib.scaling import scaled_runs, scaling_verdicts
 from swrlib.verdicts import Verdict
 
 _PLAIN = (str, int, float, bool, list, tuple, dict, type(None))
@@ -143,6 +149,79 @@ def measured(
     return table.merge(runs, on="run")
 
 
+def norms_by_layer(
+    frame: pd.DataFrame, measures: pd.DataFrame | None = None, *, of: str = "weight"
+) -> pd.DataFrame:
+    """Lay recorded norms out: a row for each run, epoch and layer.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Records, which hold norms of some epochs.
+    measures : DataFrame, optional
+        What `measured` returned. With "norm-before-rescaling:last" among it, the norms of every
+        epoch replace those of some, on data sets where all runs have them.
+    of : {"weight", "bias"}
+        Whose norms.
+
+    Returns
+    -------
+    DataFrame
+        ``run, dataset, model, scale, method, lam, lam_features, lam_classifier, seed, epoch, step,
+        layer, norm, start``, the last being the norm at epoch 0.
+    """
+    moment = ["run", "epoch", "step", "layer", "norm"]
+    parts = [pd.DataFrame(columns=moment)]
+    for model, rows in frame[frame[f"{of}_norms"].notna()].groupby("model"):
+        names = [_layer_names(str(model), of)] * len(rows)
+        long = rows[moment[:3]].assign(layer=names, norm=list(rows[f"{of}_norms"]))
+        parts.append(long.explode(["layer", "norm"]))
+    norms = pd.concat([part for part in parts if len(part)] or parts)
+    start = norms[norms["epoch"] == 0].rename(columns={"norm": "start"})
+    about = ["run", "dataset", "model", "scale", "method", "lam"]
+    about += ["lam_features", "lam_classifier", "seed"]
+    runs = frame.drop_duplicates("run")[about]
+    if measures is not None:
+        every = measures[measures["measure"] == "norm-before-rescaling:last"]
+        lacking = runs[~runs["run"].isin(every["run"])]["dataset"]
+        every = every[~every["dataset"].isin(lacking)].rename(columns={"value": "norm"})
+        kept = norms[(norms["epoch"] == 0) | ~norms["run"].isin(every["run"])]
+        norms = pd.concat([part for part in (kept, every[moment]) if len(part)] or [kept])
+    table = runs.merge(norms, on="run").merge(start[["run", "layer", "start"]], on=["run", "layer"])
+    return table.astype({"norm": float, "start": float})
+
+
+def _layer_names(model: str, of: str) -> list[str]:
+    """Name a model's layers that have a weight, or a bias, in the order of the records."""
+    images = SimpleNamespace(shape=(3, 64, 64), classes=range(10))  # the names do not hang on them
+    with torch.device("meta"):
+        layers = trace_layers(build_model(model, images))  # type: ignore[arg-type]
+    return [layer.name for layer in layers if getattr(layer, of) is not None]
+
+
+def train_briefly(
+    network: nn.Module, data: Dataset, *, steps: int = 50, batch: int = 64, lam: float = 0.0
+) -> nn.Module:
+    """Train a network in place for a few steps of Adam, with SWR where λ is above 0.
+
+    Batches are drawn from torch's global generator.
+
+    Returns
+    -------
+    nn.Module
+        The network, in evaluation mode.
+    """
+    optimizer = torch.optim.Adam(network.parameters(), paper.LEARNING_RATE)
+    if lam:
+        SoftWeightRescaling(network, lam=lam).attach(optimizer)
+    for chosen in torch.randint(len(data.train_images), (steps, batch)):
+        answers = network(data.normalize(data.train_images[chosen]))
+        optimizer.zero_grad()
+        cross_entropy(answers, data.train_labels[chosen]).backward()
+        optimizer.step()
+    return network.eval()
+
+
 def begin(namespace: Mapping[str, Any], *names: str) -> Chapter:
     """Check a notebook's parameters, print what they resolve to, and stamp provenance.
 
@@ -240,6 +319,14 @@ def banner(found: Iterable[Verdict]) -> None:
         number = "One claim" if len(waiting) == 1 else f"{len(waiting)} claims"
         judged.append(_folded(f"{number} not run at paper scale yet", "".join(waiting)))
     show_html(f'<div class="claims">{"".join(judged)}</div>')
+
+
+def own_runs(found: Iterable[Verdict], scale: str) -> None:
+    """Show what a rule says of a page's own runs, where they are not of the paper's length."""
+    if scale != "paper":
+        for verdict in found:
+            line = f"{badge(verdict.verdict)} This page's own runs. {html.escape(verdict.detail)}"
+            show_html(f"<p>{line}</p>")
 
 
 def _folded(title: str, content: str) -> str:
@@ -403,125 +490,6 @@ def explore_methods(frame: pd.DataFrame) -> None:
             for m in rivals
         }
     )
-
-
-def scaled_runs(frame: pd.DataFrame, results: str | os.PathLike[str] | None = None) -> pd.DataFrame:
-    """Return what Fig. 1 is made of: one row per run of the stream "scaled".
-
-    At ratio 1 nothing is scaled, so one run stands for all readings and ways with the biases.
-
-    Parameters
-    ----------
-    frame : DataFrame
-        Records of that stream.
-    results : path, optional
-        Folder that holds their parents' records; default: the project's own.
-
-    Returns
-    -------
-    DataFrame
-        ``dataset, model, scale, seed, ratio, reading, biases``, and test accuracies: ``trained``
-        (the parent's last epoch), ``best_before`` (its best), ``after`` (right after the scaling)
-        and ``best_after`` (the best epoch of the fine-tuning).
-
-    Raises
-    ------
-    ValueError
-        If a parent has no records there.
-    """
-    keys = ["dataset", "model", "scale", "seed", "ratio", "reading", "biases", "parent"]
-    numbers = ["trained", "best_before", "after", "best_after"]
-    if not len(frame):
-        return pd.DataFrame(columns=[*keys, *numbers])
-    parents = records.load_records(results, run=list(frame["parent"].unique()))
-
-    def accuracies(rows: pd.DataFrame, by: list[str]) -> Any:
-        return (
-            rows.astype({"test_accuracy": float}).sort_values("epoch").groupby(by)["test_accuracy"]
-        )
-
-    before = accuracies(parents[parents["epoch"] > 0], ["run"]).agg(
-        trained="last", best_before="max"
-    )
-    if not set(frame["parent"]) <= set(before.index):
-        raise ValueError(
-            "the records lack runs that were scaled: train the stream's parent "
-            "(make_stream('scaled', …).parent) into the same folder"
-        )
-    rows = accuracies(frame[frame["epoch"] == 0], keys).agg(after="first")
-    rows = rows.join(accuracies(frame[frame["epoch"] > 0], keys).agg(best_after="max"))
-    rows = rows.reset_index().join(before, on="parent")
-    network, way = ["dataset", "model", "scale", "seed"], ["reading", "biases"]
-    unscaled = rows[rows["ratio"] == 1].drop_duplicates(network).drop(columns=way)
-    ways = rows[[*network, *way]].drop_duplicates()
-    rows = pd.concat([rows[rows["ratio"] < 1], unscaled.merge(ways, on=network)])
-    return rows.sort_values(keys[:-1], ignore_index=True)
-
-
-def scaling_verdicts(rows: pd.DataFrame) -> list[Verdict]:
-    """Judge the three claims of Fig. 1 on what `scaled_runs` returned.
-
-    Differences are paired over seeds. q as in `swrlib.verdicts.quarter_range`. Judged for each
-    reading of the ratio by the worst of the reading's cases; *mixed* where the readings differ.
-
-    - scaling-keeps-accuracy: at every ratio, ``after`` − ``trained`` within ±q, biases scaled too.
-    - scaling-without-biases: at the least ratio, ``trained`` above ``after``, biases untouched.
-    - scaling-then-training: at every ratio below 1, either way, ``best_after`` above
-      ``best_before``.
-    """
-    scaled = rows[(rows["ratio"] < 1) & rows["biases"].isin(["proportional", "untouched"])]
-    along = scaled[scaled["biases"] == "proportional"]
-    left = scaled[(scaled["biases"] == "untouched") & (scaled["ratio"] == scaled["ratio"].min())]
-    return [
-        _scaling_verdict("scaling-keeps-accuracy", along, "after", "trained"),
-        _scaling_verdict("scaling-without-biases", left, "trained", "after"),
-        _scaling_verdict("scaling-then-training", scaled, "best_after", "best_before"),
-    ]
-
-
-def _scaling_verdict(id: str, rows: pd.DataFrame, higher: str, lower: str) -> Verdict:
-    claim = paper.find_claim(id)
-    worst: dict[str, tuple[int, float, str, str]] = {}
-    for (reading, biases, ratio), group in rows.groupby(["reading", "biases", "ratio"]):
-        verdict, distance, text = _scaling_case(claim, group, higher, lower)
-        case = (
-            verdicts.severity(verdict),
-            distance,
-            verdict,
-            f"ratio {ratio:g}, biases {biases}, {text}",
-        )
-        worst[reading] = min(case, worst.get(reading, case))
-    found = {verdict for _, _, verdict, _ in worst.values()} or {verdicts.NOT_RUN}
-    label = found.pop() if len(found) == 1 else verdicts.MIXED
-    detail = "; ".join(
-        f"reading “{reading}”, worst case: {text}"
-        + ("" if verdict in (verdicts.QUICK, verdicts.CUSTOM, verdicts.OUTSIDE) else f": {verdict}")
-        for reading, (_, _, verdict, text) in worst.items()
-    )
-    return Verdict(claim, label, label, f"{detail}." if detail else "", verdicts.NOT_PRINTED)
-
-
-def _scaling_case(
-    claim: paper.Claim, group: pd.DataFrame, higher: str, lower: str
-) -> tuple[str, float, str]:
-    """Judge one ratio: the verdict, a number that is smaller where it is worse, and a text."""
-    n, first = len(group), group.iloc[0]
-    if n < verdicts.LEAST_SEEDS:
-        return verdicts.TOO_FEW_SEEDS, 0.0, f"n = {n}"
-    interval = verdicts.paired_interval(group[higher].to_numpy(), group[lower].to_numpy())
-    difference, low, high = (float(value) for value in interval)
-    text = f"{100 * difference:+.2f} points [{100 * low:+.2f}, {100 * high:+.2f}], n = {n}"
-    same = claim.id == "scaling-keeps-accuracy"
-    cell = (first["dataset"], first["model"], "scaled")
-    q = verdicts.quarter_range(*cell)
-    if first["scale"] != "paper":
-        verdict = verdicts.QUICK if first["scale"] == "quick" else verdicts.CUSTOM
-    elif cell not in claim.cells or q is None:
-        verdict = verdicts.OUTSIDE
-    else:
-        rule = verdicts.same_verdict if same else verdicts.ordering_verdict
-        verdict = rule(low, high, q)
-    return verdict, -max(-low, high) if same else low, text
 
 
 def judge_scaling(chapter: Chapter, own: pd.DataFrame) -> list[Verdict]:

@@ -13,7 +13,7 @@ import pytest
 from IPython.utils.capture import capture_output
 from scipy import stats
 
-from swrlib import figures, make_stream, notebook, train, verdicts
+from swrlib import figures, make_stream, notebook, scaling, train, verdicts
 from swrlib.paper import LABELS
 from swrlib.verdicts import final_accuracy
 
@@ -108,14 +108,41 @@ def test_finals_beside_the_paper_draw_its_bands_at_paper_scale_alone(records):
     assert "MNIST, MLP (paper scale)" in sentence
 
 
-def test_weight_norms_and_their_sentence(records):
-    figure = figures.weight_norms(records, ["a", "b", "c"])
-    assert [axes.get_title() for axes in figure.axes] == ["a", "b", "c"]
+def test_courses_of_the_layers_and_their_sentence(records):
+    norms = notebook.norms_by_layer(records)
+    twice = pd.concat([norms, norms.assign(dataset="cifar10", lam=norms["lam"] * 2)])
+    figure, panels = figures.layer_panels(twice, "‖W‖")
+    for ax, rows in panels:
+        figures.method_courses(ax, rows)
+    figures.legend_below(figure)
+    names = ["linear1", "linear2", "linear3"]
+    assert [axes.get_title(loc="left").split("\n")[-1] for axes in figure.axes] == names * 2
+    assert panels[0][0].get_title(loc="left").startswith("CIFAR-10, MLP, ")
+    ax, rows = panels[3]
+    drawn = {line.get_label(): line.get_ydata() for line in ax.get_lines()}
+    swr = rows[rows["method"] == "swr"].groupby("epoch")["norm"].mean()
+    np.testing.assert_allclose(drawn[LABELS["swr"]], swr)
+    (legend,) = figure.legends
+    assert len({text.get_text() for text in legend.get_texts()}) == len(legend.get_texts()) > 1
     known = records[records["weight_norms"].notna() & (records["method"] == "swr")]
     ratio = known.groupby("run")["weight_norms"].agg(lambda n: n.iloc[-1][0] / n.iloc[0][0]).mean()
-    assert f"{LABELS['swr']} the first layer's ends at {ratio:.2f}" in figures.growth_sentence(
-        records
-    )
+    assert f"at {ratio:.2f} times its initial value with SWR" in figures.growth_sentence(norms)
+
+
+def test_two_coefficients_of_a_method_are_told_apart():
+    rows = pd.DataFrame({"method": "swr", "lam": [0.1, 0.1, 0.2, 0.2], "epoch": [0, 1] * 2})
+    ax = matplotlib.figure.Figure().subplots()
+    figures.method_courses(ax, rows.assign(norm=[1.0, 2.0, 1.0, 3.0]))
+    lines = {x.get_label(): x for x in ax.get_lines() if not x.get_label().startswith("_")}
+    assert {n: (line.get_linestyle(), line.get_ydata()[1]) for n, line in lines.items()} == {
+        "SWR, λ = 0.1": ("-", 2.0),
+        "SWR, λ = 0.2": ("--", 3.0),
+    }
+
+
+def test_layers_of_a_deep_network_are_spread_from_the_first_to_the_last():
+    assert figures.spread(list("abcdefg")) == ["a", "d", "g"]
+    assert figures.spread(["a", "b"]) == ["a", "b"] and figures.spread(["a"]) == ["a"]
 
 
 def test_figure_1_is_drawn_and_judged_from_scaled_runs(kept):
@@ -133,7 +160,7 @@ def test_figure_1_is_drawn_and_judged_from_scaled_runs(kept):
             )
     from swrlib import load_records
 
-    rows = notebook.scaled_runs(load_records(kept / "scaled", stream="scaled"), kept / "scaled")
+    rows = scaling.scaled_runs(load_records(kept / "scaled", stream="scaled"), kept / "scaled")
     assert len(rows) == 12
     along = rows[rows["biases"] == "proportional"]
     assert along["after"].to_numpy() == pytest.approx(along["trained"].to_numpy(), abs=0.002)

@@ -14,10 +14,10 @@ from torch import nn
 
 from swrlib import (
     make_stream,
-    notebook,
     paper,
     rescale_,
     rescaling,
+    scaling,
     trace_layers,
     train,
     verdicts,
@@ -173,7 +173,7 @@ def made_up(scale="paper", seeds=5, *, fall=0.3, drift=0.0, gain=0.02, readings=
 
 
 def found(rows: pd.DataFrame) -> list[str]:
-    return [verdict.verdict for verdict in notebook.scaling_verdicts(rows)]
+    return [verdict.verdict for verdict in scaling.scaling_verdicts(rows)]
 
 
 YES, NO, BACK = verdicts.REPRODUCED, verdicts.NOT_REPRODUCED, verdicts.REVERSED
@@ -210,7 +210,7 @@ def test_readings_that_differ_are_mixed_and_one_bad_ratio_is_enough():
     rows = made_up()
     rows.loc[(rows["ratio"] == 0.5) & (rows["biases"] == "proportional"), "after"] -= 0.3
     assert found(rows)[0] == NO
-    assert "ratio 0.5" in notebook.scaling_verdicts(rows)[0].detail
+    assert "ratio 0.5" in scaling.scaling_verdicts(rows)[0].detail
 
 
 def test_swapped_sides_are_noticed():
@@ -221,7 +221,7 @@ def test_swapped_sides_are_noticed():
 
 def test_other_data_get_no_verdict_on_the_paper():
     assert found(made_up().assign(dataset="mnist", model="mlp")) == [verdicts.OUTSIDE] * 3
-    assert found(notebook.scaled_runs(pd.DataFrame())) == [verdicts.NOT_RUN] * 3
+    assert found(scaling.scaled_runs(pd.DataFrame())) == [verdicts.NOT_RUN] * 3
 
 
 def test_what_fig_1_is_made_of(tmp_path):
@@ -239,7 +239,7 @@ def test_what_fig_1_is_made_of(tmp_path):
         )
 
     frame = pd.concat([run(1.0, "proportional"), run(0.0, "untouched"), run(0.0, "proportional")])
-    rows = notebook.scaled_runs(frame, tmp_path).set_index(["ratio", "biases"])
+    rows = scaling.scaled_runs(frame, tmp_path).set_index(["ratio", "biases"])
     assert rows["trained"].nunique() == rows["best_before"].nunique() == 1
     trained = rows["trained"].iloc[0]
     assert trained > 0.5
@@ -248,7 +248,7 @@ def test_what_fig_1_is_made_of(tmp_path):
     assert rows.loc[(0.0, "untouched"), "after"] < 0.3
     assert (rows["best_after"] != rows["after"]).all()
     with pytest.raises(ValueError, match="lack runs that were scaled"):
-        notebook.scaled_runs(frame.assign(parent="0" * 16), tmp_path)
-    for claim in notebook.scaling_verdicts(rows.reset_index()):
+        scaling.scaled_runs(frame.assign(parent="0" * 16), tmp_path)
+    for claim in scaling.scaling_verdicts(rows.reset_index()):
         assert claim.verdict == verdicts.TOO_FEW_SEEDS
         assert claim.claim in paper.CLAIMS
