@@ -4,11 +4,13 @@ import matplotlib
 
 matplotlib.use("Agg")
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 from IPython.utils.capture import capture_output
 
-from swrlib import notebook, paper, train, verdicts
+from swrlib import build_model, load_dataset, notebook, paper, trace_layers, train, verdicts
 
 pytestmark = pytest.mark.usefixtures("shell")
 GOOD = {"dataset": "mnist-5k", "model": "mlp", "scale": "quick", "seeds": 2, "epochs": 1}
@@ -86,6 +88,15 @@ def test_badges_say_their_word():
     assert "verdict-quick" in notebook.badge(verdicts.QUICK)
 
 
+def test_a_pages_own_runs_are_told_apart_from_the_papers(chapter, records):
+    claim = paper.find_claim("decay-pull")
+    values = [pd.Series([0.1, 0.2, 0.3]), pd.Series([0.0, 0.1, 0.1])]
+    verdict = verdicts.judge_paired(claim, *values, 0.1, what="a < b", scale="quick")
+    text = shown(notebook.own_runs, [verdict], "quick")
+    assert "This page's own runs" in text and "a &lt; b" in text and "verdict-quick" in text
+    assert shown(notebook.own_runs, [verdict], "paper") == ""
+
+
 def test_the_banner_judges_and_folds_what_was_not_run(chapter, records):
     text = shown(
         notebook.judge, chapter, "generalization-best", "generalization-vgg", quick=records
@@ -134,3 +145,44 @@ def test_chapters_keep_their_records(chapter, records):
     )
     assert set(again["run"]) <= set(records["run"])
     assert len(list(chapter.results.glob("*.parquet"))) == 2
+
+
+def test_norms_are_laid_out_by_layer(chapter, records):
+    table = notebook.norms_by_layer(records)
+    recorded = records[records["weight_norms"].notna()]
+    assert len(table) == 3 * len(recorded) and table["scale"].unique().tolist() == ["custom"]
+    for row in table.itertuples():
+        norms = recorded[recorded["run"] == row.run].set_index("epoch")["weight_norms"]
+        place = ["linear1", "linear2", "linear3"].index(row.layer)
+        assert (row.norm, row.start) == (norms[row.epoch][place], norms[0][place])
+    biases = notebook.norms_by_layer(records, of="bias")
+    np.testing.assert_array_equal(biases["norm"], np.concatenate([*recorded["bias_norms"]]))
+    assert not len(notebook.norms_by_layer(records[:0])) and "start" in table
+
+
+def test_norms_of_every_epoch_replace_those_of_some_where_all_runs_have_them(chapter):
+    name = "norm-before-rescaling:last"
+    options = {"measure": ["norm-before-rescaling"], "progress": False}
+    records = chapter.train("single-task", ["vanilla", "swr:1e-2"], **options)
+    measures = notebook.measured(records, name, results=chapter.results)
+    table = notebook.norms_by_layer(records, measures)
+    last = table[table["epoch"] == 1].set_index(["run", "layer"])["norm"]
+    expected = measures.set_index(["run", "layer"])["value"]
+    np.testing.assert_array_equal(last.sort_index(), expected.sort_index())
+    one = measures[measures["run"] == records["run"].iloc[0]]
+    pd.testing.assert_frame_equal(
+        notebook.norms_by_layer(records, one), notebook.norms_by_layer(records)
+    )
+
+
+def test_a_short_training_learns_and_swr_holds_its_norms():
+    data = load_dataset("mnist-5k")
+    images, labels = data.normalize(data.test_images), data.test_labels
+    for lam in (0.0, 1.0):
+        torch.manual_seed(0)
+        network = build_model("mlp", data)
+        before = [layer.weight.norm().item() for layer in trace_layers(network)]
+        assert notebook.train_briefly(network, data, lam=lam) is network and not network.training
+        assert (network(images).argmax(1) == labels).float().mean() > 0.6
+        after = [layer.weight.norm().item() for layer in trace_layers(network)]
+        assert np.allclose(before, after, rtol=1e-5) == (lam == 1.0)
