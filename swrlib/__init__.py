@@ -11,6 +11,7 @@ from swrlib.methods import (
     L2Init,
     Method,
     ShrinkPerturb,
+    SWRExceptNormalization,
     SWRReinit,
     Vanilla,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "L2Init",
     "Layer",
     "Method",
+    "SWRExceptNormalization",
     "SWRReinit",
     "ShrinkPerturb",
     "SoftWeightRescaling",

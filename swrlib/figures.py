@@ -37,6 +37,7 @@ STYLE: dict[str, tuple[Any, str]] = {
     "head-reset": (_COLORS[8], "^"),
     "swr": (_COLORS[3], "*"),
     "swr-reinit": (_COLORS[4], "P"),
+    "swr-except-normalization": (_COLORS[6], "h"),
     "full-reset": (_COLORS[5], "X"),
     "adamw": (_COLORS[2], "p"),
 }

@@ -344,6 +344,27 @@ class SWRReinit(SWR):
             self.decay_(replicas)
 
 
+@dataclass(frozen=True)
+class SWRExceptNormalization(SWR):
+    """SWR that leaves scale and shift of normalization layers alone.
+
+    Weights of several models diverge then, says Section 3.3: a method to try that with.
+    """
+
+    name: ClassVar[str] = "swr-except-normalization"
+
+    def start(self, replicas: Replicas) -> None:
+        """Take normalization layers out of what is scaled and of all products."""
+        super().start(replicas)
+        kinds = {layer.name: layer.kind for layer in replicas.network.layers}
+        members = replicas.fixed["members"]
+        scaled, entering = (
+            members.new_tensor([kinds[name] != "normalization" for name in names])
+            for names in ([name for name, _ in replicas.owners], replicas.weighted)
+        )
+        members &= scaled.unsqueeze(1) & entering
+
+
 METHODS: dict[str, type[Method]] = {
     method.name: method
     for method in (
@@ -354,6 +375,7 @@ METHODS: dict[str, type[Method]] = {
         HeadReset,
         SWR,
         SWRReinit,
+        SWRExceptNormalization,
         FullReset,
         AdamW,
     )

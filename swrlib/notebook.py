@@ -87,7 +87,7 @@ class Chapter:
                     continue
                 return f"the best on held-out images of {' '.join(place)}", best
             return "its λ has not been selected on held-out images", None
-        if name not in paper.GRIDS and name != "swr-reinit":
+        if name not in (*paper.GRIDS, *paper.SWR_VARIANTS):
             return None, None
         if paper.published_lambda(name, self.dataset, self.model, stream) is not None:
             return None, None

@@ -53,14 +53,19 @@ _CHOSEN: dict[str, dict[str, dict[str, float | list[float]]]] = _PRINTED["lambda
 _CHOSEN["single-task-decay"] = _CHOSEN["single-task"]
 
 
+#: Methods that take SWR's λ.
+SWR_VARIANTS = ("swr-reinit", "swr-except-normalization")
+
+
 def published_lambda(method: str, dataset: str, model: str, stream: str) -> Lambda | None:
     """Return the λ that the paper chose (Tables 2-4).
 
     Parameters
     ----------
     method, dataset, model, stream : str
-        Names as they stand in the records. ``mnist-5k`` takes MNIST's λ. ``swr-reinit`` takes
-        SWR's of Table 4, in the single task with and without decay (Appendix E).
+        Names as they stand in the records. ``mnist-5k`` takes MNIST's λ. ``swr-reinit`` and
+        ``swr-except-normalization`` take SWR's of Table 4, in the single task with and without
+        decay (Appendix E).
 
     Returns
     -------
@@ -68,7 +73,7 @@ def published_lambda(method: str, dataset: str, model: str, stream: str) -> Lamb
         λ; or λ of the features and of the classifier; or None where the paper prints none:
         methods without a λ, combinations that it did not run, and AdamW, our own addition.
     """
-    if method == "swr-reinit" and stream.startswith("single-task"):
+    if method in SWR_VARIANTS and stream.startswith("single-task"):
         method = "swr"
     pair = f"{'mnist' if dataset == 'mnist-5k' else dataset} {model}"
     lam = _CHOSEN.get(stream, {}).get(pair, {}).get(method)

@@ -27,6 +27,7 @@ from swrlib import (
     L2Init,
     ShrinkPerturb,
     SoftWeightRescaling,
+    SWRExceptNormalization,
     SWRReinit,
     Vanilla,
     records,
@@ -55,6 +56,7 @@ class Plain:
     new_adam: bool = False
     retarget: bool = False  # at each decay
     retarget_at_changes: bool = False
+    left_alone: bool = False  # normalization layers, by the rescaling
 
 
 def squared(parameters):
@@ -81,6 +83,10 @@ def copy_linear(source, last_only):
 
 def start_over(model, initial, new):
     model.load_state_dict(new.state_dict())
+
+
+def normalizations(model):
+    return [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
 
 
 def new_model(model, data, purpose):
@@ -134,8 +140,13 @@ def plain_loop(model_name, data, stream, plain, *, optimizer_state="kept"):
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-                if swr:
+                if swr:  # which writes no frozen tensor
+                    held = [norm for norm in normalizations(model) if plain.left_alone]
+                    for norm in held:
+                        norm.requires_grad_(False)
                     swr.step()
+                    for norm in held:
+                        norm.requires_grad_()
             model.eval()
             with torch.no_grad():
                 logits = model(test_images)
@@ -213,6 +224,13 @@ PAIRS = {
         SWRReinit(lam=0.05, at_changes=True),
         Plain(rescaling={"lam": 0.05}, retarget_at_changes=True),
     ),
+    **{
+        f"swr-except-normalization-{variant}": (
+            SWRExceptNormalization(lam=0.1, variant=variant),
+            Plain(rescaling={"lam": 0.1, "variant": variant}, left_alone=True),
+        )
+        for variant in ("proportional", "printed")
+    },
     "l2": (L2(lam=0.1), l2(0.1)),
     "l2-init": (L2Init(lam=0.1), l2_init(0.1)),
     "adamw": (AdamW(lam=3.0), Plain(optimizer=torch.optim.AdamW, weight_decay=3.0)),
@@ -336,6 +354,14 @@ class SWRThatForgetsTheBiases(SWR):
                 tensor.copy_(old)
 
 
+class SWRThatSkipsShiftsAlone(SWR):
+    def start(self, replicas):
+        super().start(replicas)
+        kinds = {layer.name: layer.kind for layer in replicas.network.layers}
+        kept = [not bias or kinds[name] != "normalization" for name, bias in replicas.owners]
+        replicas.fixed["members"] &= torch.tensor(kept)[:, None]
+
+
 @pytest.mark.parametrize(
     ("mutant", "right"),
     [
@@ -344,6 +370,7 @@ class SWRThatForgetsTheBiases(SWR):
         (SWRTowardsLargerNorms(lam=0.05), "swr"),
         (SWRThatForgetsTheBiases(lam=0.05), "swr"),
         (SWR(lam=0.05, variant="printed"), "swr-bn"),
+        (SWRThatSkipsShiftsAlone(lam=0.1), "swr-except-normalization-proportional-bn"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, swrlib.Method) else value,
 )
@@ -369,7 +396,8 @@ def test_a_reset_of_the_wrong_layers_is_caught(mutant, model, pictures, monkeypa
 
 
 def test_every_name_has_its_class():
-    names = "vanilla l2 l2-init shrink-perturb head-reset swr swr-reinit full-reset adamw"
+    names = "vanilla l2 l2-init shrink-perturb head-reset swr swr-reinit "
+    names += "swr-except-normalization full-reset adamw"
     assert list(METHODS) == names.split()
     assert [METHODS[name] for name in METHODS] == [
         Vanilla,
@@ -379,6 +407,7 @@ def test_every_name_has_its_class():
         HeadReset,
         SWR,
         SWRReinit,
+        SWRExceptNormalization,
         FullReset,
         AdamW,
     ]
