@@ -16,13 +16,13 @@ from torch import Tensor
 
 from swrlib.layers import Network, nearest
 from swrlib.rescaling import (
+    SoftRescaling,
     Variant,
     checked_lambda,
     membership,
     membership_mask,
     multi_tensor_norms,
     pull_and_rest,
-    rescale_tensors_,
 )
 
 
@@ -58,8 +58,8 @@ class Replicas:
         reinitialize(purpose): new parameters and buffers, and a new Adam, for these runs.
     memory : dict of str to torch.Tensor
         What a method keeps between steps, [runs, …] each; part of a checkpoint.
-    fixed : dict of str to torch.Tensor
-        What it computed once, at the start.
+    fixed : dict
+        What it laid out once, at the start.
     """
 
     count: int
@@ -75,7 +75,7 @@ class Replicas:
     fresh: Callable[[str], list[Tensor]]
     reinitialize: Callable[[str], None]
     memory: dict[str, Tensor] = field(default_factory=dict)
-    fixed: dict[str, Tensor] = field(default_factory=dict)
+    fixed: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         pairs = list(zip(self.tensors, self.owners, strict=True))
@@ -295,8 +295,6 @@ class SWR(Method):
 
     def start(self, replicas: Replicas) -> None:
         """Note the norms to return to, λ per layer, and which factors enter which tensor."""
-        products = membership(replicas.network, self.variant)
-        members = [products[name] if bias else {name} for name, bias in replicas.owners]
         norms = replicas.weight_norms()
         groups = {layer.name: layer.group for layer in replicas.network.layers}
         classifier = norms.new_tensor([groups[n] == "classifier" for n in replicas.weighted])
@@ -304,19 +302,19 @@ class SWR(Method):
             replicas.values[name].unsqueeze(1) for name in ("lam_features", "lam_classifier")
         )
         replicas.fixed["lam"] = features + classifier * (head - features)
-        terms = pull_and_rest(norms, replicas.fixed["lam"])
-        replicas.memory["pull"], replicas.memory["rest"] = terms
-        replicas.fixed["members"] = membership_mask(members, replicas.weighted).to(norms.device)
+        pull, rest = pull_and_rest(norms, replicas.fixed["lam"])
+        replicas.memory |= {"pull": pull, "rest": rest}
+        members = membership_mask(self._members(replicas), replicas.weighted)
+        replicas.fixed["rescale"] = SoftRescaling(pull, rest, members, replicas.tensors)
+
+    def _members(self, replicas: Replicas) -> list[set[str]]:
+        """Return for each tensor the layers whose factors enter its scale."""
+        products = membership(replicas.network, self.variant)
+        return [products[name] if bias else {name} for name, bias in replicas.owners]
 
     def after_step_(self, replicas: Replicas) -> None:
         """Rescale."""
-        rescale_tensors_(
-            replicas.weights,
-            replicas.tensors,
-            replicas.fixed["members"],
-            replicas.memory["pull"],
-            replicas.memory["rest"],
-        )
+        replicas.fixed["rescale"](replicas.weights, replicas.tensors)
 
 
 @dataclass(frozen=True)
@@ -353,16 +351,12 @@ class SWRExceptNormalization(SWR):
 
     name: ClassVar[str] = "swr-except-normalization"
 
-    def start(self, replicas: Replicas) -> None:
+    def _members(self, replicas: Replicas) -> list[set[str]]:
         """Take normalization layers out of what is scaled and of all products."""
-        super().start(replicas)
-        kinds = {layer.name: layer.kind for layer in replicas.network.layers}
-        members = replicas.fixed["members"]
-        scaled, entering = (
-            members.new_tensor([kinds[name] != "normalization" for name in names])
-            for names in ([name for name, _ in replicas.owners], replicas.weighted)
-        )
-        members &= scaled.unsqueeze(1) & entering
+        layers = replicas.network.layers
+        alone = {layer.name for layer in layers if layer.kind == "normalization"}
+        pairs = zip(super()._members(replicas), replicas.owners, strict=True)
+        return [set() if name in alone else members - alone for members, (name, _) in pairs]
 
 
 METHODS: dict[str, type[Method]] = {

@@ -18,6 +18,7 @@ Without normalization layers they agree.
 
 from __future__ import annotations
 
+import functools
 import math
 import numbers
 import warnings
@@ -43,36 +44,32 @@ def multi_tensor_norms(tensors: Sequence[Tensor], *, stacked: bool = False) -> T
 
     With ``stacked``, every tensor has a leading axis of replicas: [replicas, tensors].
     """
-    dtype = torch.float32
-    for other in {tensor.dtype for tensor in tensors}:
-        dtype = torch.promote_types(dtype, other)
-    first = int(stacked)
-    tensors = [
-        torch.linalg.vector_norm(tensor, dim=tuple(range(first + 1, tensor.dim())), dtype=dtype)
-        if tensor.shape[first:].numel() > LARGE and tensor.is_cpu and tensor.dim() > first + 1
-        else tensor
-        for tensor in tensors
-    ]
-    if stacked:
+    dtypes = {tensor.dtype for tensor in tensors}
+    dtype = functools.reduce(torch.promote_types, dtypes, torch.float32)
+    most = LARGE * (tensors[0].shape[0] if stacked else 1)
+    if max(map(Tensor.numel, tensors)) > most and tensors[0].is_cpu:
+        tensors = [_row_norms(tensor, int(stacked), dtype) for tensor in tensors]
+    if stacked and tensors[0].shape[0] > 1:
         axes = [tuple(range(1, tensor.dim())) for tensor in tensors]
         pairs = zip(tensors, axes, strict=True)
         return torch.stack([torch.linalg.vector_norm(t, dim=d, dtype=dtype) for t, d in pairs], -1)
     if hasattr(torch, "_foreach_norm"):
-        return torch.stack(torch._foreach_norm(tensors, dtype=dtype))
-    return torch.stack([torch.linalg.vector_norm(tensor, dtype=dtype) for tensor in tensors])
+        norms = torch.stack(torch._foreach_norm(list(tensors), dtype=dtype))
+    else:
+        norms = torch.stack([torch.linalg.vector_norm(tensor, dtype=dtype) for tensor in tensors])
+    return norms.unsqueeze(0) if stacked else norms
 
 
-def multi_tensor_multiply_(tensors: Sequence[Tensor], factors: Tensor) -> None:
-    """Multiply many tensors in place, each by its entry of ``factors``.
+def _row_norms(tensor: Tensor, first: int, dtype: torch.dtype) -> Tensor:
+    """Return the norms of a tensor's rows, which have the tensor's norm; [entries] stay as is."""
+    axes = tuple(range(first + 1, tensor.dim()))
+    return torch.linalg.vector_norm(tensor, dim=axes, dtype=dtype) if axes else tensor
 
-    Shapes: factors [tensors]; or [replicas, tensors], and every tensor [replicas, …].
-    """
-    scales = list(factors.unbind(-1))
-    if factors.dim() > 1:
-        pairs = zip(scales, tensors, strict=True)
-        scales = [scale.view(-1, *(1,) * (tensor.dim() - 1)) for scale, tensor in pairs]
+
+def multi_tensor_multiply_(tensors: Sequence[Tensor], scales: Sequence[Tensor]) -> None:
+    """Multiply many tensors in place, each by its scale."""
     if hasattr(torch, "_foreach_mul_"):
-        torch._foreach_mul_(list(tensors), scales)
+        torch._foreach_mul_(list(tensors), list(scales))
     else:
         for tensor, scale in zip(tensors, scales, strict=True):
             tensor.mul_(scale)
@@ -97,49 +94,73 @@ def soft_factors(norms: Tensor, pull: Tensor, rest: Tensor) -> Tensor:
     return torch.addcdiv(rest, pull, norms).nan_to_num_(1.0, 1.0)
 
 
-def cumulative_factors(factors: Tensor, members: Tensor) -> Tensor:
+def cumulative_factors(
+    factors: Tensor, members: Tensor, others: Tensor, *, out: Tensor | None = None
+) -> Tensor:
     """Return for each scaled tensor the product of the factors that enter it.
 
-    Shapes: factors [..., layers], members (bool) [tensors, layers], result [..., tensors].
+    Shapes: factors [..., layers]; members [tensors, layers], 1 where a factor enters, else 0;
+    others = 1 − members; result [..., tensors].
     """
-    return factors.unsqueeze(-2).where(members, 1.0).prod(-1)
+    entering = torch.addcmul(others, members, factors.unsqueeze(-2))
+    return torch.prod(entering, -1, out=out)
 
 
-def rescale_tensors_(
-    weights: Sequence[Tensor],
-    tensors: Sequence[Tensor],
-    members: Tensor,
-    pull: Tensor,
-    rest: Tensor,
-    *,
-    skipped: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """One soft rescaling, in place: the only place where SWR happens.
+class SoftRescaling:
+    """Soft rescalings of the same tensors, one after another: the only place where SWR happens.
+
+    Where every scale stands is laid out once: on a processor that takes longer than the scaling.
 
     Parameters
     ----------
-    weights : sequence of torch.Tensor
-        The weights whose norms decide. Where ``pull`` has a leading axis of replicas, so has each.
-    tensors : sequence of torch.Tensor
-        All that is scaled (weights, biases), with the same leading axis.
+    pull, rest : torch.Tensor
+        What `pull_and_rest` returns, shape [layers] or [replicas, layers]; read at every step.
     members : torch.Tensor
         bool [tensors, layers]: whose factors multiply which tensor.
-    pull, rest : torch.Tensor
-        What `pull_and_rest` returns, shape [layers] or [replicas, layers].
-    skipped : torch.Tensor, optional
-        Non-zero where the optimizer skipped its step: then nothing is scaled.
-
-    Returns
-    -------
-    tuple of torch.Tensor
-        The factors c_l and the norms before the rescaling, shaped like ``pull``.
+    tensors : sequence of torch.Tensor
+        All that is to be scaled (weights, biases), or tensors of their shapes. Where ``pull`` has a
+        leading axis of replicas, so has each.
     """
-    norms = multi_tensor_norms(weights, stacked=pull.dim() > 1)
-    factors = soft_factors(norms, pull, rest)
-    if skipped is not None:
-        factors = factors.where(skipped == 0, 1.0)
-    multi_tensor_multiply_(tensors, cumulative_factors(factors, members))
-    return factors, norms
+
+    def __init__(
+        self, pull: Tensor, rest: Tensor, members: Tensor, tensors: Sequence[Tensor]
+    ) -> None:
+        self.pull, self.rest = pull, rest
+        self._members = members.to(pull)
+        self._others = 1 - self._members
+        self._scales = pull.new_ones(*pull.shape[:-1], len(members))
+        pairs = zip(self._scales.unbind(-1), tensors, strict=True)
+        self._scale_of_each = [
+            scale.view(-1, *(1,) * (tensor.dim() - 1)) if scale.dim() else scale
+            for scale, tensor in pairs
+        ]
+
+    def __call__(
+        self, weights: Sequence[Tensor], tensors: Sequence[Tensor], skipped: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Rescale once, in place.
+
+        Parameters
+        ----------
+        weights : sequence of torch.Tensor
+            The weights whose norms decide.
+        tensors : sequence of torch.Tensor
+            All that is scaled, in the order of ``members``.
+        skipped : torch.Tensor, optional
+            Non-zero where the optimizer skipped its step: then nothing is scaled.
+
+        Returns
+        -------
+        tuple of torch.Tensor
+            The factors c_l and the norms before the rescaling, shaped like ``pull``.
+        """
+        norms = multi_tensor_norms(weights, stacked=self.pull.dim() > 1)
+        factors = soft_factors(norms, self.pull, self.rest)
+        if skipped is not None:
+            factors = factors.where(skipped == 0, 1.0)
+        cumulative_factors(factors, self._members, self._others, out=self._scales)
+        multi_tensor_multiply_(tensors, self._scale_of_each)
+        return factors, norms
 
 
 def membership(network: Network, variant: Variant) -> dict[str, set[str]]:
@@ -543,15 +564,13 @@ class SoftWeightRescaling:
             return
         if skipped is not None:
             skipped = skipped.to(weights[0].device, non_blocking=True)
-        factors, norms = rescale_tensors_(
-            weights, tensors, self._plan_members, *self._plan_terms, skipped=skipped
-        )
+        factors, norms = self._rescale(weights, tensors, skipped)
         if self._statistics:
-            scales = cumulative_factors(factors, self._statistics_members)
-            multi_tensor_multiply_([module.running_mean for module in self._statistics], scales)
-            multi_tensor_multiply_(
-                [module.running_var for module in self._statistics], scales.square()
-            )
+            scales = cumulative_factors(factors, *self._statistics_members)
+            means = [module.running_mean for module in self._statistics]
+            multi_tensor_multiply_(means, scales.unbind())
+            variances = [module.running_var for module in self._statistics]
+            multi_tensor_multiply_(variances, scales.square().unbind())
         self._factors = factors
         self._watch_zero_norms(norms)
 
@@ -571,11 +590,11 @@ class SoftWeightRescaling:
         if weights:
             key += [weights[0].device, weights[0].dtype]
         if self._plan_key != tuple(key):
-            self._make_plan(weights)
+            self._make_plan(weights, tensors)
             self._plan_key = tuple(key)
         return weights, tensors
 
-    def _make_plan(self, weights: Sequence[Tensor]) -> None:
+    def _make_plan(self, weights: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
         """Lay out who is multiplied by whom; again only when a tensor is frozen, moved or cast."""
         self._rescaled = [la.name for la in self.layers if _trainable(la.weight)]
         if not weights:
@@ -599,13 +618,12 @@ class SoftWeightRescaling:
         targets = norms.new_tensor([initial[name] for name in self._rescaled])
         lam = {"features": self._lam_features, "classifier": self._lam_classifier}
         groups = {layer.name: layer.group for layer in self.layers}
-        self._plan_terms = pull_and_rest(
+        terms = pull_and_rest(
             targets, norms.new_tensor([lam[groups[name]] for name in self._rescaled])
         )
-        self._plan_members = membership_mask(members, self._rescaled).to(norms.device)
-        self._statistics_members = membership_mask(entering_statistics, self._rescaled).to(
-            norms.device
-        )
+        self._rescale = SoftRescaling(*terms, membership_mask(members, self._rescaled), tensors)
+        enter = membership_mask(entering_statistics, self._rescaled).to(targets)
+        self._statistics_members = enter, 1 - enter
         self._warn_of_zeros(targets)
         self._seen = torch.ones(norms.shape, dtype=norms.dtype, pin_memory=norms.is_cuda)
 

@@ -355,11 +355,13 @@ class SWRThatForgetsTheBiases(SWR):
 
 
 class SWRThatSkipsShiftsAlone(SWR):
-    def start(self, replicas):
-        super().start(replicas)
+    def _members(self, replicas):
         kinds = {layer.name: layer.kind for layer in replicas.network.layers}
-        kept = [not bias or kinds[name] != "normalization" for name, bias in replicas.owners]
-        replicas.fixed["members"] &= torch.tensor(kept)[:, None]
+        pairs = zip(super()._members(replicas), replicas.owners, strict=True)
+        return [
+            set() if bias and kinds[name] == "normalization" else members
+            for members, (name, bias) in pairs
+        ]
 
 
 @pytest.mark.parametrize(

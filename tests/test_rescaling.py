@@ -806,8 +806,8 @@ def test_mutant_forgotten_running_statistics_are_caught(monkeypatch):
     test_running_statistics_follow_the_scale_of_what_enters_them()
     real = rescaling.SoftWeightRescaling._make_plan
 
-    def forgetful(self, weights):
-        real(self, weights)
+    def forgetful(self, weights, tensors):
+        real(self, weights, tensors)
         self._statistics = []
 
     monkeypatch.setattr(rescaling.SoftWeightRescaling, "_make_plan", forgetful)
