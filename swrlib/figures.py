@@ -218,6 +218,15 @@ def setting(rows: pd.DataFrame) -> str:
     return f"{paper.label(first['dataset'])}, {paper.label(first['model'])}, {first['scale']} scale"
 
 
+def coefficient(rows: pd.DataFrame) -> str:
+    """Write the λ of runs that share it, or their λ_f and λ_c; empty where the method has none."""
+    lams = rows.iloc[0][["lam", "lam_features", "lam_classifier"]].astype(float)
+    if lams.isna().all():
+        return ""
+    pair = [lams["lam"]] if lams.notna()["lam"] else [lams["lam_features"], lams["lam_classifier"]]
+    return "λ = " + ", ".join(f"{lam:g}" for lam in pair)
+
+
 def spread(names: Sequence[str], most: int = 3) -> list[str]:
     """Choose up to so many names, from the first to the last: those that get a panel."""
     places = np.unique(np.linspace(0, len(names) - 1, most).round().astype(int))
@@ -256,9 +265,8 @@ def layer_panels(
             panels.append((ax, part[part["layer"] == layer]))
         for ax in line[len(layers) :]:
             ax.set_axis_off()
-        lam = part["lam"].iloc[0] if "lam" in by else math.nan
-        head = setting(part) + (f", λ = {lam:g}" if lam == lam else "")
-        line[0].set_title(f"{head}\n{layers[0]}", loc="left")
+        head = [setting(part), coefficient(part) if "lam" in by else ""]
+        line[0].set_title(f"{', '.join(filter(None, head))}\n{layers[0]}", loc="left")
         line[0].set_ylabel(label)
     return figure, panels
 
@@ -267,13 +275,12 @@ def method_courses(ax: Axes, rows: pd.DataFrame, value: str = "norm") -> None:
     """Draw a value over the epochs, mean over seeds: a line a method, dashed for a second λ."""
     for method in (m for m in STYLE if m in set(rows["method"])):
         color, marker = STYLE[method]
-        part = rows[rows["method"] == method]
-        lams = sorted(part["lam"].dropna().unique())
-        for line, lam in zip(itertools.cycle(("-", "--", ":")), lams or [math.nan]):
-            group = part[part["lam"] == lam] if lams else part
-            mean = group.groupby("epoch")[value].mean()
-            name = paper.label(method) + (f", λ = {lam:g}" if len(lams) > 1 else "")
-            ax.plot(mean, color=color, ls=line, lw=1.6, label=name)
+        lams = ["lam", "lam_features", "lam_classifier"]
+        groups = [part for _, part in rows[rows["method"] == method].groupby(lams, dropna=False)]
+        for line, part in zip(itertools.cycle(("-", "--", ":")), groups):
+            mean = part.groupby("epoch")[value].mean()
+            name = [paper.label(method), coefficient(part) if len(groups) > 1 else ""]
+            ax.plot(mean, color=color, ls=line, lw=1.6, label=", ".join(filter(None, name)))
             ax.plot(mean.iloc[-1:], color=color, marker=marker, **MARKED)
     ax.set_xlabel("epoch")
 

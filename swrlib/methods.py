@@ -57,7 +57,8 @@ class Replicas:
     reinitialize : callable
         reinitialize(purpose): new parameters and buffers, and a new Adam, for these runs.
     memory : dict of str to torch.Tensor
-        What a method keeps between steps, [runs, …] each; part of a checkpoint.
+        What a method keeps between steps, [runs, …] each; part of a checkpoint. Written in place
+        only, since what stands in ``fixed`` may hold the same tensors.
     fixed : dict
         What it laid out once, at the start.
     """

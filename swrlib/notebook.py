@@ -87,7 +87,7 @@ class Chapter:
                     continue
                 return f"the best on held-out images of {' '.join(place)}", best
             return "its λ has not been selected on held-out images", None
-        if name not in (*paper.GRIDS, *paper.SWR_VARIANTS):
+        if name not in (*paper.GRIDS, *paper.WITH_SWRS_LAMBDA):
             return None, None
         if paper.published_lambda(name, self.dataset, self.model, stream) is not None:
             return None, None
@@ -154,6 +154,8 @@ def norms_by_layer(
 ) -> pd.DataFrame:
     """Lay recorded norms out: a row for each run, epoch and layer.
 
+    Runs of a model with other layers than the paper's are left out.
+
     Parameters
     ----------
     frame : DataFrame
@@ -173,8 +175,10 @@ def norms_by_layer(
     moment = ["run", "epoch", "step", "layer", "norm"]
     parts = [pd.DataFrame(columns=moment)]
     for model, rows in frame[frame[f"{of}_norms"].notna()].groupby("model"):
-        names = [_layer_names(str(model), of)] * len(rows)
-        long = rows[moment[:3]].assign(layer=names, norm=list(rows[f"{of}_norms"]))
+        names = _layer_names(str(model), of)
+        rows = rows[rows[f"{of}_norms"].map(len) == len(names)]
+        norms = rows[f"{of}_norms"].tolist()
+        long = rows[moment[:3]].assign(layer=[names] * len(rows), norm=norms)
         parts.append(long.explode(["layer", "norm"]))
     norms = pd.concat([part for part in parts if len(part)] or parts)
     start = norms[norms["epoch"] == 0].rename(columns={"norm": "start"})
@@ -322,7 +326,7 @@ def banner(found: Iterable[Verdict]) -> None:
 
 
 def own_runs(found: Iterable[Verdict], scale: str) -> None:
-    """Show what a rule says of a page's own runs, where they are not of the paper's length."""
+    """Show what a rule says of a page's own runs, where they are not at the paper's scale."""
     if scale != "paper":
         for verdict in found:
             line = f"{badge(verdict.verdict)} This page's own runs. {html.escape(verdict.detail)}"

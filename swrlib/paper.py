@@ -53,8 +53,8 @@ _CHOSEN: dict[str, dict[str, dict[str, float | list[float]]]] = _PRINTED["lambda
 _CHOSEN["single-task-decay"] = _CHOSEN["single-task"]
 
 
-#: Methods that take SWR's λ.
-SWR_VARIANTS = ("swr-reinit", "swr-except-normalization")
+#: Methods besides SWR that take its λ.
+WITH_SWRS_LAMBDA = ("swr-reinit", "swr-except-normalization")
 
 
 def published_lambda(method: str, dataset: str, model: str, stream: str) -> Lambda | None:
@@ -73,7 +73,7 @@ def published_lambda(method: str, dataset: str, model: str, stream: str) -> Lamb
         λ; or λ of the features and of the classifier; or None where the paper prints none:
         methods without a λ, combinations that it did not run, and AdamW, our own addition.
     """
-    if method in SWR_VARIANTS and stream.startswith("single-task"):
+    if method in WITH_SWRS_LAMBDA and stream.startswith("single-task"):
         method = "swr"
     pair = f"{'mnist' if dataset == 'mnist-5k' else dataset} {model}"
     lam = _CHOSEN.get(stream, {}).get(pair, {}).get(method)

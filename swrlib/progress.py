@@ -61,7 +61,8 @@ class Progress:
         self.done += count
         self.resumed += count
         if self.bar is not None:
-            self.bar.n = self.bar.initial = self.bar.last_print_n = self.done
+            self.bar.n = self.bar.last_print_n = self.done
+            self.bar.initial = self.resumed
             self.bar.refresh()
 
     def update(self, count: int) -> None:
@@ -75,7 +76,7 @@ class Progress:
             rate = (self.done - self.resumed) / (now - self.started) * 60
             left = (self.total - self.done) / rate if rate else float("nan")
             print(
-                f"{self.what}: {self.done} of {self.total} run-epochs, {rate:.3g} a minute, "
+                f"{self.what}: {self.done} of {self.total} run-epochs, {rate:,.1f} a minute, "
                 f"{left:.0f} min left",
                 file=sys.stderr,
                 flush=True,

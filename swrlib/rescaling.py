@@ -34,8 +34,9 @@ from swrlib.layers import Layer, Network, nearest, parameters_outside, trace
 Variant = Literal["proportional", "printed"]
 
 
-#: From so many entries on a processor adds the squares of a tensor row by row: one float32 sum over
-#: the 17 million weights of VGG-16's classifier would be off by 0.1%, more than a step pulls.
+#: Where a tensor has more entries than this, a processor adds the squares row by row: one float32
+#: sum over the 17 million weights of VGG-16's classifier would be off by 0.1%, more than a step
+#: pulls.
 LARGE = 2**17
 
 
@@ -109,7 +110,8 @@ def cumulative_factors(
 class SoftRescaling:
     """Soft rescalings of the same tensors, one after another: the only place where SWR happens.
 
-    Where every scale stands is laid out once: on a processor that takes longer than the scaling.
+    The vector of scales and a view of each of its entries are made once: on a processor, making
+    them anew at every step would cost more than the multiplications.
 
     Parameters
     ----------
@@ -126,9 +128,10 @@ class SoftRescaling:
         self, pull: Tensor, rest: Tensor, members: Tensor, tensors: Sequence[Tensor]
     ) -> None:
         self.pull, self.rest = pull, rest
-        self._members = members.to(pull)
-        self._others = 1 - self._members
-        self._scales = pull.new_ones(*pull.shape[:-1], len(members))
+        with torch.inference_mode(False), torch.no_grad():  # for later steps in any mode
+            self._members = members.to(pull)
+            self._others = 1 - self._members
+            self._scales = pull.new_ones(*pull.shape[:-1], len(members))
         pairs = zip(self._scales.unbind(-1), tensors, strict=True)
         self._scale_of_each = [
             scale.view(-1, *(1,) * (tensor.dim() - 1)) if scale.dim() else scale
@@ -414,6 +417,7 @@ class SoftWeightRescaling:
                 stacklevel=2,
             )
         self._plan_key: tuple[Any, ...] | None = None
+        self._rescale: SoftRescaling | None = None
         self._factors: Tensor | None = None
         self._zero_norms: set[str] = set()
         self.retarget()
@@ -555,12 +559,16 @@ class SoftWeightRescaling:
         self._initial_norms = norms
         self._plan_key = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        # The plan is made anew by a copy: its views would not survive pickling.
+        return {**self.__dict__, "_plan_key": None, "_rescale": None}
+
     def _weighted(self) -> list[str]:
         return [layer.name for layer in self.layers if layer.weight is not None]
 
     def _step(self, skipped: Tensor | None) -> None:
         weights, tensors = self._tensors()
-        if not weights:
+        if self._rescale is None or not weights:
             return
         if skipped is not None:
             skipped = skipped.to(weights[0].device, non_blocking=True)

@@ -130,14 +130,19 @@ def test_courses_of_the_layers_and_their_sentence(records):
 
 
 def test_two_coefficients_of_a_method_are_told_apart():
-    rows = pd.DataFrame({"method": "swr", "lam": [0.1, 0.1, 0.2, 0.2], "epoch": [0, 1] * 2})
+    rows = pd.DataFrame({"method": "swr", "lam": [0.1, 0.1, np.nan, np.nan], "epoch": [0, 1] * 2})
+    rows["lam_features"], rows["lam_classifier"] = [0.1, 0.1, 0.2, 0.2], [0.1, 0.1, 0.3, 0.3]
     ax = matplotlib.figure.Figure().subplots()
     figures.method_courses(ax, rows.assign(norm=[1.0, 2.0, 1.0, 3.0]))
     lines = {x.get_label(): x for x in ax.get_lines() if not x.get_label().startswith("_")}
     assert {n: (line.get_linestyle(), line.get_ydata()[1]) for n, line in lines.items()} == {
         "SWR, λ = 0.1": ("-", 2.0),
-        "SWR, λ = 0.2": ("--", 3.0),
+        "SWR, λ = 0.2, 0.3": ("--", 3.0),
     }
+    assert (
+        figures.coefficient(rows.assign(lam=np.nan, lam_features=np.nan, lam_classifier=np.nan))
+        == ""
+    )
 
 
 def test_layers_of_a_deep_network_are_spread_from_the_first_to_the_last():

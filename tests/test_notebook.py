@@ -158,6 +158,8 @@ def test_norms_are_laid_out_by_layer(chapter, records):
     biases = notebook.norms_by_layer(records, of="bias")
     np.testing.assert_array_equal(biases["norm"], np.concatenate([*recorded["bias_norms"]]))
     assert not len(notebook.norms_by_layer(records[:0])) and "start" in table
+    deeper = records.assign(weight_norms=[[1.0] * 4] * len(records))
+    assert not len(notebook.norms_by_layer(deeper)), "a model of other layers"
 
 
 def test_norms_of_every_epoch_replace_those_of_some_where_all_runs_have_them(chapter):

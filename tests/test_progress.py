@@ -28,7 +28,7 @@ def test_lines_leave_resumed_epochs_out_of_the_rate(
         bar.update(9)
     said = capsys.readouterr().err
     # Ten in two minutes, forty to go.
-    assert said == "training: 160 of 200 run-epochs, 5 a minute, 8 min left\n"
+    assert said == "training: 160 of 200 run-epochs, 5.0 a minute, 8 min left\n"
 
 
 def test_a_bar_leaves_resumed_epochs_out_of_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,7 +39,9 @@ def test_a_bar_leaves_resumed_epochs_out_of_the_rate(monkeypatch: pytest.MonkeyP
         shown = bar.bar.format_dict
         assert (shown["n"], shown["initial"], shown["rate"]) == (150, 150, None)
         bar.update(10)
-        assert bar.bar.n == 160
+        assert (bar.bar.n, bar.bar.initial) == (160, 150)
+        bar.resume(20)  # of the next job
+        assert (bar.bar.n, bar.bar.initial) == (180, 170)
 
 
 def test_work_that_was_not_counted_shows_nothing(

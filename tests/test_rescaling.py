@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import multiprocessing
+import pickle
 import warnings
 from itertools import pairwise
 
@@ -862,3 +863,30 @@ def test_norms_of_large_tensors_are_exact_to_float32(shape):
         two = torch.stack([laid_out, 2 * laid_out])
         norms = rescaling.multi_tensor_norms([two], stacked=True)
         assert norms.tolist() == [[pytest.approx(f * exact, rel=3e-6)] for f in (1, 2)]
+
+
+def test_a_pickled_copy_goes_on_as_the_original():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(8, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3))
+    soft = SoftWeightRescaling(model, lam=0.3)
+    soft.step()
+    other, its_soft = pickle.loads(pickle.dumps((model, soft)))
+    for _ in range(3):
+        for network, rescaling_of_it in ((model, soft), (other, its_soft)):
+            with torch.no_grad():
+                for p in network.parameters():
+                    p.mul_(1.5)
+            rescaling_of_it.step()
+    for p, q in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_a_first_step_in_inference_mode_changes_nothing_for_later_ones():
+    model = torch.nn.Linear(8, 6)
+    soft, norm = SoftWeightRescaling(model, lam=0.5), float(model.weight.detach().norm())
+    for mode in (True, False):
+        with torch.no_grad():
+            model.weight.mul_(2 * norm / model.weight.norm())
+        with torch.inference_mode(mode):
+            soft.step()
+        assert float(model.weight.detach().norm()) == pytest.approx(1.5 * norm)
