@@ -632,17 +632,18 @@ class SoftWeightRescaling:
         self._rescale = SoftRescaling(*terms, membership_mask(members, self._rescaled), tensors)
         enter = membership_mask(entering_statistics, self._rescaled).to(targets)
         self._statistics_members = enter, 1 - enter
-        self._warn_of_zeros(targets)
+        self._warn_of_zeros(targets.tolist())
         self._seen = torch.ones(norms.shape, dtype=norms.dtype, pin_memory=norms.is_cuda)
 
     def _watch_zero_norms(self, norms: Tensor) -> None:
         # On a GPU the copy arrives later and a coming step sees it: nothing waits for the device.
         seen = self._seen.copy_(norms, non_blocking=True) if norms.is_cuda else norms
-        if not seen.all():
-            self._warn_of_zeros(seen)
+        self._warn_of_zeros(seen.tolist())
 
-    def _warn_of_zeros(self, norms: Tensor) -> None:
-        zero = {name for name, norm in zip(self._rescaled, norms.tolist(), strict=True) if not norm}
+    def _warn_of_zeros(self, norms: list[float]) -> None:
+        if all(norms):
+            return
+        zero = {name for name, norm in zip(self._rescaled, norms, strict=True) if not norm}
         if zero - self._zero_norms:
             self._zero_norms |= zero
             warnings.warn(
