@@ -722,27 +722,20 @@ def test_the_number_of_operations_does_not_grow_with_depth(attached):
         counts.append(sorted(counting.operations))
     assert counts[0] == counts[1]
     assert 3 < len(counts[0]) < 40
-    waiting = [o for o in counts[1] if "_local_scalar_dense" in o]
-    # The only value read is a flag that lies on the processor: see the next test.
-    assert len(waiting) <= 1, waiting
-    assert not [o for o in counts[1] if "nonzero" in o or "equal" in o]
+    # What would wait for a device.
+    assert not [o for o in counts[1] if "_local_scalar" in o or "nonzero" in o or "equal" in o]
 
 
-def test_the_only_value_read_is_a_flag_kept_on_the_processor():
+def test_the_only_read_is_that_of_the_norms_copy_on_the_processor(monkeypatch):
     model = mlp(4, 4, 4)
     swr = SoftWeightRescaling(model, 0.1)
     swr.step()
     read: list[torch.Tensor] = []
-
-    class Watching(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            if "_local_scalar_dense" in str(function):
-                read.append(args[0])
-            return function(*args, **(kwargs or {}))
-
-    with Watching(), torch.no_grad():
-        swr.step()
-    assert [(value.dtype, value.shape) for value in read] == [(torch.bool, torch.Size([]))]
+    tolist = torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda t: (read.append(t), tolist(t))[1])
+    swr.step()
+    (values,) = read
+    assert values.is_cpu and values.shape == (2,)
 
 
 # --- mutants: each must fail a check that the real code passes ---------------------------------
