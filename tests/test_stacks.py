@@ -259,6 +259,42 @@ def test_every_replica_is_its_model(name, replicas):
         assert (logits[0] - logits[1]).abs().max() > 1e-3
 
 
+def outcome(stack: Stack) -> dict[str, torch.Tensor]:
+    """Return all that comes of two steps and an evaluation, in float64."""
+    for step in range(2):
+        logits = stack(images(dtype=stack.dtype) + step, training=True)
+        for parameter in stack.parameters.values():
+            parameter.grad = None
+        losses_of(logits).sum().backward()
+    found = {f"gradient of {key}": block.grad for key, block in stack.parameters.items()}
+    found |= stack.buffers | {"training": logits}
+    found["evaluation"] = stack(images(4, stack.dtype), training=False)
+    return {key: tensor.detach().double() for key, tensor in found.items()}
+
+
+@pytest.mark.parametrize("replicas", [1, 3])
+@pytest.mark.parametrize("name", [name for name in BUILDERS if name[:3] in ("cnn", "vgg", "odd")])
+def test_in_the_layout_of_onednn_a_stack_does_the_same(name, replicas, monkeypatch):
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this PyTorch has no oneDNN")
+    exact = outcome(several(name, replicas)[1])
+    stack = several(name, replicas, torch.float32)[1]
+    entered = []
+    enter = torch.Tensor.to_mkldnn
+    monkeypatch.setattr(torch.Tensor, "to_mkldnn", lambda x: (entered.append(1), enter(x))[1])
+    found = outcome(stack)
+    assert entered
+    for key, expected in exact.items():
+        scale = max(0.1, float(expected.abs().max()))  # before batch norm, a bias has no gradient
+        torch.testing.assert_close(found[key], expected, rtol=0, atol=2e-5 * scale, msg=key)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_what_onednn_has_no_layout_for_lies_channels_last(dtype, monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "to_mkldnn", None)
+    several("cnn-bn", 1, dtype)[1](images(dtype=torch.float32).to(dtype), training=True)
+
+
 @pytest.mark.parametrize("name", ["mlp", "cnn-bn"])
 def test_evaluation_changes_nothing(name):
     _, stack = several(name, 2)
