@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from swrlib import paper
-from swrlib.verdicts import final_accuracy
+from swrlib.verdicts import coefficient, final_accuracy, setting
 
 #: Colour and marker of each method: the colour-blind palette, and a marker so that colour is not
 #: needed.
@@ -212,21 +212,6 @@ def finals(records: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
     return ax.get_figure()  # type: ignore[return-value]
 
 
-def setting(rows: pd.DataFrame) -> str:
-    """Name the data, the model and the scale of records of one setting."""
-    first = rows.iloc[0]
-    return f"{paper.label(first['dataset'])}, {paper.label(first['model'])}, {first['scale']} scale"
-
-
-def coefficient(rows: pd.DataFrame) -> str:
-    """Write the λ of runs that share it, or their λ_f and λ_c; empty where the method has none."""
-    lams = rows.iloc[0][["lam", "lam_features", "lam_classifier"]].astype(float)
-    if lams.isna().all():
-        return ""
-    pair = [lams["lam"]] if lams.notna()["lam"] else [lams["lam_features"], lams["lam_classifier"]]
-    return "λ = " + ", ".join(f"{lam:g}" for lam in pair)
-
-
 def spread(names: Sequence[str], most: int = 3) -> list[str]:
     """Choose up to so many names, from the first to the last: those that get a panel."""
     places = np.unique(np.linspace(0, len(names) - 1, most).round().astype(int))
@@ -241,7 +226,7 @@ def layer_panels(
     Parameters
     ----------
     rows : DataFrame
-        A row for each run, epoch and layer, as `swrlib.notebook.norms_by_layer` returns them.
+        A row for each run, epoch and layer, as `swrlib.growth.norms_by_layer` returns them.
     label : str
         Of the vertical axis.
     by : sequence of str
@@ -425,7 +410,7 @@ def growth_sentence(norms: pd.DataFrame) -> str:
     Parameters
     ----------
     norms : DataFrame
-        What `swrlib.notebook.norms_by_layer` returned.
+        What `swrlib.growth.norms_by_layer` returned.
     """
     parts = []
     for _, rows in norms.groupby(_CELL):

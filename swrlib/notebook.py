@@ -6,7 +6,6 @@ import html
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -16,9 +15,9 @@ from torch.nn.functional import cross_entropy
 
 from swrlib import paper, records, runs, streams, training, verdicts
 from swrlib.datasets import DATASETS, Dataset
-from swrlib.layers import nearest, trace_layers
+from swrlib.layers import nearest
 from swrlib.methods import Method
-from swrlib.models import MODELS, build_model
+from swrlib.models import MODELS
 from swrlib.rescaling import SoftWeightRescaling
 from swrlib.scaling import scaled_runs, scaling_verdicts
 from swrlib.verdicts import Verdict
@@ -147,60 +146,6 @@ def measured(
         return pd.DataFrame(columns=[*records.MEASURE_COLUMNS, *about[1:]])
     table = records.load_measures(results, measure=list(names), run=list(runs["run"]))
     return table.merge(runs, on="run")
-
-
-def norms_by_layer(
-    frame: pd.DataFrame, measures: pd.DataFrame | None = None, *, of: str = "weight"
-) -> pd.DataFrame:
-    """Lay recorded norms out: a row for each run, epoch and layer.
-
-    Runs of a model with other layers than the paper's are left out.
-
-    Parameters
-    ----------
-    frame : DataFrame
-        Records, which hold norms of some epochs.
-    measures : DataFrame, optional
-        What `measured` returned. With "norm-before-rescaling:last" among it, the norms of every
-        epoch replace those of some, on data sets where all runs have them.
-    of : {"weight", "bias"}
-        Whose norms.
-
-    Returns
-    -------
-    DataFrame
-        ``run, dataset, model, scale, method, lam, lam_features, lam_classifier, seed, epoch, step,
-        layer, norm, start``, the last being the norm at epoch 0.
-    """
-    moment = ["run", "epoch", "step", "layer", "norm"]
-    parts = [pd.DataFrame(columns=moment)]
-    for model, rows in frame[frame[f"{of}_norms"].notna()].groupby("model"):
-        names = _layer_names(str(model), of)
-        rows = rows[rows[f"{of}_norms"].map(len) == len(names)]
-        norms = rows[f"{of}_norms"].tolist()
-        long = rows[moment[:3]].assign(layer=[names] * len(rows), norm=norms)
-        parts.append(long.explode(["layer", "norm"]))
-    norms = pd.concat([part for part in parts if len(part)] or parts)
-    start = norms[norms["epoch"] == 0].rename(columns={"norm": "start"})
-    about = ["run", "dataset", "model", "scale", "method", "lam"]
-    about += ["lam_features", "lam_classifier", "seed"]
-    runs = frame.drop_duplicates("run")[about]
-    if measures is not None:
-        every = measures[measures["measure"] == "norm-before-rescaling:last"]
-        lacking = runs[~runs["run"].isin(every["run"])]["dataset"]
-        every = every[~every["dataset"].isin(lacking)].rename(columns={"value": "norm"})
-        kept = norms[(norms["epoch"] == 0) | ~norms["run"].isin(every["run"])]
-        norms = pd.concat([part for part in (kept, every[moment]) if len(part)] or [kept])
-    table = runs.merge(norms, on="run").merge(start[["run", "layer", "start"]], on=["run", "layer"])
-    return table.astype({"norm": float, "start": float})
-
-
-def _layer_names(model: str, of: str) -> list[str]:
-    """Name a model's layers that have a weight, or a bias, in the order of the records."""
-    images = SimpleNamespace(shape=(3, 64, 64), classes=range(10))  # the names do not hang on them
-    with torch.device("meta"):
-        layers = trace_layers(build_model(model, images))  # type: ignore[arg-type]
-    return [layer.name for layer in layers if getattr(layer, of) is not None]
 
 
 def train_briefly(

@@ -348,6 +348,21 @@ def table_cells(records: pd.DataFrame, number: int, *, scale: str = "paper") -> 
     return pd.DataFrame(rows)
 
 
+def setting(rows: pd.DataFrame) -> str:
+    """Name the data, the model and the scale of records of one setting."""
+    first = rows.iloc[0]
+    return f"{label(first['dataset'])}, {label(first['model'])}, {first['scale']} scale"
+
+
+def coefficient(rows: pd.DataFrame) -> str:
+    """Write the λ of runs that share it, or their λ_f and λ_c; empty where the method has none."""
+    lams = rows.iloc[0][["lam", "lam_features", "lam_classifier"]].astype(float)
+    if lams.isna().all():
+        return ""
+    pair = [lams["lam"]] if lams.notna()["lam"] else [lams["lam_features"], lams["lam_classifier"]]
+    return "λ = " + ", ".join(f"{lam:g}" for lam in pair)
+
+
 # ---------------------------------------------------------------------------------------------
 # Claims
 

@@ -14,6 +14,7 @@ from IPython.utils.capture import capture_output
 from scipy import stats
 
 from swrlib import figures, make_stream, notebook, scaling, train, verdicts
+from swrlib.growth import norms_by_layer
 from swrlib.paper import LABELS
 from swrlib.verdicts import final_accuracy
 
@@ -109,7 +110,7 @@ def test_finals_beside_the_paper_draw_its_bands_at_paper_scale_alone(records):
 
 
 def test_courses_of_the_layers_and_their_sentence(records):
-    norms = notebook.norms_by_layer(records)
+    norms = norms_by_layer(records)
     twice = pd.concat([norms, norms.assign(dataset="cifar10", lam=norms["lam"] * 2)])
     figure, panels = figures.layer_panels(twice, "‖W‖")
     for ax, rows in panels:
@@ -140,7 +141,7 @@ def test_two_coefficients_of_a_method_are_told_apart():
         "SWR, λ = 0.2, 0.3": ("--", 3.0),
     }
     assert (
-        figures.coefficient(rows.assign(lam=np.nan, lam_features=np.nan, lam_classifier=np.nan))
+        verdicts.coefficient(rows.assign(lam=np.nan, lam_features=np.nan, lam_classifier=np.nan))
         == ""
     )
 

@@ -147,36 +147,6 @@ def test_chapters_keep_their_records(chapter, records):
     assert len(list(chapter.results.glob("*.parquet"))) == 2
 
 
-def test_norms_are_laid_out_by_layer(chapter, records):
-    table = notebook.norms_by_layer(records)
-    recorded = records[records["weight_norms"].notna()]
-    assert len(table) == 3 * len(recorded) and table["scale"].unique().tolist() == ["custom"]
-    for row in table.itertuples():
-        norms = recorded[recorded["run"] == row.run].set_index("epoch")["weight_norms"]
-        place = ["linear1", "linear2", "linear3"].index(row.layer)
-        assert (row.norm, row.start) == (norms[row.epoch][place], norms[0][place])
-    biases = notebook.norms_by_layer(records, of="bias")
-    np.testing.assert_array_equal(biases["norm"], np.concatenate([*recorded["bias_norms"]]))
-    assert not len(notebook.norms_by_layer(records[:0])) and "start" in table
-    deeper = records.assign(weight_norms=[[1.0] * 4] * len(records))
-    assert not len(notebook.norms_by_layer(deeper)), "a model of other layers"
-
-
-def test_norms_of_every_epoch_replace_those_of_some_where_all_runs_have_them(chapter):
-    name = "norm-before-rescaling:last"
-    options = {"measure": ["norm-before-rescaling"], "progress": False}
-    records = chapter.train("single-task", ["vanilla", "swr:1e-2"], **options)
-    measures = notebook.measured(records, name, results=chapter.results)
-    table = notebook.norms_by_layer(records, measures)
-    last = table[table["epoch"] == 1].set_index(["run", "layer"])["norm"]
-    expected = measures.set_index(["run", "layer"])["value"]
-    np.testing.assert_array_equal(last.sort_index(), expected.sort_index())
-    one = measures[measures["run"] == records["run"].iloc[0]]
-    pd.testing.assert_frame_equal(
-        notebook.norms_by_layer(records, one), notebook.norms_by_layer(records)
-    )
-
-
 def test_a_short_training_learns_and_swr_holds_its_norms():
     data = load_dataset("mnist-5k")
     images, labels = data.normalize(data.test_images), data.test_labels
