@@ -11,11 +11,12 @@ import torch
 
 from swrlib import paper, verdicts
 from swrlib.layers import trace_layers
+from swrlib.methods import SWRExceptNormalization
 from swrlib.models import build_model
 from swrlib.verdicts import Verdict, setting
 
 #: SWR that leaves normalization layers alone.
-LEFT_ALONE = "swr-except-normalization"
+LEFT_ALONE = SWRExceptNormalization.name
 #: What the growth of a training whose numbers cease to be finite counts as.
 DIVERGED = 100.0
 
