@@ -2,18 +2,23 @@
 
 Usage: python book/stage.py EXECUTED STAGE
 
-The stage has the same layout as the repository, so that a link between pages holds in both. Two
-things differ: a notebook that the site shows several times has one file a chapter, and nothing is
-executed (Jupyter Book would publish a traceback without complaint, so errors are refused here).
+The stage has the same layout as the repository, so that a link between pages holds in both. Three
+things differ: a notebook that the site shows several times has one file a chapter, the page of all
+claims gets the verdicts that the chapters show, and nothing is executed (Jupyter Book would publish
+a traceback without complaint, so errors are refused here).
 """
 
 import re
 import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 
 import nbformat
 import yaml
+
+from swrlib import paper, verdicts
+from swrlib.notebook import VERDICTS, badge
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 LABEL = re.compile(r"^(?:\(|:(?:name|label): *)([\w-]+)(?:\)=)?$", re.M)
@@ -100,6 +105,41 @@ def site_contents(root: Path, chapters: dict) -> dict:
     return contents
 
 
+def shown_verdicts(notebook: nbformat.NotebookNode) -> dict[str, list[dict[str, str]]]:
+    """Return what a chapter's banners say, by the id of the claim."""
+    found: dict[str, list[dict[str, str]]] = {}
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            for verdict in output.get("data", {}).get(VERDICTS, []):
+                found.setdefault(verdict["claim"], []).append(verdict)
+    return found
+
+
+def claims_page(notebooks: dict[str, nbformat.NotebookNode]) -> str:
+    """Write the verdicts of all chapters as Markdown: how many of each, then a table a chapter."""
+    words: dict[str, set[str]] = {claim.id: set() for claim in paper.CLAIMS}
+    tables = []
+    for name, notebook in notebooks.items():
+        shown = shown_verdicts(notebook)
+        if not shown:
+            continue
+        heading = next(cell for cell in notebook.cells if cell.source.startswith("# "))
+        title = heading.source.splitlines()[0].removeprefix("# ")
+        lines = [f"## [{title}](../notebooks/{name}.ipynb)", "", "| verdict | claim |", "|---|---|"]
+        for claim in (claim for claim in paper.CLAIMS if claim.id in shown):
+            words[claim.id] |= {verdict["verdict"] for verdict in shown[claim.id]}
+            badges = dict.fromkeys(badge(v["verdict"], v["label"]) for v in shown[claim.id])
+            place = f'<span class="place">{claim.place}</span>'
+            lines.append(f"| {' '.join(badges)} | {claim.sentence} {place} |")
+        tables.append("\n".join(lines))
+    overall = [
+        found.pop() if len(found) == 1 else verdicts.MIXED if found else verdicts.NOT_RUN
+        for found in words.values()
+    ]
+    counts = " ".join(badge(word, f"{n} {word}") for word, n in Counter(overall).most_common())
+    return "\n\n".join([f"{len(words)} claims: {counts}", *tables])
+
+
 def main(executed: Path, stage: Path) -> None:
     """Check every chapter first, then lay out the stage anew."""
     root = Path(__file__).resolve().parent.parent
@@ -115,6 +155,8 @@ def main(executed: Path, stage: Path) -> None:
     shutil.copytree(
         root / "book", stage / "book", ignore=shutil.ignore_patterns("stage.py", "__pycache__")
     )
+    page = stage / "book/claims.md"
+    page.write_text(page.read_text().replace("<!-- verdicts -->", claims_page(notebooks)))
     if (root / "results").is_dir():
         shutil.copytree(root / "results", stage / "results")
     (stage / "notebooks").mkdir()

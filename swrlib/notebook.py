@@ -24,6 +24,8 @@ from swrlib.verdicts import Verdict
 
 _PLAIN = (str, int, float, bool, list, tuple, dict, type(None))
 _JUPYTER = {"In", "Out"}
+#: As what a banner's verdicts stand in an executed notebook, for the page of all claims.
+VERDICTS = "application/vnd.swrlib.verdicts+json"
 
 
 def project_root() -> Path:
@@ -250,9 +252,12 @@ def badge(verdict: str, text: str | None = None) -> str:
 
 def banner(found: Iterable[Verdict]) -> None:
     """Show the verdict of each claim, with the numbers behind it and the paper's own."""
-    judged, waiting = [], []
+    from IPython.display import display
+
+    judged, waiting, handed_on = [], [], []
     for verdict in found:
         claim = verdict.claim
+        handed_on.append({"claim": claim.id, "verdict": verdict.verdict, "label": verdict.label})
         line = (
             f"<p>{badge(verdict.verdict, verdict.label)} {html.escape(claim.sentence)} "
             f'<span class="place">{html.escape(claim.place)}</span></p>'
@@ -267,7 +272,8 @@ def banner(found: Iterable[Verdict]) -> None:
     if waiting:
         number = "One claim" if len(waiting) == 1 else f"{len(waiting)} claims"
         judged.append(_folded(f"{number} not run at paper scale yet", "".join(waiting)))
-    show_html(f'<div class="claims">{"".join(judged)}</div>')
+    text = f'<div class="claims">{"".join(judged)}</div>'
+    display({"text/html": text, VERDICTS: handed_on}, raw=True)
 
 
 def own_runs(found: Iterable[Verdict], scale: str) -> None:

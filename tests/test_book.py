@@ -1,5 +1,7 @@
 """The website as its readers meet it: files, links to elsewhere, and every page in a browser."""
 
+import html
+import importlib.util
 import json
 import re
 import subprocess
@@ -10,6 +12,8 @@ import nbformat
 import pytest
 import yaml
 from browser import WIDTHS, find_chromium, list_pages, open_browser, open_page
+
+from swrlib import notebook, paper, verdicts
 
 ROOT = Path(__file__).resolve().parent.parent
 CHAPTERS = yaml.safe_load((ROOT / "config/quick.yaml").read_text())["chapters"]
@@ -76,6 +80,66 @@ def test_pictures_say_what_they_show(site):
             assert text and len(text[1]) > 20 and "../_images" not in text[1], (
                 f"{path.name}: no alternative text in {picture[:120]}"
             )
+
+
+def staging():
+    """Return the script that lays out the stage, as a module."""
+    spec = importlib.util.spec_from_file_location("stage", ROOT / "book/stage.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def chapter_with(title: str, *banners: list[tuple[str, str, str]]) -> nbformat.NotebookNode:
+    cells = [nbformat.v4.new_markdown_cell(f"# {title}\n\nText.")]
+    for banner in banners:
+        found = [{"claim": id, "verdict": word, "label": label} for id, word, label in banner]
+        data = {"text/html": "<p>shown</p>", notebook.VERDICTS: found}
+        output = nbformat.v4.new_output("display_data", data=data)
+        cells.append(nbformat.v4.new_code_cell("banner()", outputs=[output]))
+    return nbformat.v4.new_notebook(cells=cells)
+
+
+def test_the_page_of_claims_counts_each_claim_once():
+    claims = [claim.id for claim in paper.CLAIMS[:4]]
+    yes, no = verdicts.REPRODUCED, verdicts.NOT_REPRODUCED
+    page = staging().claims_page(
+        {
+            "one": chapter_with(
+                "First", [(claims[0], yes, yes), (claims[1], no, f"{no} (1 of 5 run)")]
+            ),
+            "other": chapter_with(
+                "Second", [(claims[2], yes, yes)], [(claims[2], no, no), (claims[0], yes, yes)]
+            ),
+            "silent": chapter_with("Third"),
+        }
+    )
+    counts, first, second = re.split(r"^## ", page, flags=re.M)
+    total = len(paper.CLAIMS)
+    assert counts.startswith(f"{total} claims: ")
+    expected = {yes: 1, no: 1, verdicts.MIXED: 1, verdicts.NOT_RUN: total - 3}
+    for word, number in expected.items():
+        assert notebook.badge(word, f"{number} {word}") in counts
+    assert first.startswith("[First](../notebooks/one.ipynb)")
+    assert second.startswith("[Second](../notebooks/other.ipynb)")
+    assert f"{no} (1 of 5 run)" in first and paper.CLAIMS[1].sentence in first
+    row = next(line for line in second.splitlines() if paper.CLAIMS[2].sentence in line)
+    assert notebook.badge(yes) in row and notebook.badge(no) in row
+
+
+def test_the_page_of_claims_has_what_the_chapters_show(site, chapters):
+    page = html.unescape((site / "book/claims.html").read_text())
+    of_all: set[str] = set()
+    for name in CHAPTERS:
+        shown = staging().shown_verdicts(nbformat.read(chapters / f"{name}.ipynb", as_version=4))
+        of_all |= set(shown)
+        for id, found in shown.items():
+            claim = paper.find_claim(id)
+            words = re.sub(r"\W+", "", claim.sentence)
+            assert words in re.sub(r"\W+", "", re.sub(r"<[^>]+>", "", page)), id
+            assert all(verdict["label"] in page for verdict in found), id
+    unseen = {claim.id for claim in paper.CLAIMS} - of_all
+    assert not unseen, f"no chapter shows a verdict on {unseen}"
 
 
 def test_staging_refuses_a_chapter_that_failed(tmp_path, root):
