@@ -18,7 +18,7 @@ import nbformat
 import yaml
 
 from swrlib import paper, verdicts
-from swrlib.notebook import VERDICTS, badge
+from swrlib.notebook import VERDICTS, badge, claim_line
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 LABEL = re.compile(r"^(?:\(|:(?:name|label): *)([\w-]+)(?:\)=)?$", re.M)
@@ -116,28 +116,28 @@ def shown_verdicts(notebook: nbformat.NotebookNode) -> dict[str, list[dict[str, 
 
 
 def claims_page(notebooks: dict[str, nbformat.NotebookNode]) -> str:
-    """Write the verdicts of all chapters as Markdown: how many of each, then a table a chapter."""
+    """Write the verdicts of all chapters as Markdown: how many of each, then chapter by chapter."""
     words: dict[str, set[str]] = {claim.id: set() for claim in paper.CLAIMS}
-    tables = []
+    parts = []
     for name, notebook in notebooks.items():
         shown = shown_verdicts(notebook)
         if not shown:
             continue
         heading = next(cell for cell in notebook.cells if cell.source.startswith("# "))
         title = heading.source.splitlines()[0].removeprefix("# ")
-        lines = [f"## [{title}](../notebooks/{name}.ipynb)", "", "| verdict | claim |", "|---|---|"]
+        lines = []
         for claim in (claim for claim in paper.CLAIMS if claim.id in shown):
             words[claim.id] |= {verdict["verdict"] for verdict in shown[claim.id]}
             badges = dict.fromkeys(badge(v["verdict"], v["label"]) for v in shown[claim.id])
-            place = f'<span class="place">{claim.place}</span>'
-            lines.append(f"| {' '.join(badges)} | {claim.sentence} {place} |")
-        tables.append("\n".join(lines))
+            lines.append(f'<div class="claim">{claim_line(claim, " ".join(badges))}</div>')
+        listed = "\n".join(['<div class="claims">', *lines, "</div>"])
+        parts.append(f"## [{title}](../notebooks/{name}.ipynb)\n\n{listed}")
     overall = [
         found.pop() if len(found) == 1 else verdicts.MIXED if found else verdicts.NOT_RUN
         for found in words.values()
     ]
     counts = " ".join(badge(word, f"{n} {word}") for word, n in Counter(overall).most_common())
-    return "\n\n".join([f"{len(words)} claims: {counts}", *tables])
+    return "\n\n".join([f"{len(words)} claims: {counts}", *parts])
 
 
 def main(executed: Path, stage: Path) -> None:

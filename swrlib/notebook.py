@@ -250,6 +250,12 @@ def badge(verdict: str, text: str | None = None) -> str:
     return f'<span class="verdict verdict-{slug}">{html.escape(text or verdict)}</span>'
 
 
+def claim_line(claim: paper.Claim, badges: str) -> str:
+    """Return a claim's line as HTML: its verdict, what it says, its place in the paper."""
+    place = f'<span class="place">{html.escape(claim.place)}</span>'
+    return f"<p>{badges} {html.escape(claim.sentence)} {place}</p>"
+
+
 def banner(found: Iterable[Verdict]) -> None:
     """Show the verdict of each claim, with the numbers behind it and the paper's own."""
     from IPython.display import display
@@ -258,10 +264,7 @@ def banner(found: Iterable[Verdict]) -> None:
     for verdict in found:
         claim = verdict.claim
         handed_on.append({"claim": claim.id, "verdict": verdict.verdict, "label": verdict.label})
-        line = (
-            f"<p>{badge(verdict.verdict, verdict.label)} {html.escape(claim.sentence)} "
-            f'<span class="place">{html.escape(claim.place)}</span></p>'
-        )
+        line = claim_line(claim, badge(verdict.verdict, verdict.label))
         if verdict.verdict == verdicts.NOT_RUN:
             waiting.append(f'<div class="claim">{line}</div>')
             continue
