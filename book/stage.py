@@ -18,7 +18,7 @@ import nbformat
 import yaml
 
 from swrlib import paper, verdicts
-from swrlib.notebook import VERDICTS, badge, claim_line
+from swrlib.notebook import badge, claim_line
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 LABEL = re.compile(r"^(?:\(|:(?:name|label): *)([\w-]+)(?:\)=)?$", re.M)
@@ -110,7 +110,8 @@ def shown_verdicts(notebook: nbformat.NotebookNode) -> dict[str, list[dict[str, 
     found: dict[str, list[dict[str, str]]] = {}
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
-            for verdict in output.get("data", {}).get(VERDICTS, []):
+            about = output.get("metadata", {}).get("text/html", {})
+            for verdict in about.get("verdicts", []):
                 found.setdefault(verdict["claim"], []).append(verdict)
     return found
 

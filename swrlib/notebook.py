@@ -24,8 +24,6 @@ from swrlib.verdicts import Verdict
 
 _PLAIN = (str, int, float, bool, list, tuple, dict, type(None))
 _JUPYTER = {"In", "Out"}
-#: As what a banner's verdicts stand in an executed notebook, for the page of all claims.
-VERDICTS = "application/vnd.swrlib.verdicts+json"
 
 
 def project_root() -> Path:
@@ -257,7 +255,10 @@ def claim_line(claim: paper.Claim, badges: str) -> str:
 
 
 def banner(found: Iterable[Verdict]) -> None:
-    """Show the verdict of each claim, with the numbers behind it and the paper's own."""
+    """Show the verdict of each claim, with the numbers behind it and the paper's own.
+
+    For the page of all claims the verdicts travel along, as metadata of the output.
+    """
     from IPython.display import display
 
     judged, waiting, handed_on = [], [], []
@@ -276,7 +277,8 @@ def banner(found: Iterable[Verdict]) -> None:
         number = "One claim" if len(waiting) == 1 else f"{len(waiting)} claims"
         judged.append(_folded(f"{number} not run at paper scale yet", "".join(waiting)))
     text = f'<div class="claims">{"".join(judged)}</div>'
-    display({"text/html": text, VERDICTS: handed_on}, raw=True)
+    metadata = {"text/html": {"verdicts": handed_on}}
+    display({"text/html": text}, raw=True, metadata=metadata)
 
 
 def own_runs(found: Iterable[Verdict], scale: str) -> None:

@@ -94,8 +94,11 @@ def chapter_with(title: str, *banners: list[tuple[str, str, str]]) -> nbformat.N
     cells = [nbformat.v4.new_markdown_cell(f"# {title}\n\nText.")]
     for banner in banners:
         found = [{"claim": id, "verdict": word, "label": label} for id, word, label in banner]
-        data = {"text/html": "<p>shown</p>", notebook.VERDICTS: found}
-        output = nbformat.v4.new_output("display_data", data=data)
+        output = nbformat.v4.new_output(
+            "display_data",
+            data={"text/html": "<p>shown</p>"},
+            metadata={"text/html": {"verdicts": found}},
+        )
         cells.append(nbformat.v4.new_code_cell("banner()", outputs=[output]))
     return nbformat.v4.new_notebook(cells=cells)
 
