@@ -133,11 +133,8 @@ def claims_page(notebooks: dict[str, nbformat.NotebookNode]) -> str:
             lines.append(f'<div class="claim">{claim_line(claim, " ".join(badges))}</div>')
         listed = "\n".join(['<div class="claims">', *lines, "</div>"])
         parts.append(f"## [{title}](../notebooks/{name}.ipynb)\n\n{listed}")
-    overall = [
-        found.pop() if len(found) == 1 else verdicts.MIXED if found else verdicts.NOT_RUN
-        for found in words.values()
-    ]
-    counts = " ".join(badge(word, f"{n} {word}") for word, n in Counter(overall).most_common())
+    overall = Counter(verdicts.combined(found) for found in words.values())
+    counts = " ".join(badge(word, f"{n} {word}") for word, n in overall.most_common())
     return "\n\n".join([f"{len(words)} claims: {counts}", *parts])
 
 

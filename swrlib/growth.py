@@ -81,9 +81,14 @@ def late_growth(norms: pd.DataFrame) -> pd.Series:
     Parameters
     ----------
     norms : DataFrame
-        Rows of what `norms_by_layer` returned.
+        Rows of what `norms_by_layer` returned, one a layer, seed and epoch.
+
+    Raises
+    ------
+    ValueError
+        If there are several: two λ, say.
     """
-    by_epoch = norms.pivot_table(index=["layer", "seed"], columns="epoch", values="norm")
+    by_epoch = norms.pivot(index=["layer", "seed"], columns="epoch", values="norm")
     end = norms["epoch"].max()
     return np.log(by_epoch[end] / by_epoch[end // 2])
 
@@ -103,7 +108,7 @@ def prevention_verdicts(norms: pd.DataFrame) -> list[Verdict]:
     Returns
     -------
     list of Verdict
-        None for settings without both methods, or where nothing grows.
+        One a setting, but for those without both methods, or where nothing grows.
     """
     claim = paper.find_claim("growth-prevented")
     found = []

@@ -214,7 +214,9 @@ def _computes_blocked(device: torch.device, dtype: torch.dtype) -> bool:
     Pooling, and convolutions of few channels, take less time there than in PyTorch's layouts.
     PyTorch offers it for float32 alone.
     """
-    return device.type == "cpu" and dtype == torch.float32 and torch.backends.mkldnn.is_available()
+    onednn = torch.backends.mkldnn
+    here = bool(onednn.is_available() and onednn.enabled)
+    return device.type == "cpu" and dtype == torch.float32 and here
 
 
 def _stackable(module: nn.Module, first: bool) -> bool:
@@ -222,7 +224,8 @@ def _stackable(module: nn.Module, first: bool) -> bool:
     if isinstance(module, nn.Linear):
         return module.bias is not None
     if isinstance(module, nn.Conv2d):
-        return module.padding_mode == "zeros"
+        # Groups of an input that the replicas share would mix with the groups of replicas.
+        return module.padding_mode == "zeros" and not (first and module.groups > 1)
     if isinstance(module, nn.BatchNorm2d):
         plain = module.affine and module.track_running_stats and module.momentum is not None
         return plain and not first  # its replicas would share an input and not their statistics

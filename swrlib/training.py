@@ -557,8 +557,9 @@ class _Job:
         last = self.epoch == self.runs[0].epochs
         norms = self._norms() if self.epoch % 10 == 0 or last else None
         lost = set()
+        whole = self._finite()
         for replica, run in enumerate(self.active):
-            finite = math.isfinite(test_loss[replica])
+            finite = whole[replica] and math.isfinite(test_loss[replica])
             diverged = not (finite and (not trained or math.isfinite(train_loss[replica])))
             self.rows.append(
                 run.columns(self.device_name)
@@ -584,6 +585,13 @@ class _Job:
                 self._measure(replica, last)
         if lost:
             self._keep([i for i in range(len(self.active)) if i not in lost])
+
+    def _finite(self) -> list[bool]:
+        """Tell of each run whether its numbers are finite: oneDNN's ReLU makes 0 of what is not."""
+        blocks = [*self.stack.parameters.values(), *self.stack.buffers.values()]
+        of_each = [block.detach().reshape(len(block), -1).isfinite().all(1) for block in blocks]
+        finite: list[bool] = torch.stack(of_each).all(0).tolist()
+        return finite
 
     @cached_property
     def _untrained(self) -> Snapshot:

@@ -9,7 +9,7 @@ functions of an interval and a threshold alone: `cell_verdict`, `ordering_verdic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -50,6 +50,17 @@ _PAPERS_SETTING = {
 def severity(verdict: str) -> int:
     """Return 0 for the worst verdict and more for better ones: against several rivals it wins."""
     return _WORST_FIRST.index(verdict) if verdict in _WORST_FIRST else len(_WORST_FIRST)
+
+
+def combined(verdicts: Collection[str]) -> str:
+    """Make one verdict of several: *mixed* where they differ; what was not run does not enter it.
+
+    Of none at all: *not run*.
+    """
+    said = {verdict for verdict in verdicts if verdict not in (NOT_RUN, TOO_FEW_SEEDS)}
+    if not said:
+        return max(verdicts, key=severity, default=NOT_RUN)
+    return said.pop() if len(said) == 1 else MIXED
 
 
 # ---------------------------------------------------------------------------------------------
@@ -482,7 +493,7 @@ def judge_claim(
     ]
     worst = [min(unit, key=lambda c: (severity(c.verdict), c.low)) for unit in units]
     run = [c for c in worst if c.verdict not in (NOT_RUN, TOO_FEW_SEEDS)]
-    verdict = _combine([c.verdict for c in run] or [max((c.verdict for c in worst), key=severity)])
+    verdict = combined([c.verdict for c in worst])
     part = f" ({len(run)} of {len(worst)} run)" if 0 < len(run) < len(worst) else ""
     printed = [min((c.printed_verdict for c in unit), key=severity) for unit in units]
     return Verdict(
@@ -490,7 +501,7 @@ def judge_claim(
         verdict,
         verdict + part,
         _detail(run, worst),
-        _combine([p for p in printed if p != NOT_PRINTED] or [NOT_PRINTED]),
+        combined([p for p in printed if p != NOT_PRINTED] or [NOT_PRINTED]),
         tuple(comparison for unit in units for comparison in unit),
     )
 
@@ -574,10 +585,6 @@ def _rule(claim: Claim, cell: Cell, interval: Interval, printed: Interval) -> st
     rules = dict.fromkeys(("comparable", "loses nothing"), comparable_verdict)
     rules["same"] = same_verdict
     return rules.get(claim.kind, ordering_verdict)(interval.low, interval.high, threshold)
-
-
-def _combine(verdicts: Sequence[str]) -> str:
-    return verdicts[0] if len(set(verdicts)) == 1 else MIXED
 
 
 def _detail(run: Sequence[Comparison], worst: Sequence[Comparison]) -> str:

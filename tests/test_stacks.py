@@ -292,7 +292,17 @@ def test_in_the_layout_of_onednn_a_stack_does_the_same(name, replicas, monkeypat
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_what_onednn_has_no_layout_for_lies_channels_last(dtype, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "to_mkldnn", None)
-    several("cnn-bn", 1, dtype)[1](images(dtype=torch.float32).to(dtype), training=True)
+    stack = several("cnn-bn", 1, dtype)[1]
+    assert stack.memory_format == torch.channels_last
+    stack(images(dtype=torch.float32).to(dtype), training=True)
+
+
+def test_without_onednn_a_stack_works_all_the_same():
+    with torch.backends.mkldnn.flags(enabled=False):
+        models, stack = several("cnn-bn", 2, torch.float32)
+        logits = stack(images(dtype=torch.float32), training=True)
+        for replica, model in enumerate(models):
+            assert_close(logits[replica], model.train()(images(dtype=torch.float32)).T, 1e-4)
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn-bn"])

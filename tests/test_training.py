@@ -558,6 +558,23 @@ def test_what_has_diverged_is_no_longer_computed(model, train, monkeypatch, tmp_
         pd.testing.assert_frame_equal(rows, curves(frame)[run], check_exact=False, rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["conv1.weight", "conv2.weight", "linear1.weight"])
+def test_numbers_that_no_loss_shows_to_be_lost_are_seen(name, train):
+    """On a processor ReLU and pooling make finite numbers of what a convolution has lost."""
+
+    class Poisoned(SWR):
+        def after_step_(self, replicas):
+            super().after_step_(replicas)
+            layers = [(layer, bias) for layer, bias in replicas.owners]
+            position = layers.index((name.split(".")[0], False))
+            replicas.tensors[position][:, 0] = torch.nan
+
+    frame = train(methods=[Poisoned(lam=0.1), "vanilla"], model="cnn", epochs=2, stack=2)
+    last = frame.groupby("method")["diverged"].last()
+    assert last["swr"] and not last["vanilla"]
+    assert frame[frame["method"] == "swr"]["epoch"].max() == 1
+
+
 def diverging(folder: Path) -> dict:
     stream = make_stream("single-task", epochs=40, learning_rate=1e38)
     return {"stream": stream, "methods": ["vanilla", "l2:1"], "results": folder}
