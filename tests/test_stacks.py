@@ -406,6 +406,13 @@ def test_what_cannot_be_stacked_is_named(module, kind):
     assert "\n" not in str(caught.value)
 
 
+def test_groups_of_an_input_that_the_replicas_share_are_refused():
+    convolution = nn.Conv2d(4, 8, 3, groups=2)
+    with pytest.raises(TypeError, match="first is a Conv2d"):
+        Stack(nn.Sequential(OrderedDict(first=convolution)), 2, CPU, torch.float32)
+    Stack(nn.Sequential(nn.Conv2d(1, 4, 3), convolution), 2, CPU, torch.float32)
+
+
 # bfloat16
 
 

@@ -649,3 +649,18 @@ def test_a_theorem_is_reproduced_or_not():
     claim = paper.find_claim("balance")
     assert verdicts.judge_theorem(claim, True, "").verdict == verdicts.REPRODUCED
     assert verdicts.judge_theorem(claim, False, "").verdict == verdicts.NOT_REPRODUCED
+
+
+@pytest.mark.parametrize(
+    ("several", "one"),
+    [
+        ([], verdicts.NOT_RUN),
+        ([verdicts.NOT_RUN, verdicts.TOO_FEW_SEEDS], verdicts.TOO_FEW_SEEDS),
+        ([verdicts.NOT_RUN, verdicts.REVERSED, verdicts.TOO_FEW_SEEDS], verdicts.REVERSED),
+        ([verdicts.UNDECIDED, verdicts.UNDECIDED], verdicts.UNDECIDED),
+        ([verdicts.REPRODUCED, verdicts.UNDECIDED], verdicts.MIXED),
+        ([verdicts.NOT_PRINTED], verdicts.NOT_PRINTED),
+    ],
+)
+def test_several_verdicts_make_one(several, one):
+    assert verdicts.combined(several) == one
