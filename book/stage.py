@@ -49,9 +49,14 @@ def prepare_chapter(path: Path, title: str | None) -> nbformat.NotebookNode:
         if cell.execution_count is None and cell.source.strip():
             raise SystemExit(f"{path}: cell {number} was not executed.")
     if title is not None:
-        heading = next(cell for cell in notebook.cells if cell.source.startswith("# "))
+        heading = find_heading(notebook)
         heading.source = "\n".join([f"# {title}", *heading.source.splitlines()[1:]])
     return notebook
+
+
+def find_heading(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Return the cell that begins with the chapter's title."""
+    return next(cell for cell in notebook.cells if cell.source.startswith("# "))
 
 
 def rename_labels(notebook: nbformat.NotebookNode, suffix: str) -> None:
@@ -124,8 +129,7 @@ def claims_page(notebooks: dict[str, nbformat.NotebookNode]) -> str:
         shown = shown_verdicts(notebook)
         if not shown:
             continue
-        heading = next(cell for cell in notebook.cells if cell.source.startswith("# "))
-        title = heading.source.splitlines()[0].removeprefix("# ")
+        title = find_heading(notebook).source.splitlines()[0].removeprefix("# ")
         lines = []
         for claim in (claim for claim in paper.CLAIMS if claim.id in shown):
             words[claim.id] |= {verdict["verdict"] for verdict in shown[claim.id]}

@@ -134,9 +134,9 @@ def test_the_page_of_claims_counts_each_claim_once():
 
 def test_the_page_of_claims_has_what_the_chapters_show(site, chapters):
     page = html.unescape((site / "book/claims.html").read_text())
-    of_all: set[str] = set()
+    stage, of_all = staging(), set()
     for name in CHAPTERS:
-        shown = staging().shown_verdicts(nbformat.read(chapters / f"{name}.ipynb", as_version=4))
+        shown = stage.shown_verdicts(nbformat.read(chapters / f"{name}.ipynb", as_version=4))
         of_all |= set(shown)
         for id, found in shown.items():
             claim = paper.find_claim(id)

@@ -3,37 +3,30 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from swrlib import growth, notebook, records, verdicts
+from swrlib import growth, notebook, records, train, verdicts
 from swrlib.growth import divergence_verdicts, late_growth, norms_by_layer, prevention_verdicts
 
-pytestmark = pytest.mark.usefixtures("shell")
 SEEDS = range(4)
 LAYERS = {"mlp": 3, "cnn-bn": 6}
 
 
-@pytest.fixture(scope="module")
-def chapter(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("records")
-    given = {"dataset": "mnist-5k", "model": "mlp", "scale": "quick", "seeds": 2, "epochs": 1}
-    chapter = notebook.Chapter(given | {"results": str(folder)})
-    chapter.root = folder
-    return chapter
-
-
-@pytest.fixture(scope="module")
-def trained(chapter):
-    return chapter.train("single-task", ["vanilla", "swr", "l2", "adamw"])
+def short_training(folder: Path, methods: list[str], **options) -> pd.DataFrame:
+    setting = {"dataset": "mnist-5k", "model": "mlp", "stream": "single-task", "epochs": 1}
+    setting |= {"methods": methods, "seeds": [0, 1], "results": folder, "progress": False}
+    return train(**setting, **options)
 
 
 # What is recorded
 
 
-def test_norms_are_laid_out_by_layer(chapter, trained):
+def test_norms_are_laid_out_by_layer(tmp_path):
+    trained = short_training(tmp_path, ["vanilla", "swr", "l2:1e-5", "adamw:1e-2"])
     table = norms_by_layer(trained)
     recorded = trained[trained["weight_norms"].notna()]
     assert len(table) == 3 * len(recorded) and table["scale"].unique().tolist() == ["custom"]
@@ -48,11 +41,11 @@ def test_norms_are_laid_out_by_layer(chapter, trained):
     assert not len(norms_by_layer(deeper)), "a model of other layers"
 
 
-def test_norms_of_every_epoch_replace_those_of_some_where_all_runs_have_them(chapter):
+def test_norms_of_every_epoch_replace_those_of_some_where_all_runs_have_them(tmp_path):
     name = "norm-before-rescaling:last"
-    options = {"measure": ["norm-before-rescaling"], "progress": False}
-    trained = chapter.train("single-task", ["vanilla", "swr:1e-2"], **options)
-    measures = notebook.measured(trained, name, results=chapter.results)
+    methods = ["vanilla", "swr:1e-2"]
+    trained = short_training(tmp_path, methods, measure=["norm-before-rescaling"])
+    measures = notebook.measured(trained, name, results=tmp_path)
     table = norms_by_layer(trained, measures)
     last = table[table["epoch"] == 1].set_index(["run", "layer"])["norm"]
     expected = measures.set_index(["run", "layer"])["value"]
