@@ -23,7 +23,7 @@ test: .venv/installed  ## style, types, the book, every test: all that has to ho
 lab: .venv/installed  ## open the notebooks in JupyterLab
 	jupyter lab notebooks
 
-paper: .venv/installed  ## train what results/ lacks at paper scale (hours), then the book
+paper: .venv/installed  ## train what config/paper.yaml lists and results/ lacks (hours), then the book
 	snakemake --profile profiles/local selection
 	snakemake --profile profiles/local records
 	snakemake --profile profiles/local book

@@ -17,7 +17,7 @@ from swrlib import records
 
 
 def machine() -> dict[str, Any]:
-    """Return what the numbers hang on."""
+    """Return what the numbers depend on."""
     return records.provenance() | {
         "cores": CORES,
         "vector instructions": torch.backends.cpu.get_cpu_capability(),

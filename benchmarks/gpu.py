@@ -202,7 +202,7 @@ def stacks(device: torch.device, quick: bool) -> dict[str, Any]:
                 seconds = float(frame.loc[frame["epoch"] == 3, "seconds"].mean())
                 steps = -(-len(data.train_images) // 256)
                 name = f"{model}, {size} at once, {'captured' if graphs else 'not captured'}"
-                found[name] = {"ms a step and run": 1e3 * seconds / steps}
+                found[name] = {"ms per step per run": 1e3 * seconds / steps}
     return found
 
 

@@ -51,7 +51,7 @@ class Measured:
 
 
 def random_images(model: str, steps: int, batch: int | None = None) -> Dataset:
-    """Return random images that make so many batches: what a step costs does not hang on them."""
+    """Return random images that make so many batches: what a step costs does not depend on them."""
     (channels, height, width), classes, usual = SHAPES[model]
     batch = batch or usual
     generator = torch.Generator().manual_seed(0)

@@ -12,12 +12,13 @@ import re
 import shutil
 import sys
 from collections import Counter
+from html import escape
 from pathlib import Path
 
 import nbformat
 import yaml
 
-from swrlib import paper, verdicts
+from swrlib import load_records, paper, verdicts
 from swrlib.notebook import badge, claim_line
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -134,12 +135,30 @@ def claims_page(notebooks: dict[str, nbformat.NotebookNode]) -> str:
         for claim in (claim for claim in paper.CLAIMS if claim.id in shown):
             words[claim.id] |= {verdict["verdict"] for verdict in shown[claim.id]}
             badges = dict.fromkeys(badge(v["verdict"], v["label"]) for v in shown[claim.id])
-            lines.append(f'<div class="claim">{claim_line(claim, " ".join(badges))}</div>')
+            line = claim_line(claim, " ".join(badges))
+            details = dict.fromkeys(escape(v["detail"]) for v in shown[claim.id] if v["detail"])
+            if details:
+                line += f"<details><summary>the numbers</summary>{'<br>'.join(details)}</details>"
+            lines.append(f'<div class="claim">{line}</div>')
         listed = "\n".join(['<div class="claims">', *lines, "</div>"])
         parts.append(f"## [{title}](../notebooks/{name}.ipynb)\n\n{listed}")
     overall = Counter(verdicts.combined(found) for found in words.values())
     counts = " ".join(badge(word, f"{n} {word}") for word, n in overall.most_common())
     return "\n\n".join([f"{len(words)} claims: {counts}", *parts])
+
+
+def trained_table() -> str:
+    """Write as Markdown what the records at paper scale hold: a line for each setting."""
+    records = load_records(scale="paper", split="all").drop_duplicates("run")
+    lines = ["| stream | data, model | methods | seeds | runs |", "|---|---|---|---|---|"]
+    for (stream, dataset, model), rows in records.groupby(["stream", "dataset", "model"]):
+        methods = ", ".join(paper.label(m) for m in paper.LABELS if m in set(rows["method"]))
+        seeds = rows.groupby("method")["seed"].nunique()
+        count = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()}–{seeds.max()}"
+        where = f"{paper.label(dataset)}, {paper.label(model)}"
+        name = paper.label(stream)
+        lines.append(f"| {name} | {where} | {methods} | {count} | {rows['run'].nunique()} |")
+    return "\n".join(lines)
 
 
 def main(executed: Path, stage: Path) -> None:
@@ -158,7 +177,8 @@ def main(executed: Path, stage: Path) -> None:
         root / "book", stage / "book", ignore=shutil.ignore_patterns("stage.py", "__pycache__")
     )
     page = stage / "book/claims.md"
-    page.write_text(page.read_text().replace("<!-- verdicts -->", claims_page(notebooks)))
+    text = page.read_text().replace("<!-- verdicts -->", claims_page(notebooks))
+    page.write_text(text.replace("<!-- trained -->", trained_table()))
     if (root / "results").is_dir():
         shutil.copytree(root / "results", stage / "results")
     (stage / "notebooks").mkdir()

@@ -11,7 +11,7 @@ import html
 import io
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -192,7 +192,7 @@ def curves(
 
 
 def _seeds_and_mean(ax: Axes, row: int, method: str, values: pd.Series) -> None:
-    """Draw a point a seed in a row, and the mean with its t interval just above them."""
+    """Draw one point per seed in a row, and the mean with its t interval just above them."""
     color, marker = STYLE[method]
     mean, half = mean_and_interval(values.to_numpy())
     points = {"color": color, "marker": marker}
@@ -201,7 +201,7 @@ def _seeds_and_mean(ax: Axes, row: int, method: str, values: pd.Series) -> None:
 
 
 def finals(records: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
-    """Draw the final test accuracies: a point a seed, the mean with its t interval beside them."""
+    """Draw final test accuracies: one point per seed, the mean with its t interval beside them."""
     ax = ax or plt.subplots(figsize=(7.2, 3.2))[1]
     table = final_accuracy(records)
     methods = [m for m in STYLE if m in set(table["method"])]
@@ -281,22 +281,53 @@ def legend_below(figure: Figure, columns: int = 5) -> None:
     figure.legend(found.values(), found, loc="lower center", ncols=columns, fontsize=9)
 
 
-def paired_differences(
-    records: pd.DataFrame, *, against: str = "vanilla", methods: Iterable[str] | None = None
-) -> Figure:
-    """Draw final accuracy minus a rival's, seed by seed, with the paired 95% t interval."""
-    table = final_accuracy(records).pivot_table(
-        index="seed", columns="method", values="test_accuracy"
-    )
-    chosen = [m for m in (methods or STYLE) if m in table and m != against]
-    figure, ax = plt.subplots(figsize=(7.2, 0.5 * len(chosen) + 1.2))
-    for row, method in enumerate(chosen):
-        _seeds_and_mean(ax, row, method, 100 * (table[method] - table[against]).dropna())
-    ax.axvline(0, color="0.35", lw=1, ls="--")
-    ax.set(yticks=range(len(chosen)), yticklabels=[paper.label(m) for m in chosen])
-    ax.set(ylim=(len(chosen) - 0.5, -0.5))
-    ax.set_xlabel(f"percentage points above {paper.label(against)}, final test accuracy")
-    return figure
+def paired_differences(records: pd.DataFrame, *, against: str = "vanilla") -> tuple[Figure, str]:
+    """Draw final accuracy minus a rival's, seed by seed, with the paired 95% t interval.
+
+    Parameters
+    ----------
+    records : DataFrame
+        What `swrlib.load_records` returns, of one stream.
+    against : str
+        The rival.
+
+    Returns
+    -------
+    (Figure, str)
+        The picture, a panel for each data set and model, and what it says.
+    """
+    finals = final_accuracy(records)
+    figure, panels = _panels(finals, height=0.45 * finals["method"].nunique() + 0.9)
+    sentences = []
+    for ax, rows in panels:
+        table = rows.pivot_table(index="seed", columns="method", values="test_accuracy")
+        chosen = [m for m in STYLE if m in table and m != against]
+        for row, method in enumerate(chosen):
+            _seeds_and_mean(ax, row, method, 100 * (table[method] - table[against]).dropna())
+        ax.axvline(0, color="0.35", lw=1, ls="--")
+        ax.set(yticks=range(len(chosen)), yticklabels=[paper.label(m) for m in chosen])
+        ax.set(ylim=(len(chosen) - 0.5, -0.5))
+        ax.set_xlabel(f"percentage points above {paper.label(against)}, final test accuracy")
+        gaps = (100 * table[chosen].sub(table[against], axis=0)).mean()
+        said = ", ".join(f"{paper.label(m)} {gaps[m]:+.2f}" for m in chosen)
+        sentences.append(f"{setting(rows)}, points above {paper.label(against)}: {said}.")
+    figure.tight_layout()
+    return figure, " ".join(sentences)
+
+
+def _panels(
+    rows: pd.DataFrame, height: float, columns: int = 1, width: float = 7.2
+) -> tuple[Figure, list[tuple[Any, pd.DataFrame]]]:
+    """Lay out a line of axes (or one) for each setting, named in its title; return them, rows."""
+    groups = [part for _, part in rows.groupby([*_CELL, "scale"])]
+    size = (width, height * len(groups))
+    figure, axes = plt.subplots(len(groups), columns, figsize=size, squeeze=False)
+    for line, part in zip(axes, groups, strict=True):
+        seeds = part["seed"].nunique()
+        title = f"{setting(part)}, {seeds} seeds" if seeds > 1 else f"{setting(part)}, one seed"
+        line[0].set_title(title, fontsize=11, loc="left" if columns > 1 else "center")
+    lines = axes[:, 0] if columns == 1 else axes
+    return figure, list(zip(lines, groups, strict=True))
 
 
 def course(records: pd.DataFrame, *, references: bool = True) -> tuple[Figure, str]:
@@ -314,10 +345,9 @@ def course(records: pd.DataFrame, *, references: bool = True) -> tuple[Figure, s
     (Figure, str)
         The picture, and a sentence that says who ended highest and lowest.
     """
-    settings = list(records.groupby(["dataset", "model", "scale"]))
-    figure, axes = plt.subplots(len(settings), 1, figsize=(7.2, 4.2 * len(settings)), squeeze=False)
+    figure, panels = _panels(records, height=4.2)
     sentences = []
-    for ((dataset, model, scale), rows), ax in zip(settings, axes[:, 0], strict=True):
+    for ax, rows in panels:
         ends = final_accuracy(rows).groupby("method")["test_accuracy"].mean().sort_values()
         lines = {
             f"{paper.label(m)} at the end": float(ends[m])
@@ -325,14 +355,12 @@ def course(records: pd.DataFrame, *, references: bool = True) -> tuple[Figure, s
             if references and m in ends
         }
         curves(rows, first_epoch=1, references=lines, ax=ax)
-        where = f"{paper.label(dataset)}, {paper.label(model)}"
-        ax.set_title(f"{where}: {scale} scale, {rows['seed'].nunique()} seeds", fontsize=11)
         # A network right after a reset would press all curves together.
         low = rows[rows["epoch"] >= 1]["test_accuracy"].quantile(0.08)
         high = rows["test_accuracy"].max()
         ax.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
         sentences.append(
-            f"On {where} ({scale} scale) {paper.label(str(ends.index[-1]))} ends highest with "
+            f"{setting(rows)}: {paper.label(str(ends.index[-1]))} ends highest with "
             f"{100 * ends.iloc[-1]:.1f}% and {paper.label(str(ends.index[0]))} lowest with "
             f"{100 * ends.iloc[0]:.1f}%."
         )
@@ -342,27 +370,30 @@ def course(records: pd.DataFrame, *, references: bool = True) -> tuple[Figure, s
 
 def drops(changes: pd.DataFrame) -> tuple[Figure, str]:
     """Draw what `swrlib.verdicts.changes_of_data` returned; return the picture and what it says."""
-    figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.6))
-    for value, ax in zip(("drop", "train_accuracy"), axes, strict=True):
-        for method in (m for m in STYLE if m in set(changes["method"])):
-            rows = changes[changes["method"] == method].groupby("stage")[value]
-            color, marker = STYLE[method]
-            ax.plot(
-                rows.mean(), color=color, marker=marker, lw=1.5, label=paper.label(method), **MARKED
-            )
-            ax.fill_between(rows.min().index, rows.min(), rows.max(), color=color, alpha=0.12, lw=0)
-        ax.set_xlabel("stage")
-    axes[0].axhline(0, color="0.35", lw=1, ls="--")
-    axes[0].set_ylabel("test accuracy gained at a change")
-    axes[1].set_ylabel("training accuracy at the end")
-    axes[1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure, panels = _panels(changes, height=3.6, columns=2, width=8.6)
+    sentences = []
+    for axes, part in panels:
+        for value, ax in zip(("drop", "train_accuracy"), axes, strict=True):
+            for method in (m for m in STYLE if m in set(part["method"])):
+                rows = part[part["method"] == method].groupby("stage")[value]
+                color, marker = STYLE[method]
+                style = {"color": color, "marker": marker, "lw": 1.5, **MARKED}
+                ax.plot(rows.mean(), label=paper.label(method), **style)
+                least, most = rows.min(), rows.max()
+                ax.fill_between(least.index, least, most, color=color, alpha=0.12, lw=0)
+            ax.set_xlabel("stage")
+        axes[0].axhline(0, color="0.35", lw=1, ls="--")
+        axes[0].set_ylabel("test accuracy gained at a change")
+        axes[1].set_ylabel("training accuracy at the end")
+        axes[1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        means = part.groupby("method")["drop"].mean().sort_values()
+        sentences.append(
+            f"{setting(part)}: at a change of data {paper.label(str(means.index[0]))} moves by "
+            f"{100 * means.iloc[0]:+.1f} points on average, {paper.label(str(means.index[-1]))} "
+            f"by {100 * means.iloc[-1]:+.1f}."
+        )
     figure.tight_layout()
-    means = changes.groupby("method")["drop"].mean().sort_values()
-    return figure, (
-        f"At a change of data {paper.label(str(means.index[0]))} moves by "
-        f"{100 * means.iloc[0]:+.1f} points on average, {paper.label(str(means.index[-1]))} by "
-        f"{100 * means.iloc[-1]:+.1f}."
-    )
+    return figure, " ".join(sentences)
 
 
 def finals_beside_paper(records: pd.DataFrame, number: int) -> tuple[Figure, str]:
@@ -373,11 +404,11 @@ def finals_beside_paper(records: pd.DataFrame, number: int) -> tuple[Figure, str
     (Figure, str)
         The picture, a panel for each data set and model, and what it says.
     """
-    settings = list(records.groupby(["dataset", "model", "scale"]))
-    figure, axes = plt.subplots(len(settings), 1, figsize=(7.2, 3.4 * len(settings)), squeeze=False)
+    figure, panels = _panels(records, height=3.4)
     printed = paper.TABLES[number].accuracy
     sentences = []
-    for ((dataset, model, scale), rows), ax in zip(settings, axes[:, 0], strict=True):
+    for ax, rows in panels:
+        dataset, model, scale = rows.iloc[0][[*_CELL, "scale"]]
         finals(rows, ax=ax)
         methods = [m for m in STYLE if m in set(rows["method"])]
         for row, method in enumerate(methods):
@@ -392,11 +423,9 @@ def finals_beside_paper(records: pd.DataFrame, number: int) -> tuple[Figure, str
                     zorder=0,
                 )
                 ax.plot([theirs.mean] * 2, [row - 0.4, row + 0.4], color="0.5", lw=1)
-        where = f"{paper.label(dataset)}, {paper.label(model)}"
-        ax.set_title(f"{where}: {scale} scale, {rows['seed'].nunique()} seeds", fontsize=11)
         ends = final_accuracy(rows).groupby("method")["test_accuracy"].mean().sort_values()
         sentences.append(
-            f"On {where} ({scale} scale) {paper.label(str(ends.index[-1]))} ends highest with "
+            f"{setting(rows)}: {paper.label(str(ends.index[-1]))} ends highest with "
             f"{100 * ends.iloc[-1]:.2f}%, {paper.label(str(ends.index[0]))} lowest with "
             f"{100 * ends.iloc[0]:.2f}%."
         )
@@ -527,7 +556,7 @@ def norm_courses(without: pd.DataFrame, with_swr: pd.DataFrame, lam: float) -> t
 
 
 def by_lambda(finals: pd.DataFrame) -> tuple[Figure, str]:
-    """Draw final accuracy against λ: a point a seed, the mean as a line; and say where it is best.
+    """Draw final accuracy against λ, one point per seed, the mean as a line; say where it is best.
 
     Parameters
     ----------

@@ -69,7 +69,7 @@ def norms_by_layer(
 
 def _layer_names(model: str, of: str) -> list[str]:
     """Name a model's layers that have a weight, or a bias, in the order of the records."""
-    images = SimpleNamespace(shape=(3, 64, 64), classes=range(10))  # the names do not hang on them
+    images = SimpleNamespace(shape=(3, 64, 64), classes=range(10))  # names do not depend on it
     with torch.device("meta"):
         layers = trace_layers(build_model(model, images))  # type: ignore[arg-type]
     return [layer.name for layer in layers if getattr(layer, of) is not None]

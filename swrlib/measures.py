@@ -182,7 +182,7 @@ class Snapshot:
 
 
 def _lpq_balance(snapshot: Snapshot) -> dict[str, float]:
-    """Return the least ‖W‖_{2,2} of the same function over the present one (Fig. 5).
+    """Return the least ‖W‖_{2,2} that rescaling can reach over the present one (Fig. 5).
 
     Also as the authors' release stops: a change of factors below 1e-5, or 100 iterations.
     """

@@ -84,7 +84,9 @@ class Chapter:
                     best = runs.selected_lambda(name, *place, self.results)
                 except ValueError:
                     continue
-                return f"the best on held-out images of {' '.join(place)}", best
+                measured = runs.SELECTED_ON.get(place[0], place[0])
+                where = f"{' '.join(map(paper.label, (measured, *place[1:])))}, paper scale"
+                return f"the best on held-out images of {where}", best
             return "its λ has not been selected on held-out images", None
         if name not in (*paper.GRIDS, *paper.WITH_SWRS_LAMBDA):
             return None, None
@@ -228,7 +230,7 @@ def _stamp(chapter: Chapter) -> None:
     given = ", ".join(f"{k} = {v}" for k, v in chapter.parameters.items() if v is not None)
     commit = (about["commit"] or "unknown")[:10] + (" with changes" if about["dirty"] else "")
     show_html(
-        f'<p class="provenance">This page ran with {html.escape(given)}; '
+        f'<p class="provenance">This page ran{html.escape(given and f" with {given}")}; '
         f"commit {commit}, Python {about['python']}, torch {about['torch']}, "
         f"{html.escape(str(about['processor']))}, {about['date'][:10]}.</p>"
     )
@@ -264,7 +266,8 @@ def banner(found: Iterable[Verdict]) -> None:
     judged, waiting, handed_on = [], [], []
     for verdict in found:
         claim = verdict.claim
-        handed_on.append({"claim": claim.id, "verdict": verdict.verdict, "label": verdict.label})
+        about = {"claim": claim.id, "verdict": verdict.verdict, "label": verdict.label}
+        handed_on.append(about | {"detail": verdict.detail})
         line = claim_line(claim, badge(verdict.verdict, verdict.label))
         if verdict.verdict == verdicts.NOT_RUN:
             waiting.append(f'<div class="claim">{line}</div>')
@@ -275,7 +278,7 @@ def banner(found: Iterable[Verdict]) -> None:
         judged.append(f'<div class="claim">{line}<p class="detail">{detail}</p></div>')
     if waiting:
         number = "One claim" if len(waiting) == 1 else f"{len(waiting)} claims"
-        judged.append(_folded(f"{number} not run at paper scale yet", "".join(waiting)))
+        judged.append(_folded(f"{number} not run at paper scale", "".join(waiting)))
     text = f'<div class="claims">{"".join(judged)}</div>'
     metadata = {"text/html": {"verdicts": handed_on}}
     display({"text/html": text}, raw=True, metadata=metadata)
@@ -333,7 +336,7 @@ def _quick_comparisons(claims: Iterable[paper.Claim], quick: pd.DataFrame) -> No
     )
     rows = "".join(
         f"<tr><td>{paper.label(method)}</td><td>{paper.label(rival)}</td><td>{of}</td>"
-        f"<td>{100 * gap:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]</td><td>{n}</td></tr>"
+        f"<td>{_with_interval(gap, low, high)}</td><td>{n}</td></tr>"
         for method, rival, of, n, gap, low, high in pairs
     )
     head = "<tr><th>method</th><th>against</th><th>of</th><th>points [95%]</th><th>seeds</th></tr>"
@@ -349,16 +352,14 @@ def cells_table(cells: pd.DataFrame) -> None:
     """Show ours beside the paper's: mean ± standard deviation (n), difference and verdict."""
 
     def accuracy(mean: float, sd: float, n: int) -> str:
-        if not n:
-            return "–"
-        return f"{100 * mean:.2f} ± {100 * sd:.2f} ({n})" if n > 1 else f"{100 * mean:.2f} (1)"
+        return f"{_mean_and_deviation(mean, sd)} ({n})" if n else "–"
 
     run: list[str] = []
     waiting: list[str] = []
     for row in cells.itertuples():
         interval = "–"
         if pd.notna(row.low):
-            interval = f"{100 * row.difference:+.2f} [{100 * row.low:+.2f}, {100 * row.high:+.2f}]"
+            interval = _with_interval(row.difference, row.low, row.high)
         fields = [
             html.escape(f"{paper.label(row.dataset)} {paper.label(row.model)}"),
             html.escape(paper.label(row.method)),
@@ -376,16 +377,69 @@ def cells_table(cells: pd.DataFrame) -> None:
         start = '<div class="table-container"><table class="dataframe cells"><thead>'
         return f"{start}{head}</thead><tbody>{''.join(lines)}</tbody></table></div>"
 
-    rest = _folded(f"{len(waiting)} cells not run yet", table(waiting)) if waiting else ""
+    rest = _folded(f"{len(waiting)} cells not run", table(waiting)) if waiting else ""
     show_html((table(run) if run else "") + rest)
+
+
+def finals_table(frame: pd.DataFrame) -> None:
+    """Show how accurate each method ends: in the last epoch, and over the last ten.
+
+    Differences are from vanilla, paired over seeds. Where the last epoch and the last ten name
+    another method as the most accurate one, a sentence says so.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Records of one stream.
+    """
+    finals = verdicts.final_accuracy(frame)
+    finals["late"] = finals["run"].map(verdicts.late_accuracy(frame))
+    for _, rows in finals.groupby(["dataset", "model", "scale"]):
+        last, late = (
+            rows.pivot_table(index="seed", columns="method", values=value)
+            for value in ("test_accuracy", "late")
+        )
+        lines = {
+            paper.label(method): {
+                "seeds": last[method].count(),
+                **_ending("last epoch", last, method),
+                **_ending(f"last {verdicts.LATE}", late, method),
+            }
+            for method in paper.LABELS
+            if method in last
+        }
+        table = pd.DataFrame.from_dict(lines, orient="index").to_html(border=0)
+        best, steady = last.mean().idxmax(), late.mean().idxmax()
+        text = f"Accuracy at the end, {verdicts.setting(rows)}, with differences paired over seeds."
+        if best != steady:
+            text += f" {paper.label(best)} is the most accurate method in the last epoch, "
+            text += f"{paper.label(steady)} over the last {verdicts.LATE}."
+        show_html(f'<p>{html.escape(text)}</p><div class="table-container">{table}</div>')
+
+
+def _ending(name: str, accuracy: pd.DataFrame, method: str) -> dict[str, str]:
+    """Write a method's mean ± deviation in percent and its difference from vanilla."""
+    own = accuracy[method]
+    cells = {f"{name}, %": _mean_and_deviation(own.mean(), own.std()), f"{name} − vanilla": "–"}
+    gap = (own - accuracy.get("vanilla", own)).dropna()
+    if method != "vanilla" and len(gap) > 1:
+        cells[f"{name} − vanilla"] = _with_interval(*verdicts.paired_interval(gap.to_numpy(), 0.0))
+    return cells
+
+
+def _mean_and_deviation(mean: float, deviation: float) -> str:
+    spread = f" ± {100 * deviation:.2f}" if pd.notna(deviation) else ""
+    return f"{100 * mean:.2f}{spread}"
+
+
+def _with_interval(difference: float, low: float, high: float) -> str:
+    return f"{100 * difference:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
 
 
 def provenance_table(frame: pd.DataFrame) -> None:
     """Show where records come from: how many runs, with what, on what, when."""
     if not len(frame):
-        show_html(
-            "<p>There are no records at paper scale yet: <code>make paper</code> makes them.</p>"
-        )
+        show_html("<p>There are no records at paper scale: <code>make paper</code> makes them.</p>")
         return
     about = records.load_provenance()
     about = about[about["run"].isin(frame["run"])]

@@ -13,7 +13,8 @@ enter C_l is what the two variants differ in:
 - ``"printed"``: Algorithm 1 to the letter, C_l = c_l·C_{l−1} from the last normalization layer on
   and c_l before it. At that layer itself this scales the shift by c_{l−1} too often.
 
-Without normalization layers they agree.
+In a chain without normalization layers they agree; where branches part, the printed running product
+takes in the factors of other branches.
 """
 
 from __future__ import annotations

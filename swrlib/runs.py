@@ -28,6 +28,8 @@ from swrlib.streams import Stream, make_stream
 NUMERICS = 1
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 SPLITS = ("all", "selection")
+#: Where a λ for a part of a data set is selected: on the whole.
+SELECTED_ON = {"mnist-5k": "mnist"}
 OPTIMIZER_STATES = ("kept", "new")
 
 
@@ -274,7 +276,7 @@ def selected_lambda(
     ValueError
         If there are no such records; the command that makes them is named.
     """
-    measured = "mnist" if dataset == "mnist-5k" else dataset
+    measured = SELECTED_ON.get(dataset, dataset)
     wanted = {
         "split": "selection",
         "method": method,

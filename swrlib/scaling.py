@@ -90,12 +90,8 @@ def _scaling_verdict(id: str, rows: pd.DataFrame, higher: str, lower: str) -> Ve
     worst: dict[str, tuple[int, float, str, str]] = {}
     for (reading, biases, ratio), group in rows.groupby(["reading", "biases", "ratio"]):
         verdict, distance, text = _scaling_case(claim, group, higher, lower)
-        case = (
-            verdicts.severity(verdict),
-            distance,
-            verdict,
-            f"ratio {ratio:g}, biases {biases}, {text}",
-        )
+        where = f"ratio {ratio:g}, biases {biases}, {text}"
+        case = (verdicts.severity(verdict), distance, verdict, where)
         worst[reading] = min(case, worst.get(reading, case))
     found = {verdict for _, _, verdict, _ in worst.values()} or {verdicts.NOT_RUN}
     label = found.pop() if len(found) == 1 else verdicts.MIXED
@@ -112,12 +108,14 @@ def _scaling_case(
 ) -> tuple[str, float, str]:
     """Judge one ratio: the verdict, a number that is smaller where it is worse, and a text."""
     n, first = len(group), group.iloc[0]
-    if n < verdicts.LEAST_SEEDS:
-        return verdicts.TOO_FEW_SEEDS, 0.0, f"n = {n}"
-    interval = verdicts.paired_interval(group[higher].to_numpy(), group[lower].to_numpy())
-    difference, low, high = (float(value) for value in interval)
-    text = f"{100 * difference:+.2f} points [{100 * low:+.2f}, {100 * high:+.2f}], n = {n}"
     same = claim.id == "scaling-keeps-accuracy"
+    if n < verdicts.LEAST_SEEDS:
+        mean = float((group[higher] - group[lower]).mean())
+        text = f"{100 * mean:+.2f} points, n = {n}"
+        return verdicts.TOO_FEW_SEEDS, -abs(mean) if same else mean, text
+    interval = verdicts.paired_interval(group[higher].to_numpy(), group[lower].to_numpy())
+    low, high = float(interval.low), float(interval.high)
+    text = f"{verdicts.in_points(*interval)}, n = {n}"
     cell = (first["dataset"], first["model"], "scaled")
     q = verdicts.quarter_range(*cell)
     if first["scale"] != "paper":

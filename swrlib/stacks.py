@@ -259,6 +259,6 @@ def needed_memory(model: nn.Module, images: tuple[int, ...], dtype: torch.dtype)
         copied(torch.empty(images, device="meta"))
     entries = sum(parameter.numel() for parameter in model.parameters())
     # Parameters, gradients, two moments, a copy of the parameters and one to compute with; what
-    # every layer puts out, and its gradient, or what it puts out in an evaluation.
+    # every layer outputs, and its gradient, or what it outputs in an evaluation.
     maps = max(2 * sum(outputs), sum(outputs) * EVALUATED // images[0])
     return (6 * entries + maps) * max(4, dtype.itemsize)

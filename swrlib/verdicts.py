@@ -9,6 +9,7 @@ functions of an interval and a threshold alone: `cell_verdict`, `ordering_verdic
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -24,6 +25,8 @@ from swrlib.records import COLUMNS
 #: Fewer seeds than this carry no verdict.
 LEAST_SEEDS = 3
 CONFIDENCE = 0.95
+#: How many epochs the mean takes in that stands, without a verdict, beside the last epoch's.
+LATE = 10
 
 AGREES, COMPATIBLE = "agrees", "compatible"
 REPRODUCED, REVERSED, NOT_REPRODUCED = "reproduced", "reversed", "not reproduced"
@@ -233,22 +236,31 @@ def final_accuracy(records: pd.DataFrame) -> pd.DataFrame:
     return last.sort_values(order, ignore_index=True).astype(dict.fromkeys(numbers, "float64"))
 
 
+def late_accuracy(records: pd.DataFrame) -> pd.Series:
+    """Average the test accuracy of each run over its last `LATE` epochs, by run.
+
+    A spike of Adam at a constant learning rate moves the last epoch, but hardly this.
+    """
+    last = records.sort_values("epoch", kind="stable").groupby("run").tail(LATE)
+    return last.astype({"test_accuracy": "float64"}).groupby("run")["test_accuracy"].mean()
+
+
 def changes_of_data(records: pd.DataFrame) -> pd.DataFrame:
     """Return for each run and change of data what was lost at once and what was learnt.
 
     Returns
     -------
     DataFrame
-        ``method, seed, stage``, ``drop`` (test accuracy after a stage's first epoch minus that of
-        the last epoch before it) and ``train_accuracy`` at the stage's end.
+        ``run, dataset, model, scale, method, seed, stage``, ``drop`` (test accuracy after a
+        stage's first epoch minus that of the last epoch before it) and ``train_accuracy`` at the
+        stage's end.
     """
     rows = records.sort_values("epoch")
-    runs = rows.groupby(["run", "method", "seed"])
-    before = runs["test_accuracy"].shift(1)
+    before = rows.groupby("run")["test_accuracy"].shift(1)
     first = rows[(rows["stage_epoch"] == 1) & (rows["stage"] > 1)]
     drop = first.assign(drop=first["test_accuracy"] - before[first.index])
     last = rows.groupby(["run", "stage"])["train_accuracy"].last()
-    table = drop[["run", "method", "seed", "stage", "drop"]]
+    table = drop[["run", "dataset", "model", "scale", "method", "seed", "stage", "drop"]]
     return table.join(last, on=["run", "stage"]).reset_index(drop=True)
 
 
@@ -397,10 +409,10 @@ class Comparison:
         """Write one line for readers, in percentage points."""
         text = f"{label(self.method)} against {label(self.rival)}, {self.where}: "
         if self.n > 1:
-            text += f"{_points(self.difference, self.low, self.high)}, "
+            text += f"{in_points(self.difference, self.low, self.high)}, "
         text += f"n = {self.n}: {self.verdict}"
         if self.printed_verdict != NOT_PRINTED:
-            text += f" (in print {_points(*self.printed)}: {self.printed_verdict})"
+            text += f" (in print {in_points(*self.printed)}: {self.printed_verdict})"
         return text
 
     @property
@@ -410,7 +422,8 @@ class Comparison:
         return f"{dataset} {model}, {stream}"
 
 
-def _points(difference: float, low: float, high: float) -> str:
+def in_points(difference: float, low: float, high: float) -> str:
+    """Write a difference of accuracies and its interval in percentage points."""
     return f"{100 * difference:+.2f} points [{100 * low:+.2f}, {100 * high:+.2f}]"
 
 
@@ -494,7 +507,7 @@ def judge_claim(
     worst = [min(unit, key=lambda c: (severity(c.verdict), c.low)) for unit in units]
     run = [c for c in worst if c.verdict not in (NOT_RUN, TOO_FEW_SEEDS)]
     verdict = combined([c.verdict for c in worst])
-    part = f" ({len(run)} of {len(worst)} run)" if 0 < len(run) < len(worst) else ""
+    part = f" ({len(run)} of {len(worst)} comparisons)" if 0 < len(run) < len(worst) else ""
     printed = [min((c.printed_verdict for c in unit), key=severity) for unit in units]
     return Verdict(
         claim,
@@ -592,6 +605,10 @@ def _detail(run: Sequence[Comparison], worst: Sequence[Comparison]) -> str:
     if len({c.verdict for c in run}) == 1:
         return "; ".join(map(str, run)) + "."
     groups: dict[str, list[str]] = {}
-    for c in worst:
-        groups.setdefault(c.verdict, []).append(f"{label(c.method)} on {c.where}")
-    return "; ".join(f"{verdict}: {' · '.join(who)}" for verdict, who in groups.items()) + "."
+    for c in run:
+        numbers = f"{in_points(c.difference, c.low, c.high)} against {label(c.rival)}, n = {c.n}"
+        groups.setdefault(c.verdict, []).append(f"{label(c.method)} on {c.where} ({numbers})")
+    said = [f"{verdict}: {' · '.join(who)}" for verdict, who in groups.items()]
+    others = Counter(c.verdict for c in worst if c not in run)
+    said += [f"{verdict}: {n} of {len(worst)} comparisons" for verdict, n in others.items()]
+    return "; ".join(said) + "."

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from browser import WIDTHS, find_chromium, list_pages, open_browser, open_page
 
-from swrlib import notebook, paper, verdicts
+from swrlib import load_records, notebook, paper, verdicts
 
 ROOT = Path(__file__).resolve().parent.parent
 CHAPTERS = yaml.safe_load((ROOT / "config/quick.yaml").read_text())["chapters"]
@@ -93,7 +93,10 @@ def staging():
 def chapter_with(title: str, *banners: list[tuple[str, str, str]]) -> nbformat.NotebookNode:
     cells = [nbformat.v4.new_markdown_cell(f"# {title}\n\nText.")]
     for banner in banners:
-        found = [{"claim": id, "verdict": word, "label": label} for id, word, label in banner]
+        found = [
+            {"claim": id, "verdict": word, "label": label, "detail": f"{word} < {id}"}
+            for id, word, label in banner
+        ]
         output = nbformat.v4.new_output(
             "display_data",
             data={"text/html": "<p>shown</p>"},
@@ -109,7 +112,7 @@ def test_the_page_of_claims_counts_each_claim_once():
     page = staging().claims_page(
         {
             "one": chapter_with(
-                "First", [(claims[0], yes, yes), (claims[1], no, f"{no} (1 of 5 run)")]
+                "First", [(claims[0], yes, yes), (claims[1], no, f"{no} (1 of 5 comparisons)")]
             ),
             "other": chapter_with(
                 "Second",
@@ -127,9 +130,42 @@ def test_the_page_of_claims_counts_each_claim_once():
         assert notebook.badge(word, f"{number} {word}") in counts
     assert first.startswith("[First](../notebooks/one.ipynb)")
     assert second.startswith("[Second](../notebooks/other.ipynb)")
-    assert f"{no} (1 of 5 run)" in first and paper.CLAIMS[1].sentence in first
+    assert f"{no} (1 of 5 comparisons)" in first and paper.CLAIMS[1].sentence in first
     row = next(line for line in second.splitlines() if paper.CLAIMS[2].sentence in line)
     assert notebook.badge(yes) in row and notebook.badge(no) in row
+    assert f"{yes} &lt; {claims[2]}<br>{no} &lt; {claims[2]}" in row
+
+
+def test_the_front_page_says_what_the_records_say():
+    """Its paragraph on what came out is prose: these are its four statements on accuracies."""
+
+    def gap(dataset, model, stream, higher, lower):
+        records = load_records(
+            dataset=dataset, model=model, stream=stream, method=[higher, lower], scale="paper"
+        )
+        finals = verdicts.final_accuracy(records[records["split"] == "all"])
+        wide = finals.pivot_table(index="seed", columns="method", values="test_accuracy")
+        return verdicts.paired_interval(wide[higher].to_numpy(), wide[lower].to_numpy())
+
+    soft = gap("cifar10", "cnn", "single-task", "swr", "vanilla")
+    printed = paper.TABLES[1].accuracy["cifar10", "cnn"]
+    assert soft.low > 0
+    assert abs(soft.difference - (printed["swr"].mean - printed["vanilla"].mean)) < 0.01
+    assert gap("cifar10", "cnn", "single-task", "l2", "swr").low > 0
+    assert gap("mnist", "mlp", "warm-start", "full-reset", "vanilla").low < 0
+    finals = verdicts.final_accuracy(load_records(dataset="mnist", scale="paper", split="all"))
+    means = finals.groupby(["stream", "method"])["test_accuracy"].mean()
+    far = (means - means.groupby("stream").transform("median")).abs() > 0.004
+    assert far.sum() <= 2
+    trained = load_records(scale="paper", split="all")
+    assert "vgg16" not in set(trained["model"])
+
+
+def test_the_page_of_claims_lists_what_was_trained():
+    table = staging().trained_table()
+    records = load_records(scale="paper", split="all")
+    runs = sum(int(line.split("|")[-2]) for line in table.splitlines()[2:])
+    assert runs == records["run"].nunique() and "| warm start | MNIST, MLP |" in table
 
 
 def test_the_page_of_claims_has_what_the_chapters_show(site, chapters):

@@ -82,10 +82,14 @@ def test_final_accuracies_and_their_differences(records):
     )
     points = np.concatenate([line.get_xdata() for line in figures.finals(records).axes[0].lines])
     assert set(finals.to_numpy().ravel().round(6)) <= set(np.round(points.astype(float), 6))
-    figure = figures.paired_differences(records)
-    points = np.concatenate([line.get_xdata() for line in figure.axes[0].lines])
+    twice = pd.concat([records, records.assign(dataset="mnist", run=records["run"] + "x")])
+    figure, sentence = figures.paired_differences(twice)
     gaps = 100 * (finals["swr"] - finals["vanilla"])
-    assert set(gaps.round(6)) <= set(np.round(points.astype(float), 6))
+    assert len(figure.axes) == 2
+    for ax in figure.axes:
+        points = np.concatenate([line.get_xdata() for line in ax.lines])
+        assert set(gaps.round(6)) <= set(np.round(points.astype(float), 6))
+    assert sentence.count(f"SWR {gaps.mean():+.2f}") == 2
 
 
 def test_drops_compare_the_first_epoch_of_a_stage_with_the_last_before(records):
@@ -97,6 +101,9 @@ def test_drops_compare_the_first_epoch_of_a_stage_with_the_last_before(records):
     assert row["train_accuracy"] == pytest.approx(one["train_accuracy"].iloc[-1])
     figure, sentence = figures.drops(changes)
     assert len(figure.axes) == 2 and "points on average" in sentence
+    twice = pd.concat([changes, changes.assign(dataset="mnist", drop=-1.0)])
+    figure, sentence = figures.drops(twice)
+    assert len(figure.axes) == 4 and "-100.0 points on average" in sentence
 
 
 def test_finals_beside_the_paper_draw_its_bands_at_paper_scale_alone(records):
@@ -106,7 +113,7 @@ def test_finals_beside_the_paper_draw_its_bands_at_paper_scale_alone(records):
         records.assign(scale="paper", dataset="mnist"), 1
     )
     assert not own.axes[0].patches and len(theirs.axes[0].patches) == 3
-    assert "MNIST, MLP (paper scale)" in sentence
+    assert "MNIST, MLP, paper scale: " in sentence
 
 
 def test_courses_of_the_layers_and_their_sentence(records):

@@ -51,6 +51,16 @@ def test_it_is_not_that_of_the_reshaped_kernel():
     assert conv_spectral_norm(layer, (3, 12, 12)) > 1.1 * reshaped
 
 
+@pytest.mark.parametrize("size", range(12, 19))
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [(3, 3, 1), (5, 2, 2), (3, 2, 1)])
+def test_the_frobenius_bound_holds_where_inputs_wrap_around(kernel, stride, padding, size):
+    layer = nn.Conv1d(1, 1, kernel, stride, padding, padding_mode="circular", bias=False)
+    nn.init.ones_(layer.weight)
+    bound = lipschitz_bound(layer, torch.zeros(1, 1, size), norm="frobenius")
+    norm = dense_norm(layer, (1, size))
+    assert norm <= bound * (1 + 1e-9) < 2 * norm
+
+
 def stretch(model: nn.Module, inputs: torch.Tensor) -> float:
     """Return the greatest norm of the Jacobian at these inputs, written out."""
     norms = []

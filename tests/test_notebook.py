@@ -1,5 +1,7 @@
 """What every chapter begins and ends with: parameters refused or resolved, badges, tables, tabs."""
 
+import re
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -103,15 +105,35 @@ def test_the_banner_judges_and_folds_what_was_not_run(chapter, records):
     )
     claim = paper.find_claim("generalization-best")
     assert claim.place in text
-    assert "not run at paper scale yet" in text and "no verdict on the paper" in text
+    assert "not run at paper scale" in text and "no verdict on the paper" in text
     assert "verdict-reproduced" not in text.split("This page's own runs")[1]
 
 
 def test_cells_show_the_verdict_and_fold_what_was_not_run(chapter):
     committed = chapter.paper_records("single-task")
     text = shown(notebook.cells_table, verdicts.table_cells(committed, 1))
-    assert "cells not run yet" in text and "MNIST MLP" in text and 'class="verdict' in text
+    assert "cells not run" in text and "MNIST MLP" in text and 'class="verdict' in text
     assert "vanilla" in shown(notebook.cells_table, verdicts.table_cells(committed[:0], 1))
+
+
+def test_a_spike_in_the_last_epoch_is_seen_beside_the_last_ten(records):
+    records = records.assign(
+        test_accuracy=records["test_accuracy"].where(records["epoch"] < 1, 0.5)
+    )
+    spike = records["epoch"] == records["epoch"].max()
+    records.loc[spike & (records["method"] == "swr"), "test_accuracy"] = 0.9
+    records.loc[~spike & (records["method"] == "vanilla"), "test_accuracy"] = 0.95
+    text = shown(notebook.finals_table, records)
+    lines = dict(re.findall(r"<th>([^<]+)</th>\s*((?:<td>.*?</td>\s*)+)", text))
+    last = verdicts.final_accuracy(records).groupby("method")["test_accuracy"].mean()
+    late = records.groupby(["method", "run"])["test_accuracy"].mean().groupby("method").mean()
+    for method, name in ((m, paper.label(m)) for m in last.index):
+        assert f"<td>{100 * last[method]:.2f} ± " in lines[name]
+        assert f"<td>{100 * late[method]:.2f} ± " in lines[name]
+    gap = 100 * (last["swr"] - last["vanilla"])
+    assert f"<td>{gap:+.2f} [" in lines["SWR"] and "<td>–</td>" in lines["vanilla"]
+    assert "SWR is the most accurate method in the last epoch, vanilla over the last 10" in text
+    assert "over the last 10" not in shown(notebook.finals_table, records[spike])
 
 
 def test_provenance_counts_the_runs(chapter):

@@ -502,9 +502,10 @@ def test_over_several_cells():
     mixed = judge_claim(ordering, records(1, -1, 1))
     assert mixed.verdict == mixed.label == "mixed"
     assert "reversed: SWR on CIFAR-10 CNN" in mixed.detail
-    assert "reproduced: SWR on MNIST MLP, single task · SWR on CIFAR-100 CNN" in mixed.detail
+    assert "reproduced: SWR on MNIST MLP, single task (+10.00 points [" in mixed.detail
+    assert "against vanilla, n = 5) · SWR on CIFAR-100 CNN" in mixed.detail
     part = judge_claim(ordering, records(1))
-    assert (part.verdict, part.label) == ("reproduced", "reproduced (1 of 3 run)")
+    assert (part.verdict, part.label) == ("reproduced", "reproduced (1 of 3 comparisons)")
     assert judge_claim(ordering, records(1), cells=cells[:1]).label == "reproduced"
     assert pd.DataFrame(mixed.comparisons)["verdict"].tolist() == [
         "reproduced",

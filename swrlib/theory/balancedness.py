@@ -2,9 +2,9 @@
 
 Two things bear the name. Definition 2 compares the ratio of two layers' norms with what it was at
 the start; Theorem 3 says that a rescaling with one λ never takes it further away. Fig. 5 compares
-the network's ℓp,q norm with the least one of all networks with the same function; that minimum is
-found by the algorithm of Saul (2023), which scales the weights into each hidden unit by a factor
-and those out of it by its inverse.
+the network's ℓp,q norm with the least one that scaling the weights into each hidden unit by a
+factor and those out of it by its inverse can reach; that minimum is found by the algorithm of Saul
+(2023). Other networks with the same function may have a smaller norm.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def balance_(
     tolerance: float = 1e-8,
     iterations: int = 10_000,
 ) -> pd.Series:
-    """Rebalance a network in place: the least ``‖W‖_{p,q}`` with the same function (Saul, 2023).
+    """Rebalance a network in place: the least ``‖W‖_{p,q}`` by rescaling units (Saul, 2023).
 
     Every hidden unit i has a factor a_i > 0 on the weights into it and its bias, and 1/a_i on those
     out of it. All factors are updated at once,

@@ -4,8 +4,9 @@ A step grows the squared norm by at most B, then the norm moves a share λ of th
 
     n ← λ n_0 + (1 − λ) √(n² + B)
 
-The map rises with n and starts from n_0, so the norm stays below its fixed point n*, and comes as
-near to it as one likes where every step grows the squared norm by B: the bound is sharp.
+With λ > 0 the map has one fixed point n*. It rises with n and starts from n_0 ≤ n*, so the norm
+stays below n*, and comes as near to it as one likes where every step grows the squared norm by B:
+the bound is sharp.
 """
 
 from __future__ import annotations

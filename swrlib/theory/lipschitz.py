@@ -1,8 +1,10 @@
 """Corollary 2.1: how much a network can stretch a change of its input, from above and from below.
 
-A network's Lipschitz constant is at most the product of its layers' operator norms, along branches
-that are added their sum. The paper bounds an operator norm by the Frobenius norm of the weight,
-which needs a factor for convolutions and holds only in evaluation mode for batch normalization.
+A network's Lipschitz constant is at most the product of its layers' operator norms and of the
+greatest slopes of what stands between them, along branches that are added their sum. The paper
+bounds an operator norm by the Frobenius norm of the weight. That needs a factor √m for
+convolutions, m being how many windows meet an input, and 1/√(σ² + eps) for batch normalization,
+which has a constant in evaluation mode alone.
 """
 
 from __future__ import annotations
@@ -353,10 +355,13 @@ def _patches(name: str, module: Any) -> int:
     )
     if mode != "zeros" and not around:
         raise ValueError(f"{name} pads with its own inputs, which counts them more than once")
-    return math.prod(
-        math.ceil(kernel * math.gcd(stride, dilation) / stride)
+    meets = [
+        (kernel, math.ceil(kernel * math.gcd(stride, dilation) / stride))
         for kernel, stride, dilation in windows
-    )
+    ]
+    if around:  # an input at the edge stands in two places, but each tap meets it once
+        return math.prod(min(kernel, 2 * windows) for kernel, windows in meets)
+    return math.prod(windows for _, windows in meets)
 
 
 def _normalization(name: str, module: Any) -> float:
@@ -399,8 +404,9 @@ def lipschitz_lower_bound(
     Returns
     -------
     float
-        The greatest value that was met: up to rounding, the Lipschitz constant is no smaller. Not
-        finite where the network is not.
+        The greatest value that was met. Up to rounding the Lipschitz constant is no smaller, where
+        the network is differentiable at the inputs it met, as a network with ReLU is nearly
+        everywhere. Not finite where the network is not.
 
     Raises
     ------

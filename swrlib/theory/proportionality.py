@@ -77,8 +77,8 @@ def proportionality_gap(
 
     Theorem 1 (Section 3.2, Appendix A): the gap is zero, up to rounding, for a network of affine
     layers and positively homogeneous activations and any positive factors. With normalization
-    layers (Section 3.3) what is left is of the order of their eps, and only in the "proportional"
-    variant; in evaluation mode only if the running statistics follow.
+    layers (Section 3.3) what is left is of the order of eps over the variance there, and only in
+    the "proportional" variant; in evaluation mode only if the running statistics follow.
 
     Parameters
     ----------
