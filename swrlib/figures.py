@@ -44,6 +44,8 @@ STYLE: dict[str, tuple[Any, str]] = {
 MARKED: dict[str, Any] = {"markersize": 5, "markeredgecolor": "white", "markeredgewidth": 0.6}
 
 
+#: Epochs that long curves are averaged over.
+SMOOTHED = 5
 _CELL = ["dataset", "model"]
 
 
@@ -131,6 +133,9 @@ def curves(
 ) -> Figure:
     """Draw one curve a method: the mean over seeds with a t interval, single runs thin behind it.
 
+    Of more than 60 epochs each run is averaged over `SMOOTHED` epochs of a stage first, or spikes
+    would hide all; the axis says so.
+
     Parameters
     ----------
     records : DataFrame
@@ -148,15 +153,20 @@ def curves(
     """
     ax = ax or plt.subplots()[1]
     shown = records[records["epoch"] >= first_epoch]
+    stages = shown.groupby("epoch")["stage"].first()
+    long = len(stages) > 60
     for number, method in enumerate(m for m in STYLE if m in set(shown["method"])):
         table = shown[shown["method"] == method].pivot_table(
             index="seed", columns="epoch", values=value, aggfunc="last"
         )
         table = table.dropna(axis=1)
         epochs = table.columns.to_numpy()
+        if long:
+            blocks = table.T.groupby(stages[epochs]).rolling(SMOOTHED, min_periods=1)
+            table = blocks.mean().droplevel(0).T
         mean, half = mean_and_interval(table.to_numpy())
         color, marker = STYLE[method]
-        if len(epochs) <= 60:  # more would hide the means
+        if not long:  # they would hide the means
             ax.plot(epochs, table.to_numpy().T, color=color, lw=0.5, alpha=0.35)
         ax.fill_between(epochs, mean - half, mean + half, color=color, alpha=0.12, lw=0)
         every = max(1, len(epochs) // 8)
@@ -174,19 +184,9 @@ def curves(
         starts = shown[(shown["stage_epoch"] == 1) & (shown["stage"] > 1)]["epoch"].unique()
         for start in starts:
             ax.axvline(start - 0.5, color="0.75", lw=0.8, zorder=0)
-    lines = sorted((references or {}).items(), key=lambda line: line[1])
-    for place, (name, level) in enumerate(lines):
-        ax.axhline(level, color="0.35", lw=1, ls="--")
-        below = place == 0 and len(lines) > 1  # so that the names of near lines do not overlap
-        ax.annotate(
-            name,
-            (1, level),
-            xycoords=("axes fraction", "data"),
-            fontsize=8,
-            ha="right",
-            va="top" if below else "bottom",
-        )
-    ax.set(xlabel="epoch", ylabel=label)
+    for (name, level), line in zip((references or {}).items(), itertools.cycle(("--", ":"))):
+        ax.axhline(level, color="0.35", lw=1.2, ls=line, label=name)
+    ax.set(xlabel="epoch", ylabel=f"{label}, mean of {SMOOTHED} epochs" if long else label)
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return ax.get_figure()  # type: ignore[return-value]
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from browser import WIDTHS, find_chromium, list_pages, open_browser, open_page
 
-from swrlib import load_records, notebook, paper, verdicts
+from swrlib import load_records, measures, notebook, paper, records, verdicts
 
 ROOT = Path(__file__).resolve().parent.parent
 CHAPTERS = yaml.safe_load((ROOT / "config/quick.yaml").read_text())["chapters"]
@@ -58,6 +58,13 @@ def test_every_public_name_is_in_the_reference(site):
         and not re.search(rf'id="swrlib\.[\w.]*\b{name}"', reference)
     ]
     assert absent == []
+
+
+def test_the_reference_names_every_measure_and_column():
+    text = (ROOT / "book/api.md").read_text()
+    names = {*measures.STEP_MEASURES, *measures.EPOCH_MEASURES, *records.COLUMNS}
+    table = text[text.index("## Names and columns") :]
+    assert names - set(re.findall(r"`([\w-]+)`", table)) == set()
 
 
 def test_each_chapter_can_be_downloaded_as_it_was_executed(site):
@@ -140,10 +147,9 @@ def test_the_front_page_says_what_the_records_say():
     """Its paragraph on what came out is prose: these are its four statements on accuracies."""
 
     def gap(dataset, model, stream, higher, lower):
-        records = load_records(
-            dataset=dataset, model=model, stream=stream, method=[higher, lower], scale="paper"
-        )
-        finals = verdicts.final_accuracy(records[records["split"] == "all"])
+        settings = {"dataset": dataset, "model": model, "stream": stream, "split": "all"}
+        rows = load_records(method=[higher, lower], scale="paper", **settings)
+        finals = verdicts.final_accuracy(rows)
         wide = finals.pivot_table(index="seed", columns="method", values="test_accuracy")
         return verdicts.paired_interval(wide[higher].to_numpy(), wide[lower].to_numpy())
 
@@ -163,9 +169,9 @@ def test_the_front_page_says_what_the_records_say():
 
 def test_the_page_of_claims_lists_what_was_trained():
     table = staging().trained_table()
-    records = load_records(scale="paper", split="all")
+    trained = load_records(scale="paper", split="all")
     runs = sum(int(line.split("|")[-2]) for line in table.splitlines()[2:])
-    assert runs == records["run"].nunique() and "| warm start | MNIST, MLP |" in table
+    assert runs == trained["run"].nunique() and "| warm start | MNIST, MLP |" in table
 
 
 def test_the_page_of_claims_has_what_the_chapters_show(site, chapters):

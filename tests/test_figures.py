@@ -69,6 +69,19 @@ def test_curves_are_the_means_over_seeds(records):
         assert shown[LABELS[method]] == pytest.approx(mean.to_numpy())
 
 
+def test_long_curves_are_averaged_within_stages(records):
+    one = records[(records["method"] == "swr") & (records["seed"] == 0)].iloc[:1]
+    epochs = np.arange(1, 81)
+    accuracy = np.random.default_rng(0).normal(size=80)
+    rows = pd.concat([one] * 80).assign(epoch=epochs, stage=np.where(epochs > 40, 2, 1))
+    figure = figures.curves(rows.assign(test_accuracy=accuracy, stage_epoch=0), changes=False)
+    (drawn,) = lines(figure.axes[0]).values()
+    stages = pd.Series(accuracy).groupby(epochs > 40)
+    expected = stages.rolling(figures.SMOOTHED, min_periods=1).mean()
+    assert drawn == pytest.approx(expected.to_numpy())
+    assert "mean of 5 epochs" in figure.axes[0].get_ylabel()
+
+
 def test_the_course_says_who_ended_where(records):
     figure, sentence = figures.course(records)
     ends = final_accuracy(records).groupby("method")["test_accuracy"].mean()
