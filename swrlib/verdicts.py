@@ -237,11 +237,13 @@ def final_accuracy(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def late_accuracy(records: pd.DataFrame) -> pd.Series:
-    """Average the test accuracy of each run over its last `LATE` epochs, by run.
+    """Average the test accuracy of each run over the last `LATE` epochs of its last stage, by run.
 
     A spike of Adam at a constant learning rate moves the last epoch, but hardly this.
     """
-    last = records.sort_values("epoch", kind="stable").groupby("run").tail(LATE)
+    trained = records[records["epoch"] > 0].sort_values("epoch", kind="stable")
+    stage = trained.groupby("run")["stage"].transform("max")
+    last = trained[trained["stage"] == stage].groupby("run").tail(LATE)
     return last.astype({"test_accuracy": "float64"}).groupby("run")["test_accuracy"].mean()
 
 

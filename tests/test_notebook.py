@@ -117,16 +117,16 @@ def test_cells_show_the_verdict_and_fold_what_was_not_run(chapter):
 
 
 def test_a_spike_in_the_last_epoch_is_seen_beside_the_last_ten(records):
-    records = records.assign(
-        test_accuracy=records["test_accuracy"].where(records["epoch"] < 1, 0.5)
-    )
-    spike = records["epoch"] == records["epoch"].max()
+    again = records[records["epoch"] == 1].assign(epoch=2)
+    records = pd.concat([records, again], ignore_index=True).assign(test_accuracy=0.5)
+    spike = records["epoch"] == 2
     records.loc[spike & (records["method"] == "swr"), "test_accuracy"] = 0.9
     records.loc[~spike & (records["method"] == "vanilla"), "test_accuracy"] = 0.95
     text = shown(notebook.finals_table, records)
     lines = dict(re.findall(r"<th>([^<]+)</th>\s*((?:<td>.*?</td>\s*)+)", text))
     last = verdicts.final_accuracy(records).groupby("method")["test_accuracy"].mean()
-    late = records.groupby(["method", "run"])["test_accuracy"].mean().groupby("method").mean()
+    trained = records[records["epoch"] > 0]  # an untrained network's does not count
+    late = trained.groupby(["method", "run"])["test_accuracy"].mean().groupby("method").mean()
     for method, name in ((m, paper.label(m)) for m in last.index):
         assert f"<td>{100 * last[method]:.2f} ± " in lines[name]
         assert f"<td>{100 * late[method]:.2f} ± " in lines[name]
