@@ -354,31 +354,32 @@ def cells_table(cells: pd.DataFrame) -> None:
     def accuracy(mean: float, sd: float, n: int) -> str:
         return f"{_mean_and_deviation(mean, sd)} ({n})" if n else "–"
 
-    run: list[str] = []
-    waiting: list[str] = []
-    for row in cells.itertuples():
-        interval = "–"
-        if pd.notna(row.low):
-            interval = _with_interval(row.difference, row.low, row.high)
-        fields = [
-            html.escape(f"{paper.label(row.dataset)} {paper.label(row.model)}"),
-            html.escape(paper.label(row.method)),
-            badge(row.verdict),
-            accuracy(row.ours_mean, row.ours_sd, row.n),
-            accuracy(row.paper_mean, row.paper_sd, row.paper_n),
-            interval,
-        ]
-        line = "<tr>" + "".join(f"<td>{field}</td>" for field in fields) + "</tr>"
-        (run if row.n else waiting).append(line)
-    names = ("setting", "method", "verdict", "ours, % (n)", "paper, % (n)", "difference [95%]")
-    head = "<tr>" + "".join(f"<th>{name}</th>" for name in names) + "</tr>"
+    names = ("method", "verdict", "ours, % (n)", "paper, % (n)", "difference [95%]")
+    head = "".join(f"<th>{name}</th>" for name in names)
 
-    def table(lines: list[str]) -> str:
-        start = '<div class="table-container"><table class="dataframe cells"><thead>'
-        return f"{start}{head}</thead><tbody>{''.join(lines)}</tbody></table></div>"
+    def table(rows: pd.DataFrame) -> str:
+        lines = []
+        for (dataset, model), group in rows.groupby(["dataset", "model"], sort=False):
+            setting = html.escape(f"{paper.label(dataset)} {paper.label(model)}")
+            lines.append(f'<tr><th colspan="{len(names)}" scope="rowgroup">{setting}</th></tr>')
+            for row in group.itertuples():
+                interval = "–"
+                if pd.notna(row.low):
+                    interval = _with_interval(row.difference, row.low, row.high)
+                fields = [
+                    html.escape(paper.label(row.method)),
+                    badge(row.verdict),
+                    accuracy(row.ours_mean, row.ours_sd, row.n),
+                    accuracy(row.paper_mean, row.paper_sd, row.paper_n),
+                    interval,
+                ]
+                lines.append("<tr>" + "".join(f"<td>{field}</td>" for field in fields) + "</tr>")
+        start = '<div class="table-container"><table class="dataframe"><thead><tr>'
+        return f"{start}{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
 
-    rest = _folded(f"{len(waiting)} cells not run", table(waiting)) if waiting else ""
-    show_html((table(run) if run else "") + rest)
+    run, waiting = cells[cells["n"] > 0], cells[cells["n"] == 0]
+    rest = _folded(f"{len(waiting)} cells not run", table(waiting)) if len(waiting) else ""
+    show_html((table(run) if len(run) else "") + rest)
 
 
 def finals_table(frame: pd.DataFrame) -> None:
@@ -400,17 +401,16 @@ def finals_table(frame: pd.DataFrame) -> None:
             for value in ("test_accuracy", "late")
         )
         lines = {
-            paper.label(method): {
-                "seeds": last[method].count(),
-                **_ending("last epoch", last, method),
-                **_ending(f"last {verdicts.LATE}", late, method),
-            }
+            paper.label(method): _ending("last epoch", last, method)
+            | _ending(f"last {verdicts.LATE}", late, method)
             for method in paper.LABELS
             if method in last
         }
         table = pd.DataFrame.from_dict(lines, orient="index").to_html(border=0)
         best, steady = last.mean().idxmax(), late.mean().idxmax()
-        text = f"Accuracy at the end, {verdicts.setting(rows)}, with differences paired over seeds."
+        seeds = "–".join(map(str, sorted({last.count().min(), last.count().max()})))
+        text = f"Accuracy at the end, {verdicts.setting(rows)}, "
+        text += "one seed." if seeds == "1" else f"{seeds} seeds; differences are paired over them."
         if best != steady:
             text += f" {paper.label(best)} is the most accurate method in the last epoch, "
             text += f"{paper.label(steady)} over the last {verdicts.LATE}."
