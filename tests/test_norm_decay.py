@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from swrlib import SoftWeightRescaling
+from swrlib import SoftWeightRescaling, rescaling
 
 LR, LAM, STEPS = 1e-3, 1e-2, 200
 
@@ -149,3 +149,25 @@ def test_the_balance_of_growth_and_pull_goes_with_a_power_of_the_rate(power, alo
         assert ratio == pytest.approx(share**power, rel=1e-2)
         same = settled(1e-2 * share, 1e-2 * share**power) / settled(1e-2, 1e-2)
         assert same == pytest.approx(1, rel=0.02)  # λ that follows the rate keeps the norm
+
+
+# Mutants
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda norms, pull, rest, right: right(norms, -pull, 2 - rest),
+        lambda norms, pull, rest, right: right(norms, pull, rest).square(),
+    ],
+    ids=["away from the start", "twice as strong"],
+)
+def test_another_pull_is_caught(wrong, monkeypatch):
+    right = rescaling.soft_factors
+    monkeypatch.setattr(
+        rescaling, "soft_factors", lambda norms, pull, rest: wrong(norms, pull, rest, right)
+    )
+    with pytest.raises(AssertionError):
+        test_a_rescaling_is_a_decay_of_what_the_norm_has_beyond_its_start(0.3)
+    with pytest.raises(AssertionError):
+        test_toward_zero_it_is_adamw_with_a_smaller_rate_and_a_larger_decay()
