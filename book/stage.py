@@ -153,11 +153,9 @@ def trained_table() -> str:
     lines = ["| stream | data, model | methods | seeds | runs |", "|---|---|---|---|---|"]
     for (stream, dataset, model), rows in records.groupby(["stream", "dataset", "model"]):
         methods = ", ".join(paper.label(m) for m in paper.LABELS if m in set(rows["method"]))
-        seeds = rows.groupby("method")["seed"].nunique()
-        count = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()}–{seeds.max()}"
         where = f"{paper.label(dataset)}, {paper.label(model)}"
-        name = paper.label(stream)
-        lines.append(f"| {name} | {where} | {methods} | {count} | {rows['run'].nunique()} |")
+        name, seeds = paper.label(stream), verdicts.seed_count(rows)
+        lines.append(f"| {name} | {where} | {methods} | {seeds} | {rows['run'].nunique()} |")
     return "\n".join(lines)
 
 

@@ -408,7 +408,7 @@ def finals_table(frame: pd.DataFrame) -> None:
         }
         table = pd.DataFrame.from_dict(lines, orient="index").to_html(border=0)
         best, steady = last.mean().idxmax(), late.mean().idxmax()
-        seeds = "–".join(map(str, sorted({last.count().min(), last.count().max()})))
+        seeds = verdicts.seed_count(rows)
         text = f"Accuracy at the end, {verdicts.setting(rows)}, "
         text += "one seed." if seeds == "1" else f"{seeds} seeds; differences are paired over them."
         if best != steady:

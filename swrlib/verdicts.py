@@ -379,6 +379,12 @@ def setting(rows: pd.DataFrame) -> str:
     return f"{label(first['dataset'])}, {label(first['model'])}, {first['scale']} scale"
 
 
+def seed_count(rows: pd.DataFrame) -> str:
+    """Write how many seeds the methods have: "5", or "3–5" where not all have as many."""
+    counts = rows.groupby("method")["seed"].nunique()
+    return "–".join(map(str, sorted({counts.min(), counts.max()})))
+
+
 def coefficient(rows: pd.DataFrame) -> str:
     """Write the λ of runs that share it, or their λ_f and λ_c; empty where the method has none."""
     lams = rows.iloc[0][["lam", "lam_features", "lam_classifier"]].astype(float)
