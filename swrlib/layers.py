@@ -7,9 +7,10 @@ looked at. Two ways of tracing lead to the same list of steps: `torch.fx`, which
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -43,7 +44,8 @@ _HOMOGENEOUS = {
 # They return no activations.
 _SHAPES = {"size", "shape", "dim", "ndim", "numel", "dtype", "device", "symsize"}
 _SHAPES |= {"asserttensormetadata"}
-_SUMS = {"add", "iadd", "sub", "isub", "rsub", "cat", "concat", "concatenate", "stack"}
+_SUMS = {"add", "iadd", "sub", "isub", "rsub"}
+_JOINS = {"cat", "concat", "concatenate", "stack"}
 _PRODUCTS = {"mul", "imul", "multiply"}
 _QUOTIENTS = {"div", "truediv", "itruediv", "divide"}
 
@@ -100,6 +102,16 @@ class Step:
     name: str
     kind: Literal["input", "layer", "homogeneous", "sum", "other"]
     inputs: tuple[str, ...]
+    operation: str = ""  # in one spelling: "maxpool2d"
+    node: fx.Node | None = field(default=None, repr=False, compare=False)
+    module: nn.Module | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def label(self) -> str:
+        """The operation as a message calls it: its name, a module's own and its type."""
+        if self.module is None or self.node is None:
+            return repr(self.name)
+        return f"{str(self.node.target)!r} ({type(self.module).__name__})"
 
 
 @dataclass(frozen=True)
@@ -137,6 +149,29 @@ def kind_of(module: nn.Module) -> Kind | None:
     if isinstance(module, nn.modules.conv._ConvNd):
         return "convolution"
     return "normalization" if isinstance(module, _NORMALIZATIONS) else None
+
+
+def has_own_forward(module: nn.Module) -> bool:
+    """Say whether a layer computes something else than torch's modules of its kind do."""
+    return "forward" in vars(module) or not type(module).forward.__module__.startswith("torch.")
+
+
+@contextlib.contextmanager
+def left_alone(model: nn.Module) -> Iterator[None]:
+    """Undo what a forward pass writes into its model: attributes and buffers."""
+    attributes = [(module, vars(module).copy()) for module in model.modules()]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    versions = [buffer._version for buffer, _ in buffers]
+    try:
+        yield
+    finally:
+        for module, before in attributes:
+            vars(module).clear()
+            vars(module).update(before)
+        with torch.no_grad():
+            for (buffer, before_it), version in zip(buffers, versions, strict=True):
+                if buffer._version != version:
+                    buffer.copy_(before_it)
 
 
 def trace_layers(model: nn.Module, example: Tensor | None = None) -> list[Layer]:
@@ -187,17 +222,25 @@ def trace(
     ------
     ValueError
         If a name is unknown, the model cannot be traced, or a weight is used twice.
+
+    Notes
+    -----
+    Hooks are taken to watch, not to change what they see.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"a {type(model).__name__} is no torch.nn.Module")
     model = unwrap(model)
     modules = dict(model.named_modules())
     if layers is None and kind_of(model):
         layers = [""]  # the model is itself one layer
+    used: set[str] = set()
     if layers is not None:
         steps, outputs = _chain(layers, modules)
-    elif example is None:
-        steps, outputs = _symbolic_steps(model)
     else:
-        steps, outputs = _exported_steps(model, example)
+        with left_alone(model):
+            steps, outputs, used = (
+                _symbolic_steps(model) if example is None else _exported_steps(model, example)
+            )
 
     sources: dict[str, tuple[str, ...]] = {}
     before: dict[str, tuple[str, ...]] = {}
@@ -209,14 +252,15 @@ def trace(
             before[step.name] = reaching
         sources[step.name] = (step.name,) if step.kind == "layer" else reaching
     names = list(before)
-    _refuse_shared_weights(model, names, modules)
     for name in names:
-        for kind, parameter in modules[name].named_parameters(recurse=False):
-            if not (parameter.is_floating_point() or parameter.is_complex()):
-                raise ValueError(
-                    f"{name}.{kind} holds {parameter.dtype} numbers, which cannot be scaled: "
-                    "convert the model to floating-point numbers first"
-                )
+        _refuse_parameters(name, modules[name])
+    _refuse_shared_weights(model, names)
+    for parameter in sorted(used):
+        if (owner := parameter.rpartition(".")[0]) in before:
+            raise ValueError(
+                f"{parameter} is used outside its layer {owner!r} too, where scaling it would act "
+                "a second time: give each use its own"
+            )
     groups = _groups([(name, kind_of(modules[name])) for name in names], classifier, modules)
     found = [
         Layer(name, kind, groups[name], before[name], modules[name])
@@ -267,14 +311,46 @@ def _shared(first: str, second: str) -> str:
     return f"{where}{share}: a weight has one norm to return to, so give each use its own"
 
 
-def _refuse_shared_weights(
-    model: nn.Module, names: Sequence[str], modules: dict[str, nn.Module]
-) -> None:
-    owners: dict[int, str] = {}
+def _refuse_parameters(name: str, module: nn.Module) -> None:
+    """Refuse a layer whose parameters cannot be scaled in place."""
+    for kind, parameter in module.named_parameters(recurse=False):
+        if nn.parameter.is_lazy(parameter):
+            raise ValueError(f"{name}.{kind} has no shape yet: run the model once on an input")
+        if not (parameter.is_floating_point() or parameter.is_complex()):
+            raise ValueError(
+                f"{name}.{kind} holds {parameter.dtype} numbers, which cannot be scaled: "
+                "convert the model to floating-point numbers first"
+            )
+        axes = zip(parameter.shape, parameter.stride(), strict=True)
+        if any(size > 1 and not stride for size, stride in axes):
+            raise ValueError(f"{name}.{kind} is expanded, its entries share memory: clone it first")
+    if getattr(module, "bias", None) is not None and "bias" not in module._parameters:
+        raise ValueError(
+            f"{name}.bias is computed (by pruning, or a parametrization) and cannot be scaled "
+            "along: make it a parameter of its own first (prune.remove, remove_parametrizations)"
+        )
+
+
+def _refuse_shared_weights(model: nn.Module, names: Sequence[str]) -> None:
+    """Refuse layers whose parameters lie in the same memory, be they one Parameter or several."""
+    places = []
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        owner = owners.setdefault(id(parameter), name)
-        if owner != name and {owner.rpartition(".")[0], name.rpartition(".")[0]} & set(names):
+        if nn.parameter.is_lazy(parameter) or not parameter.numel():
+            continue
+        begin, last = parameter.data_ptr(), 0
+        if begin:
+            axes = zip(parameter.shape, parameter.stride(), strict=True)
+            last = parameter.element_size() * sum((size - 1) * stride for size, stride in axes)
+        else:
+            begin = id(parameter)  # on the device "meta" there is no memory
+        places.append((begin, begin + last, name))
+    places.sort(key=lambda place: place[0])  # stable: of one tensor's names the first stays first
+    end, owner = -1, ""
+    for begin, until, name in places:
+        if begin <= end and {owner.rpartition(".")[0], name.rpartition(".")[0]} & set(names):
             raise ValueError(_shared(owner, name))
+        if until > end:
+            end, owner = until, name
 
 
 def _chain(
@@ -312,9 +388,13 @@ def _classify(
     operands: list[fx.Node] = []  # with repetitions: x * x has two
     fx.map_arg((node.args, node.kwargs), operands.append)
     activations = [operand for operand in operands if operand in names]
+    given = (*node.args, *node.kwargs.values())
+    if any(isinstance(a, torch.dtype) and not (a.is_floating_point or a.is_complex) for a in given):
+        return "other"  # whole numbers
     name = _plain(name)
-    if name in _SUMS:
-        # A single one here means that a constant is added to it.
+    if name in _JOINS:
+        return "sum" if activations == operands else "other"
+    if name in _SUMS:  # a single one here means that a constant is added to it
         return "sum" if len(activations) > 1 else "other"
     if name in _PRODUCTS:
         return "homogeneous" if len(activations) == 1 else "other"
@@ -329,7 +409,8 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _symbolic_steps(model: nn.Module) -> tuple[list[Step], tuple[str, ...]]:
+def _symbolic_steps(model: nn.Module) -> tuple[list[Step], tuple[str, ...], set[str]]:
+    """Return the steps, which of them are outputs, and the parameters used outside modules."""
     try:
         graph = _Tracer().trace(model)
     except Exception as error:
@@ -339,10 +420,11 @@ def _symbolic_steps(model: nn.Module) -> tuple[list[Step], tuple[str, ...]]:
         ) from error
     steps: list[Step] = []
     names: dict[fx.Node, str] = {}
+    used = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
     for node in graph.nodes:
         inputs = tuple(names[n] for n in node.all_input_nodes if n in names)
         if node.op == "output":
-            return steps, inputs
+            return steps, inputs, used
         names[node] = node.name
         if node.op == "placeholder":
             steps.append(Step(node.name, "input", ()))
@@ -350,9 +432,9 @@ def _symbolic_steps(model: nn.Module) -> tuple[list[Step], tuple[str, ...]]:
             module = model.get_submodule(node.target)
             if kind_of(module):
                 names[node] = node.target
-                steps.append(Step(node.target, "layer", inputs))
+                steps.append(Step(node.target, "layer", inputs, node=node, module=module))
             else:
-                steps.append(_step(type(module).__name__, node, names))
+                steps.append(_step(type(module).__name__, node, names, module))
         else:
             target = node.target if isinstance(node.target, str) else node.target.__name__
             if node.target is getattr:
@@ -364,14 +446,20 @@ def _symbolic_steps(model: nn.Module) -> tuple[list[Step], tuple[str, ...]]:
     raise ValueError(f"{type(model).__name__} returns nothing")
 
 
-def _step(target: str, node: fx.Node, names: dict[fx.Node, str]) -> Step:
+def _step(
+    target: str, node: fx.Node, names: dict[fx.Node, str], module: nn.Module | None = None
+) -> Step:
     kind = _classify(target, node, names)
     inputs = tuple(dict.fromkeys(names[n] for n in node.all_input_nodes if n in names))
     # A mask or an index taken from another tensor is no activation: only the first operand counts.
-    return Step(names[node], kind, inputs[:1] if kind == "homogeneous" else inputs)
+    inputs = inputs[:1] if kind == "homogeneous" else inputs
+    return Step(names[node], kind, inputs, _plain(target), node, module)
 
 
-def _exported_steps(model: nn.Module, example: Tensor) -> tuple[list[Step], tuple[str, ...]]:
+def _exported_steps(
+    model: nn.Module, example: Tensor
+) -> tuple[list[Step], tuple[str, ...], set[str]]:
+    """Return the same as `_symbolic_steps`."""
     try:
         program = torch.export.export(model, (example,))
     except Exception as error:
@@ -380,6 +468,8 @@ def _exported_steps(model: nn.Module, example: Tensor) -> tuple[list[Step], tupl
             f"({_first_line(error)}): name its layers in order (layers=[…])"
         ) from error
     users = set(program.graph_signature.user_inputs)
+    parameters = program.graph_signature.inputs_to_parameters
+    used: set[str] = set()
     steps: list[Step] = []
     names: dict[fx.Node, str] = {}
     calls: dict[str, str] = {}
@@ -387,17 +477,20 @@ def _exported_steps(model: nn.Module, example: Tensor) -> tuple[list[Step], tupl
         inputs = tuple(dict.fromkeys(names[n] for n in node.all_input_nodes if n in names))
         if node.op == "output":
             wanted = set(program.graph_signature.user_outputs)
-            return steps, tuple(names[n] for n in node.all_input_nodes if n.name in wanted)
+            outputs = tuple(names[n] for n in node.all_input_nodes if n.name in wanted)
+            return steps, outputs, used
         if node.op == "placeholder":
             if node.name in users:
                 names[node] = node.name
                 steps.append(Step(node.name, "input", ()))
             continue
         target = str(node.target).removeprefix("aten.")
-        if not inputs or _plain(target) in _SHAPES:
-            continue  # bookkeeping of parameters and buffers, numbers
         stack = node.meta.get("nn_module_stack") or {"": ("", None)}
         call, (path, _) = list(stack.items())[-1]
+        taken = {parameters[n.name] for n in node.all_input_nodes if n.name in parameters}
+        used |= {name for name in taken if name.rpartition(".")[0] != path}
+        if not inputs or _plain(target) in _SHAPES:
+            continue  # bookkeeping of parameters and buffers, numbers
         if path and kind_of(model.get_submodule(path)):
             names[node] = path
             # A layer may be several operations: only the first of a call enters it.

@@ -30,7 +30,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from swrlib.layers import Layer, Network, nearest, parameters_outside, trace
+from swrlib.layers import (
+    Layer,
+    Network,
+    has_own_forward,
+    nearest,
+    parameters_outside,
+    trace,
+)
 
 Variant = Literal["proportional", "printed"]
 
@@ -292,6 +299,7 @@ def _checked_factors(
 def _propagate(network: Network, factors: Mapping[str, float]) -> tuple[dict[str, float], float]:
     """Follow the scale C through the network: what enters each layer, and what comes out."""
     kinds = {layer.name: layer.kind for layer in network.layers}
+    modules = {layer.name: layer.module for layer in network.layers}
     scale: dict[str, float] = {}
     enters: dict[str, float] = {}
 
@@ -308,18 +316,23 @@ def _propagate(network: Network, factors: Mapping[str, float]) -> tuple[dict[str
     for step in network.steps:
         if step.kind == "layer":
             enters[step.name] = agreed(step.inputs, f"layer {step.name!r}")
+            if has_own_forward(modules[step.name]):
+                raise ValueError(
+                    f"layer {step.name!r} ({type(modules[step.name]).__name__}) has a forward of "
+                    "its own: Theorem 1 is about torch's linear, convolution and normalization"
+                )
             c = factors[step.name]
             scale[step.name] = c if kinds[step.name] == "normalization" else c * enters[step.name]
         elif step.kind == "other":
-            value = agreed(step.inputs, f"operation {step.name!r}")
+            value = agreed(step.inputs, f"operation {step.label}")
             if not math.isclose(value, 1.0, rel_tol=1e-9):
                 raise ValueError(
-                    f"operation {step.name!r} is not positively homogeneous and its input is "
+                    f"operation {step.label} is not positively homogeneous and its input is "
                     f"scaled by {value:.6g}: the factors before it must multiply to 1"
                 )
             scale[step.name] = 1.0
         else:
-            scale[step.name] = agreed(step.inputs, f"operation {step.name!r}")
+            scale[step.name] = agreed(step.inputs, f"operation {step.label}")
     return enters, agreed(network.outputs, "the output")
 
 
@@ -661,11 +674,13 @@ class SoftWeightRescaling:
         for step in kinds.values():
             reason = next((ends[i] for i in step.inputs if ends[i] != "yes"), "yes")
             if reason == "yes" and step.kind == "other" and step.inputs:
-                reason = f"no: {step.name} is not positively homogeneous"
+                reason = f"no: {step.label} is not positively homogeneous"
             if reason == "yes" and step.kind == "sum" and len(step.inputs) > 1:
-                reason = f"no: {step.name} adds branches of different scale"
+                reason = f"no: {step.label} adds branches of different scale"
             if reason == "yes" and step.kind == "layer":
                 layer = layers[step.name]
+                if has_own_forward(layer.module):
+                    reason = f"no: {layer.name} has a forward of its own"
                 frozen = layer.bias is not None and not layer.bias.requires_grad
                 scaled = any(_trainable(layers[name].weight) for name in members[layer.name])
                 if frozen and scaled:

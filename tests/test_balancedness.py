@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
@@ -156,6 +157,136 @@ def test_what_has_no_minimum_is_refused_and_left_alone(model, words):
         balance_(model)
     assert "\n" not in str(caught.value)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+class Between(nn.Module):
+    """Two layers and any code between them."""
+
+    def __init__(self, first: nn.Module, code, second: nn.Module) -> None:
+        super().__init__()
+        self.first, self.code, self.second = first, code, second
+
+    def forward(self, x):
+        return self.code(self.first, self.second, x)
+
+
+def conv(*sizes) -> nn.Module:
+    return nn.Conv2d(*sizes)
+
+
+PICTURES, ROWS, TOKENS = (6, 1, 6, 6), (6, 4), (6, 3, 4)
+IN_PLACE = {
+    "flattened": (conv(1, 3, 3), lambda a, b, x: b(a(x).relu().flatten(1)), nn.Linear(48, 2)),
+    "by size": (conv(1, 3, 3), lambda a, b, x: b(a(x).view(x.size(0), -1)), nn.Linear(48, 2)),
+    "averaged": (conv(1, 3, 3), lambda a, b, x: b(a(x).abs().mean((2, 3))), nn.Linear(3, 2)),
+    "columns summed": (
+        *(conv(1, 3, 3), lambda a, b, x: b(a(x).relu().sum(-1, keepdim=True))),
+        nn.Conv2d(3, 2, (2, 1)),
+    ),
+    "rows averaged": (conv(1, 3, 3), lambda a, b, x: b(a(x).mean(2)), nn.Conv1d(3, 2, 2)),
+    "pooled": (
+        *(conv(1, 3, 3), lambda a, b, x: b(F.avg_pool2d(a(x), 2, padding=1).relu())),
+        conv(3, 2, 2),
+    ),
+    "tokens": (nn.Linear(4, 5), lambda a, b, x: b(a(x).relu() * 2), nn.Linear(5, 3)),
+    "flattened in vain": (nn.Linear(4, 5), lambda a, b, x: b(a(x).flatten(1)), nn.Linear(5, 3)),
+}
+MOVED = {
+    "tokens flattened": (
+        *(nn.Linear(4, 5), lambda a, b, x: b(a(x).relu().flatten(1))),
+        nn.Linear(15, 3),
+    ),
+    "channels last": (
+        *(conv(1, 3, 3), lambda a, b, x: b(a(x).permute(0, 2, 3, 1).flatten(1))),
+        nn.Linear(48, 2),
+    ),
+    "mixer": (nn.Linear(4, 3), lambda a, b, x: b(a(x).transpose(1, 2)), nn.Linear(3, 3)),
+    "linear on the width": (conv(1, 4, 3), lambda a, b, x: b(a(x).relu()), nn.Linear(4, 3)),
+    "channel shuffle": (
+        conv(1, 4, 3),
+        lambda a, b, x: b(a(x).view(-1, 2, 2, 4, 4).transpose(1, 2).reshape(-1, 4, 4, 4)),
+        conv(4, 2, 3),
+    ),
+    "channels averaged": (conv(1, 3, 3), lambda a, b, x: b(a(x).mean(1, True)), conv(1, 2, 3)),
+    "pooled units": (
+        *(nn.Linear(4, 6), lambda a, b, x: b(F.avg_pool1d(a(x), 3, 1, 1))),
+        nn.Linear(6, 2),
+    ),
+    "pooled channels": (
+        *(conv(1, 4, 3), lambda a, b, x: b(F.avg_pool3d(a(x), 3, 1, 1))),
+        conv(4, 2, 3),
+    ),
+    "exchanged": (nn.Linear(4, 3), lambda a, b, x: b(a(x)[:, [2, 0, 1]]), nn.Linear(3, 2)),
+    "some": (conv(1, 4, 3), lambda a, b, x: b(a(x)[:, :2].flatten(1)), nn.Linear(32, 2)),
+    "twice": (
+        *(nn.Linear(4, 3), lambda a, b, x: b(torch.cat([a(x), a.bias.detach() * 0 + a(x)], 1))),
+        nn.Linear(6, 2),
+    ),
+    "joined with itself": (
+        *(nn.Linear(4, 3), lambda a, b, x: (lambda h: b(torch.cat([h, h], 1)))(a(x))),
+        nn.Linear(6, 2),
+    ),
+    "two outputs": (nn.Linear(4, 3), lambda a, b, x: (lambda h: (b(h), h))(a(x)), nn.Linear(3, 2)),
+    "hidden output": (
+        *(nn.Linear(4, 3), lambda a, b, x: (lambda h: (b(h), h)[1])(a(x).relu())),
+        nn.Linear(3, 2),
+    ),
+    "rows of the batch": (conv(1, 4, 3), lambda a, b, x: b(a(x).view(-1, 4)), nn.Linear(4, 2)),
+}
+
+
+def inputs_of(name: str, first: nn.Module) -> torch.Tensor:
+    torch.manual_seed(1)
+    shape = TOKENS if "token" in name or "mixer" in name else ROWS
+    return torch.randn(PICTURES if isinstance(first, nn.Conv2d) else shape).double()
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_operations_that_leave_units_in_their_place_keep_the_function(name):
+    model = copy.deepcopy(Between(*IN_PLACE[name])).double()
+    inputs = inputs_of(name, model.first)
+    before = model(inputs)
+    history = balance_(model)
+    assert history.iloc[-1] < history.iloc[0] * (1 - 1e-6)
+    torch.testing.assert_close(model(inputs), before, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_operations_that_move_or_mix_units_are_refused(name):
+    model = copy.deepcopy(Between(*MOVED[name])).double()
+    model(inputs_of(name, model.first))  # it is a network
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError) as caught:
+        balance_(model)
+    assert "\n" not in str(caught.value)
+    assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
+
+
+def test_half_precision_is_balanced_in_double():
+    model = mlp(100, 10, 2)
+    with torch.no_grad():
+        model[0].weight.mul_(0.03)
+    half = copy.deepcopy(model).half()
+    wanted = balance_(model, 3, 3)
+    assert balance_(half, 3, 3).iloc[-1] == pytest.approx(wanted.iloc[-1], rel=1e-2)
+    large = nn.Sequential(nn.Linear(800, 30))
+    with torch.no_grad():
+        large[0].weight.mul_(1e4)
+    norm = lpq_norm(large)
+    assert lpq_norm(large.half()) == pytest.approx(norm, rel=1e-3)
+
+
+def test_layers_that_cannot_be_seen_are_not_left_out():
+    inner = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model = nn.Sequential(inner, nn.Linear(8, 2))
+    for function in (lpq_norm, lambda model: layer_balance(model, model)):
+        with pytest.raises(ValueError, match=r"'0' \(TransformerEncoderLayer\) has layers inside"):
+            function(model)
+
+
+def test_balance_compares_networks_of_one_shape():
+    with pytest.raises(ValueError, match="the layers differ"):
+        layer_balance(mlp(2, 3, 1), mlp(2, 30, 1))
 
 
 @pytest.mark.parametrize(("p", "q"), [(0.5, 2), (2, 0), (float("inf"), 2), (2, float("nan"))])

@@ -8,6 +8,7 @@ import oracles
 import pytest
 import torch
 import torch.nn.functional as F
+import torch.nn.utils.prune as prune
 from oracles import LAYERS, gap, inputs_for, small_model, spread_factors, twin
 from torch import Tensor, nn
 
@@ -404,6 +405,7 @@ HOMOGENEOUS = {
     "centred": lambda m, x: x - x.mean(0),
     "rectified residual": lambda m, x: x + torch.relu(x),
     "cast": lambda m, x: x.to(torch.float64),
+    "joined alone": lambda m, x: torch.cat([x], dim=1),
 }
 NOT_HOMOGENEOUS = {
     "gelu": lambda m, x: F.gelu(x),
@@ -425,6 +427,9 @@ NOT_HOMOGENEOUS = {
     "alpha dropout": lambda m, x: F.feature_alpha_dropout(x, training=True),
     "rounded quotient": lambda m, x: torch.div(x, 0.5, rounding_mode="floor"),
     "concatenated constant": lambda m, x: torch.cat([x[:, :3], torch.ones(4, 1).to(x)], dim=1),
+    "constant between two": lambda m, x: torch.stack([x, m.shift.expand(4, 4), x]).mean(0),
+    "whole numbers": lambda m, x: x.to(torch.int).to(x),
+    "sum of whole numbers": lambda m, x: x.sum(1, keepdim=True, dtype=torch.int) * x,
 }
 
 
@@ -461,14 +466,11 @@ def test_other_operations_are_refused_and_nothing_changes(name, exported):
 
 @pytest.mark.parametrize(
     ("operation", "named"),
-    [(nn.GELU(), "gelu"), (nn.Softmax(1), "softmax"), (nn.Tanh(), "tanh")],
+    [(nn.GELU(), "GELU"), (nn.Softmax(1), "Softmax"), (nn.Tanh(), "Tanh")],
 )
 def test_the_refused_operation_is_named(operation, named):
-    model = nn.Sequential()
-    model.add_module("first", nn.Linear(4, 4))
-    model.add_module(named, operation)
-    model.add_module("second", nn.Linear(4, 2))
-    with pytest.raises(ValueError, match=f"operation '{named}' is not positively homogeneous"):
+    model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(operation), nn.Linear(4, 2))
+    with pytest.raises(ValueError, match=rf"operation '1\.0' \({named}\) is not positively"):
         rescale_(model, [2.0, 3.0])
     # With a scale of 1 before it, it does no harm.
     assert rescale_(model, [1.0, 3.0]) == 3.0
@@ -531,6 +533,101 @@ def test_factors_may_be_given_by_name():
     after = twin(model)
     assert rescale_(after, factors) == pytest.approx(21)
     assert gap(after, model, 21, inputs) < 1e-12
+
+
+def pruned_bias(model: nn.Sequential) -> None:
+    prune.random_unstructured(model[0], "bias", 0.3)
+
+
+def parametrized_bias(model: nn.Sequential) -> None:
+    nn.utils.parametrize.register_parametrization(model[0], "bias", nn.Identity())
+
+
+def expanded_weight(model: nn.Sequential) -> None:
+    model[0].weight = nn.Parameter(torch.ones(1, 4).expand(4, 4))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (pruned_bias, r"0\.bias is computed"),
+        (parametrized_bias, r"0\.bias is computed"),
+        (expanded_weight, r"0\.weight is expanded"),
+        (lambda model: model.append(nn.LazyLinear(3)), r"3\.weight has no shape yet"),
+    ],
+)
+def test_parameters_that_cannot_be_scaled_in_place_are_refused_by_name(change, words):
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    change(model)
+    with pytest.raises(ValueError, match=words) as caught:
+        trace_layers(model)
+    assert "\n" not in str(caught.value)
+
+
+class Reuse(nn.Module):
+    """A layer's weight is used once more, by a function."""
+
+    def __init__(self, use) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 3)
+        self.second = nn.Linear(3, 3)
+        self.use = use
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.use(self.second(self.first(x)), self.first.weight)
+
+
+@pytest.mark.parametrize("exported", [False, True], ids=["symbolic", "exported"])
+@pytest.mark.parametrize(
+    "use",
+    [lambda h, w: F.linear(h, w.t()), lambda h, w: h / w.norm(), lambda h, w: h + w.sum()],
+    ids=["tied autoencoder", "divided by the norm", "added"],
+)
+def test_a_weight_that_is_used_outside_its_layer_is_refused(use, exported):
+    with pytest.raises(ValueError, match=r"first\.weight is used outside its layer 'first' too"):
+        trace_layers(Reuse(use), torch.randn(2, 4) if exported else None)
+
+
+class Cosine(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, F.normalize(self.weight), self.bias)
+
+
+def test_a_layer_with_a_forward_of_its_own_is_pulled_but_not_proportional():
+    model = nn.Sequential(Cosine(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    with pytest.raises(ValueError, match=r"layer '0' \(Cosine\) has a forward of its own"):
+        rescale_(model, [2.0, 3.0])
+    summary = SoftWeightRescaling(model, 0.1).summary()
+    assert list(summary["proportional"]) == ["no: 0 has a forward of its own"] * 2
+
+    class Named(nn.Linear):  # a name alone changes nothing
+        pass
+
+    assert rescale_(nn.Sequential(Named(4, 3), nn.ReLU(), nn.Linear(3, 2)), [2.0, 3.0]) == 6.0
+
+
+@pytest.mark.filterwarnings("ignore:The tensor attribute")  # torch.export's
+@pytest.mark.parametrize("exported", [False, True], ids=["symbolic", "exported"])
+def test_tracing_leaves_the_model_as_it_was(exported):
+    class Watching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+            self.calls = 0
+            self.register_buffer("seen", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            self.seen += 1
+            self.hidden = self.layer(x)
+            return torch.relu(self.hidden)
+
+    model = Watching()
+    inputs = torch.randn(4, 3)
+    model(inputs)
+    hidden = model.hidden
+    trace_layers(model, inputs if exported else None)
+    assert model.calls == 1 and model.seen == 1 and model.hidden is hidden
 
 
 def test_integer_parameters_are_refused_by_name():

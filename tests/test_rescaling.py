@@ -19,7 +19,7 @@ from oracles import LAYERS, Oracle, difference, small_model, train, twin
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from swrlib import SoftWeightRescaling, rescale_, rescaling
+from swrlib import SoftWeightRescaling, rescale_, rescaling, trace_layers
 
 VARIANTS = ("proportional", "printed")
 
@@ -530,6 +530,26 @@ def tied() -> nn.Module:
     return model
 
 
+def tied_by_memory() -> nn.Module:
+    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3))
+    model[2].weight.data = model[0].weight.data
+    return model
+
+
+def transposed() -> nn.Module:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 3))
+    model[2].weight = nn.Parameter(model[0].weight.t())
+    return model
+
+
+def overlapping() -> nn.Module:
+    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3))
+    entries = torch.randn(12)
+    model[0].weight = nn.Parameter(entries[:9].view(3, 3))
+    model[2].weight = nn.Parameter(entries[3:].view(3, 3))
+    return model
+
+
 def same_module() -> nn.Module:
     layer = nn.Linear(3, 3)
     return nn.Sequential(layer, nn.ReLU(), layer)
@@ -541,10 +561,22 @@ def tied_embedding() -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("build", [tied, same_module, Twice, tied_embedding])
+@pytest.mark.parametrize(
+    "build",
+    [tied, tied_by_memory, transposed, overlapping, same_module, Twice, tied_embedding],
+)
 def test_shared_weights_are_refused(build):
     with pytest.raises(ValueError, match=r"(used twice|share one weight).*one norm to return to"):
         SoftWeightRescaling(build(), 0.1)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_neighbours_in_one_buffer_are_not_shared(device):
+    model = nn.Sequential(nn.Linear(3, 3, bias=False), nn.ReLU(), nn.Linear(3, 3, bias=False))
+    entries = torch.randn(18, device=device)
+    model[0].weight = nn.Parameter(entries[:9].view(3, 3))
+    model[2].weight = nn.Parameter(entries[9:].view(3, 3))
+    assert [layer.name for layer in trace_layers(model)] == ["0", "2"]
 
 
 @pytest.mark.parametrize(
@@ -692,7 +724,7 @@ def test_the_summary_says_where_the_printed_algorithm_and_branches_end_proportio
 
     summary = SoftWeightRescaling(Residual(), 0.1).summary()
     assert summary.loc["inner", "proportional"] == "yes"
-    assert summary.loc["head", "proportional"] == "no: add adds branches of different scale"
+    assert summary.loc["head", "proportional"] == "no: 'add' adds branches of different scale"
 
 
 # --- the cost of a step ----------------------------------------------------------------------

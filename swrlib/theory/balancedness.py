@@ -12,12 +12,22 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from swrlib.layers import Layer, Network, trace
+from swrlib.layers import Layer, Network, Step, has_own_forward, kind_of, trace
+
+# Operations that treat every entry by itself, or drop it.
+_ELEMENTWISE = {
+    *("relu", "leakyrelu", "prelu", "rrelu", "identity", "abs", "neg", "mul", "imul", "multiply"),
+    *("div", "truediv", "itruediv", "divide", "contiguous", "clone", "detach", "to", "type"),
+    *("float", "double", "half", "dropout", "dropout1d", "dropout2d", "dropout3d"),
+    "featuredropout",
+}
 
 
 def layer_balance(model: nn.Module, reference: nn.Module) -> pd.Series:
@@ -42,9 +52,17 @@ def layer_balance(model: nn.Module, reference: nn.Module) -> pd.Series:
     ValueError
         If the models have other layers, or a norm was zero at the start.
     """
-    now, start = _norms(model), _norms(reference)
-    if list(now) != list(start):
-        raise ValueError(f"the layers differ: {', '.join(now)} and {', '.join(start)}")
+    weights, at_start = _weights(model), _weights(reference)
+    shapes, before = (
+        ", ".join(f"{name} {list(weight.shape)}" for name, weight in found.items())
+        for found in (weights, at_start)
+    )
+    if shapes != before:
+        raise ValueError(f"the layers differ: {shapes} and {before}")
+    now, start = (
+        {name: float(weight.norm()) for name, weight in found.items()}
+        for found in (weights, at_start)
+    )
     for name, norm in start.items():
         if norm == 0:
             raise ValueError(f"the norm of {name} was zero at the start: its ratios are undefined")
@@ -57,20 +75,24 @@ def layer_balance(model: nn.Module, reference: nn.Module) -> pd.Series:
     return pd.Series(list(found.values()), index=index, name="balance", dtype=float)
 
 
-def _norms(model: nn.Module) -> dict[str, float]:
-    layers = _with_weights(trace(model).layers)
-    return {layer.name: float(layer.weight.detach().norm()) for layer in layers}  # type: ignore[union-attr]
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    layers = _with_weights(trace(model))
+    return {layer.name: layer.weight.detach() for layer in layers}  # type: ignore[union-attr]
 
 
-def _with_weights(layers: Sequence[Layer]) -> list[Layer]:
-    """Return the layers that have a weight; refuse those that compute it afresh each time."""
-    for layer in layers:
+def _with_weights(network: Network) -> list[Layer]:
+    """Return the layers that have a weight; refuse those whose weight cannot be reached."""
+    for step in network.steps:
+        inside = step.module.modules() if step.module and step.kind != "layer" else ()
+        if any(kind_of(module) not in (None, "normalization") for module in inside):
+            raise ValueError(f"{step.label} has layers inside that cannot be traced")
+    for layer in network.layers:
         if layer.weight is None and layer.kind != "normalization":
             raise ValueError(
                 f"the weight of {layer.name} is computed by a parametrization and cannot be "
                 "scaled: remove it first (torch.nn.utils.parametrize.remove_parametrizations)"
             )
-    return [layer for layer in layers if layer.weight is not None]
+    return [layer for layer in network.layers if layer.weight is not None]
 
 
 def lpq_norm(model: nn.Module, p: float = 2, q: float = 2) -> float:
@@ -82,7 +104,7 @@ def lpq_norm(model: nn.Module, p: float = 2, q: float = 2) -> float:
     Raises
     ------
     ValueError
-        If p or q is no number from 1 on.
+        If p or q is no number from 1 on, or a weight cannot be reached.
     """
     _check(p, q)
     rows = [_rows(layer, p).sum(1) for layer in _weighted(trace(model))]
@@ -130,12 +152,12 @@ def balance_(
     ------
     ValueError
         If the network has normalization layers, whose input may shrink for free, so that there is
-        no minimum; or branches, or operations that are not positively homogeneous; each is named.
-        Nothing is changed then.
+        no minimum; or branches, or operations that are not positively homogeneous or may move a
+        unit to another place; each is named. Nothing is changed then.
     """
     _check(p, q)
     layers = _chain(trace(model))
-    matrices = [_rows(layer, p).double() for layer in layers]
+    matrices = [_rows(layer, p) for layer in layers]
     units = [len(matrix) for matrix in matrices[:-1]]
     # What leaves a unit: columns that come from the same unit (a channel's positions) together.
     matrices = [
@@ -201,14 +223,14 @@ def _apply(layers: Sequence[Layer], factors: Sequence[Tensor]) -> None:
 def _rows(layer: Layer, p: float) -> Tensor:
     """Return |W|^p of a layer, [units, inputs]: taps summed, groups written out."""
     assert layer.weight is not None
-    powers = layer.weight.detach().abs().pow(p)
+    powers = layer.weight.detach().double().abs().pow(p)
     matrix = powers.flatten(2).sum(2) if powers.dim() > 2 else powers
     groups = getattr(layer.module, "groups", 1)
     return torch.block_diag(*matrix.chunk(groups)) if groups > 1 else matrix
 
 
 def _weighted(network: Network) -> list[Layer]:
-    layers = [la for la in _with_weights(network.layers) if la.kind != "normalization"]
+    layers = [la for la in _with_weights(network) if la.kind != "normalization"]
     for layer in layers:
         if getattr(layer.module, "transposed", False):
             raise ValueError(f"{layer.name} is a transposed convolution, whose rows are no units")
@@ -223,19 +245,94 @@ def _chain(network: Network) -> list[Layer]:
                 f"{layer.name} normalizes its input, so that the weights before it may shrink for "
                 "free: there is no least norm"
             )
-    for step in network.steps:
-        if step.kind == "sum" and len(step.inputs) > 1:
-            raise ValueError(f"{step.name} joins branches: only chains of layers are rebalanced")
-        if step.kind == "other":
-            raise ValueError(f"{step.name} is not positively homogeneous: scales do not pass it")
+        if has_own_forward(layer.module):
+            raise ValueError(f"{layer.name} has a forward of its own: scales may not pass it")
     layers = _weighted(network)
-    for layer, following in itertools.pairwise(layers):
-        if following.predecessors != (layer.name,):
-            raise ValueError(f"{following.name} does not follow {layer.name} alone")
-        columns = _rows(following, 1.0).shape[1]
-        if columns % len(layer.weight):  # type: ignore[arg-type]
-            raise ValueError(f"the inputs of {following.name} are not those of {layer.name}")
+    places: dict[str, _Place | None] = {}
+    for step in network.steps:
+        if step.kind == "sum":
+            raise ValueError(f"{step.label} joins branches: only chains of layers are rebalanced")
+        if step.kind == "other":
+            raise ValueError(f"{step.label} is not positively homogeneous: scales do not pass it")
+        if step.kind == "input":
+            places[step.name] = None
+        elif step.kind == "homogeneous":
+            places[step.name] = _place_after(step, places[step.inputs[0]])
+        else:
+            position = [layer.name for layer in layers].index(step.name)
+            layer = layers[position]
+            fed_by = (layers[position - 1].name,) if position else ()
+            if layer.predecessors != fed_by:
+                raise ValueError(f"{layer.name} does not follow {''.join(fed_by)} alone")
+            _refuse_other_inputs(layer, places[step.inputs[0]])
+            last = position == len(layers) - 1  # its units have no factor: they may go anywhere
+            places[step.name] = None if last else _Place(layer, _axes_behind(layer))
+    for name in network.outputs:
+        if (place := places[name]) is not None:
+            raise ValueError(f"the units of {place.layer.name} are an output: none may be scaled")
     return layers
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where the units of a layer lie in an activation: the axis with ``behind`` axes behind it.
+
+    ``spread``: each unit has several neighbouring entries there, as its positions flattened.
+    """
+
+    layer: Layer
+    behind: int
+    spread: bool = False
+
+
+def _axes_behind(layer: Layer) -> int:
+    return layer.weight.dim() - 2  # type: ignore[union-attr]
+
+
+def _refuse_other_inputs(layer: Layer, place: _Place | None) -> None:
+    if place is None:
+        return
+    units = len(place.layer.weight)  # type: ignore[arg-type]
+    inputs = layer.weight.shape[1] * getattr(layer.module, "groups", 1)  # type: ignore[union-attr]
+    fits = inputs % units == 0 if place.spread else inputs == units
+    if not fits or place.behind != _axes_behind(layer):
+        raise ValueError(f"the inputs of {layer.name} are not the units of {place.layer.name}")
+
+
+def _place_after(step: Step, place: _Place | None) -> _Place | None:
+    """Follow units through an operation; refuse one that moves or mixes them, or may do so."""
+    if place is None or step.operation in _ELEMENTWISE:
+        return place
+    assert step.node is not None
+    options: tuple[Any, ...] = (*step.node.args[1:], *step.node.kwargs.values())
+    if step.operation[-2:] in ("1d", "2d", "3d"):  # pooling, padding: over the last axes
+        if int(step.operation[-2]) <= place.behind:
+            return place
+    elif step.operation in ("mean", "sum", "amax") and options:
+        given = options[0] if isinstance(options[0], list | tuple) else [options[0]]
+        axes = {axis if axis < 0 else axis - 2 - place.behind for axis in given}  # after the batch
+        kept = options[1:] in ((), (False,), (True,))
+        if place.behind and kept and min(axes) >= -place.behind and max(axes) < 0:
+            left = place.behind if options[1:] == (True,) else place.behind - len(axes)
+            return replace(place, behind=left)
+    elif _keeps_rows(step, options):
+        return replace(place, behind=0, spread=place.spread or place.behind > 0)
+    raise ValueError(
+        f"{step.label} may move or mix the units of {place.layer.name}: only networks in which "
+        "each keeps its place are rebalanced (flatten(1) does)"
+    )
+
+
+def _keeps_rows(step: Step, options: tuple[Any, ...]) -> bool:
+    """Say whether an operation flattens everything behind the batch: flatten(1), view(n, -1)."""
+    if step.operation == "flatten":
+        module = step.module
+        given = (module.start_dim, module.end_dim) if isinstance(module, nn.Flatten) else options
+        return given in ((1,), (1, -1))
+    if step.operation in ("view", "reshape"):
+        sizes = options[0] if len(options) == 1 else options
+        return len(sizes) == 2 and isinstance(sizes[0], fx.Node)
+    return False
 
 
 def _check(p: float, q: float) -> None:
