@@ -54,6 +54,9 @@ def multi_tensor_norms(tensors: Sequence[Tensor], *, stacked: bool = False) -> T
     With ``stacked``, every tensor has a leading axis of replicas: [replicas, tensors].
     """
     dtypes = {tensor.dtype for tensor in tensors}
+    if any(dtype.is_complex for dtype in dtypes):  # real and imaginary parts as entries
+        tensors = [torch.view_as_real(t) if t.is_complex() else t for t in tensors]
+        dtypes = {tensor.dtype for tensor in tensors}
     dtype = functools.reduce(torch.promote_types, dtypes, torch.float32)
     most = LARGE * (tensors[0].shape[0] if stacked else 1)
     if max(map(Tensor.numel, tensors)) > most and tensors[0].is_cpu:

@@ -262,6 +262,16 @@ def test_operations_that_move_or_mix_units_are_refused(name):
     assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
 
 
+def test_weights_that_are_no_numbers_are_refused():
+    model = mlp(3, 4, 2)
+    with torch.no_grad():
+        model[2].weight[0, 1] = float("nan")
+    with pytest.raises(ValueError, match="the weight of 2 is not finite"):
+        balance_(model)
+    with pytest.raises(ValueError, match="iterations is -1"):
+        balance_(mlp(3, 4, 2), iterations=-1)
+
+
 def test_half_precision_is_balanced_in_double():
     model = mlp(100, 10, 2)
     with torch.no_grad():

@@ -207,6 +207,73 @@ class Squares(nn.Module):
         return x * x
 
 
+class Other(nn.Module):
+    """A linear layer and any code."""
+
+    def __init__(self, code) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.code = nn.Linear(8, 8), code
+
+    def forward(self, x):
+        return self.code(self.layer, x)
+
+
+def alias(layer, x):
+    y = layer(x)
+    seen = y.view(-1, 8)
+    y *= 3
+    return seen
+
+
+def kept_name(layer, x):
+    y = layer(x)
+    same = y
+    y += x
+    return same
+
+
+def hooked(change) -> nn.Module:
+    model = nn.Sequential(nn.Linear(8, 3))
+    model[0].register_forward_hook(change)
+    return model
+
+
+def without_statistics() -> nn.Module:
+    model = nn.Sequential(nn.InstanceNorm1d(3, track_running_stats=True, eps=0.2))
+    model[0].track_running_stats = False
+    return model
+
+
+rows, maps = torch.randn(4, 8), torch.randn(2, 6, 6)
+FAULTS = {
+    "pooled maps": (nn.Sequential(nn.AvgPool2d(3, 1, 1)), maps, ""),
+    "pooled rows": (nn.Sequential(nn.AvgPool1d(3, 1, 1)), rows, ""),
+    "pooled to the edge": (
+        nn.Sequential(nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False)),
+        maps,
+        "",
+    ),
+    "halved": (nn.Sequential(nn.AvgPool1d(2)), rows, ""),
+    "by keyword": (Other(lambda a, x: F.avg_pool1d(input=x[None], kernel_size=2)[0]), rows, "get"),
+    "mean by keyword": (Other(lambda a, x: torch.mean(input=a(x), dim=1)), rows, ""),
+    "another view": (Other(alias), rows, "computes something else than its trace"),
+    "another name": (Other(kept_name), rows, "computes something else than its trace"),
+    "changing hook": (hooked(lambda m, i, o: 7 * o), rows, "a hook on 0 changes"),
+    "watching hook": (hooked(lambda m, i, o: None), rows, ""),
+    "without statistics": (without_statistics(), 0.01 * torch.randn(2, 3, 8), ""),
+    "steep celu": (nn.Sequential(nn.CELU(-1.0)), rows, "celu"),
+    "flat celu": (nn.Sequential(nn.CELU(0.5)), rows, ""),
+    "steep celu, function": (Other(lambda a, x: F.celu(a(x), -1.0)), rows, "celu"),
+    "softplus that jumps": (Other(lambda a, x: F.softplus(x, 1, 0)), rows, "softplus"),
+    "usual softplus": (Other(lambda a, x: F.softplus(a(x))), rows, ""),
+    "leaky by position": (Other(lambda a, x: F.leaky_relu(x, 2.0)), rows, ""),
+    "old addition": (Other(lambda a, x: torch.add(x, 3, x)), rows, "add"),
+    "cancelled": (Other(lambda a, x: a(x) + 1e6 - 1e6), rows, ""),
+    "no outputs": (nn.Sequential(nn.Flatten(), nn.Linear(8, 1), nn.ReLU()), rows, ""),
+}
+
+
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
@@ -236,6 +303,20 @@ def test_bad_input_is_one_sentence(call, error, words):
     with pytest.raises(error, match=words) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:This overload of add is deprecated")
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_bound_is_no_smaller_than_what_is_found_or_refused(name):
+    model, inputs, refusal = FAULTS[name]
+    model, inputs = copy.deepcopy(model).double(), inputs.double()
+    lower = lipschitz_lower_bound(model, inputs)
+    if refusal:
+        with pytest.raises(ValueError, match=refusal) as caught:
+            lipschitz_bound(model, inputs)
+        assert "\n" not in str(caught.value)
+    else:
+        assert lower <= lipschitz_bound(model, inputs) * (1 + 1e-6) < 3
 
 
 def test_small_shapes_are_written_out():
@@ -416,6 +497,17 @@ BAD = {
     "complex inputs": (nn.Sequential(nn.Linear(2, 2)), two.to(torch.complex64), "complex64"),
     "no inputs": (nn.Sequential(nn.Linear(2, 2)), two[:0], "none"),
     "other size": (nn.Sequential(nn.Linear(3, 2)), two, "shape"),
+    "one number": (nn.Sequential(nn.ReLU()), torch.tensor(1.0), "there are none"),
+    "images wanted": (nn.Sequential(nn.BatchNorm2d(2)), two, "expected 4D input"),
+    "two axes short": (Network(lambda x: x.mean((2, 3))), two, "out of range"),
+    "two inputs": (nn.Bilinear(2, 2, 2), two, "missing"),
+    "no eps": (nn.Sequential(nn.LayerNorm(2, eps=0)), torch.randn(1, 2), "has no eps"),
+    "dropout by another word": (
+        Network(lambda x: torch.dropout(x, 0.5, train=True)),
+        two + 1,
+        "something else|dropout",
+    ),
+    "no shape yet": (nn.Sequential(nn.LazyLinear(2)), two, "0.weight has no shape yet"),
 }
 
 
@@ -437,6 +529,10 @@ def test_what_has_no_bound_is_refused_in_one_sentence(name):
         (nn.Sequential(nn.BatchNorm1d(2, track_running_stats=False)), two, "running"),
         (Network(lambda x: (x, x)), two, "one tensor"),
         (Network(lambda x: x.argmax(1)), two, "one tensor"),
+        (Network(lambda x: x.sum()), two, "one tensor"),
+        (Network(lambda x: F.dropout(x, 0.5)), torch.ones(1, 50), "random"),
+        (nn.Sequential(nn.Linear(3, 2)), two, "fails on an input of shape"),
+        (nn.Bilinear(2, 2, 2), two, "missing"),
         (Network(lambda x: x.sum()[None]), torch.zeros(3, 2), "a row for each"),
     ],
 )
@@ -452,12 +548,15 @@ def test_where_no_ascent_is_possible(model, inputs, words):
         (nn.Conv2d(1, 2, 3), (8, 8), "channels and 2 sizes"),
         (nn.Conv2d(1, 2, 3), (1, 1, 8, 8), "channels and 2 sizes"),
         (nn.Conv2d(1, 2, 3), (1, 2, 2), "do not fit"),
+        (nn.Conv2d(1, 2, 3), (1, 8.0, 8.0), "whole numbers"),
+        (nn.Conv2d(1, 2, 3), 8, "channels and 2 sizes"),
         (nn.Conv2d(1, 2, 3, dtype=torch.complex64), (1, 8, 8), "complex64"),
     ],
 )
 def test_inputs_that_do_not_fit_a_convolution(layer, shape, words):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=words) as caught:
         conv_spectral_norm(layer, shape)
+    assert "\n" not in str(caught.value)
 
 
 # At real size

@@ -570,6 +570,29 @@ def test_shared_weights_are_refused(build):
         SoftWeightRescaling(build(), 0.1)
 
 
+@pytest.mark.filterwarnings("ignore:Complex modules are a new feature")
+@pytest.mark.parametrize("width", [4, 400], ids=["small", "large"])
+def test_complex_and_real_weights_are_pulled_by_their_norms(width):
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(width, width, dtype=torch.complex64)
+            self.outer = nn.Linear(width, 2)
+
+        def forward(self, x):
+            return self.outer(self.inner(x).real)
+
+    model = Mixed()
+    start = [layer.weight.norm().item() for layer in (model.inner, model.outer)]
+    swr = SoftWeightRescaling(model, 0.25)
+    with torch.no_grad():
+        for layer in (model.inner, model.outer):
+            layer.weight.mul_(3)
+    swr.step()
+    for layer, norm in zip((model.inner, model.outer), start, strict=True):
+        assert layer.weight.norm().item() == pytest.approx(2.5 * norm, rel=1e-4)
+
+
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_neighbours_in_one_buffer_are_not_shared(device):
     model = nn.Sequential(nn.Linear(3, 3, bias=False), nn.ReLU(), nn.Linear(3, 3, bias=False))

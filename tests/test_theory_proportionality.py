@@ -132,6 +132,57 @@ def test_what_cannot_be_measured_is_refused():
         output_gap(model, model, 1.0, X * math.nan)
 
 
+class Keeping(nn.Module):
+    """Holds on to an activation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(1, 2).double()
+
+    def forward(self, x):
+        self.hidden = self.layer(x)
+        return self.hidden
+
+
+class Pair(Keeping):
+    def forward(self, x):
+        return self.layer(x), self.layer.weight
+
+
+def tied() -> nn.Module:
+    model = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1)).double()
+    model[1].weight.data = model[0].weight.data
+    return model
+
+
+def run_before() -> nn.Module:
+    model = Keeping()
+    model(X)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("build", "inputs", "words"),
+    [
+        (tied, X, "share one weight"),
+        (run_before, X, r"cannot be copied: hidden was computed with gradients"),
+        (lambda: nn.Sequential(nn.LazyLinear(1)), X, "has no shape yet"),
+        (Keeping, torch.zeros(2, 3).double(), "fails on an input of shape"),
+        (Keeping, X.float(), "fails on an input of shape"),
+        (Keeping, X[:0], "one tensor with numbers"),
+    ],
+)
+def test_what_cannot_be_copied_or_run_is_refused_in_one_sentence(build, inputs, words):
+    with pytest.raises(ValueError, match=words) as caught:
+        proportionality_gap(build(), [2.0] * len(list(build().children())), inputs)
+    assert "\n" not in str(caught.value)
+
+
+def test_two_outputs_have_no_gap():
+    with pytest.raises(ValueError, match="one tensor"):
+        output_gap(Pair(), Pair(), 1.0, X)
+
+
 def test_it_works_on_torchvisions_vgg16_bn():
     torchvision = pytest.importorskip("torchvision")
     model = torchvision.models.vgg16_bn(num_classes=10)

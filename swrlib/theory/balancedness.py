@@ -153,10 +153,15 @@ def balance_(
     ValueError
         If the network has normalization layers, whose input may shrink for free, so that there is
         no minimum; or branches, or operations that are not positively homogeneous or may move a
-        unit to another place; each is named. Nothing is changed then.
+        unit to another place; each is named. Or if a weight is not finite. Nothing is changed then.
     """
     _check(p, q)
+    if iterations < 0:
+        raise ValueError(f"iterations is {iterations}: there can be none, or some")
     layers = _chain(trace(model))
+    for layer in layers:
+        if not layer.weight.isfinite().all():  # type: ignore[union-attr]
+            raise ValueError(f"the weight of {layer.name} is not finite")
     matrices = [_rows(layer, p) for layer in layers]
     units = [len(matrix) for matrix in matrices[:-1]]
     # What leaves a unit: columns that come from the same unit (a channel's positions) together.

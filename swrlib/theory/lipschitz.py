@@ -9,8 +9,8 @@ which has a constant in evaluation mode alone.
 
 from __future__ import annotations
 
-import copy
 import math
+import operator
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from swrlib.layers import _first_line, kind_of, nearest, unwrap
+from swrlib.layers import _first_line, kind_of, nearest
+from swrlib.theory.copies import copied, run
 
 Norm = Literal["spectral", "frobenius"]
 
@@ -34,8 +35,13 @@ _SLOPES = {
     **{"sigmoid": 0.25, "gelu": 1.1291, "silu": 1.0999, "mish": 1.0886, "hardswish": 1.5},
     "selu": 1.7582,
 }
-# The slope that an option of an activation gives it somewhere.
-_OPTIONS = {"leakyrelu": "negative_slope", "elu": "alpha"}
+# The option of an activation that decides its slope: its name, position and default.
+_OPTIONS: dict[str, tuple[str, int, float]] = {
+    "leakyrelu": ("negative_slope", 1, 0.01),
+    "elu": ("alpha", 1, 1.0),
+    "celu": ("alpha", 1, 1.0),
+    "softplus": ("threshold", 2, 20.0),
+}
 _SUMS = {"add", "iadd", "sub", "isub"}
 _JOINS = {"cat", "concat", "concatenate", "stack"}
 _PRODUCTS = {"mul", "imul", "multiply"}
@@ -91,12 +97,7 @@ def operator_norm(function: Callable[[Tensor], Tensor], shape: tuple[int, ...]) 
 
 def _evaluated(model: nn.Module) -> nn.Module:
     """Copy a model into evaluation mode; refuse what is not a map of single, real inputs."""
-    try:
-        network = copy.deepcopy(unwrap(model)).eval().requires_grad_(False)
-    except RuntimeError as error:
-        raise ValueError(
-            f"{type(model).__name__} cannot be copied: {_first_line(error)}"
-        ) from error
+    network = copied(model).eval().requires_grad_(False)
     for name, tensor in (*network.named_parameters(), *network.named_buffers()):
         whole = not tensor.is_floating_point()
         if tensor.is_complex() or (whole and isinstance(tensor, nn.Parameter)):
@@ -110,7 +111,7 @@ def _evaluated(model: nn.Module) -> nn.Module:
 def _refuse_inputs(inputs: Tensor) -> None:
     if not inputs.is_floating_point():
         raise ValueError(f"the inputs are {inputs.dtype}: a Lipschitz constant needs real numbers")
-    if not inputs.numel():
+    if not inputs.dim() or not inputs.numel():
         raise ValueError(f"the inputs have the shape {tuple(inputs.shape)}: there are none")
 
 
@@ -138,18 +139,21 @@ def conv_spectral_norm(module: nn.Module, input_shape: tuple[int, ...]) -> float
         raise TypeError(f"{type(module).__name__} is no convolution")
     linear: Any = _evaluated(module).cpu().double()
     dimensions = linear.weight.dim() - 2
+    given = input_shape
+    try:
+        input_shape = tuple(operator.index(size) for size in input_shape)
+    except TypeError:
+        input_shape = ()
     if len(input_shape) != 1 + dimensions:
         raise ValueError(
-            f"inputs of shape {tuple(input_shape)} do not fit: channels and {dimensions} sizes of "
-            "one input are needed"
+            f"inputs of shape {given} do not fit: channels and {dimensions} sizes of one input are "
+            "needed, whole numbers"
         )
     linear.bias = None
     try:
-        return operator_norm(linear, tuple(input_shape))
+        return operator_norm(linear, input_shape)
     except RuntimeError as error:
-        raise ValueError(
-            f"inputs of shape {tuple(input_shape)} do not fit: {_first_line(error)}"
-        ) from error
+        raise ValueError(f"inputs of shape {given} do not fit: {_first_line(error)}") from error
 
 
 @torch.inference_mode(False)
@@ -180,6 +184,7 @@ def lipschitz_bound(model: nn.Module, example: Tensor, *, norm: Norm = "spectral
         raise ValueError(f"unknown norm {norm!r}: {nearest(norm, ('spectral', 'frobenius'))}")
     _refuse_inputs(example)
     network: nn.Module = _evaluated(model).cpu().double()
+    example = example[:1].detach().cpu().double()
     tracer = fx.Tracer()
     if tracer.is_leaf_module(network, ""):
         network = nn.Sequential(network)  # the model is itself one layer
@@ -191,12 +196,14 @@ def lipschitz_bound(model: nn.Module, example: Tensor, *, norm: Norm = "spectral
         ) from error
     walk = _Constants(traced, norm)
     with torch.no_grad():
+        expected = run(network, example)
+        found = walk.run(example.clone())
         try:
-            walk.run(example[:1].detach().cpu().double().clone())
-        except RuntimeError as error:
+            torch.testing.assert_close(found, expected, rtol=1e-9, atol=0.0, equal_nan=True)
+        except AssertionError as error:
             raise ValueError(
-                f"{type(model).__name__} fails on an input of shape {tuple(example.shape[1:])}: "
-                f"{_first_line(error)}"
+                f"{type(model).__name__} computes something else than its trace: it is random, or "
+                "changes an activation in place that goes by another name too"
             ) from error
     return walk.result
 
@@ -242,15 +249,19 @@ class _Constants(fx.Interpreter):
         args, kwargs = self.fetch_args_kwargs_from_env(node)
         module = self.fetch_attr(str(node.target)) if node.op == "call_module" else None
         name = _name(node, module)
+        if module is not None and (module._forward_hooks or module._forward_pre_hooks):
+            without = module.forward(*args, **kwargs)
+            if not (isinstance(value, Tensor) and torch.allclose(without, value, equal_nan=True)):
+                raise ValueError(f"a hook on {node.target} changes what it computes")
         if isinstance(value, Tensor) and value.is_floating_point():
             if name in _JOINS:
                 return math.hypot(*(self.bounds[source] for source in sources))
             # Repeated over a larger shape, a value weighs more.
             spread = [
-                self.bounds[source] * math.sqrt(value.numel() / self.env[source].numel())
+                self.bounds[source] * math.sqrt(value.numel() / (self.env[source].numel() or 1))
                 for source in sources
             ]
-            if name in _SUMS and kwargs.get("alpha", 1) == 1:
+            if name in _SUMS and len(args) <= 2 and kwargs.get("alpha", 1) == 1:
                 return sum(spread)
             factor = None
             if len(sources) == 1 and name in _PRODUCTS | _QUOTIENTS:
@@ -271,7 +282,8 @@ class _Constants(fx.Interpreter):
     def _factor(
         self, node: fx.Node, name: str, module: Any, args: Any, kwargs: Any
     ) -> float | None:
-        inputs = args[0] if args else kwargs.get("input")
+        kwargs = dict(kwargs)
+        inputs = args[0] if args else kwargs.pop("input")
         kind = kind_of(module) if module is not None else None
         if kind == "linear":
             return _linear_norm(module.weight, self.norm)
@@ -281,13 +293,15 @@ class _Constants(fx.Interpreter):
             return float(module.weight.norm()) * math.sqrt(_patches(node.name, module))
         if kind == "normalization":
             return _normalization(node.name, module)
-        if name.startswith("dropout") and any(
-            a is True for a in (*args[1:], kwargs.get("training"))
-        ):
+        if name.startswith("dropout") and any(a is True for a in (*args[1:], *kwargs.values())):
             return None  # random in evaluation mode, too
         if name in _NON_EXPANSIVE:
-            option = _OPTIONS.get(name, "")
-            return max(1.0, abs(getattr(module, option, kwargs.get(option, 0))))
+            option, position, default = _OPTIONS.get(name, ("", 0, 0.0))
+            given = args[position] if option and len(args) > position else default
+            value = getattr(module, option, kwargs.get(option, given))
+            if (name == "celu" and value <= 0) or (name == "softplus" and value < 20):
+                return None  # unbounded; or a jump
+            return max(1.0, abs(value)) if name in ("leakyrelu", "elu") else 1.0
         if name in _SLOPES:
             return _SLOPES[name]
         if name in _MAX_POOLS:
@@ -304,9 +318,9 @@ class _Constants(fx.Interpreter):
                 run = self.call_method if node.op == "call_method" else self.call_function
                 return run(node.target, (x, *args[1:]), kwargs)
 
-            # Pools treat all channels alike.
-            channels = inputs.shape[1:2] if name == "mean" else (1,)
-            return operator_norm(again, (*channels, *inputs.shape[2:]))
+            # Pools treat all axes but the last ones alike.
+            axes = inputs.shape[1:] if name == "mean" else inputs.shape[-int(name[-2]) :]
+            return operator_norm(again, tuple(axes))
         return None
 
 
@@ -366,12 +380,13 @@ def _patches(name: str, module: Any) -> int:
 
 def _normalization(name: str, module: Any) -> float:
     scale = 1.0 if module.weight is None else float(module.weight.abs().max())
-    if getattr(module, "running_var", None) is not None:
+    own = isinstance(module, nn.modules.instancenorm._InstanceNorm)  # follows its flag alone
+    if getattr(module, "running_var", None) is not None and (module.track_running_stats or not own):
         slopes = (module.running_var + module.eps).rsqrt()
         if module.weight is not None:
             slopes = slopes * module.weight.abs()
         return float(slopes.max())
-    if module.eps is None:
+    if not module.eps:
         raise ValueError(f"{name} has no eps, so its slope has no bound")
     return scale / math.sqrt(module.eps)  # steepest where the input hardly varies
 
@@ -404,19 +419,28 @@ def lipschitz_lower_bound(
     Returns
     -------
     float
-        The greatest value that was met. Up to rounding the Lipschitz constant is no smaller, where
-        the network is differentiable at the inputs it met, as a network with ReLU is nearly
-        everywhere. Not finite where the network is not.
+        The greatest value that was met, in float64. The Lipschitz constant is no smaller, where the
+        network is differentiable at the inputs it met, as a network with ReLU is nearly everywhere.
+        Not finite where the network is not.
 
     Raises
     ------
     ValueError
-        If inputs or weights are not real, or the output is not one tensor that follows the input
-        smoothly.
+        If inputs or weights are not real, the output is not one tensor that follows the input
+        smoothly, or the network is random.
     """
     _refuse_inputs(inputs)
-    network = _evaluated(model)
-    x = inputs.detach().clone()
+    network = _evaluated(model).double()  # in less, a difference of outputs may be rounding alone
+    try:
+        return _ascend(network, inputs.detach().double(), steps, iterations, length)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{type(model).__name__} cannot be differentiated twice: {_first_line(error)}"
+        ) from error
+
+
+def _ascend(network: nn.Module, x: Tensor, steps: int, iterations: int, length: float) -> float:
+    name = type(network).__name__
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
 
@@ -426,19 +450,19 @@ def lipschitz_lower_bound(
     def per_input(values: Tensor) -> Tensor:
         return values.view(-1, *(1,) * (x.dim() - 1))
 
-    def evaluate(t: Tensor) -> Tensor:
-        return network(t.clone())  # it may change its input in place
-
     greatest = 0.0
-    for _ in range(steps + 1):
+    for step in range(steps + 1):
         with torch.enable_grad():
             x = x.detach().requires_grad_()
-            here = evaluate(x)
-            if not isinstance(here, Tensor) or not here.requires_grad or len(here) != len(x):
+            here = run(network, x)
+            rows = here.shape[:1] if isinstance(here, Tensor) and here.requires_grad else ()
+            if rows != x.shape[:1]:
                 raise ValueError(
-                    f"{type(model).__name__} does not return one tensor that follows its input "
-                    "smoothly, a row for each input"
+                    f"{name} does not return one tensor that follows its input smoothly, a row for "
+                    "each input"
                 )
+            if step == 0 and not torch.allclose(here, run(network, x), equal_nan=True):
+                raise ValueError(f"{name} is random in evaluation mode, too")
             # J·v as the derivative of u ↦ Jᵀ·u, which is linear (the sum's 0 keeps a Jacobian of
             # zeros in it).
             row = torch.zeros_like(here, requires_grad=True)
@@ -458,7 +482,7 @@ def lipschitz_lower_bound(
             direction = direction / per_input(lengths(direction).clamp_min(1e-30))
             size = lengths(x)
             move = per_input(length * torch.where(size > 0, size, 1)) * direction
-            changes = [lengths(evaluate(x + sign * move) - here) for sign in (1, -1)]
+            changes = [lengths(run(network, x + sign * move) - here) for sign in (1, -1)]
             for change in changes:
                 # Less than this may be rounding.
                 clear = change > torch.finfo(x.dtype).eps ** 0.5 * lengths(here)

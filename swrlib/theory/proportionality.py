@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from swrlib.layers import unwrap
+from swrlib.layers import trace
 from swrlib.rescaling import Variant, rescale_
+from swrlib.theory.copies import copied, run
 
 
 @torch.no_grad()
@@ -44,15 +44,18 @@ def output_gap(
     Raises
     ------
     ValueError
-        If C·f is zero on all inputs or an output is not finite: the gap would say nothing.
+        If a model cannot be copied or run or returns something else than one tensor; if C·f is zero
+        on all inputs or an output is not finite: the gap would say nothing.
     """
     outputs = []
     for network in (scaled, model):
-        network = copy.deepcopy(unwrap(network))
+        network = copied(network)
         if training is not None:
             network.train(training)
         with torch.random.fork_rng():  # afterwards the generators stand where they stood
-            outputs.append(network(inputs))
+            outputs.append(run(network, inputs))
+        if not isinstance(outputs[-1], Tensor) or not outputs[-1].numel():
+            raise ValueError(f"{type(network).__name__} does not return one tensor with numbers")
     expected = constant * outputs[1]
     largest = float(expected.abs().max())
     gap = float((outputs[0] - expected).abs().max()) / largest if largest else largest
@@ -101,7 +104,8 @@ def proportionality_gap(
     ValueError
         As `swrlib.rescale_` and `output_gap`.
     """
-    scaled = copy.deepcopy(unwrap(model))
+    trace(model, example)  # refuses weights in the same memory, which a copy would part
+    scaled = copied(model)
     constant = rescale_(
         scaled, factors, variant=variant, running_statistics=running_statistics, example=example
     )
