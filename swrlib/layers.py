@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -125,7 +125,7 @@ class Network:
 
 def nearest(name: object, known: Iterable[str]) -> str:
     """Complete an error message about an unknown name: the nearest right one, or all of them."""
-    known = list(known)
+    known = [name for name in known if name]  # the model itself is a module without a name
     close = difflib.get_close_matches(str(name), known, n=1)
     return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
 
@@ -252,9 +252,7 @@ def trace(
             before[step.name] = reaching
         sources[step.name] = (step.name,) if step.kind == "layer" else reaching
     names = list(before)
-    for name in names:
-        _refuse_parameters(name, modules[name])
-    _refuse_shared_weights(model, names)
+    refuse_parameters({name: modules[name] for name in names}, model)
     for parameter in sorted(used):
         if (owner := parameter.rpartition(".")[0]) in before:
             raise ValueError(
@@ -288,15 +286,15 @@ def _groups(
     if classifier is not None:
         if isinstance(classifier, str):
             raise TypeError(f"classifier takes a list of module names: [{classifier!r}]")
-        for name in classifier:
-            if name not in modules:
-                raise ValueError(f"the model has no module {name!r}: {nearest(name, modules)}")
-        return {
-            name: "classifier"
-            if any(name == c or name.startswith(f"{c}.") for c in classifier)
-            else "features"
-            for name, _ in kinds
-        }
+        groups: dict[str, Group] = dict.fromkeys((name for name, _ in kinds), "features")
+        for chosen in classifier:
+            if chosen not in modules:
+                raise ValueError(f"the model has no module {chosen!r}: {nearest(chosen, modules)}")
+            inside = [n for n in groups if n == chosen or n.startswith(f"{chosen}." * bool(chosen))]
+            if not inside:
+                raise ValueError(f"module {chosen!r} of the classifier has no layer in it")
+            groups |= dict.fromkeys(inside, "classifier")
+        return groups
     convolutions = [i for i, (_, kind) in enumerate(kinds) if kind == "convolution"]
     linears = [i for i, (_, kind) in enumerate(kinds) if kind == "linear"]
     if convolutions:
@@ -311,8 +309,27 @@ def _shared(first: str, second: str) -> str:
     return f"{where}{share}: a weight has one norm to return to, so give each use its own"
 
 
+def refuse_parameters(layers: Mapping[str, nn.Module], model: nn.Module | None = None) -> None:
+    """Refuse parameters of layers that cannot be scaled in place, each by itself.
+
+    Raises
+    ------
+    ValueError
+        If one has no shape yet, holds whole numbers, is sharded, expanded or computed, or shares
+        memory with another parameter of the layers, or of the model if that is given.
+    """
+    for name, module in layers.items():
+        _refuse_parameters(name, module)
+    whole = {"": model} if model is not None else layers
+    parameters = [
+        (".".join(filter(None, (prefix, name))), parameter)
+        for prefix, module in whole.items()
+        for name, parameter in module.named_parameters(remove_duplicate=False)
+    ]
+    _refuse_shared_weights(parameters, layers)
+
+
 def _refuse_parameters(name: str, module: nn.Module) -> None:
-    """Refuse a layer whose parameters cannot be scaled in place."""
     for kind, parameter in module.named_parameters(recurse=False):
         if nn.parameter.is_lazy(parameter):
             raise ValueError(f"{name}.{kind} has no shape yet: run the model once on an input")
@@ -321,6 +338,8 @@ def _refuse_parameters(name: str, module: nn.Module) -> None:
                 f"{name}.{kind} holds {parameter.dtype} numbers, which cannot be scaled: "
                 "convert the model to floating-point numbers first"
             )
+        if hasattr(parameter, "placements"):  # a DTensor
+            raise ValueError(f"{name}.{kind} is sharded: SWR needs the norms of whole weights")
         axes = zip(parameter.shape, parameter.stride(), strict=True)
         if any(size > 1 and not stride for size, stride in axes):
             raise ValueError(f"{name}.{kind} is expanded, its entries share memory: clone it first")
@@ -331,10 +350,12 @@ def _refuse_parameters(name: str, module: nn.Module) -> None:
         )
 
 
-def _refuse_shared_weights(model: nn.Module, names: Sequence[str]) -> None:
+def _refuse_shared_weights(
+    parameters: Iterable[tuple[str, nn.Parameter]], names: Container[str]
+) -> None:
     """Refuse layers whose parameters lie in the same memory, be they one Parameter or several."""
     places = []
-    for name, parameter in model.named_parameters(remove_duplicate=False):
+    for name, parameter in parameters:
         if nn.parameter.is_lazy(parameter) or not parameter.numel():
             continue
         begin, last = parameter.data_ptr(), 0
@@ -347,7 +368,8 @@ def _refuse_shared_weights(model: nn.Module, names: Sequence[str]) -> None:
     places.sort(key=lambda place: place[0])  # stable: of one tensor's names the first stays first
     end, owner = -1, ""
     for begin, until, name in places:
-        if begin <= end and {owner.rpartition(".")[0], name.rpartition(".")[0]} & set(names):
+        owners = (owner.rpartition(".")[0], name.rpartition(".")[0])
+        if begin <= end and any(layer in names for layer in owners):
             raise ValueError(_shared(owner, name))
         if until > end:
             end, owner = until, name

@@ -23,6 +23,7 @@ import functools
 import math
 import numbers
 import warnings
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -36,6 +37,7 @@ from swrlib.layers import (
     has_own_forward,
     nearest,
     parameters_outside,
+    refuse_parameters,
     trace,
 )
 
@@ -370,23 +372,28 @@ class SoftWeightRescaling:
         once; otherwise they catch up in training, as in the paper.
     layers : sequence of str, optional
         Names of the layers in the order of the forward pass, for a model that cannot be traced.
+    example : torch.Tensor, optional
+        As for `trace_layers`.
 
     Raises
     ------
     TypeError, ValueError
         If λ is missing, given twice or outside [0, 1]; if the model has no trainable weights,
-        shares weights between layers or cannot be traced; if a name or the variant is unknown.
+        shares weights between layers or cannot be traced; if a norm is not a finite number; if a
+        name or the variant is unknown.
 
     Warns
     -----
     UserWarning
-        Once, if parameters belong to no known layer (they are left alone), and once if a layer's
-        norm is zero, now or at the start (its factor is 1).
+        Once, if parameters belong to no known layer (they are left alone), if weights are in half
+        precision, where soft factors round to 1, and if a layer's norm is zero, now or at the start
+        (its factor is 1).
 
     Notes
     -----
     Frozen tensors (``requires_grad=False``) are never written. `step` makes a small, fixed number
-    of calls whatever the depth, and none that waits for the device.
+    of calls whatever the depth, and none that waits for the device. A layer that is put into the
+    model later is not seen: construct it again.
 
     Examples
     --------
@@ -407,6 +414,7 @@ class SoftWeightRescaling:
         variant: Variant = "proportional",
         running_statistics: bool = False,
         layers: Sequence[str] | None = None,
+        example: Tensor | None = None,
     ) -> None:
         pair = (lam_features, lam_classifier)
         if lam is not None and pair != (None, None):
@@ -415,9 +423,9 @@ class SoftWeightRescaling:
             raise ValueError("λ is missing: give lam, or both lam_features and lam_classifier")
         self._lam_features = checked_lambda(lam if lam is not None else lam_features, "λ")
         self._lam_classifier = checked_lambda(lam if lam is not None else lam_classifier, "λ")
-        self.variant = variant
-        self.running_statistics = running_statistics
-        self._network = trace(model, classifier=classifier, layers=layers)
+        self._variant: Variant = variant
+        self._running_statistics = running_statistics
+        self._network = trace(model, example, classifier=classifier, layers=layers)
         self._members = membership(self._network, variant)
         self.layers = [layer for layer in self._network.layers if _has_parameters(layer)]
         if not any(_trainable(layer.weight) for layer in self.layers):
@@ -429,15 +437,32 @@ class SoftWeightRescaling:
         if outside:
             listed = ", ".join(outside[:6]) + (f" and {len(outside) - 6} more" * (len(outside) > 6))
             warnings.warn(
-                f"SWR leaves alone the parameters that belong to no linear, convolution or "
-                f"normalization layer: {listed}",
+                "SWR leaves alone the parameters outside the linear, convolution and normalization "
+                f"layers that were traced: {listed}",
                 stacklevel=2,
             )
         self._plan_key: tuple[Any, ...] | None = None
+        self._lam_key: tuple[float, float] | None = None
         self._rescale: SoftRescaling | None = None
         self._factors: Tensor | None = None
-        self._zero_norms: set[str] = set()
+        self._attached: list[tuple[weakref.ref[torch.optim.Optimizer], RemovableHandle]] = []
+        self._warned: set[str] = set()
         self.retarget()
+
+    @property
+    def variant(self) -> Variant:
+        """How biases are scaled; fixed at construction."""
+        return self._variant
+
+    @property
+    def running_statistics(self) -> bool:
+        """Whether batch normalization's running statistics are scaled along."""
+        return self._running_statistics
+
+    @running_statistics.setter
+    def running_statistics(self, value: bool) -> None:
+        self._running_statistics = value
+        self._plan_key = None
 
     @property
     def lam_features(self) -> float:
@@ -459,33 +484,63 @@ class SoftWeightRescaling:
 
     @property
     def lam(self) -> float | tuple[float, float]:
-        """λ; the pair (λ_f, λ_c) where they differ. Setting it sets both."""
+        """λ; the pair (λ_f, λ_c) where they differ. One number sets both."""
         pair = (self._lam_features, self._lam_classifier)
         return pair[0] if pair[0] == pair[1] else pair
 
     @lam.setter
-    def lam(self, value: float) -> None:
-        self._lam_features = self._lam_classifier = checked_lambda(value)
+    def lam(self, value: float | tuple[float, float]) -> None:
+        pair = value if isinstance(value, tuple) and len(value) == 2 else (value, value)
+        self._lam_features, self._lam_classifier = (checked_lambda(lam) for lam in pair)
 
     @torch.no_grad()
     def step(self) -> None:
-        """Rescale once; call it after each ``optimizer.step()``, or `attach` it instead."""
-        self._step(None)
+        """Rescale once; call it after each ``optimizer.step()``, or `attach` it instead.
 
-    def attach(self, optimizer: torch.optim.Optimizer) -> RemovableHandle:
-        """Rescale after every step that the optimizer takes from now on.
-
-        A step that mixed-precision training skips counts as none. ``handle.remove()`` detaches.
+        With ``torch.amp.GradScaler``, attach it: a step that the scaler skips must not be rescaled.
 
         Raises
         ------
         ValueError
-            If the optimizer holds none of the parameters that are rescaled.
+            If a weight has become another one than at the start: computed (pruned, parametrized),
+            of another shape (sharded), or shared.
+        """
+        self._step(None)
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> RemovableHandle:
+        """Rescale the whole model after every step that the optimizer takes from now on.
+
+        A step that mixed-precision training skips counts as none. ``handle.remove()`` detaches. Of
+        several optimizers of one model attach the one that steps last. A copy of the optimizer has
+        no hooks: attach it again.
+
+        Raises
+        ------
+        ValueError
+            If the optimizer holds none of the parameters that are rescaled, or is attached already.
+
+        Warns
+        -----
+        UserWarning
+            If another optimizer is attached: each one's steps would rescale the model.
         """
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         if held.isdisjoint(id(p) for layer in self.layers for p in (layer.weight, layer.bias)):
             raise ValueError(
                 "the optimizer holds none of the model's weights: build it from the same model"
+            )
+        self._attached = [
+            (other, handle)
+            for other, handle in self._attached
+            if other() is not None and handle.id in (handle.hooks_dict_ref() or ())
+        ]
+        if any(other() is optimizer for other, _ in self._attached):
+            raise ValueError("the optimizer is attached already: its steps would rescale twice")
+        if self._attached:
+            warnings.warn(
+                "another optimizer is attached, too: a step of either rescales the whole model "
+                "(attach the one that steps last, or remove the other's handle)",
+                stacklevel=2,
             )
 
         @torch.no_grad()
@@ -493,13 +548,22 @@ class SoftWeightRescaling:
             # A fused optimizer fires its hooks also where GradScaler makes it skip the step.
             self._step(getattr(taken, "found_inf", None))
 
-        return optimizer.register_step_post_hook(after_step)
+        handle = optimizer.register_step_post_hook(after_step)
+        self._attached.append((weakref.ref(optimizer), handle))
+        return handle
 
     @torch.no_grad()
     def retarget(self) -> None:
         """Take the present norms as the new n_l (SWR + re-init, Appendix E)."""
-        weights = [layer.weight for layer in self.layers if layer.weight is not None]
-        self._initial_norms = multi_tensor_norms(weights)
+        weights = {la.name: la.weight for la in self.layers if la.weight is not None}
+        for name, weight in weights.items():
+            if weight.is_meta:
+                raise ValueError(f"the weight of {name} has no values yet, so no norm to return to")
+        self._initial_norms = multi_tensor_norms(list(weights.values()))
+        for name, norm in zip(weights, self._initial_norms.tolist(), strict=True):
+            if not math.isfinite(norm):
+                raise ValueError(f"the norm of {name} is {norm}: there is nothing to return to")
+        self._shapes = {name: list(weight.shape) for name, weight in weights.items()}
         self._plan_key = None
 
     def summary(self) -> Any:
@@ -511,7 +575,9 @@ class SoftWeightRescaling:
         """
         import pandas as pd
 
-        initial = dict(zip(self._weighted(), self._initial_norms.tolist(), strict=True))
+        initial = dict(zip(self._shapes, self._initial_norms.tolist(), strict=True))
+        present = {la.name: la.weight for la in self.layers if la.weight is not None}
+        norms = dict(zip(present, multi_tensor_norms(list(present.values())).tolist(), strict=True))
         factors = (
             {}
             if self._factors is None
@@ -523,7 +589,7 @@ class SoftWeightRescaling:
                 "kind": layer.kind,
                 "group": layer.group,
                 "initial_norm": initial.get(layer.name, math.nan),
-                "norm": math.nan if layer.weight is None else float(layer.weight.detach().norm()),
+                "norm": norms.get(layer.name, math.nan),
                 "factor": factors.get(layer.name, math.nan),
                 "proportional": reason,
             }
@@ -533,10 +599,9 @@ class SoftWeightRescaling:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs: n_l and shape by layer, λ and the variant."""
-        weights = {la.name: la.weight for la in self.layers if la.weight is not None}
         return {
-            "initial_norms": dict(zip(weights, self._initial_norms.tolist(), strict=True)),
-            "shapes": {name: list(weight.shape) for name, weight in weights.items()},
+            "initial_norms": dict(zip(self._shapes, self._initial_norms.tolist(), strict=True)),
+            "shapes": {name: list(shape) for name, shape in self._shapes.items()},
             "lam_features": self._lam_features,
             "lam_classifier": self._lam_classifier,
             "variant": self.variant,
@@ -555,10 +620,11 @@ class SoftWeightRescaling:
         missing = set(present) - set(state)
         if missing:
             raise ValueError(f"the state dict lacks {', '.join(sorted(missing))}")
-        if list(state["initial_norms"]) != self._weighted() or state["shapes"] != present["shapes"]:
+        shapes = {name: list(shape) for name, shape in state["shapes"].items()}
+        if list(state["initial_norms"]) != list(shapes) or shapes != self._shapes:
             theirs, ours = (
                 ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-                for shapes in (state["shapes"], present["shapes"])
+                for shapes in (shapes, self._shapes)
             )
             raise ValueError(f"the state dict is another model's: layers {theirs}, here {ours}")
         for option in ("variant", "running_statistics"):
@@ -578,10 +644,8 @@ class SoftWeightRescaling:
 
     def __getstate__(self) -> dict[str, Any]:
         # The plan is made anew by a copy: its views would not survive pickling.
-        return {**self.__dict__, "_plan_key": None, "_rescale": None}
-
-    def _weighted(self) -> list[str]:
-        return [layer.name for layer in self.layers if layer.weight is not None]
+        # Hooks stay with the optimizer that they were given to.
+        return {**self.__dict__, "_plan_key": None, "_rescale": None, "_attached": []}
 
     def _step(self, skipped: Tensor | None) -> None:
         weights, tensors = self._tensors()
@@ -603,11 +667,12 @@ class SoftWeightRescaling:
         """Return the weights whose norms count and everything to scale; frozen tensors are out."""
         weights: list[Tensor] = []
         tensors: list[Tensor] = []
-        key: list[object] = [self._lam_features, self._lam_classifier]
+        key: list[object] = []
         for layer in self.layers:
             weight, bias = layer.weight, layer.bias
-            key += [free := _trainable(weight), free_bias := _trainable(bias)]
+            key += [id(weight), free := _trainable(weight), id(bias), free_bias := _trainable(bias)]
             if free:
+                key.append(weight.numel())  # type: ignore[union-attr]
                 weights.append(weight)  # type: ignore[arg-type]
                 tensors.append(weight)  # type: ignore[arg-type]
             if free_bias:
@@ -616,11 +681,15 @@ class SoftWeightRescaling:
             key += [weights[0].device, weights[0].dtype]
         if self._plan_key != tuple(key):
             self._make_plan(weights, tensors)
-            self._plan_key = tuple(key)
+            self._plan_key, self._lam_key = tuple(key), None
+        if weights and self._lam_key != (pair := (self._lam_features, self._lam_classifier)):
+            self._set_lambda()
+            self._lam_key = pair
         return weights, tensors
 
     def _make_plan(self, weights: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
-        """Lay out who is multiplied by whom; again only when a tensor is frozen, moved or cast."""
+        """Lay out who is multiplied by whom; again only when a tensor is another or elsewhere."""
+        self._refuse_other_weights()
         self._rescaled = [la.name for la in self.layers if _trainable(la.weight)]
         if not weights:
             self._factors = None
@@ -633,24 +702,59 @@ class SoftWeightRescaling:
                 members.append({layer.name})
             if _trainable(layer.bias):
                 members.append(self._members[layer.name])
-        if self.running_statistics:
+        if self._running_statistics:
             for layer in self._network.layers:
                 if getattr(layer.module, "running_mean", None) is not None:
                     self._statistics.append(layer.module)
                     entering_statistics.append(entering(self._network, self._members, layer))
-        norms = multi_tensor_norms(weights)
-        initial = dict(zip(self._weighted(), self._initial_norms.tolist(), strict=True))
-        targets = norms.new_tensor([initial[name] for name in self._rescaled])
-        lam = {"features": self._lam_features, "classifier": self._lam_classifier}
+        initial = dict(zip(self._shapes, self._initial_norms.tolist(), strict=True))
         groups = {layer.name: layer.group for layer in self.layers}
-        terms = pull_and_rest(
-            targets, norms.new_tensor([lam[groups[name]] for name in self._rescaled])
-        )
-        self._rescale = SoftRescaling(*terms, membership_mask(members, self._rescaled), tensors)
-        enter = membership_mask(entering_statistics, self._rescaled).to(targets)
-        self._statistics_members = enter, 1 - enter
+        with torch.inference_mode(False), torch.no_grad():  # for later steps in any mode
+            norms = multi_tensor_norms(weights)
+            targets = norms.new_tensor([initial[name] for name in self._rescaled])
+            self._targets = targets
+            self._features = norms.new_tensor([groups[n] == "features" for n in self._rescaled])
+            mask = membership_mask(members, self._rescaled)
+            self._rescale = SoftRescaling(targets, targets, mask, tensors)  # λ comes below
+            enter = membership_mask(entering_statistics, self._rescaled).to(targets)
+            self._statistics_members = enter, 1 - enter
+            self._seen = torch.ones(
+                norms.shape, dtype=norms.dtype, device="cpu", pin_memory=norms.is_cuda
+            )
         self._warn_of_zeros(targets.tolist())
-        self._seen = torch.ones(norms.shape, dtype=norms.dtype, pin_memory=norms.is_cuda)
+        self._warn_of_half_precision(weights)
+
+    def _set_lambda(self) -> None:
+        assert self._rescale is not None
+        lam = self._features * self._lam_features + (1 - self._features) * self._lam_classifier
+        self._rescale.pull, self._rescale.rest = pull_and_rest(self._targets, lam)
+
+    def _refuse_other_weights(self) -> None:
+        """Refuse weights that are no longer what the initial norms were taken of."""
+        for layer in self.layers:
+            shape, weight = self._shapes.get(layer.name), layer.weight
+            now = None if weight is None else list(weight.shape)
+            if now != shape:
+                was, is_now = (
+                    "computed (pruned, parametrized or sharded)" if s is None else f"of shape {s}"
+                    for s in (shape, now)
+                )
+                raise ValueError(
+                    f"the weight of {layer.name} was {was} at the start and is {is_now}: undo "
+                    "that, or construct SoftWeightRescaling again"
+                )
+        refuse_parameters({layer.name: layer.module for layer in self.layers})
+
+    def _warn_of_half_precision(self, weights: Sequence[Tensor]) -> None:
+        half = {str(w.dtype) for w in weights if w.dtype in (torch.float16, torch.bfloat16)}
+        if half - self._warned:
+            self._warned |= half
+            warnings.warn(
+                f"weights are {', '.join(sorted(half))}: a factor that is nearer to 1 than their "
+                "rounding changes nothing, as with the λ of the paper; keep float32 weights and "
+                "compute in half precision by torch.autocast",
+                stacklevel=7,
+            )
 
     def _watch_zero_norms(self, norms: Tensor) -> None:
         # On a GPU the copy arrives later and a coming step sees it: nothing waits for the device.
@@ -661,12 +765,12 @@ class SoftWeightRescaling:
         if all(norms):
             return
         zero = {name for name, norm in zip(self._rescaled, norms, strict=True) if not norm}
-        if zero - self._zero_norms:
-            self._zero_norms |= zero
+        if zero - self._warned:
+            self._warned |= zero
             warnings.warn(
                 f"the norm of {', '.join(sorted(zero))} is zero, now or at the start: "
                 "SWR leaves a layer as it is where it has no norm to return to (factor 1)",
-                stacklevel=5,
+                stacklevel=7,
             )
 
     def _where_proportionality_ends(self) -> list[str]:
@@ -688,6 +792,9 @@ class SoftWeightRescaling:
                 scaled = any(_trainable(layers[name].weight) for name in members[layer.name])
                 if frozen and scaled:
                     reason = f"no: the bias of {layer.name} is frozen"
+                lags = getattr(layer.module, "running_mean", None) is not None
+                if lags and not (layer.module.training or self._running_statistics):
+                    reason = f"no: {layer.name} is in evaluation mode and its statistics lag"
                 if self.variant == "printed" and layer.bias is not None:
                     exact = membership(self._network, "proportional")[layer.name]
                     if members[layer.name] != exact:

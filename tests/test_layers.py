@@ -181,6 +181,13 @@ def test_the_user_may_name_the_classifier():
     assert swr.summary()["factor"].tolist() == [1, 0.5, 1, 1]
     with pytest.raises(ValueError, match="no module 'hed': did you mean 'head'"):
         classifier("hed")
+    with pytest.raises(ValueError, match=r"module 'body\.1' of the classifier has no layer"):
+        classifier("body.1")
+    assert classifier("") == ["body.0", "body.2", "head", "header"]  # the whole model
+    with pytest.raises(ValueError, match="known are body, "):
+        classifier("quite another name")
+    layers = trace(model, classifier=iter(["head"])).layers
+    assert [layer.group for layer in layers].count("classifier") == 1
 
 
 def test_subclasses_and_bare_layers():

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import LAYERS, Oracle, difference, small_model, train, twin
 from torch import nn
+from torch.nn.utils import prune
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from swrlib import SoftWeightRescaling, rescale_, rescaling, trace_layers
@@ -312,6 +313,7 @@ def test_a_compiled_model():
     assert list(swr.summary().index) == ["linear1", "linear2", "linear3"]
 
 
+@pytest.mark.filterwarnings("ignore:weights are torch")  # half precision
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_weights_cast_after_construction(dtype):
     model = small_model("cnn-bn", dtype=torch.float32)
@@ -328,6 +330,163 @@ def test_weights_cast_after_construction(dtype):
     assert next(model.parameters()).dtype == dtype
     assert difference(twin(model).double(), reference) < {2: 1e-2, 8: 1e-6}[dtype.itemsize]
     assert not torch.equal(model.norm1.running_var, before.norm1.running_var)
+
+
+def test_half_precision_loses_soft_factors_and_a_warning_says_so():
+    model = mlp(4, 8, 8, 3, dtype=torch.bfloat16)
+    swr = SoftWeightRescaling(model, 1e-3)
+    drift(model)
+    before = twin(model)
+    with pytest.warns(UserWarning, match=r"weights are torch\.bfloat16.*autocast") as caught:
+        for _ in range(50):
+            swr.step()
+    assert len(caught) == 1
+    assert difference(model, before) == 0  # what it warns of
+
+
+def prune_weight(model: nn.Sequential) -> None:
+    prune.identity(model[0], "weight")
+
+
+def prune_all(model: nn.Sequential) -> None:
+    for layer in model[::2]:
+        prune.identity(layer, "weight")
+
+
+def prune_bias(model: nn.Sequential) -> None:
+    prune.random_unstructured(model[0], "bias", 0.25)
+
+
+def shard(model: nn.Sequential) -> None:
+    model[0].weight.data = model[0].weight.data.flatten()[:9]
+
+
+def tie(model: nn.Sequential) -> None:
+    model[4].weight = model[2].weight
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (prune_weight, r"weight of 0 was of shape \[8, 8\] at the start and is computed"),
+        (prune_all, r"weight of 0 was of shape"),
+        (lambda model: nn.utils.parametrizations.weight_norm(model[2]), "weight of 2 was of shape"),
+        (prune_bias, r"0\.bias is computed"),
+        (shard, r"weight of 0 was of shape \[8, 8\] at the start and is of shape \[9\]"),
+        (tie, "share one weight"),
+    ],
+)
+@pytest.mark.parametrize("started", [False, True])
+def test_weights_that_became_others_are_refused_at_the_next_step(change, words, started):
+    model = mlp(8, 8, 8, 8)
+    swr = SoftWeightRescaling(model, 0.5)
+    if started:
+        swr.step()
+    change(model)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=words) as caught:
+        swr.step()
+    assert "\n" not in str(caught.value)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    swr.state_dict()
+
+
+def test_pruning_that_is_made_permanent_goes_on():
+    model = mlp(8, 8, 8)
+    swr = SoftWeightRescaling(model, 1.0)
+    prune.l1_unstructured(model[0], "weight", 0.5)
+    prune.remove(model[0], "weight")
+    swr.step()
+    assert (swr.summary()["norm"] / swr.summary()["initial_norm"]).tolist() == pytest.approx([1, 1])
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: nn.Linear(2, 2, device="meta"), "has no values yet"),
+        (lambda: nn.Linear(2, 2).apply(lambda m: m.weight.data.fill_(math.nan)), "is nan"),
+        (lambda: nn.Linear(2, 2).apply(lambda m: m.weight.data.fill_(1e30)), "is inf"),
+    ],
+)
+def test_without_a_norm_there_is_nothing_to_return_to(build, words):
+    with pytest.raises(ValueError, match=words):
+        SoftWeightRescaling(build(), 0.1)
+
+
+def test_an_optimizer_is_attached_once_and_a_second_one_with_a_warning():
+    model = mlp(4, 4, 2)
+    swr = SoftWeightRescaling(model, 0.5)
+    first = torch.optim.SGD(model.parameters(), lr=0.0)
+    handle = swr.attach(first)
+    with pytest.raises(ValueError, match="attached already"):
+        swr.attach(first)
+    second = torch.optim.SGD(model.parameters(), lr=0.0)
+    with pytest.warns(UserWarning, match="another optimizer is attached"):
+        swr.attach(second).remove()
+    handle.remove()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        swr.attach(first)
+        del first  # as where each stage has a new optimizer
+        swr.attach(second)
+        model, swr = copy.deepcopy((model, swr))
+        swr.attach(torch.optim.SGD(model.parameters(), lr=0.0))
+
+
+def test_options_are_fixed_or_act_at_once():
+    model = small_model("cnn-bn")
+    swr = SoftWeightRescaling(model, lam_features=0.1, lam_classifier=0.2)
+    with pytest.raises(AttributeError):
+        swr.variant = "printed"
+    swr.lam = swr.lam
+    assert swr.lam == (0.1, 0.2)
+    swr.lam = 0.3
+    assert (swr.lam_features, swr.lam_classifier) == (0.3, 0.3)
+    swr.step()
+    drift(model)
+    before = model.norm1.running_var.clone()
+    swr.step()
+    assert torch.equal(before, model.norm1.running_var)
+    drift(model)
+    swr.running_statistics = True
+    before = model.norm1.running_var.clone()
+    swr.step()
+    assert not torch.equal(before, model.norm1.running_var)
+
+
+def test_the_summary_says_where_running_statistics_lag():
+    model = small_model("cnn-bn")
+    assert (SoftWeightRescaling(model, 0.1).summary()["proportional"] == "yes").all()
+    model.eval()
+    lagging = SoftWeightRescaling(model, 0.1).summary()["proportional"]
+    assert lagging["conv1"] == "yes" and "statistics lag" in lagging["norm1"]
+    along = SoftWeightRescaling(model, 0.1, running_statistics=True)
+    assert (along.summary()["proportional"] == "yes").all()
+
+
+def test_the_summarys_norms_are_those_that_a_step_goes_by():
+    torch.manual_seed(0)
+    summary = SoftWeightRescaling(nn.Linear(1500, 1500), 0.1).summary()
+    assert summary["norm"].tolist() == summary["initial_norm"].tolist()
+
+
+def test_an_example_traces_what_follows_values():
+    swr = SoftWeightRescaling(Positive(), 0.1, example=torch.ones(1, 3))
+    assert [layer.name for layer in swr.layers] == ["first", "second"]
+
+
+class Positive(nn.Module):
+    """Loops as often as its input has rows, which torch.fx cannot follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 2)
+
+    def forward(self, x):
+        x = self.first(x)
+        for _ in range(len(x)):
+            x = torch.relu(x)
+        return self.second(x)
 
 
 def test_weights_replaced_after_construction():
