@@ -85,6 +85,11 @@ class Layer:
         """The bias b_l, or a normalization's shift β; None where there is none."""
         return _parameter(self.module, "bias")
 
+    @property
+    def computes_its_bias(self) -> bool:
+        """Whether there is a bias that is no parameter and cannot be scaled along."""
+        return self.bias is None and getattr(self.module, "bias", None) is not None
+
 
 def _parameter(module: nn.Module, name: str) -> nn.Parameter | None:
     # What a parametrization (weight norm, say) computes afresh each time cannot be scaled in place.
@@ -116,11 +121,33 @@ class Step:
 
 @dataclass(frozen=True)
 class Network:
-    """A traced model: its layers in the order of the forward pass, and all steps between them."""
+    """A traced model: its layers in the order of the forward pass, and all steps between them.
+
+    ``reused``: parameters of layers that other code uses too, on the way to the output.
+    ``patched``: whether the model was given another forward than the one that was traced.
+    """
 
     layers: list[Layer]
     steps: list[Step]
     outputs: tuple[str, ...]
+    reused: frozenset[str] = frozenset()
+    patched: bool = False
+
+    def fault(self, layer: Layer) -> str:
+        """Say why scaling a layer's parameters does not just scale its output; empty if it does."""
+        if self.patched:
+            return "the model has a forward that its class does not know (pass an example input)"
+        if has_own_forward(layer.module):
+            return f"{layer.name!r} ({type(layer.module).__name__}) has a forward of its own"
+        if layer.computes_its_bias:
+            return (
+                f"the bias of {layer.name!r} is no parameter (pruned, parametrized or constant) "
+                "that could be scaled along"
+            )
+        for kind in ("weight", "bias"):
+            if (name := f"{layer.name}.{kind}") in self.reused:
+                return f"{name} is used outside its layer, too"
+        return ""
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
@@ -152,26 +179,39 @@ def kind_of(module: nn.Module) -> Kind | None:
 
 
 def has_own_forward(module: nn.Module) -> bool:
-    """Say whether a layer computes something else than torch's modules of its kind do."""
-    return "forward" in vars(module) or not type(module).forward.__module__.startswith("torch.")
+    """Say whether a module computes something else than the class of torch.nn it comes from."""
+    kinds = (c for c in type(module).__mro__ if c.__module__.startswith("torch.nn.modules."))
+    base = next(kinds, nn.Module)
+    return "forward" in vars(module) or any(
+        getattr(type(module), name, None) is not getattr(base, name, None)
+        for name in ("forward", "_conv_forward")
+    )
 
 
 @contextlib.contextmanager
 def left_alone(model: nn.Module) -> Iterator[None]:
-    """Undo what a forward pass writes into its model: attributes and buffers."""
+    """Undo what a forward pass writes into its model: attributes, lists and dicts, buffers."""
     attributes = [(module, vars(module).copy()) for module in model.modules()]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    versions = [buffer._version for buffer, _ in buffers]
+    values = [value for _, names in attributes for value in names.values()]
+    containers = [(v, v.copy()) for v in values if isinstance(v, dict | list | set)]
+    tensors = [
+        (tensor, tensor._version, tensor.detach().clone())
+        for tensor in (*model.buffers(), *(v for v in values if isinstance(v, Tensor)))
+        if not (tensor.is_inference() or nn.parameter.is_lazy(tensor))
+    ]
     try:
         yield
     finally:
         for module, before in attributes:
             vars(module).clear()
             vars(module).update(before)
+        for container, content in containers:
+            container.clear()
+            container.extend(content) if isinstance(container, list) else container.update(content)
         with torch.no_grad():
-            for (buffer, before_it), version in zip(buffers, versions, strict=True):
-                if buffer._version != version:
-                    buffer.copy_(before_it)
+            for tensor, version, kept in tensors:
+                if tensor._version != version:
+                    tensor.copy_(kept)
 
 
 def trace_layers(model: nn.Module, example: Tensor | None = None) -> list[Layer]:
@@ -230,7 +270,7 @@ def trace(
     if not isinstance(model, nn.Module):
         raise TypeError(f"a {type(model).__name__} is no torch.nn.Module")
     model = unwrap(model)
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules(remove_duplicate=False))
     if layers is None and kind_of(model):
         layers = [""]  # the model is itself one layer
     used: set[str] = set()
@@ -253,19 +293,15 @@ def trace(
         sources[step.name] = (step.name,) if step.kind == "layer" else reaching
     names = list(before)
     refuse_parameters({name: modules[name] for name in names}, model)
-    for parameter in sorted(used):
-        if (owner := parameter.rpartition(".")[0]) in before:
-            raise ValueError(
-                f"{parameter} is used outside its layer {owner!r} too, where scaling it would act "
-                "a second time: give each use its own"
-            )
     groups = _groups([(name, kind_of(modules[name])) for name in names], classifier, modules)
     found = [
         Layer(name, kind, groups[name], before[name], modules[name])
         for name in names
         if (kind := kind_of(modules[name]))
     ]
-    return Network(found, steps, outputs)
+    reused = frozenset(name for name in used if name.rpartition(".")[0] in before)
+    patched = layers is None and example is None and "forward" in vars(model)
+    return Network(found, steps, outputs, reused, patched)
 
 
 def parameters_outside(model: nn.Module, layers: Sequence[Layer]) -> list[str]:
@@ -315,8 +351,8 @@ def refuse_parameters(layers: Mapping[str, nn.Module], model: nn.Module | None =
     Raises
     ------
     ValueError
-        If one has no shape yet, holds whole numbers, is sharded, expanded or computed, or shares
-        memory with another parameter of the layers, or of the model if that is given.
+        If one has no shape yet, holds whole numbers, is sparse or distributed, has entries that
+        share memory, or shares it with another parameter of the layers, or of the model if given.
     """
     for name, module in layers.items():
         _refuse_parameters(name, module)
@@ -339,15 +375,16 @@ def _refuse_parameters(name: str, module: nn.Module) -> None:
                 "convert the model to floating-point numbers first"
             )
         if hasattr(parameter, "placements"):  # a DTensor
-            raise ValueError(f"{name}.{kind} is sharded: SWR needs the norms of whole weights")
-        axes = zip(parameter.shape, parameter.stride(), strict=True)
-        if any(size > 1 and not stride for size, stride in axes):
-            raise ValueError(f"{name}.{kind} is expanded, its entries share memory: clone it first")
-    if getattr(module, "bias", None) is not None and "bias" not in module._parameters:
-        raise ValueError(
-            f"{name}.bias is computed (by pruning, or a parametrization) and cannot be scaled "
-            "along: make it a parameter of its own first (prune.remove, remove_parametrizations)"
-        )
+            raise ValueError(
+                f"{name}.{kind} is distributed over processes: SWR needs the norms of whole weights"
+            )
+        if parameter.layout is not torch.strided:
+            raise ValueError(f"{name}.{kind} is sparse: make it dense first")
+        extent = 0
+        for stride, size in sorted(zip(parameter.stride(), parameter.shape, strict=True)):
+            if size > 1 and stride <= extent:
+                raise ValueError(f"entries of {name}.{kind} share memory: clone it first")
+            extent += (size - 1) * stride
 
 
 def _refuse_shared_weights(
@@ -364,15 +401,30 @@ def _refuse_shared_weights(
             last = parameter.element_size() * sum((size - 1) * stride for size, stride in axes)
         else:
             begin = id(parameter)  # on the device "meta" there is no memory
-        places.append((begin, begin + last, name))
+        places.append((begin, begin + last, name, parameter))
     places.sort(key=lambda place: place[0])  # stable: of one tensor's names the first stays first
-    end, owner = -1, ""
-    for begin, until, name in places:
+    end, owner, held = -1, "", None
+    for begin, until, name, parameter in places:
         owners = (owner.rpartition(".")[0], name.rpartition(".")[0])
-        if begin <= end and any(layer in names for layer in owners):
+        if begin <= end and any(layer in names for layer in owners) and _meet(held, parameter):
             raise ValueError(_shared(owner, name))
         if until > end:
-            end, owner = until, name
+            end, owner, held = until, name, parameter
+
+
+def _meet(first: Tensor | None, second: Tensor) -> bool:
+    """Say whether two tensors whose stretches of memory overlap have an entry in common."""
+    assert first is not None
+    if first.data_ptr() == second.data_ptr():
+        return True
+    entries = []
+    for tensor in (first, second):
+        places = torch.tensor(tensor.data_ptr())
+        for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
+            step = stride * tensor.element_size()
+            places = places.unsqueeze(-1) + step * torch.arange(size)
+        entries.append(places.flatten())
+    return bool(torch.isin(*entries).any())
 
 
 def _chain(
@@ -432,7 +484,10 @@ def _first_line(error: Exception) -> str:
 
 
 def _symbolic_steps(model: nn.Module) -> tuple[list[Step], tuple[str, ...], set[str]]:
-    """Return the steps, which of them are outputs, and the parameters used outside modules."""
+    """Return the steps, which of them are outputs, and the parameters used outside modules.
+
+    Of the latter those that reach an output by more than their shape or type.
+    """
     try:
         graph = _Tracer().trace(model)
     except Exception as error:
@@ -442,11 +497,14 @@ def _symbolic_steps(model: nn.Module) -> tuple[list[Step], tuple[str, ...], set[
         ) from error
     steps: list[Step] = []
     names: dict[fx.Node, str] = {}
-    used = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
+    used: dict[fx.Node, set[str]] = {}
     for node in graph.nodes:
         inputs = tuple(names[n] for n in node.all_input_nodes if n in names)
+        used[node] = set().union(*(used[n] for n in node.all_input_nodes))
         if node.op == "output":
-            return steps, inputs, used
+            return steps, inputs, used[node]
+        if node.op == "get_attr":
+            used[node] = {str(node.target)}
         names[node] = node.name
         if node.op == "placeholder":
             steps.append(Step(node.name, "input", ()))
@@ -455,12 +513,16 @@ def _symbolic_steps(model: nn.Module) -> tuple[list[Step], tuple[str, ...], set[
             if kind_of(module):
                 names[node] = node.target
                 steps.append(Step(node.target, "layer", inputs, node=node, module=module))
+            elif has_own_forward(module):
+                steps.append(Step(node.name, "other", inputs, "", node, module))
             else:
                 steps.append(_step(type(module).__name__, node, names, module))
         else:
             target = node.target if isinstance(node.target, str) else node.target.__name__
             if node.target is getattr:
                 target = str(node.args[1])  # x.shape, x.T
+            if _plain(target) in _SHAPES:
+                used[node] = set()
             if not inputs or node.op == "get_attr" or _plain(target) in _SHAPES:
                 del names[node]  # a number or a constant
             else:
@@ -491,7 +553,7 @@ def _exported_steps(
         ) from error
     users = set(program.graph_signature.user_inputs)
     parameters = program.graph_signature.inputs_to_parameters
-    used: set[str] = set()
+    used: dict[fx.Node, set[str]] = {}
     steps: list[Step] = []
     names: dict[fx.Node, str] = {}
     calls: dict[str, str] = {}
@@ -499,9 +561,13 @@ def _exported_steps(
         inputs = tuple(dict.fromkeys(names[n] for n in node.all_input_nodes if n in names))
         if node.op == "output":
             wanted = set(program.graph_signature.user_outputs)
-            outputs = tuple(names[n] for n in node.all_input_nodes if n.name in wanted)
-            return steps, outputs, used
+            returned = [n for n in node.all_input_nodes if n.name in wanted]
+            reaching = set().union(*(used[n] for n in returned))
+            return steps, tuple(names[n] for n in returned), reaching
+        used[node] = set().union(*(used[n] for n in node.all_input_nodes))
         if node.op == "placeholder":
+            if node.name in parameters:
+                used[node] = {parameters[node.name]}
             if node.name in users:
                 names[node] = node.name
                 steps.append(Step(node.name, "input", ()))
@@ -509,8 +575,8 @@ def _exported_steps(
         target = str(node.target).removeprefix("aten.")
         stack = node.meta.get("nn_module_stack") or {"": ("", None)}
         call, (path, _) = list(stack.items())[-1]
-        taken = {parameters[n.name] for n in node.all_input_nodes if n.name in parameters}
-        used |= {name for name in taken if name.rpartition(".")[0] != path}
+        if path and kind_of(model.get_submodule(path)):  # a layer may use what is its own
+            used[node] = {name for name in used[node] if name.rpartition(".")[0] != path}
         if not inputs or _plain(target) in _SHAPES:
             continue  # bookkeeping of parameters and buffers, numbers
         if path and kind_of(model.get_submodule(path)):

@@ -24,7 +24,7 @@ import math
 import numbers
 import warnings
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -34,7 +34,6 @@ from torch.utils.hooks import RemovableHandle
 from swrlib.layers import (
     Layer,
     Network,
-    has_own_forward,
     nearest,
     parameters_outside,
     refuse_parameters,
@@ -252,6 +251,9 @@ def rescale_(
         left as it was.
     """
     network = trace(model, example)
+    for layer in network.layers:
+        if fault := network.fault(layer):
+            raise ValueError(f"a scaled layer would do more than scale its output: {fault}")
     c = _checked_factors(network.layers, factors)
     enters, constant = _propagate(network, c)
     tensors: list[Tensor] = []
@@ -304,7 +306,6 @@ def _checked_factors(
 def _propagate(network: Network, factors: Mapping[str, float]) -> tuple[dict[str, float], float]:
     """Follow the scale C through the network: what enters each layer, and what comes out."""
     kinds = {layer.name: layer.kind for layer in network.layers}
-    modules = {layer.name: layer.module for layer in network.layers}
     scale: dict[str, float] = {}
     enters: dict[str, float] = {}
 
@@ -321,11 +322,6 @@ def _propagate(network: Network, factors: Mapping[str, float]) -> tuple[dict[str
     for step in network.steps:
         if step.kind == "layer":
             enters[step.name] = agreed(step.inputs, f"layer {step.name!r}")
-            if has_own_forward(modules[step.name]):
-                raise ValueError(
-                    f"layer {step.name!r} ({type(modules[step.name]).__name__}) has a forward of "
-                    "its own: Theorem 1 is about torch's linear, convolution and normalization"
-                )
             c = factors[step.name]
             scale[step.name] = c if kinds[step.name] == "normalization" else c * enters[step.name]
         elif step.kind == "other":
@@ -441,12 +437,12 @@ class SoftWeightRescaling:
                 f"layers that were traced: {listed}",
                 stacklevel=2,
             )
+        self._warned = _biases_left(self.layers)
         self._plan_key: tuple[Any, ...] | None = None
         self._lam_key: tuple[float, float] | None = None
         self._rescale: SoftRescaling | None = None
         self._factors: Tensor | None = None
         self._attached: list[tuple[weakref.ref[torch.optim.Optimizer], RemovableHandle]] = []
-        self._warned: set[str] = set()
         self.retarget()
 
     @property
@@ -503,7 +499,7 @@ class SoftWeightRescaling:
         ------
         ValueError
             If a weight has become another one than at the start: computed (pruned, parametrized),
-            of another shape (sharded), or shared.
+            of another shape (sharded), or shared. Nothing is changed then.
         """
         self._step(None)
 
@@ -744,6 +740,14 @@ class SoftWeightRescaling:
                     "that, or construct SoftWeightRescaling again"
                 )
         refuse_parameters({layer.name: layer.module for layer in self.layers})
+        left = _biases_left(self.layers) - self._warned
+        if left:
+            self._warned |= left
+            warnings.warn(
+                f"{', '.join(sorted(left))} is no parameter any more (pruned, or parametrized) and "
+                "is not scaled along with the weights",
+                stacklevel=8,
+            )
 
     def _warn_of_half_precision(self, weights: Sequence[Tensor]) -> None:
         half = {str(w.dtype) for w in weights if w.dtype in (torch.float16, torch.bfloat16)}
@@ -786,8 +790,8 @@ class SoftWeightRescaling:
                 reason = f"no: {step.label} adds branches of different scale"
             if reason == "yes" and step.kind == "layer":
                 layer = layers[step.name]
-                if has_own_forward(layer.module):
-                    reason = f"no: {layer.name} has a forward of its own"
+                if fault := self._network.fault(layer):
+                    reason = f"no: {fault}"
                 frozen = layer.bias is not None and not layer.bias.requires_grad
                 scaled = any(_trainable(layers[name].weight) for name in members[layer.name])
                 if frozen and scaled:
@@ -801,6 +805,10 @@ class SoftWeightRescaling:
                         reason = f"no: Algorithm 1 as printed misscales the bias of {layer.name}"
             ends[step.name] = reason
         return [ends[layer.name] for layer in self.layers]
+
+
+def _biases_left(layers: Iterable[Layer]) -> set[str]:
+    return {f"{layer.name}.bias" for layer in layers if layer.computes_its_bias}
 
 
 def _trainable(parameter: Tensor | None) -> bool:

@@ -177,6 +177,15 @@ def conv(*sizes) -> nn.Module:
 PICTURES, ROWS, TOKENS = (6, 1, 6, 6), (6, 4), (6, 3, 4)
 IN_PLACE = {
     "flattened": (conv(1, 3, 3), lambda a, b, x: b(a(x).relu().flatten(1)), nn.Linear(48, 2)),
+    "by shape": (
+        conv(1, 3, 3),
+        lambda a, b, x: b(a(x).reshape((x.shape[0], 48))),
+        nn.Linear(48, 2),
+    ),
+    "by keyword": (
+        *(conv(1, 3, 3), lambda a, b, x: b(torch.flatten(a(x), start_dim=1, end_dim=-1))),
+        nn.Linear(48, 2),
+    ),
     "by size": (conv(1, 3, 3), lambda a, b, x: b(a(x).view(x.size(0), -1)), nn.Linear(48, 2)),
     "averaged": (conv(1, 3, 3), lambda a, b, x: b(a(x).abs().mean((2, 3))), nn.Linear(3, 2)),
     "columns summed": (
@@ -231,6 +240,28 @@ MOVED = {
         *(nn.Linear(4, 3), lambda a, b, x: (lambda h: (b(h), h)[1])(a(x).relu())),
         nn.Linear(3, 2),
     ),
+    "ends flattened": (
+        *(conv(1, 4, 3), lambda a, b, x: b(a(x).relu().flatten(end_dim=1))),
+        nn.Linear(4, 3),
+    ),
+    "patches": (
+        conv(1, 4, 3),
+        lambda a, b, x: (lambda h: b(h.reshape(h.shape[0] * h.shape[1], 16)))(a(x)),
+        nn.Linear(16, 3),
+    ),
+    "by channels": (
+        *(conv(1, 4, 3), lambda a, b, x: (lambda h: b(h.view(h.size(1), -1)))(a(x))),
+        nn.Linear(96, 3),
+    ),
+    "one row": (conv(1, 4, 3), lambda a, b, x: b(a(x).view(-1)), nn.Linear(384, 3)),
+    "as it was": (
+        *(conv(1, 4, 3), lambda a, b, x: (lambda h: b(h.view(h.shape)))(a(x))),
+        conv(4, 2, 3),
+    ),
+    "counted axis": (
+        *(conv(1, 4, 3), lambda a, b, x: (lambda h: b(h.mean(h.dim() - 1)))(a(x))),
+        nn.Conv1d(4, 2, 3),
+    ),
     "rows of the batch": (conv(1, 4, 3), lambda a, b, x: b(a(x).view(-1, 4)), nn.Linear(4, 2)),
 }
 
@@ -284,6 +315,12 @@ def test_half_precision_is_balanced_in_double():
         large[0].weight.mul_(1e4)
     norm = lpq_norm(large)
     assert lpq_norm(large.half()) == pytest.approx(norm, rel=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:Complex modules are a new feature")
+def test_complex_weights_count_by_their_moduli():
+    model = nn.Sequential(nn.Linear(3, 4, dtype=torch.complex128))
+    assert lpq_norm(model) == pytest.approx(model[0].weight.detach().norm().item())
 
 
 def test_layers_that_cannot_be_seen_are_not_left_out():

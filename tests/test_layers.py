@@ -8,14 +8,13 @@ import oracles
 import pytest
 import torch
 import torch.nn.functional as F
-import torch.nn.utils.prune as prune
 from oracles import LAYERS, gap, inputs_for, small_model, spread_factors, twin
 from torch import Tensor, nn
 
 from swrlib import SoftWeightRescaling, rescale_, trace_layers
 from swrlib.layers import Layer, parameters_outside, trace, unwrap
 from swrlib.models import build_model
-from swrlib.theory import proportionality_gap
+from swrlib.theory import balance_, proportionality_gap
 
 
 def names(layers: list[Layer]) -> list[str]:
@@ -542,12 +541,12 @@ def test_factors_may_be_given_by_name():
     assert gap(after, model, 21, inputs) < 1e-12
 
 
-def pruned_bias(model: nn.Sequential) -> None:
-    prune.random_unstructured(model[0], "bias", 0.3)
+def toeplitz_weight(model: nn.Sequential) -> None:
+    model[0].weight = nn.Parameter(torch.randn(7).unfold(0, 4, 1))
 
 
-def parametrized_bias(model: nn.Sequential) -> None:
-    nn.utils.parametrize.register_parametrization(model[0], "bias", nn.Identity())
+def sparse_weight(model: nn.Sequential) -> None:
+    model[0].weight = nn.Parameter(model[0].weight.detach().to_sparse())
 
 
 def expanded_weight(model: nn.Sequential) -> None:
@@ -557,9 +556,9 @@ def expanded_weight(model: nn.Sequential) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (pruned_bias, r"0\.bias is computed"),
-        (parametrized_bias, r"0\.bias is computed"),
-        (expanded_weight, r"0\.weight is expanded"),
+        (expanded_weight, r"entries of 0\.weight share memory"),
+        (toeplitz_weight, r"entries of 0\.weight share memory"),
+        (sparse_weight, r"0\.weight is sparse"),
         (lambda model: model.append(nn.LazyLinear(3)), r"3\.weight has no shape yet"),
     ],
 )
@@ -587,12 +586,34 @@ class Reuse(nn.Module):
 @pytest.mark.parametrize("exported", [False, True], ids=["symbolic", "exported"])
 @pytest.mark.parametrize(
     "use",
-    [lambda h, w: F.linear(h, w.t()), lambda h, w: h / w.norm(), lambda h, w: h + w.sum()],
-    ids=["tied autoencoder", "divided by the norm", "added"],
+    [lambda h, w: F.linear(h, w.t()), lambda h, w: h / w.norm(), lambda h, w: h * w.sum()],
+    ids=["tied autoencoder", "divided by the norm", "times the sum"],
 )
-def test_a_weight_that_is_used_outside_its_layer_is_refused(use, exported):
-    with pytest.raises(ValueError, match=r"first\.weight is used outside its layer 'first' too"):
-        trace_layers(Reuse(use), torch.randn(2, 4) if exported else None)
+def test_a_weight_that_is_used_outside_its_layer_too(use, exported):
+    model, example = Reuse(use), torch.randn(2, 4) if exported else None
+    with pytest.raises(ValueError, match=r"first\.weight is used outside its layer, too"):
+        rescale_(model, [2.0, 0.5], example=example)
+    # Its norm can be pulled all the same.
+    summary = SoftWeightRescaling(model, 0.1, example=example).summary()
+    assert all("used outside its layer" in why for why in summary["proportional"])
+
+
+@pytest.mark.parametrize("exported", [False, True], ids=["symbolic", "exported"])
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda h, w: h.to(w.dtype),
+        lambda h, w: h.reshape(-1, w.shape[0]),
+        lambda h, w: h * w.size(1),
+        lambda h, w: (h, w.norm())[0],
+    ],
+    ids=["type", "shape", "size", "on the side"],
+)
+def test_a_weight_whose_values_do_not_reach_the_output(use, exported):
+    model, x = Reuse(use).double(), torch.randn(5, 4).double()
+    after = twin(model)
+    constant = rescale_(after, [2.0, 0.5], example=x if exported else None)
+    assert gap(after, model, constant, x) < 1e-14
 
 
 class Cosine(nn.Linear):
@@ -602,15 +623,64 @@ class Cosine(nn.Linear):
 
 def test_a_layer_with_a_forward_of_its_own_is_pulled_but_not_proportional():
     model = nn.Sequential(Cosine(4, 3), nn.ReLU(), nn.Linear(3, 2))
-    with pytest.raises(ValueError, match=r"layer '0' \(Cosine\) has a forward of its own"):
+    with pytest.raises(ValueError, match=r"'0' \(Cosine\) has a forward of its own"):
         rescale_(model, [2.0, 3.0])
     summary = SoftWeightRescaling(model, 0.1).summary()
-    assert list(summary["proportional"]) == ["no: 0 has a forward of its own"] * 2
+    assert list(summary["proportional"]) == ["no: '0' (Cosine) has a forward of its own"] * 2
 
     class Named(nn.Linear):  # a name alone changes nothing
         pass
 
     assert rescale_(nn.Sequential(Named(4, 3), nn.ReLU(), nn.Linear(3, 2)), [2.0, 3.0]) == 6.0
+
+
+class Standardized(nn.Conv1d):
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return super()._conv_forward(x, weight / weight.norm(), bias)
+
+
+def patched(name: str) -> nn.Sequential:
+    """A network, or its activation, that was given another forward."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).double()
+    if name == "the whole":
+        layers = list(model)
+        model.forward = lambda x: layers[2](torch.tanh(layers[0](x)))
+    else:
+        model[1].forward = lambda x: torch.relu(x) + 1
+    return model
+
+
+@pytest.mark.parametrize("name", ["the whole", "an activation"])
+def test_a_forward_that_was_given_to_an_instance_is_not_overlooked(name):
+    words = "that its class does not know" if name == "the whole" else r"'1' \(ReLU\) is not"
+    for scale in (lambda model: rescale_(model, [2.0, 3.0]), balance_):
+        with pytest.raises(ValueError, match=words):
+            scale(patched(name))
+    with pytest.raises(ValueError, match="not positively homogeneous"):
+        rescale_(patched(name), [2.0, 3.0], example=torch.randn(2, 3).double())
+    assert len(SoftWeightRescaling(patched(name), 0.1).layers) == 2
+
+
+def test_a_convolution_that_changes_its_weight_first():
+    with pytest.raises(ValueError, match="has a forward of its own"):
+        rescale_(nn.Sequential(Standardized(2, 3, 3)), [2.0])
+
+
+def test_layers_may_be_columns_of_one_matrix():
+    whole = torch.randn(4, 8)
+    model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
+    model[0].weight, model[1].weight = (nn.Parameter(part) for part in whole.split(4, dim=1))
+    assert len(trace_layers(model)) == 2
+    model[1].weight = nn.Parameter(whole[:, 3:7])
+    with pytest.raises(ValueError, match="share one weight"):
+        trace_layers(model)
+
+
+def test_one_layer_under_two_names():
+    model = nn.Sequential(nn.Linear(3, 3))
+    model.other = model[0]
+    with pytest.raises(ValueError, match="share one weight"):
+        trace_layers(model, torch.randn(2, 3))
 
 
 @pytest.mark.filterwarnings("ignore:The tensor attribute")  # torch.export's
@@ -621,11 +691,17 @@ def test_tracing_leaves_the_model_as_it_was(exported):
             super().__init__()
             self.layer = nn.Linear(3, 2)
             self.calls = 0
+            self.met = []
+            self.count = torch.zeros(())
             self.register_buffer("seen", torch.zeros(()))
+            self.register_buffer("again", torch.zeros(()))
 
         def forward(self, x: Tensor) -> Tensor:
             self.calls += 1
+            self.count += 1
+            self.met.append(x)
             self.seen += 1
+            self.again = self.again + 1
             self.hidden = self.layer(x)
             return torch.relu(self.hidden)
 
@@ -634,7 +710,8 @@ def test_tracing_leaves_the_model_as_it_was(exported):
     model(inputs)
     hidden = model.hidden
     trace_layers(model, inputs if exported else None)
-    assert model.calls == 1 and model.seen == 1 and model.hidden is hidden
+    assert model.calls == model.seen == model.again == model.count == len(model.met) == 1
+    assert model.hidden is hidden
 
 
 def test_integer_parameters_are_refused_by_name():

@@ -239,6 +239,18 @@ def hooked(change) -> nn.Module:
     return model
 
 
+def in_place() -> nn.Module:
+    model = nn.Sequential(nn.Linear(8, 8), nn.LeakyReLU(0.1, inplace=True), nn.Linear(8, 8))
+    model[1].register_forward_hook(lambda *_: None)
+    return model
+
+
+def patched() -> nn.Module:
+    model = nn.Sequential(nn.ReLU())
+    model[0].forward = lambda x: 7 * torch.relu(x)
+    return model
+
+
 def without_statistics() -> nn.Module:
     model = nn.Sequential(nn.InstanceNorm1d(3, track_running_stats=True, eps=0.2))
     model[0].track_running_stats = False
@@ -259,7 +271,10 @@ FAULTS = {
     "mean by keyword": (Other(lambda a, x: torch.mean(input=a(x), dim=1)), rows, ""),
     "another view": (Other(alias), rows, "computes something else than its trace"),
     "another name": (Other(kept_name), rows, "computes something else than its trace"),
-    "changing hook": (hooked(lambda m, i, o: 7 * o), rows, "a hook on 0 changes"),
+    "changing hook": (hooked(lambda m, i, o: 7 * o), rows, "a hook changes what 0"),
+    "hooked in place": (in_place(), rows, ""),
+    "patched": (patched(), rows, r"0 \(ReLU\) has a forward of its own"),
+    "insisting": (Other(lambda a, x: a(x.float().double())), rows, "float"),
     "watching hook": (hooked(lambda m, i, o: None), rows, ""),
     "without statistics": (without_statistics(), 0.01 * torch.randn(2, 3, 8), ""),
     "steep celu": (nn.Sequential(nn.CELU(-1.0)), rows, "celu"),
@@ -540,6 +555,23 @@ def test_where_no_ascent_is_possible(model, inputs, words):
     with pytest.raises(ValueError, match=words) as caught:
         lipschitz_lower_bound(model, inputs)
     assert "\n" not in str(caught.value)
+
+
+def test_a_network_that_insists_on_a_type_of_its_own_is_ascended_in_it():
+    single = Other(lambda a, x: a(x.float()))
+    found = lipschitz_lower_bound(single, rows)
+    assert found == pytest.approx(
+        float(torch.linalg.matrix_norm(single.layer.weight.detach(), 2)), rel=1e-3
+    )
+
+
+def test_biases_do_not_count_however_they_are_made():
+    layer = nn.Conv2d(1, 3, 3, padding=1)
+    wanted = conv_spectral_norm(layer, (1, 3, 3))
+    nn.init.constant_(layer.bias, 5.0)
+    assert conv_spectral_norm(layer, (1, 3, 3)) == pytest.approx(wanted, rel=1e-6)
+    nn.utils.parametrize.register_parametrization(layer, "bias", nn.Softplus(), unsafe=True)
+    assert conv_spectral_norm(layer, (1, 3, 3)) == pytest.approx(wanted, rel=1e-6)
 
 
 @pytest.mark.parametrize(

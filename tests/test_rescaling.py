@@ -353,10 +353,6 @@ def prune_all(model: nn.Sequential) -> None:
         prune.identity(layer, "weight")
 
 
-def prune_bias(model: nn.Sequential) -> None:
-    prune.random_unstructured(model[0], "bias", 0.25)
-
-
 def shard(model: nn.Sequential) -> None:
     model[0].weight.data = model[0].weight.data.flatten()[:9]
 
@@ -371,7 +367,6 @@ def tie(model: nn.Sequential) -> None:
         (prune_weight, r"weight of 0 was of shape \[8, 8\] at the start and is computed"),
         (prune_all, r"weight of 0 was of shape"),
         (lambda model: nn.utils.parametrizations.weight_norm(model[2]), "weight of 2 was of shape"),
-        (prune_bias, r"0\.bias is computed"),
         (shard, r"weight of 0 was of shape \[8, 8\] at the start and is of shape \[9\]"),
         (tie, "share one weight"),
     ],
@@ -389,6 +384,27 @@ def test_weights_that_became_others_are_refused_at_the_next_step(change, words, 
     assert "\n" not in str(caught.value)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     swr.state_dict()
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_pruned_bias_is_left_alone_and_said_so(before):
+    model = mlp(8, 8, 8)
+    if before:
+        prune.random_unstructured(model[0], "bias", 0.25)
+        with pytest.warns(UserWarning, match=r"leaves alone the parameters.*0\.bias_orig"):
+            swr = SoftWeightRescaling(model, 0.5)
+    else:
+        swr = SoftWeightRescaling(model, 0.5)
+        prune.random_unstructured(model[0], "bias", 0.25)
+    drift(model)
+    kept, norm = model[0].bias_orig.clone(), model[0].weight.norm()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            swr.step()
+    assert [str(w.message).split(" ")[0] for w in caught] == ["0.bias"] * (not before)
+    assert torch.equal(model[0].bias_orig, kept) and not torch.equal(model[0].weight.norm(), norm)
+    assert all("bias of '0' is no parameter" in why for why in swr.summary()["proportional"])
 
 
 def test_pruning_that_is_made_permanent_goes_on():

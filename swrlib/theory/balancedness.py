@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,7 +20,7 @@ import pandas as pd
 import torch
 from torch import Tensor, fx, nn
 
-from swrlib.layers import Layer, Network, Step, has_own_forward, kind_of, trace
+from swrlib.layers import Layer, Network, Step, kind_of, trace
 
 # Operations that treat every entry by itself, or drop it.
 _ELEMENTWISE = {
@@ -134,7 +135,8 @@ def balance_(
     Parameters
     ----------
     model : torch.nn.Module
-        A chain of linear and convolution layers and positively homogeneous operations.
+        A chain of linear and convolution layers and positively homogeneous operations; its inputs
+        are taken to come in batches.
     p, q : float
         From 1 on.
     tolerance : float
@@ -228,7 +230,7 @@ def _apply(layers: Sequence[Layer], factors: Sequence[Tensor]) -> None:
 def _rows(layer: Layer, p: float) -> Tensor:
     """Return |W|^p of a layer, [units, inputs]: taps summed, groups written out."""
     assert layer.weight is not None
-    powers = layer.weight.detach().double().abs().pow(p)
+    powers = layer.weight.detach().abs().double().pow(p)
     matrix = powers.flatten(2).sum(2) if powers.dim() > 2 else powers
     groups = getattr(layer.module, "groups", 1)
     return torch.block_diag(*matrix.chunk(groups)) if groups > 1 else matrix
@@ -250,8 +252,8 @@ def _chain(network: Network) -> list[Layer]:
                 f"{layer.name} normalizes its input, so that the weights before it may shrink for "
                 "free: there is no least norm"
             )
-        if has_own_forward(layer.module):
-            raise ValueError(f"{layer.name} has a forward of its own: scales may not pass it")
+        if fault := network.fault(layer):
+            raise ValueError(f"its scale would do more than scale its output: {fault}")
     layers = _weighted(network)
     places: dict[str, _Place | None] = {}
     for step in network.steps:
@@ -309,18 +311,14 @@ def _place_after(step: Step, place: _Place | None) -> _Place | None:
     if place is None or step.operation in _ELEMENTWISE:
         return place
     assert step.node is not None
-    options: tuple[Any, ...] = (*step.node.args[1:], *step.node.kwargs.values())
     if step.operation[-2:] in ("1d", "2d", "3d"):  # pooling, padding: over the last axes
         if int(step.operation[-2]) <= place.behind:
             return place
-    elif step.operation in ("mean", "sum", "amax") and options:
-        given = options[0] if isinstance(options[0], list | tuple) else [options[0]]
-        axes = {axis if axis < 0 else axis - 2 - place.behind for axis in given}  # after the batch
-        kept = options[1:] in ((), (False,), (True,))
-        if place.behind and kept and min(axes) >= -place.behind and max(axes) < 0:
-            left = place.behind if options[1:] == (True,) else place.behind - len(axes)
+    elif step.operation in ("mean", "sum", "amax"):
+        left = _axes_left(step.node, place.behind)
+        if left is not None:
             return replace(place, behind=left)
-    elif _keeps_rows(step, options):
+    elif _keeps_rows(step):
         return replace(place, behind=0, spread=place.spread or place.behind > 0)
     raise ValueError(
         f"{step.label} may move or mix the units of {place.layer.name}: only networks in which "
@@ -328,16 +326,51 @@ def _place_after(step: Step, place: _Place | None) -> _Place | None:
     )
 
 
-def _keeps_rows(step: Step, options: tuple[Any, ...]) -> bool:
+def _options(node: fx.Node, *names: str) -> dict[str, Any]:
+    """Return what an operation was given beside its input, by name."""
+    return dict(zip(names, node.args[1:], strict=False)) | dict(node.kwargs)
+
+
+def _axes_left(node: fx.Node, behind: int) -> int | None:
+    """Return how many axes behind the units a reduction leaves; None where it takes others too."""
+    options = _options(node, "dim", "keepdim")
+    dim = options.pop("dim", None)
+    axes = [*dim] if isinstance(dim, list | tuple) else [dim]
+    kept = options.pop("keepdim", False)
+    if options or kept not in (True, False) or not all(isinstance(axis, int) for axis in axes):
+        return None
+    # Counted from the end: before the units stands the batch alone.
+    places = {axis if axis < 0 else axis - 2 - behind for axis in axes}
+    if not all(-behind <= place < 0 for place in places):
+        return None
+    return behind if kept else behind - len(places)
+
+
+def _keeps_rows(step: Step) -> bool:
     """Say whether an operation flattens everything behind the batch: flatten(1), view(n, -1)."""
+    assert step.node is not None
     if step.operation == "flatten":
-        module = step.module
-        given = (module.start_dim, module.end_dim) if isinstance(module, nn.Flatten) else options
-        return given in ((1,), (1, -1))
+        given = _options(step.node, "start_dim", "end_dim")
+        if isinstance(step.module, nn.Flatten):
+            given = {"start_dim": step.module.start_dim, "end_dim": step.module.end_dim}
+        return {"start_dim": 0, "end_dim": -1} | given == {"start_dim": 1, "end_dim": -1}
     if step.operation in ("view", "reshape"):
-        sizes = options[0] if len(options) == 1 else options
-        return len(sizes) == 2 and isinstance(sizes[0], fx.Node)
+        sizes = step.node.args[1:]
+        if len(sizes) == 1 and isinstance(sizes[0], list | tuple):
+            sizes = tuple(sizes[0])
+        return len(sizes) == 2 and _is_batch(sizes[0]) and isinstance(sizes[1], int)
     return False
+
+
+def _is_batch(size: Any) -> bool:
+    """Say whether a size is x.size(0) or x.shape[0]."""
+    if not isinstance(size, fx.Node) or size.args[1:] != (0,):
+        return False
+    if size.target == "size":
+        return True
+    shape = size.args[0]
+    read = isinstance(shape, fx.Node) and (shape.target == "size" or shape.args[1:] == ("shape",))
+    return size.target is operator.getitem and read
 
 
 def _check(p: float, q: float) -> None:

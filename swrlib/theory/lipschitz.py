@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from swrlib.layers import _first_line, kind_of, nearest
+from swrlib.layers import _first_line, has_own_forward, kind_of, nearest
 from swrlib.theory.copies import copied, run
 
 Norm = Literal["spectral", "frobenius"]
@@ -135,7 +135,7 @@ def conv_spectral_norm(module: nn.Module, input_shape: tuple[int, ...]) -> float
     ValueError
         If inputs of this shape do not fit it, or its weight is not real.
     """
-    if kind_of(module) != "convolution":
+    if kind_of(module) != "convolution" or has_own_forward(module):
         raise TypeError(f"{type(module).__name__} is no convolution")
     linear: Any = _evaluated(module).cpu().double()
     dimensions = linear.weight.dim() - 2
@@ -149,9 +149,9 @@ def conv_spectral_norm(module: nn.Module, input_shape: tuple[int, ...]) -> float
             f"inputs of shape {given} do not fit: channels and {dimensions} sizes of one input are "
             "needed, whole numbers"
         )
-    linear.bias = None
     try:
-        return operator_norm(linear, input_shape)
+        offset = linear(torch.zeros(1, *input_shape, dtype=torch.float64))
+        return operator_norm(lambda x: linear(x) - offset, input_shape)
     except RuntimeError as error:
         raise ValueError(f"inputs of shape {given} do not fit: {_first_line(error)}") from error
 
@@ -200,10 +200,10 @@ def lipschitz_bound(model: nn.Module, example: Tensor, *, norm: Norm = "spectral
         found = walk.run(example.clone())
         try:
             torch.testing.assert_close(found, expected, rtol=1e-9, atol=0.0, equal_nan=True)
-        except AssertionError as error:
+        except (AssertionError, TypeError) as error:
             raise ValueError(
-                f"{type(model).__name__} computes something else than its trace: it is random, or "
-                "changes an activation in place that goes by another name too"
+                f"{type(model).__name__} computes something else than its trace, or not tensors "
+                "alone: it is random, or changes an activation in place that has another name too"
             ) from error
     return walk.result
 
@@ -224,7 +224,12 @@ class _Constants(fx.Interpreter):
         fx.map_arg((n.args, n.kwargs), operands.append)
         sources = [operand for operand in operands if operand in self.bounds]
         before = {node: v._version for node, v in self.env.items() if isinstance(v, Tensor)}
+        without = self._without_hooks(n)
         value = super().run_node(n)
+        if without is not None:
+            same = isinstance(value, Tensor) and value.shape == without.shape
+            if not (same and torch.allclose(without, value, equal_nan=True)):
+                raise ValueError(f"a hook changes what {n.target} computes")
         if n.op == "placeholder":
             if isinstance(value, Tensor):  # not the default of an argument that was not given
                 self.bounds[n] = 1.0
@@ -236,6 +241,19 @@ class _Constants(fx.Interpreter):
                 if self.env[node]._version != version:  # changed in place, itself or by a view
                     self.bounds[node] = self._changed(node, n, value)
         return value
+
+    def _without_hooks(self, n: fx.Node) -> Tensor | None:
+        """Return what a module gives by itself; it gets copies, which it may change in place."""
+        if n.op != "call_module":
+            return None
+        module = self.fetch_attr(str(n.target))
+        if has_own_forward(module):
+            raise ValueError(f"{n.target} ({type(module).__name__}) has a forward of its own")
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        output = module.forward(
+            *(a.clone() if isinstance(a, Tensor) else a for a in args), **kwargs
+        )
+        return output if isinstance(output, Tensor) else None
 
     def _changed(self, node: fx.Node, by: fx.Node, value: Tensor) -> float:
         if node not in self.bounds:
@@ -249,10 +267,6 @@ class _Constants(fx.Interpreter):
         args, kwargs = self.fetch_args_kwargs_from_env(node)
         module = self.fetch_attr(str(node.target)) if node.op == "call_module" else None
         name = _name(node, module)
-        if module is not None and (module._forward_hooks or module._forward_pre_hooks):
-            without = module.forward(*args, **kwargs)
-            if not (isinstance(value, Tensor) and torch.allclose(without, value, equal_nan=True)):
-                raise ValueError(f"a hook on {node.target} changes what it computes")
         if isinstance(value, Tensor) and value.is_floating_point():
             if name in _JOINS:
                 return math.hypot(*(self.bounds[source] for source in sources))
@@ -419,9 +433,9 @@ def lipschitz_lower_bound(
     Returns
     -------
     float
-        The greatest value that was met, in float64. The Lipschitz constant is no smaller, where the
-        network is differentiable at the inputs it met, as a network with ReLU is nearly everywhere.
-        Not finite where the network is not.
+        The greatest value that was met, in float64 if the model runs in it. The Lipschitz constant
+        is no smaller, where the network is differentiable at the inputs it met, as a network with
+        ReLU is nearly everywhere. Not finite where the network is not.
 
     Raises
     ------
@@ -430,9 +444,14 @@ def lipschitz_lower_bound(
         smoothly, or the network is random.
     """
     _refuse_inputs(inputs)
-    network = _evaluated(model).double()  # in less, a difference of outputs may be rounding alone
+    # In less than float64 a difference of outputs may be rounding alone.
+    network, x = _evaluated(model).double(), inputs.detach().double()
     try:
-        return _ascend(network, inputs.detach().double(), steps, iterations, length)
+        run(network, x)
+    except ValueError:  # it insists on a type of its own
+        network, x = _evaluated(model), inputs.detach()
+    try:
+        return _ascend(network, x, steps, iterations, length)
     except RuntimeError as error:
         raise ValueError(
             f"{type(model).__name__} cannot be differentiated twice: {_first_line(error)}"
