@@ -6,6 +6,7 @@ What a single method does is in test_methods.py, what a stream is in test_stream
 from __future__ import annotations
 
 import dataclasses
+import gc
 import itertools
 import math
 import multiprocessing
@@ -1021,6 +1022,7 @@ def test_a_real_limit_of_memory_is_seen(pictures, tmp_path):
 
 def peak(call) -> int:
     """Return the most bytes that were allocated at a time, as PyTorch tells."""
+    gc.collect()  # what an earlier call left behind would count as freed by this one
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
     ) as profile:
