@@ -136,7 +136,7 @@ class Network:
     def fault(self, layer: Layer) -> str:
         """Say why scaling a layer's parameters does not just scale its output; empty if it does."""
         if self.patched:
-            return "the model has a forward that its class does not know (pass an example input)"
+            return "the model was given a forward that only tracing on an example input can see"
         if has_own_forward(layer.module):
             return f"{layer.name!r} ({type(layer.module).__name__}) has a forward of its own"
         if layer.computes_its_bias:
