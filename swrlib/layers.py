@@ -107,16 +107,10 @@ class Step:
     name: str
     kind: Literal["input", "layer", "homogeneous", "sum", "other"]
     inputs: tuple[str, ...]
+    label: str = ""  # as a message calls it: a module by its own name and its type
     operation: str = ""  # in one spelling: "maxpool2d"
     node: fx.Node | None = field(default=None, repr=False, compare=False)
     module: nn.Module | None = field(default=None, repr=False, compare=False)
-
-    @property
-    def label(self) -> str:
-        """The operation as a message calls it: its name, a module's own and its type."""
-        if self.module is None or self.node is None:
-            return repr(self.name)
-        return f"{str(self.node.target)!r} ({type(self.module).__name__})"
 
 
 @dataclass(frozen=True)
@@ -514,7 +508,8 @@ def _symbolic_steps(model: nn.Module) -> tuple[list[Step], tuple[str, ...], set[
                 names[node] = node.target
                 steps.append(Step(node.target, "layer", inputs, node=node, module=module))
             elif has_own_forward(module):
-                steps.append(Step(node.name, "other", inputs, "", node, module))
+                label = _label(node, module)
+                steps.append(Step(node.name, "other", inputs, label, node=node, module=module))
             else:
                 steps.append(_step(type(module).__name__, node, names, module))
         else:
@@ -537,7 +532,13 @@ def _step(
     inputs = tuple(dict.fromkeys(names[n] for n in node.all_input_nodes if n in names))
     # A mask or an index taken from another tensor is no activation: only the first operand counts.
     inputs = inputs[:1] if kind == "homogeneous" else inputs
-    return Step(names[node], kind, inputs, _plain(target), node, module)
+    return Step(names[node], kind, inputs, _label(node, module), _plain(target), node, module)
+
+
+def _label(node: fx.Node, module: nn.Module | None) -> str:
+    if module is None:
+        return repr(node.name)
+    return f"{str(node.target)!r} ({type(module).__name__})"
 
 
 def _exported_steps(

@@ -25,6 +25,7 @@ import numbers
 import warnings
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -421,7 +422,10 @@ class SoftWeightRescaling:
         self._lam_classifier = checked_lambda(lam if lam is not None else lam_classifier, "λ")
         self._variant: Variant = variant
         self._running_statistics = running_statistics
-        self._network = trace(model, example, classifier=classifier, layers=layers)
+        network = trace(model, example, classifier=classifier, layers=layers)
+        # Without the graph, which a copy or a pickle of this object would take along.
+        steps = [replace(step, node=None, module=None) for step in network.steps]
+        self._network = replace(network, steps=steps)
         self._members = membership(self._network, variant)
         self.layers = [layer for layer in self._network.layers if _has_parameters(layer)]
         if not any(_trainable(layer.weight) for layer in self.layers):
