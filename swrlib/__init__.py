@@ -2,6 +2,7 @@
 
 from swrlib.datasets import Dataset, load_dataset
 from swrlib.layers import Layer, trace_layers
+from swrlib.loop import SoftWeightRescaling
 from swrlib.methods import (
     L2,
     SWR,
@@ -17,7 +18,7 @@ from swrlib.methods import (
 )
 from swrlib.models import build_model
 from swrlib.records import load_measures, load_records
-from swrlib.rescaling import SoftWeightRescaling, rescale_
+from swrlib.rescaling import rescale_
 from swrlib.streams import make_stream
 from swrlib.training import train
 

@@ -1028,25 +1028,25 @@ def test_mutant_sign_of_lambda_is_caught(mutate):
 
 def test_mutant_forgotten_running_statistics_are_caught(monkeypatch):
     test_running_statistics_follow_the_scale_of_what_enters_them()
-    real = rescaling.SoftWeightRescaling._make_plan
+    real = SoftWeightRescaling._make_plan
 
     def forgetful(self, weights, tensors):
         real(self, weights, tensors)
         self._statistics = []
 
-    monkeypatch.setattr(rescaling.SoftWeightRescaling, "_make_plan", forgetful)
+    monkeypatch.setattr(SoftWeightRescaling, "_make_plan", forgetful)
     assert caught_by(test_running_statistics_follow_the_scale_of_what_enters_them)
 
 
 def test_mutant_swapped_groups_are_caught(monkeypatch):
-    real = rescaling.SoftWeightRescaling._step
+    real = SoftWeightRescaling._step
 
     def swapped(self, skipped):
         self._lam_features, self._lam_classifier = self._lam_classifier, self._lam_features
         real(self, skipped)
         self._lam_features, self._lam_classifier = self._lam_classifier, self._lam_features
 
-    monkeypatch.setattr(rescaling.SoftWeightRescaling, "_step", swapped)
+    monkeypatch.setattr(SoftWeightRescaling, "_step", swapped)
     assert caught_by(check_algorithm, "cnn", (1e-3, 0.3), "proportional", 3)
 
 
