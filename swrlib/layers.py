@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import difflib
 import operator
+from collections import OrderedDict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
@@ -187,7 +188,8 @@ def left_alone(model: nn.Module) -> Iterator[None]:
     """Undo what a forward pass writes into its model: attributes, lists and dicts, buffers."""
     attributes = [(module, vars(module).copy()) for module in model.modules()]
     values = [value for _, names in attributes for value in names.values()]
-    containers = [(v, v.copy()) for v in values if isinstance(v, dict | list | set)]
+    plain = (dict, OrderedDict, list, set)  # others may not take back what they held
+    containers = [(value, value.copy()) for value in values if type(value) in plain]
     tensors = [
         (tensor, tensor._version, tensor.detach().clone())
         for tensor in (*model.buffers(), *(v for v in values if isinstance(v, Tensor)))
@@ -255,7 +257,10 @@ def trace(
     Raises
     ------
     ValueError
-        If a name is unknown, the model cannot be traced, or a weight is used twice.
+        If a name is unknown, the model cannot be traced, a layer is used twice, or a parameter
+        cannot be scaled in place (`refuse_parameters`).
+    TypeError
+        If the model is no module.
 
     Notes
     -----
@@ -359,25 +364,26 @@ def refuse_parameters(layers: Mapping[str, nn.Module], model: nn.Module | None =
     _refuse_shared_weights(parameters, layers)
 
 
-def _refuse_parameters(name: str, module: nn.Module) -> None:
+def _refuse_parameters(layer: str, module: nn.Module) -> None:
     for kind, parameter in module.named_parameters(recurse=False):
+        name = ".".join(filter(None, (layer, kind)))
         if nn.parameter.is_lazy(parameter):
-            raise ValueError(f"{name}.{kind} has no shape yet: run the model once on an input")
+            raise ValueError(f"{name} has no shape yet: run the model once on an input")
         if not (parameter.is_floating_point() or parameter.is_complex()):
             raise ValueError(
-                f"{name}.{kind} holds {parameter.dtype} numbers, which cannot be scaled: "
+                f"{name} holds {parameter.dtype} numbers, which cannot be scaled: "
                 "convert the model to floating-point numbers first"
             )
         if hasattr(parameter, "placements"):  # a DTensor
             raise ValueError(
-                f"{name}.{kind} is distributed over processes: SWR needs the norms of whole weights"
+                f"{name} is distributed over processes: SWR needs the norms of whole weights"
             )
         if parameter.layout is not torch.strided:
-            raise ValueError(f"{name}.{kind} is sparse: make it dense first")
+            raise ValueError(f"{name} is sparse: make it dense first")
         extent = 0
         for stride, size in sorted(zip(parameter.stride(), parameter.shape, strict=True)):
             if size > 1 and stride <= extent:
-                raise ValueError(f"entries of {name}.{kind} share memory: clone it first")
+                raise ValueError(f"entries of {name} share memory: clone it first")
             extent += (size - 1) * stride
 
 
@@ -385,38 +391,42 @@ def _refuse_shared_weights(
     parameters: Iterable[tuple[str, nn.Parameter]], names: Container[str]
 ) -> None:
     """Refuse layers whose parameters lie in the same memory, be they one Parameter or several."""
-    places = []
+    stretches = []
     for name, parameter in parameters:
-        if nn.parameter.is_lazy(parameter) or not parameter.numel():
+        if (
+            nn.parameter.is_lazy(parameter)
+            or parameter.layout is not torch.strided
+            or not parameter.numel()
+        ):
             continue
-        begin, last = parameter.data_ptr(), 0
-        if begin:
-            axes = zip(parameter.shape, parameter.stride(), strict=True)
-            last = parameter.element_size() * sum((size - 1) * stride for size, stride in axes)
-        else:
-            begin = id(parameter)  # on the device "meta" there is no memory
-        places.append((begin, begin + last, name, parameter))
-    places.sort(key=lambda place: place[0])  # stable: of one tensor's names the first stays first
-    end, owner, held = -1, "", None
-    for begin, until, name, parameter in places:
-        owners = (owner.rpartition(".")[0], name.rpartition(".")[0])
-        if begin <= end and any(layer in names for layer in owners) and _meet(held, parameter):
-            raise ValueError(_shared(owner, name))
-        if until > end:
-            end, owner, held = until, name, parameter
+        # On the device "meta" there is no memory.
+        storage = parameter.untyped_storage().data_ptr() or id(parameter)
+        begin = parameter.storage_offset()
+        axes = zip(parameter.shape, parameter.stride(), strict=True)
+        last = begin + sum((size - 1) * stride for size, stride in axes)
+        stretches.append((storage, begin, last, name, parameter))
+    # The sort is stable: of one tensor's names the first stays first.
+    stretches.sort(key=lambda stretch: stretch[:2])
+    held: Any = (None, 0, -1, "", None)
+    for stretch in stretches:
+        storage, begin, last, name, parameter = stretch
+        if storage == held[0] and begin <= held[2]:
+            owners = (held[3].rpartition(".")[0], name.rpartition(".")[0])
+            if any(layer in names for layer in owners) and _meet(held[4], parameter):
+                raise ValueError(_shared(held[3], name))
+        if storage != held[0] or last > held[2]:
+            held = stretch
 
 
-def _meet(first: Tensor | None, second: Tensor) -> bool:
-    """Say whether two tensors whose stretches of memory overlap have an entry in common."""
-    assert first is not None
-    if first.data_ptr() == second.data_ptr():
+def _meet(first: Tensor, second: Tensor) -> bool:
+    """Say whether two tensors in overlapping stretches of one memory have an entry in common."""
+    if first.storage_offset() == second.storage_offset():
         return True
     entries = []
     for tensor in (first, second):
-        places = torch.tensor(tensor.data_ptr())
+        places = torch.tensor(tensor.storage_offset())
         for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
-            step = stride * tensor.element_size()
-            places = places.unsqueeze(-1) + step * torch.arange(size)
+            places = places.unsqueeze(-1) + stride * torch.arange(size)
         entries.append(places.flatten())
     return bool(torch.isin(*entries).any())
 
@@ -562,7 +572,7 @@ def _exported_steps(
         inputs = tuple(dict.fromkeys(names[n] for n in node.all_input_nodes if n in names))
         if node.op == "output":
             wanted = set(program.graph_signature.user_outputs)
-            returned = [n for n in node.all_input_nodes if n.name in wanted]
+            returned = [n for n in node.all_input_nodes if n.name in wanted and n in names]
             reaching = set().union(*(used[n] for n in returned))
             return steps, tuple(names[n] for n in returned), reaching
         used[node] = set().union(*(used[n] for n in node.all_input_nodes))

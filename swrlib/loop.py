@@ -174,7 +174,7 @@ class SoftWeightRescaling:
         ------
         ValueError
             If a weight has become another one than at the start: computed (pruned, parametrized),
-            of another shape (sharded), or shared. Nothing is changed then.
+            of another shape (sharded), or another layer's Parameter. Nothing is changed then.
         """
         self._step(None)
 
@@ -225,15 +225,23 @@ class SoftWeightRescaling:
 
     @torch.no_grad()
     def retarget(self) -> None:
-        """Take the present norms as the new n_l (SWR + re-init, Appendix E)."""
+        """Take the present norms as the new n_l (SWR + re-init, Appendix E).
+
+        Raises
+        ------
+        ValueError
+            If there is no weight, or a norm is not a finite number.
+        """
         weights = {la.name: la.weight for la in self.layers if la.weight is not None}
         for name, weight in weights.items():
             if weight.is_meta:
-                raise ValueError(f"the weight of {name} has no values yet, so no norm to return to")
+                raise ValueError(f"{_weight(name)} has no values yet, so no norm to return to")
+        if not weights:
+            raise ValueError("no layer has a weight that is a parameter: there is no norm to take")
         self._initial_norms = rescaling.multi_tensor_norms(list(weights.values()))
         for name, norm in zip(weights, self._initial_norms.tolist(), strict=True):
             if not math.isfinite(norm):
-                raise ValueError(f"the norm of {name} is {norm}: there is nothing to return to")
+                raise ValueError(f"the norm of {_weight(name)} is {norm}: there is no way back")
         self._shapes = {name: list(weight.shape) for name, weight in weights.items()}
         self._plan_key = None
 
@@ -248,9 +256,8 @@ class SoftWeightRescaling:
 
         initial = dict(zip(self._shapes, self._initial_norms.tolist(), strict=True))
         present = {la.name: la.weight for la in self.layers if la.weight is not None}
-        norms = dict(
-            zip(present, rescaling.multi_tensor_norms(list(present.values())).tolist(), strict=True)
-        )
+        norms = rescaling.multi_tensor_norms(list(present.values())).tolist() if present else []
+        now = dict(zip(present, norms, strict=True))
         factors = (
             {}
             if self._factors is None
@@ -262,7 +269,7 @@ class SoftWeightRescaling:
                 "kind": layer.kind,
                 "group": layer.group,
                 "initial_norm": initial.get(layer.name, math.nan),
-                "norm": norms.get(layer.name, math.nan),
+                "norm": now.get(layer.name, math.nan),
                 "factor": factors.get(layer.name, math.nan),
                 "proportional": reason,
             }
@@ -294,7 +301,7 @@ class SoftWeightRescaling:
         if missing:
             raise ValueError(f"the state dict lacks {', '.join(sorted(missing))}")
         shapes = {name: list(shape) for name, shape in state["shapes"].items()}
-        if list(state["initial_norms"]) != list(shapes) or shapes != self._shapes:
+        if set(state["initial_norms"]) != set(shapes) or shapes != self._shapes:
             theirs, ours = (
                 ", ".join(f"{name} {shape}" for name, shape in shapes.items())
                 for shapes in (shapes, self._shapes)
@@ -306,7 +313,7 @@ class SoftWeightRescaling:
                     f"the state dict was made with {option}={state[option]!r}: construct "
                     f"SoftWeightRescaling with it too"
                 )
-        norms = self._initial_norms.new_tensor(list(state["initial_norms"].values()))
+        norms = self._initial_norms.new_tensor([state["initial_norms"][n] for n in self._shapes])
         if not (norms.isfinite() & (norms >= 0)).all():
             raise ValueError("the initial norms of the state dict are not finite numbers ≥ 0")
         lam_features = rescaling.checked_lambda(state["lam_features"], "lam_features")
@@ -417,7 +424,7 @@ class SoftWeightRescaling:
                     for s in (shape, now)
                 )
                 raise ValueError(
-                    f"the weight of {layer.name} was {was} at the start and is {is_now}: undo "
+                    f"{_weight(layer.name)} was {was} at the start and is {is_now}: undo "
                     "that, or construct SoftWeightRescaling again"
                 )
         refuse_parameters({layer.name: layer.module for layer in self.layers})
@@ -427,7 +434,7 @@ class SoftWeightRescaling:
             warnings.warn(
                 f"{', '.join(sorted(left))} is no parameter any more (pruned, or parametrized) and "
                 "is not scaled along with the weights",
-                stacklevel=8,
+                stacklevel=7,
             )
 
     def _warn_of_half_precision(self, weights: Sequence[Tensor]) -> None:
@@ -458,6 +465,14 @@ class SoftWeightRescaling:
                 stacklevel=7,
             )
 
+    def _statistics_lag(self, layer: Layer) -> bool:
+        """Say whether a layer normalizes by statistics that do not follow its input's scale."""
+        if layer.module.training or self._running_statistics:
+            return False
+        before = rescaling.entering(self._network, self._members, layer)
+        moved = any(la.name in before and _trainable(la.weight) for la in self.layers)
+        return moved and getattr(layer.module, "running_mean", None) is not None
+
     def _where_proportionality_ends(self) -> list[str]:
         ends: dict[str, str] = {}
         kinds = {step.name: step for step in self._network.steps}
@@ -477,8 +492,7 @@ class SoftWeightRescaling:
                 scaled = any(_trainable(layers[name].weight) for name in members[layer.name])
                 if frozen and scaled:
                     reason = f"no: the bias of {layer.name} is frozen"
-                lags = getattr(layer.module, "running_mean", None) is not None
-                if lags and not (layer.module.training or self._running_statistics):
+                if self._statistics_lag(layer):
                     reason = f"no: {layer.name} is in evaluation mode and its statistics lag"
                 if self.variant == "printed" and layer.bias is not None:
                     exact = rescaling.membership(self._network, "proportional")[layer.name]
@@ -486,6 +500,10 @@ class SoftWeightRescaling:
                         reason = f"no: Algorithm 1 as printed misscales the bias of {layer.name}"
             ends[step.name] = reason
         return [ends[layer.name] for layer in self.layers]
+
+
+def _weight(layer: str) -> str:
+    return f"the weight of {layer or 'the model'}"
 
 
 def _biases_left(layers: Iterable[Layer]) -> set[str]:

@@ -267,7 +267,17 @@ FAULTS = {
         "",
     ),
     "halved": (nn.Sequential(nn.AvgPool1d(2)), rows, ""),
-    "by keyword": (Other(lambda a, x: F.avg_pool1d(input=x[None], kernel_size=2)[0]), rows, "get"),
+    "by keyword": (Other(lambda a, x: F.avg_pool1d(input=x, kernel_size=2)), rows, ""),
+    "dropout that is off": (
+        Other(lambda a, x: F.dropout(a(x), 0.5, training=False, inplace=True)),
+        rows,
+        "",
+    ),
+    "another keyword": (
+        nn.Sequential(Other(lambda a, x: F.linear(bias=None, weight=a.weight, input=x))),
+        rows,
+        "linear",
+    ),
     "mean by keyword": (Other(lambda a, x: torch.mean(input=a(x), dim=1)), rows, ""),
     "another view": (Other(alias), rows, "computes something else than its trace"),
     "another name": (Other(kept_name), rows, "computes something else than its trace"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import multiprocessing
 import pickle
@@ -383,7 +384,7 @@ def test_weights_that_became_others_are_refused_at_the_next_step(change, words, 
         swr.step()
     assert "\n" not in str(caught.value)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    swr.state_dict()
+    assert list(swr.state_dict()["initial_norms"]) == list(swr.summary().index)
 
 
 @pytest.mark.parametrize("before", [True, False])
@@ -405,6 +406,24 @@ def test_a_pruned_bias_is_left_alone_and_said_so(before):
     assert [str(w.message).split(" ")[0] for w in caught] == ["0.bias"] * (not before)
     assert torch.equal(model[0].bias_orig, kept) and not torch.equal(model[0].weight.norm(), norm)
     assert all("bias of '0' is no parameter" in why for why in swr.summary()["proportional"])
+
+
+def test_without_any_weight_there_is_no_new_target():
+    model = mlp(8, 8, 8)
+    swr = SoftWeightRescaling(model, 0.5)
+    for layer in model[::2]:
+        prune.identity(layer, "weight")
+    with pytest.raises(ValueError, match="there is no norm to take"):
+        swr.retarget()
+
+
+def test_a_state_may_come_back_in_another_order():
+    model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(11)))
+    swr = SoftWeightRescaling(model, 0.5)
+    state = json.loads(json.dumps(swr.state_dict(), sort_keys=True))  # "10" before "2"
+    other = SoftWeightRescaling(nn.Sequential(*(nn.Linear(4, 4) for _ in range(11))), 0.1)
+    other.load_state_dict(state)
+    assert other.state_dict() == swr.state_dict()
 
 
 def test_pruning_that_is_made_permanent_goes_on():
@@ -476,6 +495,8 @@ def test_the_summary_says_where_running_statistics_lag():
     model.eval()
     lagging = SoftWeightRescaling(model, 0.1).summary()["proportional"]
     assert lagging["conv1"] == "yes" and "statistics lag" in lagging["norm1"]
+    first = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2)).eval()  # nothing before it is scaled
+    assert (SoftWeightRescaling(first, 0.1).summary()["proportional"] == "yes").all()
     along = SoftWeightRescaling(model, 0.1, running_statistics=True)
     assert (along.summary()["proportional"] == "yes").all()
 

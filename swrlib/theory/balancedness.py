@@ -253,7 +253,7 @@ def _chain(network: Network) -> list[Layer]:
                 "free: there is no least norm"
             )
         if fault := network.fault(layer):
-            raise ValueError(f"its scale would do more than scale its output: {fault}")
+            raise ValueError(f"a scaled layer would do more than scale its output: {fault}")
     layers = _weighted(network)
     places: dict[str, _Place | None] = {}
     for step in network.steps:

@@ -135,8 +135,10 @@ def conv_spectral_norm(module: nn.Module, input_shape: tuple[int, ...]) -> float
     ValueError
         If inputs of this shape do not fit it, or its weight is not real.
     """
-    if kind_of(module) != "convolution" or has_own_forward(module):
+    if kind_of(module) != "convolution":
         raise TypeError(f"{type(module).__name__} is no convolution")
+    if has_own_forward(module):
+        raise TypeError(f"{type(module).__name__} has a forward of its own: it may be another map")
     linear: Any = _evaluated(module).cpu().double()
     dimensions = linear.weight.dim() - 2
     given = input_shape
@@ -199,7 +201,7 @@ def lipschitz_bound(model: nn.Module, example: Tensor, *, norm: Norm = "spectral
         expected = run(network, example)
         found = walk.run(example.clone())
         try:
-            torch.testing.assert_close(found, expected, rtol=1e-9, atol=0.0, equal_nan=True)
+            torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12, equal_nan=True)
         except (AssertionError, TypeError) as error:
             raise ValueError(
                 f"{type(model).__name__} computes something else than its trace, or not tensors "
@@ -297,7 +299,7 @@ class _Constants(fx.Interpreter):
         self, node: fx.Node, name: str, module: Any, args: Any, kwargs: Any
     ) -> float | None:
         kwargs = dict(kwargs)
-        inputs = args[0] if args else kwargs.pop("input")
+        inputs = args[0] if args else kwargs.pop("input", None)
         kind = kind_of(module) if module is not None else None
         if kind == "linear":
             return _linear_norm(module.weight, self.norm)
@@ -307,7 +309,8 @@ class _Constants(fx.Interpreter):
             return float(module.weight.norm()) * math.sqrt(_patches(node.name, module))
         if kind == "normalization":
             return _normalization(node.name, module)
-        if name.startswith("dropout") and any(a is True for a in (*args[1:], *kwargs.values())):
+        options = (*args[1:3], *(value for key, value in kwargs.items() if key != "inplace"))
+        if name.startswith("dropout") and any(option is True for option in options):
             return None  # random in evaluation mode, too
         if name in _NON_EXPANSIVE:
             option, position, default = _OPTIONS.get(name, ("", 0, 0.0))
@@ -445,13 +448,15 @@ def lipschitz_lower_bound(
     """
     _refuse_inputs(inputs)
     # In less than float64 a difference of outputs may be rounding alone.
-    network, x = _evaluated(model).double(), inputs.detach().double()
     try:
+        network, x = _evaluated(model).double(), inputs.detach().double()
         run(network, x)
-    except ValueError:  # it insists on a type of its own
+    except (TypeError, ValueError):  # it insists on a type of its own, or its device does
         network, x = _evaluated(model), inputs.detach()
     try:
         return _ascend(network, x, steps, iterations, length)
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         raise ValueError(
             f"{type(model).__name__} cannot be differentiated twice: {_first_line(error)}"
