@@ -153,7 +153,15 @@ def nearest(name: object, known: Iterable[str]) -> str:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Return the module inside a compiled or (distributed) data-parallel model."""
+    """Return the module inside a compiled or (distributed) data-parallel model.
+
+    Raises
+    ------
+    TypeError
+        If the model is no module.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"a {type(model).__name__} is no torch.nn.Module")
     parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     while True:
         if isinstance(model, parallel):
@@ -266,8 +274,6 @@ def trace(
     -----
     Hooks are taken to watch, not to change what they see.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"a {type(model).__name__} is no torch.nn.Module")
     model = unwrap(model)
     modules = dict(model.named_modules(remove_duplicate=False))
     if layers is None and kind_of(model):

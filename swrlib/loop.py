@@ -232,7 +232,7 @@ class SoftWeightRescaling:
         ValueError
             If there is no weight, or a norm is not a finite number.
         """
-        weights = {la.name: la.weight for la in self.layers if la.weight is not None}
+        weights = self._weights()
         for name, weight in weights.items():
             if weight.is_meta:
                 raise ValueError(f"{_weight(name)} has no values yet, so no norm to return to")
@@ -254,8 +254,7 @@ class SoftWeightRescaling:
         """
         import pandas as pd
 
-        initial = dict(zip(self._shapes, self._initial_norms.tolist(), strict=True))
-        present = {la.name: la.weight for la in self.layers if la.weight is not None}
+        initial, present = self._initial(), self._weights()
         norms = rescaling.multi_tensor_norms(list(present.values())).tolist() if present else []
         now = dict(zip(present, norms, strict=True))
         factors = (
@@ -280,7 +279,7 @@ class SoftWeightRescaling:
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs: n_l and shape by layer, λ and the variant."""
         return {
-            "initial_norms": dict(zip(self._shapes, self._initial_norms.tolist(), strict=True)),
+            "initial_norms": self._initial(),
             "shapes": {name: list(shape) for name, shape in self._shapes.items()},
             "lam_features": self._lam_features,
             "lam_classifier": self._lam_classifier,
@@ -327,6 +326,13 @@ class SoftWeightRescaling:
         # Hooks stay with the optimizer that they were given to.
         return {**self.__dict__, "_plan_key": None, "_rescale": None, "_attached": []}
 
+    def _weights(self) -> dict[str, nn.Parameter]:
+        return {la.name: la.weight for la in self.layers if la.weight is not None}
+
+    def _initial(self) -> dict[str, float]:
+        """Return n_l by layer."""
+        return dict(zip(self._shapes, self._initial_norms.tolist(), strict=True))
+
     def _step(self, skipped: Tensor | None) -> None:
         weights, tensors = self._tensors()
         if self._rescale is None or not weights:
@@ -361,15 +367,20 @@ class SoftWeightRescaling:
             key += [weights[0].device, weights[0].dtype]
         if self._plan_key != tuple(key):
             self._make_plan(weights, tensors)
-            self._plan_key, self._lam_key = tuple(key), None
-        if weights and self._lam_key != (pair := (self._lam_features, self._lam_classifier)):
-            self._set_lambda()
-            self._lam_key = pair
+            self._plan_key = tuple(key)
+        elif weights and self._lam_key != (self._lam_features, self._lam_classifier):
+            assert self._rescale is not None
+            self._rescale.pull, self._rescale.rest = self._terms()
         return weights, tensors
 
     def _make_plan(self, weights: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
         """Lay out who is multiplied by whom; again only when a tensor is another or elsewhere."""
         self._refuse_other_weights()
+        self._warn_once(
+            _biases_left(self.layers),
+            "{} is no parameter any more (pruned, or parametrized) and is not scaled along with "
+            "the weights",
+        )
         self._rescaled = [la.name for la in self.layers if _trainable(la.weight)]
         if not weights:
             self._factors = None
@@ -389,7 +400,7 @@ class SoftWeightRescaling:
                     entering_statistics.append(
                         rescaling.entering(self._network, self._members, layer)
                     )
-        initial = dict(zip(self._shapes, self._initial_norms.tolist(), strict=True))
+        initial = self._initial()
         groups = {layer.name: layer.group for layer in self.layers}
         with torch.inference_mode(False), torch.no_grad():  # for later steps in any mode
             norms = rescaling.multi_tensor_norms(weights)
@@ -397,21 +408,25 @@ class SoftWeightRescaling:
             self._targets = targets
             self._features = norms.new_tensor([groups[n] == "features" for n in self._rescaled])
             mask = rescaling.membership_mask(members, self._rescaled)
-            self._rescale = rescaling.SoftRescaling(
-                targets, targets, mask, tensors
-            )  # λ comes below
+            self._rescale = rescaling.SoftRescaling(*self._terms(), mask, tensors)
             enter = rescaling.membership_mask(entering_statistics, self._rescaled).to(targets)
             self._statistics_members = enter, 1 - enter
             self._seen = torch.ones(
                 norms.shape, dtype=norms.dtype, device="cpu", pin_memory=norms.is_cuda
             )
         self._warn_of_zeros(targets.tolist())
-        self._warn_of_half_precision(weights)
+        self._warn_once(
+            {str(w.dtype) for w in weights if w.dtype in (torch.float16, torch.bfloat16)},
+            "weights are {}: a factor that is nearer to 1 than their rounding changes nothing, as "
+            "with the λ of the paper; keep float32 weights and compute in half precision by "
+            "torch.autocast",
+        )
 
-    def _set_lambda(self) -> None:
-        assert self._rescale is not None
+    def _terms(self) -> tuple[Tensor, Tensor]:
+        """Return the present λ's parts of the soft factors."""
+        self._lam_key = (self._lam_features, self._lam_classifier)
         lam = self._features * self._lam_features + (1 - self._features) * self._lam_classifier
-        self._rescale.pull, self._rescale.rest = rescaling.pull_and_rest(self._targets, lam)
+        return rescaling.pull_and_rest(self._targets, lam)
 
     def _refuse_other_weights(self) -> None:
         """Refuse weights that are no longer what the initial norms were taken of."""
@@ -428,25 +443,11 @@ class SoftWeightRescaling:
                     "that, or construct SoftWeightRescaling again"
                 )
         refuse_parameters({layer.name: layer.module for layer in self.layers})
-        left = _biases_left(self.layers) - self._warned
-        if left:
-            self._warned |= left
-            warnings.warn(
-                f"{', '.join(sorted(left))} is no parameter any more (pruned, or parametrized) and "
-                "is not scaled along with the weights",
-                stacklevel=7,
-            )
 
-    def _warn_of_half_precision(self, weights: Sequence[Tensor]) -> None:
-        half = {str(w.dtype) for w in weights if w.dtype in (torch.float16, torch.bfloat16)}
-        if half - self._warned:
-            self._warned |= half
-            warnings.warn(
-                f"weights are {', '.join(sorted(half))}: a factor that is nearer to 1 than their "
-                "rounding changes nothing, as with the λ of the paper; keep float32 weights and "
-                "compute in half precision by torch.autocast",
-                stacklevel=7,
-            )
+    def _warn_once(self, found: set[str], sentence: str) -> None:
+        if found - self._warned:
+            self._warned |= found
+            warnings.warn(sentence.format(", ".join(sorted(found))), stacklevel=7)
 
     def _watch_zero_norms(self, norms: Tensor) -> None:
         # On a GPU the copy arrives later and a coming step sees it: nothing waits for the device.
@@ -456,22 +457,19 @@ class SoftWeightRescaling:
     def _warn_of_zeros(self, norms: list[float]) -> None:
         if all(norms):
             return
-        zero = {name for name, norm in zip(self._rescaled, norms, strict=True) if not norm}
-        if zero - self._warned:
-            self._warned |= zero
-            warnings.warn(
-                f"the norm of {', '.join(sorted(zero))} is zero, now or at the start: "
-                "SWR leaves a layer as it is where it has no norm to return to (factor 1)",
-                stacklevel=7,
-            )
+        self._warn_once(
+            {name for name, norm in zip(self._rescaled, norms, strict=True) if not norm},
+            "the norm of {} is zero, now or at the start: SWR leaves a layer as it is where it has "
+            "no norm to return to (factor 1)",
+        )
 
     def _statistics_lag(self, layer: Layer) -> bool:
         """Say whether a layer normalizes by statistics that do not follow its input's scale."""
-        if layer.module.training or self._running_statistics:
+        statistics = getattr(layer.module, "running_mean", None)
+        if statistics is None or layer.module.training or self._running_statistics:
             return False
         before = rescaling.entering(self._network, self._members, layer)
-        moved = any(la.name in before and _trainable(la.weight) for la in self.layers)
-        return moved and getattr(layer.module, "running_mean", None) is not None
+        return any(la.name in before and _trainable(la.weight) for la in self.layers)
 
     def _where_proportionality_ends(self) -> list[str]:
         ends: dict[str, str] = {}

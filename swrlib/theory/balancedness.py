@@ -255,6 +255,7 @@ def _chain(network: Network) -> list[Layer]:
         if fault := network.fault(layer):
             raise ValueError(f"a scaled layer would do more than scale its output: {fault}")
     layers = _weighted(network)
+    positions = {layer.name: position for position, layer in enumerate(layers)}
     places: dict[str, _Place | None] = {}
     for step in network.steps:
         if step.kind == "sum":
@@ -266,7 +267,7 @@ def _chain(network: Network) -> list[Layer]:
         elif step.kind == "homogeneous":
             places[step.name] = _place_after(step, places[step.inputs[0]])
         else:
-            position = [layer.name for layer in layers].index(step.name)
+            position = positions[step.name]
             layer = layers[position]
             fed_by = (layers[position - 1].name,) if position else ()
             if layer.predecessors != fed_by:

@@ -12,8 +12,6 @@ from swrlib.layers import _first_line, unwrap
 
 def copied(model: nn.Module) -> nn.Module:
     """Copy a model, without what wraps it; refuse in one sentence what cannot be copied."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"a {type(model).__name__} is no torch.nn.Module")
     model = unwrap(model)
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if nn.parameter.is_lazy(tensor):
