@@ -293,11 +293,11 @@ def test_final_means_the_last_epoch_and_only_the_papers_runs_count():
         made_up({(*MNIST, "swr"): seeds(0.5)}, epoch=20),
         made_up({(*MNIST, "adamw"): seeds(0.97)}, lam=0.1),
     ]
-    cells = table_cells(pd.concat(records), 1).set_index(["dataset", "method"])
-    row = cells.loc[("mnist", "swr")]
+    cells = table_cells(pd.concat(records), 1).set_index(["dataset", "model", "method"])
+    row = cells.loc[("mnist", "mlp", "swr")]
     assert (row["n"], row["ours_mean"]) == (5, pytest.approx(0.98))
-    assert cells.loc[("mnist", "adamw"), "verdict"] == "outside the paper"
-    assert cells.loc[("mnist", "adamw"), "ours_mean"] == pytest.approx(0.97)
+    assert cells.loc[("mnist", "mlp", "adamw"), "verdict"] == "outside the paper"
+    assert cells.loc[("mnist", "mlp", "adamw"), "ours_mean"] == pytest.approx(0.97)
     assert len(final_accuracy(pd.concat(records))) == 45
     assert 0.01 not in final_accuracy(pd.concat(records))["test_accuracy"].to_numpy()
     # Settings written out instead of left empty are the paper's all the same.
