@@ -26,9 +26,11 @@ import re
 import shlex
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -150,18 +152,38 @@ def provenance(*, device: str = "cpu") -> dict[str, Any]:
     }
 
 
+#: What git says where swrlib is in no repository, or an installed copy in another project's.
+_NO_REPOSITORY = ("not a git repository", "did not match any file")
+
+
 def _commit() -> tuple[str | None, bool | None]:
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        words = os.environ | {"LC_ALL": "C"}  # git's own, whatever language it speaks here
+        ran = subprocess.run(command, capture_output=True, text=True, check=True, env=words)
+        return ran.stdout.strip()
 
     try:
         # An installed copy may lie inside some other project's repository.
         git("ls-files", "--error-unmatch", Path(__file__).name)
         # Only swrlib itself: a job's neighbours write records into the same work tree meanwhile.
         return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", "."))
-    except (OSError, subprocess.CalledProcessError):
+    except OSError:  # no git
         return None, None
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.strip()
+        if not any(words in said for words in _NO_REPOSITORY):
+            _warn_of_no_commit(said)
+        return None, None
+
+
+@cache
+def _warn_of_no_commit(said: str) -> None:
+    """Say once why the commit is not known, with the remedy where git names one."""
+    reason = said.partition("\n")[0] or "nothing"
+    found = re.search(r"git config --global --add safe\.directory .+", said)
+    then = f": `{found[0].strip()}` tells git to trust it" if found else ""
+    warnings.warn(f"the commit is not recorded, since git says {reason!r}{then}", stacklevel=4)
 
 
 def _version(package: str) -> str | None:
@@ -387,7 +409,8 @@ def results_folder(results: str | os.PathLike[str] | None = None) -> Path:
         if (folder / "_config.yml").is_file() and (folder / "results").is_dir():
             return folder / "results"
     raise FileNotFoundError(
-        "no folder of records found; pass results=, set SWR_RESULTS, or work inside the project"
+        "no folder of records was found: set the environment variable SWR_RESULTS to one, or work "
+        "inside the project"
     )
 
 

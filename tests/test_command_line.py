@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -168,6 +169,26 @@ def test_adamw_by_name_names_the_command_that_selects_its_lambda(arguments, caps
     assert (parsed.split, parsed.scale, parsed.seeds) == ("selection", "paper", [0, 1])
     grid = ["adamw:0.0001", "adamw:0.001", "adamw:0.01", "adamw:0.1", "adamw:1"]
     assert parsed.methods == grid
+
+
+@pytest.mark.parametrize("results", [None, "my results"])
+def test_the_command_that_selects_lambda_knows_a_folder_of_images(
+    results, arguments, pictures, capsys
+):
+    words = arguments(stream="single-task", methods="adamw")
+    words += ["--results", results] if results else []
+    sentence = refused(words, capsys)
+    command = shlex.split(sentence.partition("python -m swrlib ")[2])
+    parsed = parser().parse_args(command)
+    assert (parsed.dataset, parsed.results) == (str(pictures), results or "results")
+    assert parsed.methods[0] == "adamw:0.0001"
+
+
+def test_a_tenth_of_a_handful_of_images_is_refused(arguments, tmp_path, capsys):
+    few = make_image_folder(tmp_path / "few images", train=3)
+    words = arguments(split="selection", stream="single-task")
+    words[words.index("--dataset") + 1] = str(few)
+    assert "has 9: at least 10 are needed" in refused(words, capsys)
 
 
 def test_the_help_names_everything_that_can_be_asked_for(capsys):

@@ -4,9 +4,11 @@ import glob
 import hashlib
 import os
 import resource
+import shlex
 import shutil
 import subprocess
 import sys
+import warnings
 from multiprocessing import get_context
 
 import numpy as np
@@ -574,6 +576,60 @@ def test_the_commit_is_swrlibs_own(tmp_path, monkeypatch):
     assert found() == (commit, True)
 
 
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_a_checkout_that_git_does_not_trust_is_told_once_with_the_remedy(tmp_path, monkeypatch):
+    copy = tmp_path / "my checkout" / "swrlib" / "records.py"
+    copy.parent.mkdir(parents=True)
+    copy.write_text("")
+    checkout = copy.parents[1]
+    for name in (
+        "GIT_AUTHOR_NAME",
+        "GIT_COMMITTER_NAME",
+        "GIT_AUTHOR_EMAIL",
+        "GIT_COMMITTER_EMAIL",
+    ):
+        monkeypatch.setenv(name, "a@b")
+    for command in (["init"], ["add", "."], ["commit", "-m", "first"]):
+        subprocess.run(["git", *command], cwd=checkout, check=True, capture_output=True)
+    monkeypatch.setattr(records, "__file__", str(copy))
+    commit = provenance()["commit"]
+    assert len(commit) == 40
+    # git's own switch: as if the checkout belonged to somebody else.
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    records._warn_of_no_commit.cache_clear()
+    with pytest.warns(UserWarning, match="dubious ownership") as caught:
+        assert [provenance()["commit"], provenance()["commit"]] == [None, None]
+    (warning,) = caught
+    message = str(warning.message)
+    assert "\n" not in message
+    remedy = message.split("`")[1]
+    subprocess.run(shlex.split(remedy), check=True)  # what the sentence says helps
+    assert provenance()["commit"] == commit
+
+
+def test_whatever_else_git_says_is_told(tmp_path, monkeypatch):
+    if shutil.which("git") is None:
+        pytest.skip("needs git")
+    copy = tmp_path / "swrlib" / "records.py"
+    copy.parent.mkdir()
+    copy.write_text("")
+    subprocess.run(["git", "init"], cwd=tmp_path, check=True, capture_output=True)
+    (tmp_path / ".git" / "config").write_text("[core")
+    monkeypatch.setattr(records, "__file__", str(copy))
+    with pytest.warns(UserWarning, match="commit is not recorded, since git says .*config"):
+        assert provenance()["commit"] is None
+
+
+def test_without_git_or_a_repository_nothing_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "__file__", str(tmp_path / "records.py"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert provenance()["commit"] is None
+        monkeypatch.setenv("PATH", str(tmp_path))
+        assert provenance()["commit"] is None
+
+
 def test_a_hash_can_be_looked_up(tmp_path):
     configuration = {"seed": 0, "method": {"name": "swr", "lam": 1e-4}}
     run = run_hash(configuration)
@@ -606,5 +662,8 @@ def test_the_projects_own_records_are_found_from_below(tmp_path, monkeypatch):
         load_records()
     monkeypatch.delenv("SWR_RESULTS")
     (tmp_path / "_config.yml").unlink()
-    with pytest.raises(FileNotFoundError, match="set SWR_RESULTS"):
+    with pytest.raises(
+        FileNotFoundError, match="set the environment variable SWR_RESULTS"
+    ) as caught:
         load_records()
+    assert "results=" not in str(caught.value)  # which not every caller of this takes
