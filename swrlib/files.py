@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -39,8 +40,8 @@ def make_folder(path: Path) -> None:
     """Make a folder, or say in one sentence (an OSError) that nothing can be written there."""
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
-        if not os.access(path, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        with tempfile.TemporaryFile(dir=path):  # what alone tells whether it can be
+            pass
 
 
 @contextmanager
