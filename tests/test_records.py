@@ -431,7 +431,7 @@ def test_the_committed_records_are_what_was_committed(root):
         if name in listed:
             assert hashlib.sha256(content).hexdigest() == listed.pop(name), name
         else:
-            assert records._SEAL in content, f"{name} has no digest and is not listed"
+            assert records._SEAL in content, f"{name} has no digest: list what sha256sum says of it"
     assert not listed, "these are listed and not there"
     load_records(results), load_measures(results)  # which check the digests
 
