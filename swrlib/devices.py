@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import torch
 from torch import Tensor
@@ -46,7 +46,10 @@ def arithmetic(device: torch.device, tf32: bool) -> Iterator[None]:
         with torch.cuda.stream(torch.cuda.Stream(device)):
             yield
     except torch.OutOfMemoryError as error:
-        raise MemoryError("the GPU's memory is full: give a smaller stack=") from error
+        raise MemoryError(
+            "the GPU's memory is full: train fewer runs at once (stack) or take smaller batches "
+            "(batch size)"
+        ) from error
     finally:
         products.allow_tf32, convolutions.allow_tf32 = before
 
@@ -58,21 +61,51 @@ def free_memory(device: torch.device) -> int:
     return min(_limits(), default=sys.maxsize)
 
 
-def _limits() -> Iterator[int]:
-    """Yield what the machine, a control group and a limit of this process leave free."""
-    information = Path("/proc/meminfo")
+#: Where a control group says its limit, what it uses and, in its statistics, what of that is a
+#: cache that is given back when needed; by the kind of file system.
+_CONTROL_GROUPS = {
+    "cgroup2": ("memory.max", "memory.current", "inactive_file"),
+    "cgroup": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
+
+
+def _control_groups(root: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the kind and folder of this process's control groups of memory and those above them."""
+    own, mounts = root / "proc/self/cgroup", root / "proc/self/mountinfo"
+    if not own.exists() or not mounts.exists():
+        return
+    groups: dict[str, str] = {}
+    for line in own.read_text().splitlines():
+        _, controllers, name = line.split(":", 2)
+        groups |= dict.fromkeys(controllers.split(","), name)
+    for line in mounts.read_text().splitlines():
+        mount, _, about = line.partition(" - ")
+        shown, place = mount.split()[3:5]
+        kind, *_, options = about.split()
+        controller = "" if kind == "cgroup2" else "memory"
+        of_memory = kind == "cgroup2" or "memory" in options.split(",")
+        if kind not in _CONTROL_GROUPS or not of_memory or controller not in groups:
+            continue
+        # A container may see only its own part of the tree, and there by another path.
+        path = PurePosixPath(groups[controller])
+        inside = path.relative_to(shown) if path.is_relative_to(shown) else PurePosixPath()
+        for group in (inside, *inside.parents):
+            yield kind, root / place.lstrip("/") / group
+
+
+def _limits(root: Path = Path("/")) -> Iterator[int]:
+    """Yield what the machine, control groups and a limit of this process leave free."""
+    information = root / "proc/meminfo"
     if information.exists():
         for line in information.read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 yield int(line.split()[1]) * 1024
-    own = Path("/proc/self/cgroup")
-    lines = own.read_text().splitlines() if own.exists() else []
-    paths = [line.removeprefix("0::/") for line in lines if line.startswith("0::/")]
-    for group in {Path("/sys/fs/cgroup", path) for path in ["", *paths]}:
-        files = [group / name for name in ("memory.max", "memory.current", "memory.stat")]
+    for kind, group in _control_groups(root):
+        limit, usage, cache = _CONTROL_GROUPS[kind]
+        files = [group / name for name in (limit, usage, "memory.stat")]
         if all(file.exists() for file in files):
             largest, used, details = (file.read_text().strip() for file in files)
-            cached = re.search(r"^inactive_file (\d+)$", details, re.M)  # given back when needed
+            cached = re.search(rf"^{cache} (\d+)$", details, re.M)
             if largest != "max":
                 yield int(largest) - int(used) + (int(cached[1]) if cached else 0)
     if sys.platform == "linux":

@@ -502,8 +502,9 @@ def _symbolic_steps(model: nn.Module) -> tuple[list[Step], tuple[str, ...], set[
         graph = _Tracer().trace(model)
     except Exception as error:
         raise ValueError(
-            f"{type(model).__name__} cannot be traced ({_first_line(error)}): pass an "
-            "example input, or name its layers in the order of the forward pass (layers=[…])"
+            f"{type(model).__name__} cannot be traced ({_first_line(error)}): pass an example "
+            "input to a function that takes one (example=), or to SoftWeightRescaling the names of "
+            "the layers in the order of the forward pass (layers=[…])"
         ) from error
     steps: list[Step] = []
     names: dict[fx.Node, str] = {}
@@ -566,7 +567,8 @@ def _exported_steps(
     except Exception as error:
         raise ValueError(
             f"{type(model).__name__} cannot be traced on the example "
-            f"({_first_line(error)}): name its layers in order (layers=[…])"
+            f"({_first_line(error)}): SoftWeightRescaling takes the names of its layers in order "
+            "instead (layers=[…])"
         ) from error
     users = set(program.graph_signature.user_inputs)
     parameters = program.graph_signature.inputs_to_parameters

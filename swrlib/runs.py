@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import numbers
 import os
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,7 +160,8 @@ def resolve(
     # Known data sets go by their names, so that looking for missing runs needs no data.
     named = isinstance(dataset, str) and dataset in DATASETS
     name = str(dataset) if named else load_dataset(dataset, root=_path(root)).fingerprint
-    chosen = [_method(m, name, model, stream.name, results) for m in _listed(methods)]
+    given = os.fspath(dataset) if isinstance(dataset, str | os.PathLike) else None
+    chosen = [_method(m, name, model, stream.name, results, given) for m in _listed(methods)]
     seeds = [seeds] if isinstance(seeds, int) else list(seeds)
     for seed in seeds:
         whole = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
@@ -238,6 +240,7 @@ def _method(
     model: str,
     stream: str,
     results: str | os.PathLike[str] | None,
+    path: str | None,
 ) -> Method:
     if isinstance(given, Method):
         return given
@@ -251,7 +254,8 @@ def _method(
     if name not in METHODS or "lam" not in METHODS[name].__dataclass_fields__:
         return make_method(name)
     if name == "adamw":
-        return make_method(name, selected_lambda(name, dataset, model, stream, results))
+        selected = selected_lambda(name, dataset, model, stream, results, path=path)
+        return make_method(name, selected)
     lam = paper.published_lambda(name, dataset, model, stream)
     if lam is None:
         listed = ", ".join(" ".join(cell) for cell in paper.published_settings(name)) or "nothing"
@@ -268,8 +272,12 @@ def selected_lambda(
     model: str,
     stream: str,
     results: str | os.PathLike[str] | None = None,
+    *,
+    path: str | None = None,
 ) -> float:
     """Return the λ that was best on held-out training data, from the records of the selection.
+
+    `dataset` is a fingerprint; the command line knows a folder of images by its `path`.
 
     Raises
     ------
@@ -294,9 +302,11 @@ def selected_lambda(
         over_seeds = over_seeds[over_seeds["count"] > 1]
         if len(over_seeds):
             return float(over_seeds["mean"].idxmax())
+    named = measured if measured in DATASETS else path or "FOLDER"
+    kept = f" --results {shlex.quote(os.fspath(results))}" if results else ""
     grid = ",".join(f"{method}:{lam:g}" for lam in paper.ADAMW_GRID).replace(",", " ")
     raise ValueError(
         f"λ of {method} for {measured} {model} {stream} has not been selected yet; make the "
-        f"records: python -m swrlib train --dataset {measured} --model {model} --stream {stream} "
-        f"--split selection --seeds 0 1 --scale paper --methods {grid}"
+        f"records: python -m swrlib train --dataset {shlex.quote(named)} --model {model} --stream "
+        f"{stream} --split selection --seeds 0 1 --scale paper{kept} --methods {grid}"
     )

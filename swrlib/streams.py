@@ -45,7 +45,18 @@ def generator(seed: int, *purpose: object) -> torch.Generator:
 
 
 def held_out(data: Dataset) -> Dataset:
-    """Hold a fixed random tenth of the training images out, and test on it: for choosing λ."""
+    """Hold a fixed random tenth of the training images out, and test on it: for choosing λ.
+
+    Raises
+    ------
+    ValueError
+        If there are too few images for a tenth of them to be one.
+    """
+    if len(data.train_images) < 10:
+        raise ValueError(
+            f"the split 'selection' tests on a tenth of the training images, and {data.name} has "
+            f"{len(data.train_images)}: at least 10 are needed"
+        )
     order = torch.randperm(len(data.train_images), generator=generator(0, "selection"))
     held, rest = order[: len(order) // 10], order[len(order) // 10 :]
     return replace(
@@ -230,7 +241,10 @@ def make_stream(
             raise ValueError(f"a ratio belongs to the stream 'scaled', not to {name!r}")
         return Stream(name, chosen, learning_rate)
     if not isinstance(ratio, int | float) or not 0 <= ratio <= 1:
-        raise ValueError(f"the stream 'scaled' needs a ratio in [0, 1], not {ratio!r}")
+        raise ValueError(
+            f"the stream 'scaled' needs a ratio in [0, 1], not {ratio!r}: name it as in "
+            "'scaled:0.5,norm,untouched'"
+        )
     return Stream(name, chosen, learning_rate, float(ratio), reading, biases)
 
 

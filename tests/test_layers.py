@@ -358,6 +358,7 @@ def test_an_example_helps_where_symbols_do_not():
     with pytest.raises(ValueError, match=r"cannot be traced.*pass an example input") as caught:
         trace_layers(model)
     assert "\n" not in str(caught.value)
+    assert "to SoftWeightRescaling the names" in str(caught.value)  # trace_layers has no layers=
     x = torch.randn(2, 3, dtype=torch.float64)
     assert names(trace_layers(model, example=x)) == ["first", "second"]
     after = twin(model)

@@ -1,6 +1,7 @@
 """What every chapter begins and ends with: parameters refused or resolved, badges, tables, tabs."""
 
 import re
+from pathlib import Path
 
 import matplotlib
 
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from image_folder import make_image_folder
 from IPython.utils.capture import capture_output
 
 from swrlib import build_model, load_dataset, notebook, paper, trace_layers, train, verdicts
@@ -167,6 +169,16 @@ def test_chapters_keep_their_records(chapter, records):
     )
     assert set(again["run"]) <= set(records["run"])
     assert len(list(chapter.results.glob("*.parquet"))) == 2
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder nobody can write to")
+def test_a_chapter_of_a_checkout_that_cannot_be_written_trains(tmp_path, monkeypatch):
+    monkeypatch.chdir("/proc")
+    folder = make_image_folder(tmp_path / "pictures")
+    given = GOOD | {"dataset": str(folder), "seeds": 1, "results": str(tmp_path / "records")}
+    frame = notebook.Chapter(given).train("single-task", ["vanilla"], progress=False)
+    assert frame["epoch"].tolist() == [0, 1]
+    assert (tmp_path / "records" / ".checkpoints").is_dir()
 
 
 def test_a_short_training_learns_and_swr_holds_its_norms():

@@ -6,6 +6,7 @@ import itertools
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from image_folder import make_image_folder
 
 import swrlib
-from swrlib.streams import QUICK_EPOCHS, STREAMS, Stage, generator, make_stream
+from swrlib.datasets import Dataset
+from swrlib.streams import QUICK_EPOCHS, STREAMS, Stage, generator, held_out, make_stream
 
 sizes = st.integers(min_value=10, max_value=400)
 seeds = st.integers(min_value=0, max_value=2**31 - 1)
@@ -23,6 +25,32 @@ CHUNKED = ("full-access", "limited-access")
 
 def numbers(stage):
     return stage.indices.tolist()
+
+
+# The tenth that is held out
+
+
+def images(count):
+    pixels = torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 3, 3)
+    labels = torch.arange(count) % 2
+    return Dataset("few", pixels, labels, pixels, labels, ("a", "b"), (0.5,), (0.5,))
+
+
+@pytest.mark.parametrize("count", [10, 11, 19, 57])
+def test_a_tenth_is_held_out_and_the_rest_trains(count):
+    data = held_out(images(count))
+    held, rest = data.test_images[:, 0, 0, 0].tolist(), data.train_images[:, 0, 0, 0].tolist()
+    assert len(held) == count // 10
+    assert sorted(held + rest) == list(range(count))
+
+
+@pytest.mark.parametrize("count", [1, 9])
+def test_too_few_images_for_a_tenth_are_refused_with_the_number_needed(count):
+    with pytest.raises(ValueError) as caught:
+        held_out(images(count))
+    message = str(caught.value)
+    assert f"few has {count}: at least 10 are needed" in message
+    assert "\n" not in message and ". " not in message
 
 
 # The sets of images
@@ -344,6 +372,9 @@ def test_a_lost_parent_is_trained_again_to_the_same_end(train, tmp_path):
     other = train(scaled(0.4))
     assert len(list((tmp_path / "checkpoints").glob("*.final.pt"))) == 1
     assert set(other["parent"]) == set(first["parent"])
+    files = (tmp_path / "results").glob("*.parquet")
+    runs = [run for file in files for run in set(pd.read_parquet(file)["run"])]
+    assert len(runs) == len(set(runs)) == 3  # the parent is recorded once
     again = train(stream, results=tmp_path / "elsewhere")
     columns = ["epoch", "train_loss", "test_loss", "test_accuracy"]
     assert first[columns].equals(again[columns])
