@@ -94,6 +94,69 @@ class OnGPU:
     precision: pd.DataFrame
     vgg16: pd.DataFrame
 
+    def where(self) -> str:
+        """Say on what the parts were run, with what and when; a dash where nothing was."""
+        if not len(self.machine):
+            return "–"
+        about = self.machine.assign(date=self.machine["date"].str[:10])
+        about["commit"] = about["commit"].fillna("unknown").str[:10]
+        return "; ".join(
+            f"{', '.join(rows.index)} on one {device}, {date} (torch {torch}, commit {commit})"
+            for (device, date, torch, commit), rows in about.groupby(
+                ["device", "date", "torch", "commit"], sort=False
+            )
+        )
+
+    def by_runs(self) -> pd.DataFrame:
+        """Return the milliseconds of a run's step: a row a model and way, a column a stack size."""
+        way = self.stacks["captured"].map({True: "captured", False: "not captured"})
+        rows = self.stacks.assign(way=way, model=self.stacks["model"].map(paper.label))
+        table = rows.rename(columns={"runs": "runs at once"})
+        return table.pivot_table(
+            index=["model", "way"], columns="runs at once", values="milliseconds", sort=False
+        )
+
+    def by_arithmetic(self) -> pd.DataFrame:
+        """Return the milliseconds of a run's step: a row a model, a column an arithmetic."""
+        rows = self.precision.assign(model=self.precision["model"].map(paper.label))
+        return rows.pivot_table(
+            index="model", columns="arithmetic", values="milliseconds", sort=False
+        )
+
+
+def trained_on(frame: pd.DataFrame, about: pd.DataFrame) -> pd.DataFrame:
+    """Return on what records were trained: a row per device and setting.
+
+    Parameters
+    ----------
+    frame, about : DataFrame
+        What `swrlib.load_records` and `swrlib.records.load_provenance` returned.
+
+    Returns
+    -------
+    DataFrame
+        ``device, stream, data and model``, ``runs``, ``seeds``, ``seconds a run`` (median; the wall
+        time of a job over its runs), ``until`` (the last day).
+    """
+    # Further options tell runs of Fig. 1 apart; here they are one setting.
+    runs = frame.groupby(["device", "stream", "dataset", "model", "run"], as_index=False).agg(
+        seed=("seed", "first"), seconds=("seconds", "sum")
+    )
+    runs["day"] = runs["run"].map(about.set_index("run")["date"].str[:10])
+    where = ["device", "stream", "dataset", "model"]
+    table = runs.groupby(where, as_index=False).agg(
+        **{
+            "runs": ("run", "nunique"),
+            "seeds": ("seed", "nunique"),
+            "seconds a run": ("seconds", "median"),
+            "until": ("day", "max"),
+        }
+    )
+    for name in where[1:]:
+        table[name] = table[name].map(paper.label)
+    table.insert(1, "data and model", table.pop("dataset") + " " + table.pop("model"))
+    return table.sort_values("device", key=lambda names: names == "cpu", kind="stable")
+
 
 def load_gpu(path: str | os.PathLike[str] | None = None) -> OnGPU:
     """Return what was measured on a GPU.

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks import loops
 from benchmarks.measure import ways
-from swrlib import build_model, cost
+from swrlib import build_model, cost, records
 
 ROOT = Path(__file__).parents[1]
 
@@ -248,11 +248,28 @@ def test_the_committed_table_of_the_gpu_is_whole():
     assert {"float32", "bfloat16"} <= set(found.vgg16["arithmetic"])
 
 
+def test_what_was_trained_on_which_device_is_read_from_the_records():
+    about = records.load_provenance()
+    table = cost.trained_on(records.load_records(scale="paper"), about)
+    runs = records.load_records(scale="paper").drop_duplicates("run")
+    assert table["runs"].sum() == len(runs)
+    assert set(table["device"]) == set(runs["device"])
+    row = table.set_index(["device", "stream", "data and model"]).loc[
+        ("NVIDIA H200", "warm start", "CIFAR-10 CNN")
+    ]
+    here = runs[(runs["stream"] == "warm-start") & (runs["device"] == "NVIDIA H200")]
+    assert row["seeds"] == here["seed"].nunique() and row["runs"] == len(here)
+    assert 5 < row["seconds a run"] < 60 and row["until"] >= "2026-11-27"
+
+
 def test_without_a_gpus_measurements_the_tables_are_empty(tmp_path, monkeypatch):
     monkeypatch.setenv("SWR_RESULTS", str(tmp_path))
     nothing = cost.load_gpu()
     for table in ("machine", "equality", "stacks", "precision", "vgg16"):
         assert not len(getattr(nothing, table))
+    assert (
+        nothing.where() == "–" and not len(nothing.by_runs()) and not len(nothing.by_arithmetic())
+    )
     with pytest.raises(FileNotFoundError, match=r"benchmarks\.gpu"):
         cost.load_gpu(tmp_path / "gpu.json")
     for content in ("", "[]", '{"stacks": {"mlp, 1 at once, captured": {}}}', '{"vgg16": 3}'):
