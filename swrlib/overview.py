@@ -1,6 +1,8 @@
-"""What came out where, for the front page: its numbers and words come from the records.
+"""What came out where, for the front page and for the chapter on the warm start.
 
-The page's text has places in double brackets, ``[[gap: warm-start cifar10 cnn swr vanilla]]``; the
+The front page's numbers, and some of its words, come from the records.
+
+Its text has places in double brackets, ``[[gap: warm-start cifar10 cnn swr vanilla]]``; the
 first word names a method of `Overview`, the others are what it is given.
 """
 
@@ -137,3 +139,88 @@ def _side(interval: Interval) -> str:
 
 def _name(stream: str, dataset: str, model: str) -> str:
     return f"{paper.label(stream)}, {paper.label(dataset)} {paper.label(model)}"
+
+
+def repair(finals: pd.DataFrame) -> tuple[str, pd.DataFrame]:
+    """Say whether a warm start did harm, and how each method ends beside both plain networks.
+
+    Parameters
+    ----------
+    finals : DataFrame
+        What `swrlib.verdicts.final_accuracy` returned, of one setting of a warm start.
+
+    Returns
+    -------
+    (str, DataFrame)
+        The sentence, empty where from scratch or vanilla is missing; and a row a method, written
+        for readers: ``ends at, %``, ``minus from scratch`` and ``minus vanilla`` in points, paired
+        over seeds (a dash under two common ones).
+    """
+    wide = finals.pivot_table(index="seed", columns="method", values="test_accuracy")
+    references = {"from scratch": "full-reset", "vanilla": "vanilla"}
+
+    def against(method: str, other: str) -> Interval | None:
+        pairs = wide[[method, other]].dropna() if {method, other} <= set(wide) else wide[[]][:0]
+        return verdicts.paired_interval(*pairs.to_numpy().T) if len(pairs) > 1 else None
+
+    lines = {}
+    for method in (m for m in paper.LABELS if m in wide and m not in references.values()):
+        line = {"ends at, %": f"{100 * wide[method].mean():.1f}"}
+        for name, other in references.items():
+            gap = against(method, other)
+            text = verdicts.in_points(*gap).replace(" points", "") if gap else _MISSING
+            line[f"minus {name}"] = text
+        lines[paper.label(method)] = line
+    table = pd.DataFrame.from_dict(lines, orient="index")
+    harm = against("full-reset", "vanilla")
+    if harm is None:
+        return "", table
+    scratch, plain = (f"{100 * wide[name].mean():.1f}%" for name in ("full-reset", "vanilla"))
+    said = "the warm start did harm" if harm.low > 0 else "no harm is seen, so none to repair"
+    return (
+        f"From scratch {scratch}, after the warm start {plain}, "
+        f"{verdicts.in_points(*harm)}: {said}.",
+        table,
+    )
+
+
+def against_itself(warm: pd.DataFrame, single: pd.DataFrame) -> pd.DataFrame:
+    """Compare each method after a warm start with itself, trained on all images from the start.
+
+    A single task is such a training: its records up to as many epochs as a warm start's second
+    stage has. Ten epochs are averaged on both sides (fewer in shorter trainings).
+
+    Parameters
+    ----------
+    warm, single : DataFrame
+        Records of the two streams, of runs of one scale.
+
+    Returns
+    -------
+    DataFrame
+        A row per data set, model and method of both: ``dataset, model, method``, ``seeds`` (common
+        ones), ``start`` and ``warm`` (means), and the paired interval of start minus warm
+        (``difference, low, high``; NaN with one seed). Accuracies as fractions.
+    """
+    rows = []
+    for (dataset, model), here in warm.groupby(["dataset", "model"]):
+        there = single[(single["dataset"] == dataset) & (single["model"] == model)]
+        last, second = here["epoch"].max(), here.loc[here["stage"] == 2, "stage_epoch"].max()
+        after, start = _up_to(here, last, second), _up_to(there, second, second)
+        for method in (m for m in paper.LABELS if m in after and m in start):
+            pairs = pd.concat([start[method], after[method]], axis=1, join="inner").dropna()
+            if not len(pairs):
+                continue
+            a, b = pairs.to_numpy(dtype=float).T
+            gap = verdicts.paired_interval(a, b) if len(a) > 1 else Interval(*[float("nan")] * 3)
+            about = {"dataset": dataset, "model": model, "method": method, "seeds": len(a)}
+            rows.append(about | {"start": a.mean(), "warm": b.mean()} | gap._asdict())
+    columns = ["dataset", "model", "method", "seeds", "start", "warm", *Interval._fields]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _up_to(rows: pd.DataFrame, epoch: int, stage: int) -> pd.DataFrame:
+    """Average the accuracy of the ten epochs that end with one: by seed and method."""
+    first = epoch - min(verdicts.LATE, stage) + 1
+    late = rows[rows["epoch"].between(first, epoch)]
+    return late.pivot_table(index="seed", columns="method", values="test_accuracy")

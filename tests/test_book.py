@@ -14,7 +14,7 @@ import yaml
 from browser import WIDTHS, find_chromium, list_pages, open_browser, open_page
 
 from swrlib import load_records, measures, notebook, paper, records, verdicts
-from swrlib.overview import Overview
+from swrlib.overview import Overview, repair
 
 ROOT = Path(__file__).resolve().parent.parent
 CHAPTERS = yaml.safe_load((ROOT / "config/quick.yaml").read_text())["chapters"]
@@ -174,7 +174,8 @@ def test_the_front_page_says_what_the_records_say():
     assert low(*single, "swr", "vanilla") > 0 and low(*single, "l2", "swr") > 0
     cells = verdicts.table_cells(trained, 1).query("dataset == 'cifar10'").set_index("method")
     assert cells.loc[["l2", "l2-init"], "verdict"].isin(["higher", "slightly higher"]).all()
-    assert cells.loc["swr", "low"] < 0 < cells.loc["swr", "high"]
+    for method in ("vanilla", "swr"):
+        assert cells.loc[method, "low"] < 0 < cells.loc[method, "high"]
     gain = overview.interval(*single, "swr", "vanilla").difference
     printed = paper.TABLES[1].accuracy["cifar10", "cnn"]
     assert abs(gain - (printed["swr"].mean - printed["vanilla"].mean)) < 0.01
@@ -192,6 +193,19 @@ def test_the_front_page_says_what_the_records_say():
     full = overview.accuracy["full-access", "mnist", "mlp"].mean()
     assert full.max() - full.min() < 0.01
     assert "vgg16" not in set(trained["model"])
+
+
+def test_the_chapter_on_a_warm_start_leads_with_harm_and_says_what_was_trained(chapters):
+    text = (chapters / "warm_start.ipynb").read_text()
+    harmed, spared = "CIFAR-10, CNN, paper scale", "MNIST, MLP, paper scale"
+    assert 0 < text.index(harmed) < text.index(spared)
+    # Its prose says so.
+    trained = load_records(scale="paper", split="all", stream="warm-start")
+    settings = set(trained[["dataset", "model"]].itertuples(index=False, name=None))
+    assert settings == {("cifar10", "cnn"), ("mnist", "mlp")}
+    assert set(trained.query("method == 'adamw'")["dataset"]) == {"mnist"}
+    for _, rows in verdicts.final_accuracy(trained).groupby("dataset"):
+        assert repair(rows)[0] in text
 
 
 def test_the_front_page_shows_every_setting_with_swr(site):
