@@ -107,6 +107,20 @@ class Overview:
         where = f"above {paper.label(b)} in {above or 'none'} of {len(sides)} settings"
         return f"{where}, below it in {below or 'none'}"
 
+    def collapsed(self) -> str:
+        """Name the runs that ended at less than half of their method's median, if there are any."""
+        found = []
+        for setting, wide in self.accuracy.items():
+            for method in wide:
+                low = wide[method] < wide[method].median() / 2
+                for seed, accuracy in wide.loc[low, method].items():
+                    found.append(
+                        f"{paper.label(method)} ended at {100 * accuracy:.1f}% with seed {seed} "
+                        f"({_name(*setting)}; the mean of the others is "
+                        f"{100 * wide.loc[~low, method].mean():.1f}%)"
+                    )
+        return f"A run that collapsed counts like any other: {', '.join(found)}." if found else ""
+
     def table(self) -> str:
         """Write a line for each setting in which SWR was trained, as Markdown."""
         lines = [

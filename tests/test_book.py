@@ -190,6 +190,9 @@ def test_the_front_page_says_what_the_records_say():
     rivals = [*paper.GRIDS, "head-reset"]
     for method in rivals:
         assert low("limited-access", "mnist", "mlp", method, "vanilla") < 0
+    limited = ("limited-access", "cifar10", "cnn")
+    assert overview.accuracy[limited].mean().idxmax() == "shrink-perturb"
+    assert low(*limited, "shrink-perturb", "swr") > 0
     full = overview.accuracy["full-access", "mnist", "mlp"].mean()
     assert full.max() - full.min() < 0.01
     assert "vgg16" not in set(trained["model"])

@@ -5,12 +5,14 @@ import pytest
 from test_verdicts import made_up
 
 from swrlib.overview import Overview, against_itself, repair
+from swrlib.verdicts import final_accuracy
 
 HERE = ("warm-start", "cifar10", "cnn")
 
 
 def records(**methods):
-    return made_up({("cifar10", "cnn", "warm-start", name): a for name, a in methods.items()})
+    named = {name.replace("_", "-"): accuracies for name, accuracies in methods.items()}
+    return made_up({("cifar10", "cnn", "warm-start", name): a for name, a in named.items()})
 
 
 @pytest.fixture
@@ -25,6 +27,7 @@ def test_places_are_filled_from_the_records(overview):
     text = f"[[mean: {here} swr]] of [[seeds: {here} swr]], [[gap: {here} l2 vanilla]]"
     assert overview.fill(text) == "71.5% of 4, +10.00 points [+10.00, +10.00]"
     assert overview.fill(f"[[side: {here}\nl2 vanilla]] it") == "above it"
+    assert overview.fill("[[collapsed:]]") == ""
     assert overview.fill("[[seeds: warm-start cifar10 cnn]]") == "3–4"
     with pytest.raises(AttributeError):
         overview.fill("[[means: warm-start cifar10 cnn swr]]")
@@ -44,6 +47,12 @@ def test_what_was_not_trained_is_a_dash_and_two_seeds_say_nothing(overview):
     assert few.gap(*HERE, "swr", "vanilla") == few.side(*HERE, "swr", "vanilla") == "–"
     assert few.tally("swr", "vanilla") == "above vanilla in none of 0 settings, below it in none"
     assert Overview(records(swr=[0.7] * 3)).table().count("\n") == 1  # nothing beside it
+
+
+def test_a_run_that_collapsed_is_named():
+    said = Overview(records(vanilla=[0.60, 0.10, 0.62], swr=[0.7, 0.7, 0.4])).collapsed()
+    assert "vanilla ended at 10.0% with seed 1 (warm start, CIFAR-10 CNN; the mean" in said
+    assert "61.0%" in said and "SWR" not in said
 
 
 def test_the_table_has_the_best_of_the_others(overview):
@@ -79,15 +88,18 @@ def course(stream, stages, **methods):
 
 def test_a_warm_start_that_harms_is_told_from_one_that_does_not():
     harmed = {"vanilla": [0.60, 0.61, 0.62], "full-reset": [0.65, 0.66, 0.66], "swr": [0.7] * 3}
-    sentence, table = repair(records(**harmed))
+
+    def finals(**methods):
+        return final_accuracy(records(**methods))
+
+    sentence, table = repair(finals(**harmed))
     assert sentence.startswith("From scratch 65.7%, after the warm start 61.0%, +4.67 points [")
     assert sentence.endswith("the warm start did harm.")
     assert list(table.index) == ["SWR"] and table.loc["SWR", "ends at, %"] == "70.0"
     assert table.loc["SWR", "minus from scratch"].startswith("+4.33 [")
     same = harmed | {"vanilla": [0.65, 0.66, 0.67]}
-    assert repair(records(**same))[0].endswith("no harm is seen, so none to repair.")
-    without = records(vanilla=[0.6] * 3, swr=[0.7] * 3)
-    sentence, table = repair(without)
+    assert repair(finals(**same))[0].endswith("no harm is seen, so none to repair.")
+    sentence, table = repair(finals(vanilla=[0.6] * 3, swr=[0.7] * 3))
     assert sentence == "" and table.loc["SWR", "minus from scratch"] == "–"
 
 
