@@ -1,7 +1,6 @@
 """What training costs: the committed measurements, their ratios, and the verdict on the claim.
 
-`python -m benchmarks` measures and writes them, `python -m benchmarks.gpu` those on a GPU; the rule
-below was fixed before.
+`python -m benchmarks` measures and writes them, `python -m benchmarks.gpu` those on a GPU.
 """
 
 from __future__ import annotations

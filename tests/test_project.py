@@ -183,9 +183,11 @@ def test_the_readme_says_what_ran_on_a_gpu(root):
     assert f"torch {first['torch'].rpartition('.')[0]}" in paragraph
     about = records.load_provenance(root / "results")
     trained = about[about["device"] != "cpu"]
+    for device in trained["device"].unique():
+        assert " ".join(device.split()[:2]) in paragraph
     runs = swrlib.load_records(root / "results", run=list(trained["run"])).drop_duplicates("run")
     assert set(runs["dataset"]) == {"cifar10"} and set(runs["model"]) == {"cnn"}
-    assert set(trained["device"]) == {first["device"]}
+    assert len(runs) > 20  # "many"
     # What was run is nowhere said not to have been.
     for page in [
         root / "README.md",
