@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.measure import CORES, measure, ways
+from benchmarks.measure import CORES, measure, ways, write
 from swrlib import records
 
 
@@ -42,15 +42,12 @@ def main() -> int:
     if os.getloadavg()[0] > 0.5:
         print("the machine is busy: the ratios will be noisy", file=sys.stderr)
     content = json.loads(given.output.read_text()) if given.output.exists() else {}
-    given.output.parent.mkdir(parents=True, exist_ok=True)
     for table in dict.fromkeys(way.table for way in chosen):
         started = time.monotonic()
         rows = measure([way for way in chosen if way.table == table], given.repeats)
         minutes = round((time.monotonic() - started) / 60, 1)
         content[table] = {"machine": machine() | {"minutes": minutes}, "rows": rows}
-        beside = given.output.with_suffix(".tmp")
-        beside.write_text(json.dumps(content, indent=1) + "\n")
-        os.replace(beside, given.output)
+        write(content, given.output)
     print(f"written: {given.output}")
     return 0
 

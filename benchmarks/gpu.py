@@ -19,6 +19,7 @@ import torch
 
 import swrlib
 from benchmarks.loops import random_images
+from benchmarks.measure import write
 from swrlib import paper, records, streams, training
 from swrlib.datasets import Dataset
 from swrlib.methods import make_method
@@ -182,56 +183,82 @@ def vgg16(device: torch.device, quick: bool) -> dict[str, Any]:
     return found
 
 
+def milliseconds(
+    device: torch.device, model: str, size: int, quick: bool, **options: Any
+) -> dict[str, float]:
+    """Time the steps of so many runs of a small model at once."""
+    data = random_images(model, 1, 16) if quick else random_images(model, 40)
+    frame = swrlib.train(
+        dataset=data,
+        model=model,
+        stream=streams.make_stream("single-task", epochs=3),
+        methods=[swrlib.SWR(lam=1e-4 * (1 + i / 1000)) for i in range(size)],
+        device=device,
+        stack=size,
+        progress=False,
+        **options,
+    )
+    # The first epochs set up and capture.
+    seconds = float(frame.loc[frame["epoch"] == 3, "seconds"].mean())
+    return {"ms per step per run": 1e3 * seconds / -(-len(data.train_images) // 256)}
+
+
 def stacks(device: torch.device, quick: bool) -> dict[str, Any]:
     """Time the small models by how many runs train at once, with and without captured steps."""
-    found: dict[str, Any] = {}
-    for model in ("mlp", "cnn", "cnn-bn"):
-        data = random_images(model, 1, 16) if quick else random_images(model, 40)
-        for size in (1, 4) if quick else (1, 5, 20, 50, 100):
-            for graphs in (True, False):
-                frame = swrlib.train(
-                    dataset=data,
-                    model=model,
-                    stream=streams.make_stream("single-task", epochs=3),
-                    methods=[swrlib.SWR(lam=1e-4 * (1 + i / 1000)) for i in range(size)],
-                    device=device,
-                    stack=size,
-                    graphs=graphs,
-                    progress=False,
-                )
-                seconds = float(frame.loc[frame["epoch"] == 3, "seconds"].mean())
-                steps = -(-len(data.train_images) // 256)
-                name = f"{model}, {size} at once, {'captured' if graphs else 'not captured'}"
-                found[name] = {"ms per step per run": 1e3 * seconds / steps}
-    return found
+    return {
+        f"{model}, {size} at once, {'captured' if graphs else 'not captured'}": milliseconds(
+            device, model, size, quick, graphs=graphs
+        )
+        for model in ("mlp", "cnn", "cnn-bn")
+        for size in ((1, 4) if quick else (1, 5, 20, 50, 100))
+        for graphs in (True, False)
+    }
+
+
+def precision(device: torch.device, quick: bool) -> dict[str, Any]:
+    """Time the small models, 20 runs at once, by the arithmetic of their products."""
+    kinds: dict[str, dict[str, Any]] = {
+        "float32": {},
+        "TensorFloat-32": {"tf32": True},
+        "bfloat16": {"dtype": torch.bfloat16},
+    }
+    if device.type != "cuda":
+        del kinds["TensorFloat-32"]
+    return {
+        f"{model}, {kind}": milliseconds(device, model, 2 if quick else 20, quick, **options)
+        for model in ("mlp", "cnn", "cnn-bn")
+        for kind, options in kinds.items()
+    }
 
 
 PARTS: dict[str, Callable[[torch.device, bool], dict[str, Any]]] = {
     "equality": equality,
     "stacks": stacks,
+    "precision": precision,
     "vgg16": vgg16,
     "table 1": table_1,
 }
 
 
 def main() -> int:
-    """Run the parts, each written as soon as it is done."""
+    """Run the parts, each written as soon as it is done; others in the file are kept."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--quick", action="store_true", help="a few steps of each, for a test")
     parser.add_argument("--only", nargs="*", choices=list(PARTS), help="these parts only")
-    parser.add_argument("--output", type=Path, default=Path("results/gpu.json"))
+    parser.add_argument("--output", type=Path, default=Path("results/_benchmarks/gpu.json"))
     given = parser.parse_args()
     device = torch.device(given.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         parser.error("there is no CUDA device here; --device cpu --quick runs the parts without")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    found: dict[str, Any] = {"machine": records.provenance() | {"device": name}}
+    content = json.loads(given.output.read_text()) if given.output.exists() else {}
     for part in given.only or PARTS:
-        found[part] = PARTS[part](device, given.quick)
-        print(json.dumps({part: found[part]}, indent=1), flush=True)
-        given.output.parent.mkdir(parents=True, exist_ok=True)
-        given.output.write_text(json.dumps(found, indent=1) + "\n")
+        about = records.provenance(device=name)
+        seconds, found = timed(device, lambda part=part: PARTS[part](device, given.quick))
+        content[part] = {"machine": about | {"seconds": round(seconds, 1)}} | found
+        print(json.dumps({part: found}, indent=1), flush=True)
+        write(content, given.output)
     return 0
 
 

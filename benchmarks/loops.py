@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,9 @@ SHAPES = {
 TURN = 10
 #: What the paper compares at every step, with one of its λ's each.
 METHODS = {"vanilla": 0.0, "l2": 1e-5, "l2-init": 1e-5, "swr": 1e-4, "adamw": 1e-2}
+#: The terms of the loss without a pass through autograd: Adam's own ``weight_decay``, and λ(θ − θ₀)
+#: added to the gradients. The same steps as the methods that they stand for.
+WITHOUT_AUTOGRAD = {"l2 in adam": "l2", "l2-init by hand": "l2-init"}
 
 
 @dataclass
@@ -87,7 +90,7 @@ def usual_model(model: str, data: Dataset) -> nn.Module:
 
 def penalty(method: str, model: nn.Module, initial: list[Tensor]) -> Tensor | float:
     """Return the term of the loss, for autograd."""
-    lam = METHODS[method]
+    lam = METHODS.get(method, 0.0)
     if method == "l2":
         return lam / 2 * sum(p.square().sum() for p in model.parameters())
     if method == "l2-init":
@@ -108,12 +111,12 @@ class Plain:
     methods: tuple[str, ...]
     steps: int
     channels_last: bool = True
-    position: int = 0
+    dtype: torch.dtype = torch.float32
     _runs: list[Callable[[Tensor, Tensor], float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         data = random_images(self.model, self.steps)
-        self.images = data.normalize(data.train_images)
+        self.images = data.normalize(data.train_images).to(self.dtype)
         if self.channels_last:
             self.images = self.images.contiguous(memory_format=torch.channels_last)
         self.labels = data.train_labels
@@ -122,14 +125,16 @@ class Plain:
 
     def _run(self, data: Dataset, method: str) -> Callable[[Tensor, Tensor], float]:
         torch.manual_seed(0)
-        model = usual_model(self.model, data)
+        model = usual_model(self.model, data).to(self.dtype)
         if self.channels_last:
             model = model.to(memory_format=torch.channels_last)
         self.models.append(model)
-        initial = [p.detach().clone() for p in model.parameters()]
+        weights = list(model.parameters())
+        initial = [p.detach().clone() for p in weights]
         kind = torch.optim.AdamW if method == "adamw" else torch.optim.Adam
-        decay = {"weight_decay": METHODS[method]} if method == "adamw" else {}
-        optimizer = kind(model.parameters(), 1e-3, fused=True, **decay)
+        lam = METHODS[WITHOUT_AUTOGRAD.get(method, method)]
+        decay = {"weight_decay": lam} if method in ("adamw", "l2 in adam") else {}
+        optimizer = kind(weights, 1e-3, fused=True, **decay)
         rescaling = None
         if method == "swr":
             rescaling = swrlib.SoftWeightRescaling(model, lam=METHODS["swr"])
@@ -138,6 +143,10 @@ class Plain:
             loss = cross_entropy(model(images), labels) + penalty(method, model, initial)
             optimizer.zero_grad()
             loss.backward()
+            if method == "l2-init by hand":
+                with torch.no_grad():
+                    gradients = [cast(Tensor, p.grad) for p in weights]
+                    torch._foreach_add_(gradients, torch._foreach_sub(weights, initial), alpha=lam)
             optimizer.step()
             if rescaling is None:
                 return 0.0

@@ -8,6 +8,7 @@ alike; what is told are medians over repetitions, and ratios within each.
 from __future__ import annotations
 
 import itertools
+import json
 import multiprocessing
 import os
 import resource
@@ -15,9 +16,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
-from benchmarks.loops import METHODS, Measured
+from benchmarks.loops import METHODS, WITHOUT_AUTOGRAD, Measured
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 #: As the workflow sets it for its jobs: freed memory is kept, in large pages.
@@ -67,7 +69,7 @@ def ways(quick: bool = False) -> list[Way]:
         steps = {"mlp": 2, "cnn": 1}
     for model, count in steps.items():
         # All methods in one process, some steps each in turn: their times meet the same moments.
-        options = {"model": model, "methods": ALL, "steps": count}
+        options = {"model": model, "methods": (*ALL, *WITHOUT_AUTOGRAD), "steps": count}
         found.append(Way("steps", "plain", model, "Plain", options))
         options = {"model": model, "methods": ("swr",), "steps": count}
         found.append(Way("steps", "swr in the engine", model, "Engine", options))
@@ -205,3 +207,11 @@ def _rows(way: Way, repeat: int, answers: list[Answer]) -> list[dict[str, Any]]:
     milliseconds = 1e3 * max(seconds) / sum(measured.run_steps for measured in found)
     rescaling = sum(measured.rescaling for measured in found) / sum(seconds)
     return [about | {"milliseconds": milliseconds, "rescaling": rescaling}]
+
+
+def write(content: dict[str, Any], file: Path) -> None:
+    """Write all tables, whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    beside = file.with_suffix(".tmp")
+    beside.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(beside, file)

@@ -4,8 +4,8 @@ Usage: python book/stage.py EXECUTED STAGE
 
 The stage has the same layout as the repository, so that a link between pages holds in both. Three
 things differ: a notebook that the site shows several times has one file a chapter, the page of all
-claims gets the verdicts that the chapters show, and nothing is executed (Jupyter Book would publish
-a traceback without complaint, so errors are refused here).
+claims and the front page get what comes from chapters and records, and nothing is executed (Jupyter
+Book would publish a traceback without complaint, so errors are refused here).
 """
 
 import re
@@ -20,6 +20,7 @@ import yaml
 
 from swrlib import load_records, paper, verdicts
 from swrlib.notebook import badge, claim_line
+from swrlib.overview import Overview
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 LABEL = re.compile(r"^(?:\(|:(?:name|label): *)([\w-]+)(?:\)=)?$", re.M)
@@ -177,6 +178,9 @@ def main(executed: Path, stage: Path) -> None:
     page = stage / "book/claims.md"
     text = page.read_text().replace("<!-- verdicts -->", claims_page(notebooks))
     page.write_text(text.replace("<!-- trained -->", trained_table()))
+    front = stage / "book/index.md"
+    overview = Overview(load_records(scale="paper", split="all"))
+    front.write_text(overview.fill(front.read_text()))
     if (root / "results").is_dir():
         shutil.copytree(root / "results", stage / "results")
     (stage / "notebooks").mkdir()

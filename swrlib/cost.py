@@ -1,13 +1,17 @@
 """What training costs: the committed measurements, their ratios, and the verdict on the claim.
 
-`python -m benchmarks` measures and writes them; the rule below was fixed before.
+`python -m benchmarks` measures and writes them, `python -m benchmarks.gpu` those on a GPU.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -42,7 +46,7 @@ def load_cost(path: str | os.PathLike[str] | None = None) -> tuple[pd.DataFrame,
     ValueError
         If the file is no such table.
     """
-    file = Path(path) if path is not None else _measurements(records.results_folder())
+    file = Path(path) if path is not None else _results_file("cost.json")
     if not file.is_file():
         raise FileNotFoundError(f"there are no measurements in {file}: `make bench` makes them")
     try:
@@ -56,9 +60,173 @@ def load_cost(path: str | os.PathLike[str] | None = None) -> tuple[pd.DataFrame,
     return frame, machine
 
 
-def _measurements(results: Path) -> Path:
-    new, old = results / "_benchmarks" / "cost.json", results / "cost.json"
+def _results_file(name: str) -> Path:
+    results = records.results_folder()
+    new, old = results / "_benchmarks" / name, results / name
     return old if old.is_file() and not new.is_file() else new
+
+
+@dataclass(frozen=True)
+class OnGPU:
+    """What ``python -m benchmarks.gpu`` measured; a table is empty where its part was not run.
+
+    Attributes
+    ----------
+    machine : DataFrame
+        A row per part: device, versions, commit, date, command.
+    equality : DataFrame
+        ``model``, ``difference``: the largest one between the training losses of float64 trainings
+        on the device and on a processor; records hold them in float32.
+    stacks : DataFrame
+        ``model``, ``runs`` (trained at once), ``captured`` (the steps), ``milliseconds`` (of one
+        run's step), in float32.
+    precision : DataFrame
+        ``model``, ``arithmetic``, ``milliseconds``, with 20 runs at once and captured steps.
+    vgg16 : DataFrame
+        ``arithmetic``, ``images a second``, ``teraflops``, ``share of the measured matrix rate``,
+        ``SWR over vanilla`` (the ratio of an epoch's time).
+    """
+
+    machine: pd.DataFrame
+    equality: pd.DataFrame
+    stacks: pd.DataFrame
+    precision: pd.DataFrame
+    vgg16: pd.DataFrame
+
+    def where(self) -> str:
+        """Say on what the parts were run, with what and when; a dash where nothing was."""
+        if not len(self.machine):
+            return "–"
+        about = self.machine.assign(date=self.machine["date"].str[:10])
+        about["commit"] = about["commit"].fillna("unknown").str[:10]
+        return "; ".join(
+            f"{', '.join(rows.index)} on one {device}, {date} (torch {torch}, commit {commit})"
+            for (device, date, torch, commit), rows in about.groupby(
+                ["device", "date", "torch", "commit"], sort=False
+            )
+        )
+
+    def by_runs(self) -> pd.DataFrame:
+        """Return the milliseconds of a run's step: a row a model and way, a column a stack size."""
+        way = self.stacks["captured"].map({True: "captured", False: "not captured"})
+        rows = self.stacks.assign(way=way, model=self.stacks["model"].map(paper.label))
+        table = rows.rename(columns={"runs": "runs at once"})
+        return table.pivot_table(
+            index=["model", "way"], columns="runs at once", values="milliseconds", sort=False
+        )
+
+    def by_arithmetic(self) -> pd.DataFrame:
+        """Return the milliseconds of a run's step: a row a model, a column an arithmetic."""
+        rows = self.precision.assign(model=self.precision["model"].map(paper.label))
+        return rows.pivot_table(
+            index="model", columns="arithmetic", values="milliseconds", sort=False
+        )
+
+
+def trained_on(frame: pd.DataFrame, about: pd.DataFrame) -> pd.DataFrame:
+    """Return on what records were trained: a row per device and setting.
+
+    Parameters
+    ----------
+    frame, about : DataFrame
+        What `swrlib.load_records` and `swrlib.records.load_provenance` returned.
+
+    Returns
+    -------
+    DataFrame
+        ``device, stream, data and model``, ``runs``, ``seeds``, ``seconds a run`` (median; the wall
+        time of a job over its runs), ``until`` (the last day).
+    """
+    # Further options tell runs of Fig. 1 apart; here they are one setting.
+    runs = frame.groupby(["device", "stream", "dataset", "model", "run"], as_index=False).agg(
+        seed=("seed", "first"), seconds=("seconds", "sum")
+    )
+    runs["day"] = runs["run"].map(about.set_index("run")["date"].str[:10])
+    where = ["device", "stream", "dataset", "model"]
+    table = runs.groupby(where, as_index=False).agg(
+        **{
+            "runs": ("run", "nunique"),
+            "seeds": ("seed", "nunique"),
+            "seconds a run": ("seconds", "median"),
+            "until": ("day", "max"),
+        }
+    )
+    for name in where[1:]:
+        table[name] = table[name].map(paper.label)
+    table.insert(1, "data and model", table.pop("dataset") + " " + table.pop("model"))
+    return table.sort_values("device", key=lambda names: names == "cpu", kind="stable")
+
+
+def load_gpu(path: str | os.PathLike[str] | None = None) -> OnGPU:
+    """Return what was measured on a GPU.
+
+    Parameters
+    ----------
+    path : path, optional
+        What ``python -m benchmarks.gpu --output`` wrote; default: the project's own, in
+        ``results/_benchmarks/gpu.json``, and nothing at all where there is none.
+
+    Returns
+    -------
+    OnGPU
+
+    Raises
+    ------
+    FileNotFoundError
+        If the file that was named is missing; the command that makes it is named.
+    ValueError
+        If the file is no such table.
+    """
+    file = Path(path) if path is not None else _results_file("gpu.json")
+    if not file.is_file():
+        if path is None:
+            return _on_gpu({})
+        raise FileNotFoundError(
+            f"there are no measurements in {file}: `python -m benchmarks.gpu` makes them"
+        )
+    try:
+        return _on_gpu(json.loads(file.read_text()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{file} is no table of measurements: `python -m benchmarks.gpu` makes one"
+        ) from error
+
+
+def _on_gpu(content: Mapping[str, Any]) -> OnGPU:
+    # Parts that were put together from several files share one description of the machine.
+    shared = content.get("machine")
+    parts = {name: dict(part) for name, part in content.items() if name != "machine"}
+    machine = {name: part.pop("machine", shared) for name, part in parts.items()}
+
+    def table(part: str, names: str, values: Mapping[str, str]) -> pd.DataFrame:
+        """Return a row per entry: what its name says, then its numbers."""
+        pattern = re.compile(names)
+        columns = [*pattern.groupindex, *values.values()]
+        rows = []
+        for name, entry in parts.get(part, {}).items():
+            if not isinstance(entry, Mapping):
+                entry = {"value": entry}
+            if found := pattern.fullmatch(name):
+                numbers = {to: float(entry[of]) for of, to in values.items()}
+                rows.append(found.groupdict() | numbers)
+        return pd.DataFrame(rows, columns=columns)
+
+    ms = {"ms per step per run": "milliseconds"}
+    stacks = table("stacks", r"(?P<model>\S+), (?P<runs>\d+) at once, (?P<captured>.+)", ms)
+    of_vgg = ["images a second", "teraflops", "share of the measured matrix rate"]
+    return OnGPU(
+        machine=pd.DataFrame(machine).T,
+        equality=table("equality", "(?P<model>.+)", {"value": "difference"}),
+        stacks=stacks.assign(
+            runs=stacks["runs"].astype(int), captured=stacks["captured"] == "captured"
+        ),
+        precision=table("precision", r"(?P<model>\S+), (?P<arithmetic>.+)", ms),
+        vgg16=table(
+            "vgg16",
+            "(?P<arithmetic>b?float.+)",
+            {name: name for name in (*of_vgg, "SWR over vanilla")},
+        ),
+    )
 
 
 def ratios(frame: pd.DataFrame, base: str) -> pd.DataFrame:

@@ -244,6 +244,21 @@ def show_html(text: str) -> None:
     display(HTML(text))
 
 
+def show_table(title: str, table: pd.DataFrame, form: str = "{}") -> None:
+    """Display a table below its title; a dash stands for a missing number, or for no rows at all.
+
+    Parameters
+    ----------
+    title : str
+        What the table is of: plain text.
+    table : DataFrame
+    form : str
+        How a float is written.
+    """
+    text = table.to_html(border=0, float_format=form.format, na_rep="–") if len(table) else "–"
+    show_html(f'<p>{html.escape(title)}</p><div class="table-container">{text}</div>')
+
+
 def badge(verdict: str, text: str | None = None) -> str:
     """Return a verdict's badge as HTML; the word says it, symbol and colour only help."""
     other = verdict in (verdicts.QUICK, verdicts.CUSTOM)

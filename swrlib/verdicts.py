@@ -266,7 +266,7 @@ def changes_of_data(records: pd.DataFrame) -> pd.DataFrame:
     return table.join(last, on=["run", "stage"]).reset_index(drop=True)
 
 
-def _counting(records: pd.DataFrame, scale: str) -> pd.DataFrame:
+def counting(records: pd.DataFrame, scale: str) -> pd.DataFrame:
     """Take the final rows of the runs that count: the paper's settings, and its λ and epochs."""
     finals = final_accuracy(records[records["scale"] == scale])
     keep = pd.Series(True, index=finals.index)
@@ -332,7 +332,7 @@ def table_cells(records: pd.DataFrame, number: int, *, scale: str = "paper") -> 
         If several runs of one seed count.
     """
     table = paper.TABLES[number]
-    finals = _counting(records, scale)
+    finals = counting(records, scale)
     finals = finals[finals["stream"] == table.stream]
     columns = table.accuracy
     if scale != "paper":
@@ -500,7 +500,7 @@ def judge_claim(
     """
     if claim.kind not in paper.ACCURACY_KINDS:
         return Verdict(claim, IN_CHAPTER, IN_CHAPTER, claim.place, NOT_PRINTED)
-    finals = _counting(records, scale)
+    finals = counting(records, scale)
     if claim.kind in paper.CHANGE_KINDS:
         mean = changes_of_data(records).groupby("run")["drop"].mean()
         sign = -1 if claim.kind == "loses more" else 1  # so that the claimed side is the higher

@@ -11,6 +11,9 @@ import pytest
 from image_folder import make_image_folder
 from papermill import inspect_notebook
 
+from benchmarks.loops import WITHOUT_AUTOGRAD
+from swrlib import cost
+
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 #: Those that train on data of one's choice.
@@ -90,15 +93,41 @@ def test_cost_runs_on_other_measurements_and_refuses_what_is_none(tmp_path):
     content = json.loads((ROOT / "results/_benchmarks/cost.json").read_text())
     rows = content["steps"]["rows"]
     content["steps"]["rows"] = [row for row in rows if row["model"] not in ("vgg16", "cnn-bn")]
-    for row in content["steps"]["rows"]:
+    rows = content["steps"]["rows"]
+    for way in WITHOUT_AUTOGRAD:  # in a table that was measured before they were
+        if not any(row["name"] == way for row in rows):
+            rows += [row | {"name": way} for row in rows if row["name"] == "vanilla"]
+    for row in rows:
         row["milliseconds"] *= 1 + row["repeat"] / 10
     (tmp_path / "mine.json").write_text(json.dumps(content))
-    given = {"measurements": tmp_path / "mine.json"}
+    (tmp_path / "gpu.json").write_text("{}")
+    given = {"measurements": tmp_path / "mine.json", "gpu": tmp_path / "gpu.json"}
     result = papermill("cost", tmp_path / "out.ipynb", **given)
     assert result.returncode == 0, result.stderr[-4000:]
+    text = shown((tmp_path / "out.ipynb").read_text())
+    assert "in Adam." in text and "are not in these measurements" not in text
     (tmp_path / "mine.json").unlink()
     result = papermill("cost", tmp_path / "out.ipynb", **given)
     assert result.returncode != 0 and "make bench" in result.stderr
+
+
+def shown(text: str) -> str:
+    """Return what an executed notebook shows, without its code."""
+    cells = nbformat.reads(text, as_version=4).cells
+    return json.dumps([cell.get("outputs", []) for cell in cells], ensure_ascii=False)
+
+
+def test_cost_has_a_dash_for_what_was_not_timed(chapters):
+    text = shown((chapters / "cost.ipynb").read_text())
+    frame, _ = cost.load_cost(ROOT / "results/_benchmarks/cost.json")
+    absent = set(WITHOUT_AUTOGRAD) - set(frame["name"])
+    assert ("are not in these measurements" in text) == bool(absent)
+    on_gpu = cost.load_gpu(ROOT / "results/_benchmarks/gpu.json")
+    assert on_gpu.where() in text
+    for value in on_gpu.stacks["milliseconds"]:
+        assert f"{value:.3g}" in text
+    for value in on_gpu.vgg16["images a second"]:
+        assert f"{value:.3g}" in text
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from datetime import date
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
@@ -167,3 +168,40 @@ def test_the_project_names_no_machine_of_its_makers(root):
             "",
         }:
             assert not own_paths.search(path.read_text()), name
+
+
+def test_the_readme_says_what_ran_on_a_gpu(root):
+    from swrlib import cost, records
+
+    text = (root / "README.md").read_text()
+    paragraph = re.search(r"\*\*On a GPU\.\*\*.*", text)[0]
+    measured = cost.load_gpu(root / "results/_benchmarks/gpu.json")
+    assert {"equality", "stacks", "vgg16"} <= set(measured.machine.index)
+    first = measured.machine.sort_values("date").iloc[0]
+    day = date.fromisoformat(first["date"][:10])
+    assert first["device"] in paragraph and f"{day.day} {day:%B %Y}" in paragraph
+    assert f"torch {first['torch'].rpartition('.')[0]}" in paragraph
+    about = records.load_provenance(root / "results")
+    trained = about[about["device"] != "cpu"]
+    for device in trained["device"].unique():
+        assert " ".join(device.split()[:2]) in paragraph
+    runs = swrlib.load_records(root / "results", run=list(trained["run"])).drop_duplicates("run")
+    assert set(runs["dataset"]) == {"cifar10"} and set(runs["model"]) == {"cnn"}
+    assert len(runs) > 20  # "many"
+    # What was run is nowhere said not to have been.
+    for page in [
+        root / "README.md",
+        *(root / "book").glob("*.md"),
+        *root.glob("notebooks/*.ipynb"),
+    ]:
+        for sentence in re.split(r"(?<=[.:!?])\s", page.read_text()):
+            assert not re.search(r"(?i)\bnot (?:yet |been )*run\b.*(?:GPU|CUDA|device)", sentence)
+            assert not re.search(r"(?i)(?:GPU|CUDA|device).*\bnot (?:yet |been )*run\b", sentence)
+
+
+def test_the_readme_says_how_long_the_benchmarks_take(root):
+    from swrlib import cost
+
+    _, machine = cost.load_cost(root / "results/_benchmarks/cost.json")
+    assert 10 < machine["minutes"].sum() < 20
+    assert "a quarter of an hour" in (root / "README.md").read_text()

@@ -1,0 +1,240 @@
+"""What came out where, for the front page and for the chapter on the warm start.
+
+The front page's numbers, and some of its words, come from the records.
+
+Its text has places in double brackets, ``[[gap: warm-start cifar10 cnn swr vanilla]]``; the
+first word names a method of `Overview`, the others are what it is given.
+"""
+
+from __future__ import annotations
+
+import re
+
+import pandas as pd
+
+from swrlib import paper, verdicts
+from swrlib.verdicts import Interval
+
+#: The paper's methods that are compared with SWR, and its streams, in the order of its sections.
+RIVALS = ("vanilla", "l2", "l2-init", "shrink-perturb", "head-reset")
+STREAMS = ("warm-start", "full-access", "limited-access", "single-task", "single-task-decay")
+_PLACE = re.compile(r"\[\[(\w+):\s*([^\]]*?)\s*\]\]")
+_MISSING = "–"
+
+
+class Overview:
+    """Final accuracies by setting, of the runs that count for a verdict; a dash for what lacks.
+
+    Parameters
+    ----------
+    records : DataFrame
+        What `swrlib.load_records` returns. A setting is a stream, a data set and a model.
+    """
+
+    def __init__(self, records: pd.DataFrame) -> None:
+        finals = verdicts.counting(records, "paper")
+        order = {
+            (stream, *pair): None
+            for stream in STREAMS
+            for pair in [*paper.PAIRS, *zip(finals["dataset"], finals["model"], strict=True)]
+        }
+        columns = ["stream", "dataset", "model"]
+        wide = {
+            setting: rows.pivot_table(index="seed", columns="method", values="test_accuracy")
+            for setting, rows in finals.groupby(columns)
+        }
+        #: Accuracy by seed (rows) and method (columns), of each setting.
+        self.accuracy = {setting: wide[setting] for setting in order if setting in wide}
+
+    def fill(self, text: str) -> str:
+        """Replace every place in double brackets by what the records say."""
+        return _PLACE.sub(lambda place: getattr(self, place[1])(*place[2].split()), text)
+
+    def interval(self, stream: str, dataset: str, model: str, a: str, b: str) -> Interval | None:
+        """Return the paired interval of a's accuracy minus b's; None under three common seeds."""
+        wide = self.accuracy.get((stream, dataset, model))
+        if wide is None or not {a, b} <= set(wide):
+            return None
+        pairs = wide[[a, b]].dropna().to_numpy().T
+        enough = pairs.shape[1] >= verdicts.LEAST_SEEDS
+        return verdicts.paired_interval(*pairs) if enough else None
+
+    # What a place on the page may ask for; all return text.
+
+    def seeds(self, stream: str, dataset: str, model: str, *methods: str) -> str:
+        """How many seeds the methods have, by default all of the setting."""
+        wide = self.accuracy.get((stream, dataset, model))
+        if wide is None or not set(methods) <= set(wide):
+            return _MISSING
+        counts = wide[list(methods) or list(wide)].notna().sum()
+        return "–".join(map(str, sorted({counts.min(), counts.max()})))
+
+    def mean(self, stream: str, dataset: str, model: str, method: str) -> str:
+        """Write a mean final accuracy in percent."""
+        wide = self.accuracy.get((stream, dataset, model))
+        if wide is None or method not in wide:
+            return _MISSING
+        return f"{100 * wide[method].mean():.1f}%"
+
+    def gap(self, stream: str, dataset: str, model: str, a: str, b: str) -> str:
+        """Write a's accuracy minus b's, paired over seeds, with its interval."""
+        found = self.interval(stream, dataset, model, a, b)
+        return verdicts.in_points(*found) if found else _MISSING
+
+    def printed(self, stream: str, dataset: str, model: str, a: str, b: str) -> str:
+        """Write the printed difference of a and b."""
+        x, y = (paper.printed_accuracy(name, dataset, model, stream) for name in (a, b))
+        return f"{100 * (x.mean - y.mean):+.1f} points" if x and y else _MISSING
+
+    def beyond(self, stream: str, dataset: str, model: str, method: str) -> str:
+        """Write a mean accuracy minus the printed one."""
+        wide = self.accuracy.get((stream, dataset, model))
+        theirs = paper.printed_accuracy(method, dataset, model, stream)
+        if wide is None or method not in wide or theirs is None:
+            return _MISSING
+        return f"{100 * (wide[method].mean() - theirs.mean):+.1f} points"
+
+    def side(self, stream: str, dataset: str, model: str, a: str, b: str) -> str:
+        """Say where a ends, seen from b: above, below, or not to be told from it."""
+        found = self.interval(stream, dataset, model, a, b)
+        return _side(found) if found else _MISSING
+
+    def tally(self, a: str, b: str) -> str:
+        """Count the settings in which a ends above b and below it; elsewhere neither is seen."""
+        found = [self.interval(*setting, a, b) for setting in self.accuracy]
+        sides = [_side(interval) for interval in found if interval]
+        above, below = sides.count("above"), sides.count("below")
+        where = f"above {paper.label(b)} in {above or 'none'} of {len(sides)} settings"
+        return f"{where}, below it in {below or 'none'}"
+
+    def collapsed(self) -> str:
+        """Name the runs that ended at less than half of their method's median, if there are any."""
+        found = []
+        for setting, wide in self.accuracy.items():
+            for method in wide:
+                low = wide[method] < wide[method].median() / 2
+                for seed, accuracy in wide.loc[low, method].items():
+                    found.append(
+                        f"{paper.label(method)} ended at {100 * accuracy:.1f}% with seed {seed} "
+                        f"({_name(*setting)}; the mean of the others is "
+                        f"{100 * wide.loc[~low, method].mean():.1f}%)"
+                    )
+        return f"A run that collapsed counts like any other: {', '.join(found)}." if found else ""
+
+    def table(self) -> str:
+        """Write a line for each setting in which SWR was trained, as Markdown."""
+        lines = [
+            "| setting | seeds | vanilla | SWR | SWR − vanilla | best of the others | SWR − that |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for setting, wide in self.accuracy.items():
+            others = wide.columns.intersection(list(RIVALS))
+            if "swr" not in wide or not len(others):
+                continue
+            best = wide[others].mean().idxmax()
+            cells = [
+                _name(*setting),
+                self.seeds(*setting, "swr", *others),
+                self.mean(*setting, "vanilla"),
+                self.mean(*setting, "swr"),
+                self.gap(*setting, "swr", "vanilla").replace(" points", ""),
+                f"{paper.label(best)}, {self.mean(*setting, best)}",
+                self.gap(*setting, "swr", best).replace(" points", ""),
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+        return "\n".join(lines)
+
+
+def _side(interval: Interval) -> str:
+    if interval.low > 0:
+        return "above"
+    return "below" if interval.high < 0 else "not to be told from"
+
+
+def _name(stream: str, dataset: str, model: str) -> str:
+    return f"{paper.label(stream)}, {paper.label(dataset)} {paper.label(model)}"
+
+
+def repair(finals: pd.DataFrame) -> tuple[str, pd.DataFrame]:
+    """Say whether a warm start did harm, and how each method ends beside both plain networks.
+
+    Parameters
+    ----------
+    finals : DataFrame
+        What `swrlib.verdicts.final_accuracy` returned, of one setting of a warm start.
+
+    Returns
+    -------
+    (str, DataFrame)
+        The sentence, empty where from scratch or vanilla is missing; and a row a method, written
+        for readers: ``ends at, %``, ``minus from scratch`` and ``minus vanilla`` in points, paired
+        over seeds (a dash under two common ones).
+    """
+    wide = finals.pivot_table(index="seed", columns="method", values="test_accuracy")
+    references = {"from scratch": "full-reset", "vanilla": "vanilla"}
+
+    def against(method: str, other: str) -> Interval | None:
+        pairs = wide[[method, other]].dropna() if {method, other} <= set(wide) else wide[[]][:0]
+        return verdicts.paired_interval(*pairs.to_numpy().T) if len(pairs) > 1 else None
+
+    lines = {}
+    for method in (m for m in paper.LABELS if m in wide and m not in references.values()):
+        line = {"ends at, %": f"{100 * wide[method].mean():.1f}"}
+        for name, other in references.items():
+            gap = against(method, other)
+            text = verdicts.in_points(*gap).replace(" points", "") if gap else _MISSING
+            line[f"minus {name}"] = text
+        lines[paper.label(method)] = line
+    table = pd.DataFrame.from_dict(lines, orient="index")
+    harm = against("full-reset", "vanilla")
+    if harm is None:
+        return "", table
+    scratch, plain = (f"{100 * wide[name].mean():.1f}%" for name in ("full-reset", "vanilla"))
+    said = "the warm start did harm" if harm.low > 0 else "no harm is seen, so none to repair"
+    return (
+        f"From scratch {scratch}, after the warm start {plain}, "
+        f"{verdicts.in_points(*harm)}: {said}.",
+        table,
+    )
+
+
+def against_itself(warm: pd.DataFrame, single: pd.DataFrame) -> pd.DataFrame:
+    """Compare each method after a warm start with itself, trained on all images from the start.
+
+    A single task is such a training: its records up to as many epochs as a warm start's second
+    stage has. Ten epochs are averaged on both sides (fewer in shorter trainings).
+
+    Parameters
+    ----------
+    warm, single : DataFrame
+        Records of the two streams, of runs of one scale.
+
+    Returns
+    -------
+    DataFrame
+        A row per data set, model and method of both: ``dataset, model, method``, ``seeds`` (common
+        ones), ``start`` and ``warm`` (means), and the paired interval of start minus warm
+        (``difference, low, high``; NaN with one seed). Accuracies as fractions.
+    """
+    rows = []
+    for (dataset, model), here in warm.groupby(["dataset", "model"]):
+        there = single[(single["dataset"] == dataset) & (single["model"] == model)]
+        last, second = here["epoch"].max(), here.loc[here["stage"] == 2, "stage_epoch"].max()
+        after, start = _up_to(here, last, second), _up_to(there, second, second)
+        for method in (m for m in paper.LABELS if m in after and m in start):
+            pairs = pd.concat([start[method], after[method]], axis=1, join="inner").dropna()
+            if not len(pairs):
+                continue
+            a, b = pairs.to_numpy(dtype=float).T
+            gap = verdicts.paired_interval(a, b) if len(a) > 1 else Interval(*[float("nan")] * 3)
+            about = {"dataset": dataset, "model": model, "method": method, "seeds": len(a)}
+            rows.append(about | {"start": a.mean(), "warm": b.mean()} | gap._asdict())
+    columns = ["dataset", "model", "method", "seeds", "start", "warm", *Interval._fields]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _up_to(rows: pd.DataFrame, epoch: int, stage: int) -> pd.DataFrame:
+    """Average the accuracy of the ten epochs that end with one: by seed and method."""
+    first = epoch - min(verdicts.LATE, stage) + 1
+    late = rows[rows["epoch"].between(first, epoch)]
+    return late.pivot_table(index="seed", columns="method", values="test_accuracy")
