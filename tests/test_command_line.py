@@ -291,7 +291,7 @@ def test_a_command_that_is_none_ends_with_status_2(words, capsys):
 
 def test_it_is_a_module_to_run(arguments, tmp_path):
     command = [sys.executable, "-m", "swrlib", *arguments(model="mpl")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("swrlib: ") and done.stderr.count("\n") == 1
