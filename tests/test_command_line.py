@@ -246,18 +246,21 @@ def test_enough_minutes_are_as_good_as_none(arguments, tmp_path):
 def test_a_process_that_is_asked_to_end_stops_and_carries_on(arguments, tmp_path, capsys):
     epochs = 400
     words = arguments(epochs=str(epochs), device="cpu")
-    with subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "swrlib", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    ) as process:
-        end = time.monotonic() + 60
+    )
+    try:
+        end = time.monotonic() + 120
         while not list(Path(".checkpoints").glob("locks/*")):  # it has begun
             assert process.poll() is None and time.monotonic() < end
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
     assert process.returncode == 3
     assert out == ""
     epoch = stopped(err)
