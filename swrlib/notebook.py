@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -490,27 +490,52 @@ def panels(items: Mapping[str, str]) -> None:
     show_html('<div class="panels">' + "".join(parts) + "</div>")
 
 
+def explore(draw: Callable[..., str], **controls: Any) -> None:
+    """Show widgets and, below them, what ``draw`` makes of their values, anew at each change.
+
+    Parameters
+    ----------
+    draw : callable
+        Is given the widgets' values under their names and returns HTML.
+    **controls : ipywidgets.Widget
+        Each has a value. One without a description is described by its name.
+    """
+    import ipywidgets as widgets
+    from IPython.display import display
+
+    # Not widgets.interactive: its Output widget has the client that executes a notebook send
+    # messages through the socket on which it waits for the cell's reply, and a reply that arrives
+    # just then is overlooked: the client waits for ever (jupyter/nbclient issue 312).
+    answer = widgets.HTML()
+
+    def update(change: object = None) -> None:
+        answer.value = draw(**{name: control.value for name, control in controls.items()})
+
+    for name, control in controls.items():
+        control.description = control.description or name
+        control.observe(update, "value")
+    update()
+    display(widgets.VBox([*controls.values(), answer]))
+
+
 def explore_methods(frame: pd.DataFrame) -> None:
     """Let a reader choose which methods a course shows; tabs of vanilla and one other elsewhere."""
     import ipywidgets as widgets
-    from IPython.display import display
 
     from swrlib import figures
 
     present = [m for m in figures.STYLE if m in set(frame["method"])]
 
-    def draw(methods: tuple[str, ...]) -> None:
+    def draw(methods: tuple[str, ...]) -> str:
         chosen = frame[frame["method"].isin(methods)]
-        if len(chosen):
-            figures.show(*figures.course(chosen, references=False))
+        return figures.as_html(*figures.course(chosen, references=False)) if len(chosen) else ""
 
     choice = widgets.SelectMultiple(
         options=[(paper.label(m), m) for m in present],
         value=tuple(m for m in present if m in ("vanilla", "swr", "full-reset")),
-        description="methods",
         rows=len(present),
     )
-    display(widgets.interactive(draw, methods=choice))
+    explore(draw, methods=choice)
     rivals = [m for m in present if m != "vanilla"]
     panels(
         {

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 WIDTHS = {"wide": 1280, "narrow": 390}
+#: Seconds that anything may take that a browser does.
+LIMIT = 120.0
 
 
 def find_chromium() -> str | None:
@@ -29,17 +31,22 @@ def open_browser() -> Iterator:
 
     with sync_playwright() as playwright:
         arguments = ["--no-sandbox", "--allow-file-access-from-files"]
-        browser = playwright.chromium.launch(executable_path=find_chromium(), args=arguments)
+        browser = playwright.chromium.launch(
+            executable_path=find_chromium(), args=arguments, timeout=1000 * LIMIT
+        )
         yield browser
         browser.close()
 
 
 @contextmanager
-def open_page(browser, path: Path, *, width: int, theme: str = "light") -> Iterator:
+def open_page(
+    browser, path: Path, *, width: int, theme: str = "light", limit: float = LIMIT
+) -> Iterator:
     """Yield the page, loaded and typeset, and the list of everything that went wrong on it."""
     context = browser.new_context(
         viewport={"width": width, "height": 900}, color_scheme=theme, offline=True
     )
+    context.set_default_timeout(1000 * limit)
     faults: list[str] = []
     page = context.new_page()
     page.on("console", lambda m: faults.append(f"console: {m.text}") if m.type == "error" else None)
@@ -55,15 +62,17 @@ def open_page(browser, path: Path, *, width: int, theme: str = "light") -> Itera
     )
     page.add_init_script(f"localStorage.setItem('mode', '{theme}')")
     page.goto(path.resolve().as_uri())
-    # Pictures below the fold load late, and mathematics is typeset after loading.
+    # Pictures below the fold load late, and mathematics is typeset after loading. What a script
+    # waits for has no limit, what a page is waited for has.
     page.evaluate(
-        """async () => {
+        """() => {
             for (const image of document.images) image.loading = "eager";
-            if (window.MathJax && MathJax.startup) await MathJax.startup.promise;
-            const waiting = [...document.images].filter((image) => !image.complete);
-            await Promise.all(waiting.map((image) => new Promise(
-                (done) => { image.onload = image.onerror = done; })));
+            const typeset = window.MathJax && MathJax.startup && MathJax.startup.promise;
+            Promise.resolve(typeset).then(() => { window.isTypeset = true; });
         }"""
+    )
+    page.wait_for_function(
+        "() => window.isTypeset && [...document.images].every((image) => image.complete)"
     )
     yield page, faults
     context.close()

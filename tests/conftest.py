@@ -1,10 +1,13 @@
-"""What all tests share: one thread, the repository, and what `make book` made."""
+"""What all tests share: one thread, the repository, what was built, and what may be absent."""
 
 import os
 
 # Before torch is imported: with a busy neighbour two threads can be many times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,82 @@ import torch
 torch.set_num_threads(1)
 
 ROOT = Path(__file__).resolve().parent.parent
+
+#: What a machine may lack: everything that tests import beside pytest and what swrlib depends on.
+OPTIONAL = {
+    "hypothesis",
+    "ipywidgets",
+    "IPython",
+    "jupyter_book",
+    "matplotlib",
+    "mlxtend",
+    "nbformat",
+    "nbval",
+    "packaging",
+    "papermill",
+    "PIL",
+    "playwright",
+    "scipy",
+    "seaborn",
+    "snakemake",
+    "torchvision",
+    "tqdm",
+    "traitlets",
+    "xdist",
+    "yaml",
+}
+
+
+def absent(error: BaseException | None) -> str | None:
+    """Return the optional package whose absence an ImportError is about, if it is truly absent.
+
+    A library that words the error anew is understood too: `raise ImportError(…) from error`.
+    """
+    while isinstance(error, ImportError):
+        name = (error.name or "").partition(".")[0].replace("-", "_")
+        if name in OPTIONAL and not any(finder.find_spec(name, None) for finder in sys.meta_path):
+            return name
+        error = error.__cause__
+    return None
+
+
+@contextmanager
+def skipped_where_absent() -> Iterator[None]:
+    """Skip, with the package's name, where an optional package is missing: never another error."""
+    try:
+        yield
+    except ImportError as error:
+        if (name := absent(error)) is None:
+            raise
+        pytest.skip(f"needs {name}, which is not installed")
+
+
+class Module(pytest.Module):
+    """A file of tests whose imports may be absent."""
+
+    def collect(self):
+        try:
+            return super().collect()
+        except self.CollectError as error:
+            if (name := absent(error.__cause__)) is None:
+                raise
+            pytest.skip(f"needs {name}, which is not installed", allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(module_path, parent):
+    return Module.from_parent(parent, path=module_path)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item):
+    with skipped_where_absent():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    with skipped_where_absent():
+        return (yield)
 
 
 @pytest.fixture(scope="session")

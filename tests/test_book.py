@@ -266,9 +266,8 @@ def test_staging_refuses_a_chapter_that_failed(tmp_path, root):
     for name in CHAPTERS:
         nbformat.write(chapter, tmp_path / f"{name}.ipynb")
     stage = tmp_path / "stage"
-    result = subprocess.run(
-        [sys.executable, root / "book/stage.py", tmp_path, stage], capture_output=True, text=True
-    )
+    command = [sys.executable, root / "book/stage.py", tmp_path, stage]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert result.returncode != 0
     assert "ZeroDivisionError" in result.stderr
     assert not stage.exists()
@@ -305,6 +304,16 @@ def test_every_page_is_whole_in_a_browser_without_a_network(site, browser, width
             if any(found.values()):
                 problems[path.name] = {key: value for key, value in found.items() if value}
     assert not problems, json.dumps(problems, indent=2)
+
+
+def test_a_page_that_is_never_done_is_given_up(browser, tmp_path):
+    from playwright.sync_api import TimeoutError
+
+    page_file = tmp_path / "page.html"
+    page_file.write_text("<script>MathJax = {startup: {promise: new Promise(() => {})}}</script>")
+    opened = open_page(browser, page_file, width=390, limit=2)
+    with pytest.raises(TimeoutError, match="2000ms"), opened:
+        pass
 
 
 def test_the_browser_test_sees_what_is_wrong(browser, tmp_path):

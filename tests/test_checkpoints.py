@@ -394,7 +394,7 @@ def started():
     yield start
     for process in running:
         process.kill()
-        process.join()
+        process.join(20)
 
 
 def test_another_process_waits_and_says_so_and_goes_on(started, tmp_path):

@@ -309,18 +309,21 @@ def test_enough_minutes_are_as_good_as_none(arguments, tmp_path):
 def test_a_process_that_is_asked_to_end_stops_and_carries_on(arguments, tmp_path, capsys):
     epochs = 400
     words = arguments(epochs=str(epochs), device="cpu")
-    with subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "swrlib", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    ) as process:
-        end = time.monotonic() + 60
+    )
+    try:
+        end = time.monotonic() + 120
         while not list(Path(".checkpoints").glob("locks/*")):  # it has begun
             assert process.poll() is None and time.monotonic() < end
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
     assert process.returncode == 3
     assert out == ""
     epoch = stopped(err)
@@ -354,7 +357,7 @@ def test_a_command_that_is_none_ends_with_status_2(words, capsys):
 
 def test_it_is_a_module_to_run(arguments, tmp_path):
     command = [sys.executable, "-m", "swrlib", *arguments(model="mpl")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("swrlib: ") and done.stderr.count("\n") == 1

@@ -171,9 +171,8 @@ def test_torchvision_of_another_torch_is_told(tmp_path):
         "try: load_dataset('mnist')\n"
         "except ImportError as error: print(error)\n"
     )
-    ran = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     message = ran.stdout.strip()
     assert "\n" not in message
     assert "torchvision does not fit the installed torch" in message

@@ -156,6 +156,30 @@ def test_methods_can_be_explored(records):
     assert text.count("<img") == records["method"].nunique() - 1
 
 
+def test_what_is_explored_follows_the_widgets_without_an_output_widget():
+    """An Output widget makes the client that executes a notebook overlook replies."""
+    import ipywidgets as widgets
+
+    level, loud = widgets.IntSlider(value=2, max=5), widgets.Checkbox(description="shout")
+    made = []
+    widgets.Widget.on_widget_constructed(made.append)
+    try:
+        with capture_output() as captured:
+            notebook.explore(
+                lambda level, loud: f"<b>{level}{'!' * loud}</b>", level=level, loud=loud
+            )
+    finally:
+        widgets.Widget.on_widget_constructed(None)
+    (box,) = captured.outputs
+    assert "application/vnd.jupyter.widget-view+json" in box.data
+    assert not any(isinstance(widget, widgets.Output) for widget in made)
+    (answer,) = (widget for widget in made if isinstance(widget, widgets.HTML))
+    assert (level.description, loud.description) == ("level", "shout")
+    assert answer.value == "<b>2</b>"
+    level.value, loud.value = 4, True
+    assert answer.value == "<b>4!</b>"
+
+
 def test_chapters_keep_their_records(chapter, records):
     again = train(
         dataset="mnist-5k",

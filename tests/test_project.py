@@ -62,7 +62,8 @@ def test_a_plain_installation_imports(project, root, tmp_path):
         shutil.copy(root / name, source)
     installed = tmp_path / "installed"
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
-    subprocess.run([*install, "--target", installed, source], check=True, capture_output=True)
+    command = [*install, "--target", installed, source]
+    subprocess.run(command, check=True, capture_output=True, timeout=240)
     extras = [
         Requirement(line).name.replace("-", "_").lower()
         for extra in project["optional-dependencies"].values()
@@ -85,6 +86,7 @@ def test_a_plain_installation_imports(project, root, tmp_path):
         env=os.environ | {"PYTHONPATH": str(installed)},
         capture_output=True,
         text=True,
+        timeout=120,
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith(str(installed))
@@ -98,6 +100,7 @@ def snakemake(folder, *arguments) -> str:
         env=os.environ | {"PYTHONPATH": str(folder), "PATH": path},
         capture_output=True,
         text=True,
+        timeout=240,
     )
     assert run.returncode == 0, run.stdout + run.stderr
     return run.stdout + run.stderr
@@ -151,9 +154,8 @@ def test_committed_records_are_found_again(root):
 
 
 def test_the_project_names_no_machine_of_its_makers(root):
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=root, text=True, capture_output=True
-    )
+    command = ["git", "ls-files", "-co", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=root, text=True, capture_output=True, timeout=60)
     own_paths = re.compile("|".join(["/" + "work/", "/" + "tmp/swr", "file" + ":///"]))
     for name in listed.stdout.split():
         path = root / name

@@ -558,7 +558,8 @@ def test_the_commit_is_swrlibs_own(tmp_path, monkeypatch):
 
     def git(*arguments):
         who = ["-c", "user.name=a", "-c", "user.email=a@b"]
-        subprocess.run(["git", *who, *arguments], cwd=tmp_path, check=True, capture_output=True)
+        command = ["git", *who, *arguments]
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=60)
 
     def found():
         origin = provenance()

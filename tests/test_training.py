@@ -620,7 +620,7 @@ DRIVER = """
 
 def kill_at_step(step: int, options: dict) -> None:
     command = [sys.executable, "-c", textwrap.dedent(DRIVER), str(step), repr(options)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
@@ -736,7 +736,7 @@ def test_kills_at_random_moments_leave_no_trace(changes, kills, pictures, tmp_pa
             wait_for(lambda p=process, b=begun: b.is_set() or not p.is_alive())
             time.sleep(moments.uniform(0, lasts / 6))
             process.kill()
-            process.join()
+            process.join(20)
             status = process.exitcode
             assert status in (0, -signal.SIGKILL)
             kills -= status != 0
