@@ -75,11 +75,30 @@ def test_long_curves_are_averaged_within_stages(records):
     accuracy = np.random.default_rng(0).normal(size=80)
     rows = pd.concat([one] * 80).assign(epoch=epochs, stage=np.where(epochs > 40, 2, 1))
     figure = figures.curves(rows.assign(test_accuracy=accuracy, stage_epoch=0), changes=False)
-    (drawn,) = lines(figure.axes[0]).values()
+    (ax,) = figure.axes
+    drawn = lines(ax)[LABELS["swr"]]
     stages = pd.Series(accuracy).groupby(epochs > 40)
     expected = stages.rolling(figures.SMOOTHED, min_periods=1).mean()
     assert drawn == pytest.approx(expected.to_numpy())
-    assert "mean of 5 epochs" in figure.axes[0].get_ylabel()
+    assert "mean of the last 5 epochs" in ax.get_ylabel()
+    # The point at the end is the last epoch's own, as tables have it, and the picture says so.
+    (end,) = (line for line in ax.get_lines() if len(line.get_xdata()) == 1)
+    assert end.get_xydata().tolist() == [[80, pytest.approx(accuracy[-1])]]
+    assert abs(accuracy[-1] - drawn[-1]) > 0.1, "smoothing would hide it"
+    assert figures.LAST_EPOCH in [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def test_every_end_of_a_course_lies_within_its_axis(records):
+    rows = records[records["seed"] == 0]
+    last = rows["epoch"] == rows["epoch"].max()
+    rows = rows.assign(test_accuracy=0.9 + 0.01 * rows["epoch"])
+    rows.loc[last & (rows["method"] == "swr"), "test_accuracy"] = 0.1
+    figure, _ = figures.course(rows)
+    assert figure.axes[0].get_ylim()[0] < 0.1
+
+
+def test_short_curves_have_no_point_of_their_own(records):
+    assert figures.LAST_EPOCH not in lines(figures.curves(records).axes[0])
 
 
 def test_the_course_says_who_ended_where(records):
@@ -103,6 +122,22 @@ def test_final_accuracies_and_their_differences(records):
         points = np.concatenate([line.get_xdata() for line in ax.lines])
         assert set(gaps.round(6)) <= set(np.round(points.astype(float), 6))
     assert sentence.count(f"SWR {gaps.mean():+.2f}") == 2
+
+
+def test_no_difference_is_drawn_where_the_rival_is_missing(records):
+    """Neither where it was not trained, nor where no seed has both."""
+    bare = records[records["method"] != "vanilla"].assign(dataset="cifar100")
+    bare["run"] += "x"
+    figure, sentence = figures.paired_differences(pd.concat([records, bare]))
+    (empty,) = (ax for ax in figure.axes if "CIFAR-100" in ax.get_title())
+    assert not empty.lines and "vanilla was not trained here" in empty.texts[0].get_text()
+    assert "CIFAR-100, MLP, custom scale: vanilla was not trained here" in sentence
+    apart = records[(records["method"] != "swr") | (records["seed"] == 0)]
+    apart = apart[(apart["method"] != "vanilla") | (apart["seed"] == 1)]
+    figure, sentence = figures.paired_differences(apart)
+    names = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
+    assert "L2" in names and "SWR" not in names and "SWR" not in sentence
+    assert "nan" not in sentence and "1–2 seeds" in figure.axes[0].get_title()
 
 
 def test_drops_compare_the_first_epoch_of_a_stage_with_the_last_before(records):
