@@ -3,10 +3,13 @@
 import base64
 import re
 
+from pathlib import Path
+
 import matplotlib
 
 matplotlib.use("Agg")
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,6 +21,7 @@ from swrlib.growth import norms_by_layer
 from swrlib.paper import LABELS
 from swrlib.verdicts import final_accuracy
 
+ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.usefixtures("shell")
 METHODS = ["vanilla", "swr", "l2", "full-reset", "adamw:1e-2"]
 
@@ -138,6 +142,37 @@ def test_no_difference_is_drawn_where_the_rival_is_missing(records):
     names = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
     assert "L2" in names and "SWR" not in names and "SWR" not in sentence
     assert "nan" not in sentence and "1–2 seeds" in figure.axes[0].get_title()
+
+
+def captions(chapter: str) -> dict[str, str]:
+    cells = nbformat.read(ROOT / f"notebooks/{chapter}.ipynb", as_version=4).cells
+    found = [cell.metadata.get("mystnb", {}).get("figure", {}) for cell in cells]
+    return {figure["name"]: figure["caption"] for figure in found if figure}
+
+
+def test_means_stand_above_their_points_and_captions_say_so(records):
+    ax = figures.finals(records).axes[0]
+    assert ax.yaxis_inverted()
+    points, means = (
+        [line.get_ydata()[0] for line in ax.lines if (len(line.get_xdata()) > 1) == several]
+        for several in (True, False)
+    )
+    assert all(mean < point for mean, point in zip(sorted(means), sorted(points), strict=False))
+    caption = captions("generalization")["fig-generalization"]
+    assert "one point per seed, above them the mean" in caption
+
+
+@pytest.mark.parametrize(
+    ("chapter", "name"),
+    [
+        ("generalization", "fig-generalization-course"),
+        ("continual_learning", "fig-continual"),
+        ("balancedness", "fig-balance"),
+    ],
+)
+def test_captions_of_long_curves_say_what_is_averaged(chapter, name):
+    caption = captions(chapter)[name]
+    assert "averaged with the four before it" in caption and "the last epoch alone" in caption
 
 
 def test_drops_compare_the_first_epoch_of_a_stage_with_the_last_before(records):
