@@ -101,10 +101,8 @@ def test_claims_speak_of_known_things():
 
 def test_claims_are_judged_where_the_figures_and_tables_that_they_cite_have_them():
     for claim in paper.CLAIMS:
-        figures = {
-            int(n)
-            for n in re.findall(r"\d", " ".join(re.findall(r"Figs?\. [\d and]+", claim.place)))
-        }
+        cited = " ".join(re.findall(r"Figs?\. [\d and]+", claim.place))
+        figures = set(map(int, re.findall(r"\d", cited)))
         drawn = {panel.cell for panel in paper.PANELS if panel.figure in figures}
         if claim.kind in paper.ACCURACY_KINDS and figures:
             assert set(claim.cells) <= drawn, claim.id
