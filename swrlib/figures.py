@@ -193,7 +193,7 @@ def curves(
     if long:
         rim = {"markersize": 8, "markeredgecolor": "0.15"}
         ax.plot([], [], ls="", marker="o", color="white", label=LAST_EPOCH, **rim)
-    name = f"{label}, mean of the last {SMOOTHED} epochs" if long else label
+    name = f"{label}, {SMOOTHED}-epoch mean" if long else label
     ax.set(xlabel="epoch", ylabel=name)
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return ax.get_figure()  # type: ignore[return-value]

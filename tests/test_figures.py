@@ -83,7 +83,7 @@ def test_long_curves_are_averaged_within_stages(records):
     stages = pd.Series(accuracy).groupby(epochs > 40)
     expected = stages.rolling(figures.SMOOTHED, min_periods=1).mean()
     assert drawn == pytest.approx(expected.to_numpy())
-    assert "mean of the last 5 epochs" in ax.get_ylabel()
+    assert "5-epoch mean" in ax.get_ylabel()
     # The point at the end is the last epoch's own, as tables have it, and the picture says so.
     (end,) = (line for line in ax.get_lines() if len(line.get_xdata()) == 1)
     assert end.get_xydata().tolist() == [[80, pytest.approx(accuracy[-1])]]
