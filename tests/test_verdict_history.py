@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from swrlib import load_records, paper
-from swrlib.records import load_provenance
+from swrlib.records import load_provenance, read_provenance
 from swrlib.streams import QUICK_EPOCHS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -81,6 +81,15 @@ def test_a_rule_was_made_when_the_page_says(history, row):
     for number, *setting in KNOWN.findall(known):
         dataset, model, stream = (names[label] for label in setting)
         assert int(number) == seeds_recorded(commit, dataset, model, stream), setting
+
+
+def test_the_first_training_of_all_began_after_the_rule_on_accuracies(history, tmp_path):
+    """Its file was replaced later, by one with more measures; the history has it."""
+    (tmp_path / "first.parquet").write_bytes(
+        git("show", "b920311:results/887d940434a534dc.parquet")
+    )
+    assert read_provenance(tmp_path / "first.parquet")["date"].startswith("2026-11-21T13:17")
+    assert "first training at paper scale began at 13:17" in PAGE
 
 
 def test_what_began_soon_after_a_rule():
