@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from swrlib import paper
-from swrlib.verdicts import coefficient, final_accuracy, setting
+from swrlib.verdicts import coefficient, final_accuracy, seed_count, setting
 
 #: Colour and marker of each method: the colour-blind palette, and a marker so that colour is not
 #: needed.
@@ -44,8 +44,9 @@ STYLE: dict[str, tuple[Any, str]] = {
 MARKED: dict[str, Any] = {"markersize": 5, "markeredgecolor": "white", "markeredgewidth": 0.6}
 
 
-#: Epochs that long curves are averaged over.
+#: Epochs that long curves are averaged over, and the name of the points that are not.
 SMOOTHED = 5
+LAST_EPOCH = "last epoch alone"
 _CELL = ["dataset", "model"]
 
 
@@ -131,10 +132,11 @@ def curves(
     references: dict[str, float] | None = None,
     ax: Axes | None = None,
 ) -> Figure:
-    """Draw one curve a method: the mean over seeds with a t interval, single runs thin behind it.
+    """Draw one curve a method: the mean over seeds with a t interval.
 
-    Of more than 60 epochs each run is averaged over `SMOOTHED` epochs of a stage first, or spikes
-    would hide all; the axis says so.
+    Up to 60 epochs single runs stand thin behind it. Of more, each epoch is averaged with those
+    before it in its stage, `SMOOTHED` in all, or spikes would hide everything; the axis says so,
+    and a point with a dark rim at the end is the mean of the last epoch alone, as tables have it.
 
     Parameters
     ----------
@@ -161,11 +163,13 @@ def curves(
         )
         table = table.dropna(axis=1)
         epochs = table.columns.to_numpy()
+        color, marker = STYLE[method]
         if long:
+            rim: dict[str, Any] = {"markersize": 8, "markeredgecolor": "0.15", "zorder": 4}
+            ax.plot(epochs[-1:], [table.iloc[:, -1].mean()], color=color, marker=marker, **rim)
             blocks = table.T.groupby(stages[epochs]).rolling(SMOOTHED, min_periods=1)
             table = blocks.mean().droplevel(0).T
         mean, half = mean_and_interval(table.to_numpy())
-        color, marker = STYLE[method]
         if not long:  # they would hide the means
             ax.plot(epochs, table.to_numpy().T, color=color, lw=0.5, alpha=0.35)
         ax.fill_between(epochs, mean - half, mean + half, color=color, alpha=0.12, lw=0)
@@ -186,7 +190,11 @@ def curves(
             ax.axvline(start - 0.5, color="0.75", lw=0.8, zorder=0)
     for (name, level), line in zip((references or {}).items(), itertools.cycle(("--", ":"))):
         ax.axhline(level, color="0.35", lw=1.2, ls=line, label=name)
-    ax.set(xlabel="epoch", ylabel=f"{label}, mean of {SMOOTHED} epochs" if long else label)
+    if long:
+        rim = {"markersize": 8, "markeredgecolor": "0.15"}
+        ax.plot([], [], ls="", marker="o", color="white", label=LAST_EPOCH, **rim)
+    name = f"{label}, {SMOOTHED}-epoch mean" if long else label
+    ax.set(xlabel="epoch", ylabel=name)
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return ax.get_figure()  # type: ignore[return-value]
 
@@ -294,14 +302,22 @@ def paired_differences(records: pd.DataFrame, *, against: str = "vanilla") -> tu
     Returns
     -------
     (Figure, str)
-        The picture, a panel for each data set and model, and what it says.
+        The picture, a panel for each data set and model, and what it says. Settings without the
+        rival have an empty panel, methods that share no seed with it no row.
     """
     finals = final_accuracy(records)
     figure, panels = _panels(finals, height=0.45 * finals["method"].nunique() + 0.9)
     sentences = []
     for ax, rows in panels:
         table = rows.pivot_table(index="seed", columns="method", values="test_accuracy")
-        chosen = [m for m in STYLE if m in table and m != against]
+        if against not in table:
+            said = f"{paper.label(against)} was not trained here"
+            ax.text(0.5, 0.5, said, ha="center", transform=ax.transAxes)
+            ax.set(xticks=[], yticks=[])
+            sentences.append(f"{setting(rows)}: {said}.")
+            continue
+        shared = table.sub(table[against], axis=0).notna().any()
+        chosen = [m for m in STYLE if m in table and m != against and shared[m]]
         for row, method in enumerate(chosen):
             _seeds_and_mean(ax, row, method, 100 * (table[method] - table[against]).dropna())
         ax.axvline(0, color="0.35", lw=1, ls="--")
@@ -323,8 +339,8 @@ def _panels(
     size = (width, height * len(groups))
     figure, axes = plt.subplots(len(groups), columns, figsize=size, squeeze=False)
     for line, part in zip(axes, groups, strict=True):
-        seeds = part["seed"].nunique()
-        title = f"{setting(part)}, {seeds} seeds" if seeds > 1 else f"{setting(part)}, one seed"
+        seeds = seed_count(part)
+        title = f"{setting(part)}, {'one seed' if seeds == '1' else f'{seeds} seeds'}"
         line[0].set_title(title, fontsize=11, loc="left" if columns > 1 else "center")
     lines = axes[:, 0] if columns == 1 else axes
     return figure, list(zip(lines, groups, strict=True))
@@ -355,8 +371,8 @@ def course(records: pd.DataFrame, *, references: bool = True) -> tuple[Figure, s
             if references and m in ends
         }
         curves(rows, first_epoch=1, references=lines, ax=ax)
-        # A network right after a reset would press all curves together.
-        low = rows[rows["epoch"] >= 1]["test_accuracy"].quantile(0.08)
+        # A network right after a reset would press all curves together; every end is shown.
+        low = min(rows[rows["epoch"] >= 1]["test_accuracy"].quantile(0.08), ends.min())
         high = rows["test_accuracy"].max()
         ax.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
         sentences.append(

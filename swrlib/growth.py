@@ -1,4 +1,4 @@
-"""Norms of layers along trainings, and the verdicts on how they grow (Sections 3.3 and 3.4)."""
+"""Norms of layers along trainings, and the verdicts on how they grow (Section 3.3)."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def late_growth(norms: pd.DataFrame) -> pd.Series:
 
 
 def prevention_verdicts(norms: pd.DataFrame) -> list[Verdict]:
-    """Judge in each setting that norms grow less late with SWR than without (Section 3.4).
+    """Judge in each setting that norms grow less late with SWR than without (Section 3.3).
 
     The worst layer decides, among those whose norm still grows late in plain training: elsewhere
     there is no growth to prevent. For each, plain training's `late_growth` must exceed SWR's,
@@ -159,7 +159,7 @@ def divergence_verdicts(frame: pd.DataFrame) -> list[Verdict]:
             continue
         growth = growths[LEFT_ALONE]
         what = f"{setting(rows)}: largest late growth of ln ‖W‖"
-        if "swr" in growths:
+        if "swr" in growths and growths["swr"].notna().any():
             what += f" ({growth.mean():.3f}; {growths['swr'].mean():.3f} where all are rescaled)"
         doubling = pd.Series(math.log(2), growth.index)
         verdict = verdicts.judge_paired(

@@ -401,8 +401,10 @@ def cells_table(cells: pd.DataFrame) -> None:
 def finals_table(frame: pd.DataFrame) -> None:
     """Show how accurate each method ends: in the last epoch, and over the last ten.
 
-    Differences are from vanilla, paired over seeds. Where the last epoch and the last ten name
-    another method as the most accurate one, a sentence says so.
+    Differences are from vanilla, paired over the seeds that both have; a dash where there is no
+    vanilla, or less than two such seeds. Where the last epoch and the last ten name another method
+    as the most accurate one, on the seeds that all methods have, a sentence says so. Of a stage of
+    fewer than ten epochs the mean is over all of them.
 
     Parameters
     ----------
@@ -416,20 +418,25 @@ def finals_table(frame: pd.DataFrame) -> None:
             rows.pivot_table(index="seed", columns="method", values=value)
             for value in ("test_accuracy", "late")
         )
+        epochs = min(verdicts.LATE, int(rows["stage_epoch"].max()))
         lines = {
             paper.label(method): _ending("last epoch", last, method)
-            | _ending(f"last {verdicts.LATE}", late, method)
+            | _ending(f"last {epochs}", late, method)
             for method in paper.LABELS
             if method in last
         }
         table = pd.DataFrame.from_dict(lines, orient="index").to_html(border=0)
-        best, steady = last.mean().idxmax(), late.mean().idxmax()
         seeds = verdicts.seed_count(rows)
         text = f"Accuracy at the end, {verdicts.setting(rows)}, "
-        text += "one seed." if seeds == "1" else f"{seeds} seeds; differences are paired over them."
-        if best != steady:
-            text += f" {paper.label(best)} is the most accurate method in the last epoch, "
-            text += f"{paper.label(steady)} over the last {verdicts.LATE}."
+        text += "one seed" if seeds == "1" else f"{seeds} seeds"
+        if "vanilla" not in last:
+            text += "; vanilla was not trained here, so there is no difference from it."
+        else:
+            text += "." if seeds == "1" else "; differences are paired over them."
+        best, steady = (table.dropna().mean() for table in (last, late))
+        if best.notna().all() and best.idxmax() != steady.idxmax():
+            text += f" {paper.label(best.idxmax())} is the most accurate method in the last epoch, "
+            text += f"{paper.label(steady.idxmax())} over the last {epochs}."
         show_html(f'<p>{html.escape(text)}</p><div class="table-container">{table}</div>')
 
 
@@ -437,8 +444,10 @@ def _ending(name: str, accuracy: pd.DataFrame, method: str) -> dict[str, str]:
     """Write a method's mean ± deviation in percent and its difference from vanilla."""
     own = accuracy[method]
     cells = {f"{name}, %": _mean_and_deviation(own.mean(), own.std()), f"{name} − vanilla": "–"}
-    gap = (own - accuracy.get("vanilla", own)).dropna()
-    if method != "vanilla" and len(gap) > 1:
+    if method == "vanilla" or "vanilla" not in accuracy:
+        return cells
+    gap = (own - accuracy["vanilla"]).dropna()
+    if len(gap) > 1:
         cells[f"{name} − vanilla"] = _with_interval(*verdicts.paired_interval(gap.to_numpy(), 0.0))
     return cells
 

@@ -28,6 +28,8 @@ DECAY_FACTOR: float = _PRINTED["decay"]["factor"]
 DECAY_AT: tuple[float, ...] = tuple(_PRINTED["decay"]["at"])
 #: Epochs of each stage. ``scaled`` is Fig. 1: before and after the scaling.
 EPOCHS: dict[str, tuple[int, ...]] = {k: tuple(v) for k, v in _PRINTED["epochs"].items()}
+#: Fig. 1's horizontal axis; 1 scales nothing.
+FIGURE_1_RATIOS: tuple[float, ...] = tuple(_PRINTED["figure_1_ratios"])
 #: Fig. 5's settings, which the paper leaves out, as the authors' released code has them.
 FIGURE_5_RELEASE: dict[str, float] = _PRINTED["figure_5_release"]
 #: Grids from which λ was chosen, on test accuracy.

@@ -69,23 +69,29 @@ def scaling_verdicts(rows: pd.DataFrame) -> list[Verdict]:
 
     Differences are paired over seeds. q as in `swrlib.verdicts.quarter_range`. Judged for each
     reading of the ratio by the worst of the reading's cases; *mixed* where the readings differ.
+    Where records of the paper's scale lack some of Fig. 1's ratios, the label says how many there
+    are.
 
     - scaling-keeps-accuracy: at every ratio, ``after`` − ``trained`` within ±q, biases scaled too.
-    - scaling-without-biases: at the least ratio, ``trained`` above ``after``, biases untouched.
+    - scaling-without-biases: at ratio 0, ``trained`` above ``after``, biases untouched.
     - scaling-then-training: at every ratio below 1, either way, ``best_after`` above
       ``best_before``.
     """
     scaled = rows[(rows["ratio"] < 1) & rows["biases"].isin(["proportional", "untouched"])]
     along = scaled[scaled["biases"] == "proportional"]
-    left = scaled[(scaled["biases"] == "untouched") & (scaled["ratio"] == scaled["ratio"].min())]
+    least = min(paper.FIGURE_1_RATIOS)  # another, if it is missing, would be another claim
+    left = scaled[(scaled["biases"] == "untouched") & (scaled["ratio"] == least)]
+    ratios = len(paper.FIGURE_1_RATIOS) - 1  # but for 1
     return [
-        _scaling_verdict("scaling-keeps-accuracy", along, "after", "trained"),
-        _scaling_verdict("scaling-without-biases", left, "trained", "after"),
-        _scaling_verdict("scaling-then-training", scaled, "best_after", "best_before"),
+        _scaling_verdict("scaling-keeps-accuracy", along, "after", "trained", ratios),
+        _scaling_verdict("scaling-without-biases", left, "trained", "after", 1),
+        _scaling_verdict("scaling-then-training", scaled, "best_after", "best_before", 2 * ratios),
     ]
 
 
-def _scaling_verdict(id: str, rows: pd.DataFrame, higher: str, lower: str) -> Verdict:
+def _scaling_verdict(
+    id: str, rows: pd.DataFrame, higher: str, lower: str, printed_cases: int
+) -> Verdict:
     claim = paper.find_claim(id)
     worst: dict[str, tuple[int, float, str, str]] = {}
     for (reading, biases, ratio), group in rows.groupby(["reading", "biases", "ratio"]):
@@ -94,13 +100,17 @@ def _scaling_verdict(id: str, rows: pd.DataFrame, higher: str, lower: str) -> Ve
         case = (verdicts.severity(verdict), distance, verdict, where)
         worst[reading] = min(case, worst.get(reading, case))
     found = {verdict for _, _, verdict, _ in worst.values()} or {verdicts.NOT_RUN}
-    label = found.pop() if len(found) == 1 else verdicts.MIXED
+    word = found.pop() if len(found) == 1 else verdicts.MIXED
+    cases = rows.drop_duplicates(["reading", "biases", "ratio"])["reading"].value_counts()
+    judged = word not in (verdicts.QUICK, verdicts.CUSTOM, verdicts.OUTSIDE, verdicts.NOT_RUN)
+    lacking = judged and cases.min() < printed_cases
+    part = f" ({cases.min()} of {printed_cases} comparisons)" if lacking else ""
     detail = "; ".join(
         f"reading “{reading}”, worst case: {text}"
         + ("" if verdict in (verdicts.QUICK, verdicts.CUSTOM, verdicts.OUTSIDE) else f": {verdict}")
         for reading, (_, _, verdict, text) in worst.items()
     )
-    return Verdict(claim, label, label, f"{detail}." if detail else "", verdicts.NOT_PRINTED)
+    return Verdict(claim, word, word + part, f"{detail}." if detail else "", verdicts.NOT_PRINTED)
 
 
 def _scaling_case(

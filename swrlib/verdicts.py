@@ -239,7 +239,8 @@ def final_accuracy(records: pd.DataFrame) -> pd.DataFrame:
 def late_accuracy(records: pd.DataFrame) -> pd.Series:
     """Average the test accuracy of each run over the last `LATE` epochs of its last stage, by run.
 
-    A spike of Adam at a constant learning rate moves the last epoch, but hardly this.
+    A spike of Adam at a constant learning rate moves the last epoch, but hardly this. A shorter
+    stage is averaged whole.
     """
     trained = records[records["epoch"] > 0].sort_values("epoch", kind="stable")
     stage = trained.groupby("run")["stage"].transform("max")
@@ -566,9 +567,14 @@ def judge_paired(
     return Verdict(claim, verdict, verdict, detail, NOT_PRINTED)
 
 
-def judge_theorem(claim: Claim, holds: bool, detail: str) -> Verdict:
-    """Judge a statement that must hold on any data: *reproduced*, or *not reproduced*."""
+def judge_theorem(claim: Claim, holds: bool, detail: str, *, cases: int) -> Verdict:
+    """Judge a statement that must hold on any data, by whether it held in all cases tried.
+
+    *Reproduced* or *not reproduced*; without any case *not run*, though nothing speaks against it.
+    """
     verdict = REPRODUCED if holds else NOT_REPRODUCED
+    if not cases:
+        verdict = NOT_RUN
     return Verdict(claim, verdict, verdict, detail, NOT_PRINTED)
 
 

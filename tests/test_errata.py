@@ -128,6 +128,35 @@ def test_01_without_normalization_both_are_the_same():
     assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
+def test_01_every_bias_from_the_last_normalization_on_is_scaled_once_too_often():
+    """By c_{k−1}: the shift, and all that follow; by the transcription and by the library."""
+    kinds = ("linear", "linear", "normalization", "linear", "linear")
+    layers = [NamedLayer(name, kind, "features") for name, kind in zip("abcde", kinds, strict=True)]
+    values = {f"{layer.name}.{part}": np.ones(3) for layer in layers for part in ("weight", "bias")}
+    norms = {layer.name: (2.0 + number) * math.sqrt(3) for number, layer in enumerate(layers)}
+    lam = {"features": 0.5}
+    right, printed = (
+        algorithm_1(layers, values, norms, lam, variant) for variant in ("proportional", "printed")
+    )
+    before = 0.5 * 3 + 0.5  # c of the second layer, whose norm is a third of its start
+    for name in "cde":
+        assert printed[f"{name}.bias"] == pytest.approx(before * right[f"{name}.bias"])
+    assert printed["a.bias"] == pytest.approx(right["a.bias"])
+    chain = nn.Sequential(
+        *(nn.Linear(4, 4), nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 4), nn.Linear(4, 4))
+    )
+    biases = {name for name, _ in chain.named_parameters() if "bias" in name}
+    ones = {name: torch.ones(4) for name in biases}
+    found = {}
+    for variant in ("proportional", "printed"):
+        chain.load_state_dict(ones, strict=False)
+        copied = copy.deepcopy(chain)
+        rescaling.rescale_(copied, [3.0, 0.5, 1.0, 1.0, 1.0], variant=variant)
+        found[variant] = [float(layer.bias.detach()[0]) for layer in copied]
+    assert found["proportional"] == [3.0, 1.5, 1.0, 1.0, 1.0]
+    assert found["printed"] == [3.0, 0.5, 0.5, 0.5, 0.5]
+
+
 # --- 2 ---------------------------------------------------------------------------------------
 
 
@@ -461,6 +490,11 @@ def test_11_without_the_half_a_coefficient_counts_twice(method):
     torch.testing.assert_close(gradient, method(lam=2 * 0.03).lam * away.detach())
 
 
+def test_11_leads_to_a_chapter_that_speaks_of_the_release():
+    (link,) = set(re.findall(r"\]\(([\w./]+)\)", sections()[11][1]))
+    assert "the release" in (ROOT / "notebooks" / link).read_text()
+
+
 def test_11_exchanged_lambdas_act_on_the_other_groups():
     pulled = {}
     for way, (features, classifier) in {"paper": (1e-4, 0.1), "release": (0.1, 1e-4)}.items():
@@ -509,3 +543,25 @@ def test_12_what_is_said_of_the_tables_is_in_the_tables():
     over_l2 = [means(5, pair)["swr-reinit"] > means(5, pair)["l2"] for pair in paper.PAIRS]
     assert over_l2 == [True, False, True, False, True]
     assert sum(means(5, pair)["swr"] < means(5, pair)["l2"] for pair in paper.PAIRS) == 4
+
+
+# --- 13 --------------------------------------------------------------------------------------
+
+
+def test_13_algorithm_1_scales_up_what_lies_below_its_initial_norm():
+    """By the transcription of what is printed, and by the library."""
+    layer = [NamedLayer("a", "linear", "features")]
+    values = {"a.weight": np.array([3.0, 4.0]), "a.bias": np.array([1.0])}
+    for start, factor in ((10.0, 1.2), (5.0, 1.0), (2.5, 0.9)):
+        for variant in ("proportional", "printed"):
+            after = algorithm_1(layer, values, {"a": start}, {"features": 0.2}, variant)
+            assert after["a.weight"] == pytest.approx(factor * values["a.weight"])
+            assert after["a.bias"] == pytest.approx(factor * values["a.bias"])
+    model = nn.Linear(3, 2)
+    swr = SoftWeightRescaling(model, lam=0.2)
+    with torch.no_grad():
+        model.weight.mul_(0.5)
+    before = copy.deepcopy(model)
+    swr.step()
+    torch.testing.assert_close(model.weight, 1.2 * before.weight)
+    torch.testing.assert_close(model.bias, 1.2 * before.bias)

@@ -2,11 +2,13 @@
 
 import base64
 import re
+from pathlib import Path
 
 import matplotlib
 
 matplotlib.use("Agg")
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,6 +20,7 @@ from swrlib.growth import norms_by_layer
 from swrlib.paper import LABELS
 from swrlib.verdicts import final_accuracy
 
+ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.usefixtures("shell")
 METHODS = ["vanilla", "swr", "l2", "full-reset", "adamw:1e-2"]
 
@@ -75,11 +78,30 @@ def test_long_curves_are_averaged_within_stages(records):
     accuracy = np.random.default_rng(0).normal(size=80)
     rows = pd.concat([one] * 80).assign(epoch=epochs, stage=np.where(epochs > 40, 2, 1))
     figure = figures.curves(rows.assign(test_accuracy=accuracy, stage_epoch=0), changes=False)
-    (drawn,) = lines(figure.axes[0]).values()
+    (ax,) = figure.axes
+    drawn = lines(ax)[LABELS["swr"]]
     stages = pd.Series(accuracy).groupby(epochs > 40)
     expected = stages.rolling(figures.SMOOTHED, min_periods=1).mean()
     assert drawn == pytest.approx(expected.to_numpy())
-    assert "mean of 5 epochs" in figure.axes[0].get_ylabel()
+    assert "5-epoch mean" in ax.get_ylabel()
+    # The point at the end is the last epoch's own, as tables have it, and the picture says so.
+    (end,) = (line for line in ax.get_lines() if len(line.get_xdata()) == 1)
+    assert end.get_xydata().tolist() == [[80, pytest.approx(accuracy[-1])]]
+    assert abs(accuracy[-1] - drawn[-1]) > 0.1, "smoothing would hide it"
+    assert figures.LAST_EPOCH in [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def test_every_end_of_a_course_lies_within_its_axis(records):
+    rows = records[records["seed"] == 0]
+    last = rows["epoch"] == rows["epoch"].max()
+    rows = rows.assign(test_accuracy=0.9 + 0.01 * rows["epoch"])
+    rows.loc[last & (rows["method"] == "swr"), "test_accuracy"] = 0.1
+    figure, _ = figures.course(rows)
+    assert figure.axes[0].get_ylim()[0] < 0.1
+
+
+def test_short_curves_have_no_point_of_their_own(records):
+    assert figures.LAST_EPOCH not in lines(figures.curves(records).axes[0])
 
 
 def test_the_course_says_who_ended_where(records):
@@ -103,6 +125,53 @@ def test_final_accuracies_and_their_differences(records):
         points = np.concatenate([line.get_xdata() for line in ax.lines])
         assert set(gaps.round(6)) <= set(np.round(points.astype(float), 6))
     assert sentence.count(f"SWR {gaps.mean():+.2f}") == 2
+
+
+def test_no_difference_is_drawn_where_the_rival_is_missing(records):
+    """Neither where it was not trained, nor where no seed has both."""
+    bare = records[records["method"] != "vanilla"].assign(dataset="cifar100")
+    bare["run"] += "x"
+    figure, sentence = figures.paired_differences(pd.concat([records, bare]))
+    (empty,) = (ax for ax in figure.axes if "CIFAR-100" in ax.get_title())
+    assert not empty.lines and "vanilla was not trained here" in empty.texts[0].get_text()
+    assert "CIFAR-100, MLP, custom scale: vanilla was not trained here" in sentence
+    apart = records[(records["method"] != "swr") | (records["seed"] == 0)]
+    apart = apart[(apart["method"] != "vanilla") | (apart["seed"] == 1)]
+    figure, sentence = figures.paired_differences(apart)
+    names = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
+    assert "L2" in names and "SWR" not in names and "SWR" not in sentence
+    assert "nan" not in sentence and "1–2 seeds" in figure.axes[0].get_title()
+
+
+def captions(chapter: str) -> dict[str, str]:
+    cells = nbformat.read(ROOT / f"notebooks/{chapter}.ipynb", as_version=4).cells
+    found = [cell.metadata.get("mystnb", {}).get("figure", {}) for cell in cells]
+    return {figure["name"]: figure["caption"] for figure in found if figure}
+
+
+def test_means_stand_above_their_points_and_captions_say_so(records):
+    ax = figures.finals(records).axes[0]
+    assert ax.yaxis_inverted()
+    points, means = (
+        [line.get_ydata()[0] for line in ax.lines if (len(line.get_xdata()) > 1) == several]
+        for several in (True, False)
+    )
+    assert all(mean < point for mean, point in zip(sorted(means), sorted(points), strict=False))
+    caption = captions("generalization")["fig-generalization"]
+    assert "one point per seed, above them the mean" in caption
+
+
+@pytest.mark.parametrize(
+    ("chapter", "name"),
+    [
+        ("generalization", "fig-generalization-course"),
+        ("continual_learning", "fig-continual"),
+        ("balancedness", "fig-balance"),
+    ],
+)
+def test_captions_of_long_curves_say_what_is_averaged(chapter, name):
+    caption = captions(chapter)[name]
+    assert "averaged with the four before it" in caption and "the last epoch alone" in caption
 
 
 def test_drops_compare_the_first_epoch_of_a_stage_with_the_last_before(records):

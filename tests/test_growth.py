@@ -187,6 +187,15 @@ def test_a_training_that_is_lost_counts_as_a_hundredfold():
     assert verdict.verdict == verdicts.REPRODUCED and f"({math.log(100):.3f}" in verdict.detail
 
 
+def test_no_norms_of_the_other_method_are_no_number_beside_it():
+    growths = {growth.LEFT_ALONE: [LITTLE] * 6, "swr": [LITTLE] * 6}
+    frame = made_up(growths, model="cnn-bn")
+    frame.loc[frame["method"] == "swr", "weight_norms"] = None
+    (verdict,) = divergence_verdicts(frame)
+    assert "where all are rescaled" not in verdict.detail and "nan" not in verdict.detail
+    assert verdict.verdict == verdicts.NOT_REPRODUCED
+
+
 def test_divergence_that_was_not_trained_is_not_run():
     (verdict,) = divergence_verdicts(made_up({"swr": [LITTLE] * 6}, model="cnn-bn"))
     assert verdict.verdict == verdicts.NOT_RUN

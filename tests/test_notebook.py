@@ -119,7 +119,7 @@ def test_cells_show_the_verdict_and_fold_what_was_not_run(chapter):
 
 
 def test_a_spike_in_the_last_epoch_is_seen_beside_the_last_ten(records):
-    again = records[records["epoch"] == 1].assign(epoch=2)
+    again = records[records["epoch"] == 1].assign(epoch=2, stage_epoch=2)
     records = pd.concat([records, again], ignore_index=True).assign(test_accuracy=0.5)
     spike = records["epoch"] == 2
     records.loc[spike & (records["method"] == "swr"), "test_accuracy"] = 0.9
@@ -134,8 +134,43 @@ def test_a_spike_in_the_last_epoch_is_seen_beside_the_last_ten(records):
         assert f"<td>{100 * late[method]:.2f} ± " in lines[name]
     gap = 100 * (last["swr"] - last["vanilla"])
     assert f"<td>{gap:+.2f} [" in lines["SWR"] and "<td>–</td>" in lines["vanilla"]
-    assert "SWR is the most accurate method in the last epoch, vanilla over the last 10" in text
-    assert "over the last 10" not in shown(notebook.finals_table, records[spike])
+    assert "SWR is the most accurate method in the last epoch, vanilla over the last 2" in text
+    assert "over the last" not in shown(notebook.finals_table, records[spike])
+    assert "last 2, %" in text and "last 10" not in text, "a stage of two epochs has no last ten"
+
+
+def test_a_difference_needs_what_it_is_a_difference_from(records):
+    """Where vanilla was not trained, or not with two of the seeds, there is a dash."""
+
+    def differences(frame):
+        text = shown(notebook.finals_table, frame)
+        lines = dict(re.findall(r"<th>([^<]+)</th>\s*((?:<td>.*?</td>\s*)+)", text))
+        return text, {
+            name: re.findall(r"<td>(.*?)</td>", line)[1::2] for name, line in lines.items()
+        }
+
+    text, lines = differences(records)
+    assert "–" not in lines["SWR"] and "paired over them" in text
+    text, lines = differences(records[records["method"] != "vanilla"])
+    assert set(lines) == {"SWR", "L2", paper.label("adamw")}
+    assert all(found == ["–", "–"] for found in lines.values())
+    assert "vanilla was not trained here" in text and "paired" not in text
+    one = (records["method"] == "vanilla") & (records["seed"] == 1)
+    _, lines = differences(records[~one])
+    assert lines["SWR"] == ["–", "–"]
+
+
+def test_the_most_accurate_method_is_sought_on_seeds_that_all_have(records):
+    """A seed that only one method has, and that is good for all, makes it no better."""
+    again = records[records["epoch"] == 1].assign(epoch=2, stage_epoch=2)
+    rows = pd.concat([records, again], ignore_index=True).assign(test_accuracy=0.5)
+    rows.loc[(rows["epoch"] == 2) & (rows["method"] == "l2"), "test_accuracy"] = 0.6
+    rows.loc[(rows["epoch"] == 1) & (rows["method"] == "vanilla"), "test_accuracy"] = 0.8
+    rows.loc[rows["seed"] == 1, "test_accuracy"] = 0.9
+    lucky = rows[(rows["seed"] == 0) | (rows["method"] == "swr")]
+    text = shown(notebook.finals_table, lucky)
+    assert "1–2 seeds" in text
+    assert "L2 is the most accurate method in the last epoch, vanilla over the last 2" in text
 
 
 def test_provenance_counts_the_runs(chapter):

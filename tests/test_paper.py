@@ -1,5 +1,7 @@
 """The paper's numbers, checked against relations that the paper itself prints."""
 
+import re
+
 import pytest
 
 from swrlib import paper
@@ -95,6 +97,42 @@ def test_claims_speak_of_known_things():
             assert not set(claim.methods) & set(claim.rivals)
     with pytest.raises(ValueError, match="unknown claim 'nothing'"):
         paper.find_claim("nothing")
+
+
+def test_claims_are_judged_where_the_figures_and_tables_that_they_cite_have_them():
+    for claim in paper.CLAIMS:
+        cited = " ".join(re.findall(r"Figs?\. [\d and]+", claim.place))
+        figures = set(map(int, re.findall(r"\d", cited)))
+        drawn = {panel.cell for panel in paper.PANELS if panel.figure in figures}
+        if claim.kind in paper.ACCURACY_KINDS and figures:
+            assert set(claim.cells) <= drawn, claim.id
+            assert figures == {p.figure for p in paper.PANELS if p.cell in claim.cells}, claim.id
+        for number in map(int, re.findall(r"Table (\d)", claim.place)):
+            assert {stream for *_, stream in claim.cells} == {paper.TABLES[number].stream}, claim.id
+
+
+def test_claims_say_no_more_than_is_printed():
+    """Scope words of the paper's that a sentence once lacked."""
+    words = {
+        "no-unbounded-growth": ["3.3", "Theorem 2", "fixed λ"],
+        "growth-without": ["can go on growing"],
+        "lipschitz-similarly": ["similarly"],
+        "normalization-diverges": ["non-stationary"],
+        "warm-start-harms": ["only drawn", "CIFAR-10, CIFAR-100 and Tiny ImageNet"],
+        "warm-start-penalties-small": ["generally"],
+        "full-access-drops": ["immediately"],
+        "full-access-steady": ["relatively small models"],
+        "limited-access-loss": ["on CNNs"],
+        "generalization-best": ["most data and models"],
+        "generalization-exception": ["as its numbers stand"],
+        "reinit-over-swr": ["generally"],
+        "overall-swr": ["consistently"],
+        "overall-l2": ["often"],
+    }
+    for id, expected in words.items():
+        claim = paper.find_claim(id)
+        assert all(word in f"{claim.place} {claim.sentence}" for word in expected), id
+    assert "Frobenius" not in paper.find_claim("lipschitz-similarly").sentence
 
 
 def test_panels_lie_in_their_streams():

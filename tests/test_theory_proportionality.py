@@ -268,6 +268,21 @@ def test_readings_that_differ_are_mixed_and_one_bad_ratio_is_enough():
     assert "ratio 0.5, biases untouched, -1.00" in scaling.scaling_verdicts(rows)[2].detail
 
 
+def test_ratios_that_were_not_run_are_counted():
+    def labels(rows):
+        return [verdict.label for verdict in scaling.scaling_verdicts(rows)]
+
+    whole = pd.concat(
+        [made_up()[lambda rows: rows["ratio"] == 0].assign(ratio=r) for r in paper.FIGURE_1_RATIOS]
+    )
+    assert labels(whole) == [YES] * 3
+    few = made_up()  # ratios 0.5 and 0
+    assert labels(few) == [f"{YES} (2 of 10 comparisons)", YES, f"{YES} (4 of 20 comparisons)"]
+    # Another ratio does not stand in for the least one.
+    assert labels(few[few["ratio"] > 0])[1] == verdicts.NOT_RUN
+    assert labels(made_up("quick")) == [verdicts.QUICK] * 3
+
+
 def test_swapped_sides_are_noticed():
     rows = made_up()
     rows["biases"] = rows["biases"].map({"untouched": "proportional", "proportional": "untouched"})

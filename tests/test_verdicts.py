@@ -648,8 +648,9 @@ def test_numbers_of_any_kind_are_judged_paired_over_seeds(higher, lower, verdict
 
 def test_a_theorem_is_reproduced_or_not():
     claim = paper.find_claim("balance")
-    assert verdicts.judge_theorem(claim, True, "").verdict == verdicts.REPRODUCED
-    assert verdicts.judge_theorem(claim, False, "").verdict == verdicts.NOT_REPRODUCED
+    assert verdicts.judge_theorem(claim, True, "", cases=3).verdict == verdicts.REPRODUCED
+    assert verdicts.judge_theorem(claim, False, "", cases=3).verdict == verdicts.NOT_REPRODUCED
+    assert verdicts.judge_theorem(claim, True, "", cases=0).verdict == verdicts.NOT_RUN
 
 
 @pytest.mark.parametrize(
