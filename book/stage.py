@@ -60,7 +60,8 @@ def prepare_chapter(path: Path, title: str | None) -> nbformat.NotebookNode:
 
 def find_heading(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Return the cell that begins with the chapter's title."""
-    return next(cell for cell in notebook.cells if cell.source.startswith("# "))
+    texts = (cell for cell in notebook.cells if cell.cell_type == "markdown")
+    return next(cell for cell in texts if cell.source.startswith("# "))
 
 
 def rename_labels(notebook: nbformat.NotebookNode, suffix: str) -> None:
