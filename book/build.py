@@ -31,7 +31,9 @@ def main(target: str) -> int:
             held = {"stderr": output, "pass_fds": [lock.fileno()]}
             status = job.run([*command, target], None, **held)
     text = log.read_text("utf-8", "replace")
-    if status and "Error in rule" not in text:  # otherwise the job has said what is wrong
+    if status < 0:
+        print(f"Stopped. The next build of {target} carries on from here.", file=sys.stderr)
+    elif status and "Error in rule" not in text:  # otherwise the job has said what is wrong
         print(text[-4000:], file=sys.stderr)
     return status if status >= 0 else 128 - status
 

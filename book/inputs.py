@@ -240,6 +240,7 @@ def _names(node: ast.AST, package: tuple[str, ...]) -> Iterator[str]:
 
 
 def _file_of(module: str) -> Path | None:
-    path = ROOT.joinpath(*module.split("."))
-    candidates = (path / "__init__.py", path.with_suffix(".py")) if module else ()
-    return next((file for file in candidates if file.is_file()), None)
+    # A chapter works in notebooks/, and finds what lies there first.
+    paths = [folder.joinpath(*module.split(".")) for folder in (ROOT / "notebooks", ROOT)]
+    candidates = [file for p in paths for file in (p / "__init__.py", p.with_suffix(".py"))]
+    return next((file for file in candidates if module and file.is_file()), None)

@@ -33,35 +33,39 @@ def main(name: str, minutes: float, log: str, command: list[str]) -> int:
     seconds = time.monotonic() - begun
     if status == 0:
         text = f"{name}: {seconds:.0f} s\n"
+    elif status < 0:
+        text = f"{name}: stopped by {signal.Signals(-status).name}\n"
+    elif status == 124:
+        text = f"{name}: stopped, since it had not ended after {minutes:g} minutes\n"
     else:
-        if status == 124:
-            why = f"stopped, since it had not ended after {minutes:g} minutes"
-        elif status < 0:
-            why = f"stopped by {signal.Signals(-status).name}"
-        else:
-            why = "failed"
-        text = f"{name}: {why}\n{last_lines(log)}"
+        text = f"{name}: failed\n"
+    if status > 0:
+        text += last_lines(log)
     sys.stdout.write(text)  # at once: other jobs write, too
     sys.stdout.flush()
     return status if status >= 0 else 128 - status
 
 
 def run(command: list[str], minutes: float | None, **options: Any) -> int:
-    """Run a command within a limit, and return its status: 124 if it was stopped there.
+    """Run a command within a limit, and return its status.
 
-    Ctrl-C reaches the whole process group, so the command as well; other signals, which may be
-    meant for this process alone, are passed on. The options are those of `subprocess.Popen`.
+    It is 124 if the time was up, and below 0 if a signal stopped the command. Ctrl-C reaches the
+    whole process group, so the command as well; other signals, which may be meant for this process
+    alone, are passed on. The options are those of `subprocess.Popen`.
     """
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, **options)
+    received: list[int] = []
 
     def pass_on(number: int, frame: FrameType | None) -> None:
-        process.send_signal(number)
+        received.append(number)
+        if number != signal.SIGINT:
+            process.send_signal(number)
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, pass_on)
-    signal.signal(signal.SIGHUP, pass_on)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, pass_on)
     try:
-        return process.wait(timeout=None if minutes is None else 60 * minutes)
+        status = process.wait(timeout=None if minutes is None else 60 * minutes)
+        return -received[0] if status and received else status
     except subprocess.TimeoutExpired:
         # A kernel has a session of its own, so the process group does not reach it.
         for child in [*psutil.Process(process.pid).children(recursive=True), process]:

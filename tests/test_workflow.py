@@ -235,7 +235,8 @@ def test_a_build_that_is_stopped_is_carried_on_by_the_next(project, number):
         process = start(project)
         time.sleep(moment)
         os.killpg(process.pid, number)
-        finish(process)
+        stopped = finish(process)
+        assert stopped.returncode != 0 and len(stopped.stdout) < 1000, stopped.stdout
     result = build(project)
     assert result.returncode == 0, result.stdout
     for name in ["one", "again"]:
@@ -369,9 +370,15 @@ def test_code_alters_the_chapters_that_import_it(changed):
     assert changed(append("swrlib/cost.py", "\nSMALL = 0.06\n")) == {"", *importing}
 
 
-def test_deep_imports_and_data_beside_a_module_count(changed):
+def test_what_an_import_imports_counts(changed):
     # No chapter names swrlib.progress: swrlib.training imports it.
     assert changed(append("swrlib/progress.py", "\nNEW = 1\n")) == {"", *CHAPTERS}
+
+
+def test_data_beside_a_module_count_but_not_their_comments(changed):
+    (name, *_) = sorted(path.relative_to(ROOT) for path in (ROOT / "swrlib").rglob("*.toml"))
+    assert changed(append(str(name), "\n# A remark.\n")) == set()
+    assert changed(append(str(name), "\n[new]\nvalue = 1\n")) == {"", *CHAPTERS}
 
 
 def test_files_that_tools_leave_alter_nothing(changed):
