@@ -10,29 +10,29 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export OMP_NUM_THREADS := 1
 
 book: .venv/installed  ## run the chapters at quick scale and build the website
-	snakemake --profile profiles/local book
+	python book/build.py book
 	@echo "The website: $(SITE)/index.html"
 
 test: .venv/installed  ## style, types, the book, every test: all that has to hold
 	ruff check .
 	ruff format --check .
 	mypy
-	snakemake --profile profiles/local book
+	python book/build.py book
 	pytest -n $${TEST_PROCESSES:-auto} --dist worksteal --cov --cov-report=term:skip-covered
 
 lab: .venv/installed  ## open the notebooks in JupyterLab
 	jupyter lab notebooks
 
 paper: .venv/installed  ## train what config/paper.yaml lists and results/ lacks (hours), then the book
-	snakemake --profile profiles/local selection
-	snakemake --profile profiles/local records
-	snakemake --profile profiles/local book
+	python book/build.py selection
+	python book/build.py records
+	python book/build.py book
 
 bench: .venv/installed  ## time every way of training, on a machine that does nothing else
 	python -m benchmarks
 
 screenshots: .venv/installed  ## pictures of every page, wide and narrow, light and dark
-	snakemake --profile profiles/local book
+	python book/build.py book
 	python tests/browser.py $(SITE) build/screenshots
 
 clean:  ## remove what was built; the records in results/ stay

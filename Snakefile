@@ -1,13 +1,21 @@
-"""The workflow: record jobs, chapters, staging, the website. See `make help` for the usual ways in.
+"""The workflow: record jobs, chapters, the website. See `make help` for the usual ways in.
 
-    snakemake --profile profiles/local book        the website, from the records that exist
+    python book/build.py book                      the website, from the records that exist
     snakemake --profile profiles/slurm records     the trainings at paper scale, on a cluster
+
+No file time decides what is made again: a record is there or not, and chapters and the website
+have in their names what they were made from (book/inputs.py).
 """
 
 import os
 import re
+import sys
+from functools import cache
 from itertools import product
 from pathlib import Path
+
+sys.path.insert(0, str(Path(workflow.basedir, "book")))
+import inputs
 
 
 configfile: "config/quick.yaml"
@@ -19,21 +27,21 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MALLOC_TRIM_THRESHOLD_"] = os.environ["MALLOC_MMAP_THRESHOLD_"] = str(2**32)
 os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
 
-LIBRARY = sorted(str(path) for path in Path("swrlib").rglob("*") if path.suffix in (".py", ".toml"))
-RECORDS = sorted(str(path) for path in Path(config["results"]).glob("*.parquet"))
-PAGES = sorted(str(path) for path in Path("book").rglob("*") if path.is_file())
-CHAPTERS = config["chapters"]
+CHAPTERS, LIMITS = config["chapters"], config["limits"]
+
+# Once in a build: what is edited meanwhile belongs to the next.
+executed_chapter, site_mark = cache(inputs.executed_chapter), cache(inputs.site_mark)
 
 
 wildcard_constraints:
     chapter="[a-z0-9_]+",
+    digest="[0-9a-f]{16}",
 
 
 localrules:
     book,
     selection,
     records,
-    stage,
 
 
 # --- Records at paper scale -------------------------------------------------------------------
@@ -96,67 +104,40 @@ rule train:
         "build/logs/{job}.log",
     params:
         arguments=command_line,
+        minutes=60 * LIMITS["training_hours"],
     shell:
-        "python -m swrlib train {params.arguments} 2>&1 | tee {log}"
+        "python book/job.py {wildcards.job} {params.minutes} -"
+        " python -m swrlib train {params.arguments} 2>&1 | tee {log}"
 
 
 # --- Chapters ---------------------------------------------------------------------------------
 
 
-def parameters(wildcards):
-    given = CHAPTERS[wildcards.chapter].get("parameters", {})
-    return " ".join(f"-p {name} {value}" for name, value in given.items())
-
-
 rule chapter:
-    # Into the log first: papermill would overwrite a good chapter with a failed one.
-    input:
-        notebook=lambda wildcards: f"notebooks/{CHAPTERS[wildcards.chapter]['notebook']}.ipynb",
-        library=LIBRARY,
-        records=RECORDS,
     output:
-        "build/notebooks/{chapter}.ipynb",
-    log:
-        "build/logs/{chapter}.ipynb",
+        f"{inputs.EXECUTED}/{{chapter}}-{{digest}}.ipynb",
     params:
-        given=parameters,
-    # Now and then, on a busy machine, a kernel's answer is lost and papermill waits for ever.
-    retries: 1
+        minutes=LIMITS["chapter_minutes"],
     shell:
-        "papermill {input.notebook} {log} --cwd notebooks --no-progress-bar"
-        " --execution-timeout 600 {params.given} && cp {log} {output}"
+        "python book/job.py {wildcards.chapter} {params.minutes} build/logs/{wildcards.chapter}.log"
+        " python book/execute.py {wildcards.chapter} {output}"
 
 
 # --- The website ------------------------------------------------------------------------------
 
 
-rule stage:
-    input:
-        "_config.yml",
-        "_toc.yml",
-        "config/quick.yaml",
-        PAGES,
-        RECORDS,
-        chapters=expand("build/notebooks/{chapter}.ipynb", chapter=CHAPTERS),
-    output:
-        "build/stage/_config.yml",
-    shell:
-        "python book/stage.py build/notebooks build/stage"
-
-
 rule book:
     input:
-        "build/_build/html/index.html",
+        lambda wildcards: site_mark(),
 
 
 rule site:
     input:
-        "build/stage/_config.yml",
-        LIBRARY,
+        lambda wildcards: map(executed_chapter, CHAPTERS),
     output:
-        "build/_build/html/index.html",
-    log:
-        "build/logs/site.log",
+        f"{inputs.SITE}/.made-from-{{digest}}",
+    params:
+        minutes=LIMITS["site_minutes"],
     shell:
-        "rm -rf build/_build && jupyter-book build build/stage --path-output build"
-        " --all -W -n --keep-going 2>&1 | tee {log}"
+        "python book/job.py website {params.minutes} build/logs/website.log"
+        " python book/publish.py {output}"

@@ -2,10 +2,12 @@
 
 Usage: python book/stage.py EXECUTED STAGE
 
-The stage has the same layout as the repository, so that a link between pages holds in both. Three
+The stage has the same layout as the repository, so that a link between pages holds in both. Some
 things differ: a notebook that the site shows several times has one file a chapter, the page of all
 claims and the front page get what comes from chapters and records, and nothing is executed (Jupyter
-Book would publish a traceback without complaint, so errors are refused here).
+Book would publish a traceback without complaint, so errors are refused here). If the repository has
+an address, every chapter begins with a cell that the page does not show: whoever opens the file
+where the project is not installed, on Colab say, gets it.
 """
 
 import re
@@ -15,6 +17,7 @@ from collections import Counter
 from html import escape
 from pathlib import Path
 
+import inputs
 import nbformat
 import yaml
 
@@ -58,7 +61,8 @@ def prepare_chapter(path: Path, title: str | None) -> nbformat.NotebookNode:
 
 def find_heading(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Return the cell that begins with the chapter's title."""
-    return next(cell for cell in notebook.cells if cell.source.startswith("# "))
+    texts = (cell for cell in notebook.cells if cell.cell_type == "markdown")
+    return next(cell for cell in texts if cell.source.startswith("# "))
 
 
 def rename_labels(notebook: nbformat.NotebookNode, suffix: str) -> None:
@@ -80,10 +84,39 @@ def rename_labels(notebook: nbformat.NotebookNode, suffix: str) -> None:
             cell.source = own.sub(rf"\1{suffix}", cell.source)
 
 
-def site_settings(root: Path) -> dict:
+def installing_cell(url: str, branch: str) -> nbformat.NotebookNode:
+    """Return the cell that fetches and installs the project where it is not installed.
+
+    It leaves no name behind but modules: a chapter takes other values for parameters.
+    """
+    code = f"""\
+# Where the project is not installed, on Colab say: fetch and install it. Elsewhere nothing happens.
+import importlib.util
+import os
+import subprocess
+import sys
+
+if importlib.util.find_spec("swrlib") is None:
+    subprocess.run(
+        ["git", "clone", "--quiet", "--depth", "1", "--branch", {branch!r}, {url!r}, "project"],
+        check=True,
+    )
+    packages = ["./project[pictures]", "ipywidgets", "mlxtend", "pillow", "torchvision", "tqdm"]
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *packages], check=True)
+    del packages
+    importlib.invalidate_caches()
+    os.chdir("project/notebooks")"""
+    return nbformat.v4.new_code_cell(code, metadata={"tags": ["remove-cell", "install"]})
+
+
+def site_settings(root: Path, chapters: dict) -> dict:
     """Return the settings: nothing executed, and buttons if the repository has an address."""
     settings = yaml.safe_load((root / "_config.yml").read_text())
     settings["execute"] = {"execute_notebooks": "off"}
+    settings["sphinx"]["config"]["chapter_notebooks"] = {
+        f"notebooks/{name}": f"notebooks/{chapter['notebook']}"
+        for name, chapter in chapters.items()
+    }
     if settings["repository"]["url"]:
         settings["html"] |= dict.fromkeys(
             ["use_repository_button", "use_edit_page_button", "use_issues_button"], True
@@ -150,7 +183,7 @@ def claims_page(notebooks: dict[str, nbformat.NotebookNode]) -> str:
 
 def trained_table() -> str:
     """Write as Markdown what the records hold: a line for each setting, none left out."""
-    records = load_records().drop_duplicates("run")
+    records = load_records(inputs.results_folder()).drop_duplicates("run")
     lines = [
         "| stream | data, model | epochs | methods | seeds | runs |",
         "|---|---|---|---|---|---|",
@@ -179,22 +212,25 @@ def main(executed: Path, stage: Path) -> None:
         if name != chapters[name]["notebook"]:
             rename_labels(notebook, f"-{name.replace('_', '-')}")
     shutil.rmtree(stage, ignore_errors=True)
-    shutil.copytree(
-        root / "book", stage / "book", ignore=shutil.ignore_patterns("stage.py", "__pycache__")
-    )
+    for path in [*inputs.pages(), *inputs.readable_results({})]:
+        copy = stage / path.relative_to(root)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
     page = stage / "book/claims.md"
     text = page.read_text().replace("<!-- verdicts -->", claims_page(notebooks))
     page.write_text(text.replace("<!-- trained -->", trained_table()))
     front = stage / "book/index.md"
-    overview = Overview(load_records(scale="paper", split="all"))
+    overview = Overview(load_records(inputs.results_folder(), scale="paper", split="all"))
     front.write_text(overview.fill(front.read_text()))
-    if (root / "results").is_dir():
-        shutil.copytree(root / "results", stage / "results")
+    settings = site_settings(root, chapters)
+    repository = settings["repository"]
     (stage / "notebooks").mkdir()
     for name, notebook in notebooks.items():
+        if repository["url"]:
+            notebook.cells.insert(0, installing_cell(repository["url"], repository["branch"]))
         nbformat.write(notebook, stage / "notebooks" / f"{name}.ipynb")
     (stage / "_toc.yml").write_text(yaml.safe_dump(site_contents(root, chapters), sort_keys=False))
-    (stage / "_config.yml").write_text(yaml.safe_dump(site_settings(root), sort_keys=False))
+    (stage / "_config.yml").write_text(yaml.safe_dump(settings, sort_keys=False))
 
 
 if __name__ == "__main__":

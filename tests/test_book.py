@@ -1,7 +1,7 @@
 """The website as its readers meet it: files, links to elsewhere, and every page in a browser."""
 
 import html
-import importlib.util
+import importlib
 import json
 import re
 import subprocess
@@ -92,10 +92,9 @@ def test_pictures_say_what_they_show(site):
 
 def staging():
     """Return the script that lays out the stage, as a module."""
-    spec = importlib.util.spec_from_file_location("stage", ROOT / "book/stage.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    if str(ROOT / "book") not in sys.path:
+        sys.path.append(str(ROOT / "book"))
+    return importlib.import_module("stage")
 
 
 def chapter_with(title: str, *banners: list[tuple[str, str, str]]) -> nbformat.NotebookNode:

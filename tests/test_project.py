@@ -108,7 +108,7 @@ def snakemake(folder, *arguments) -> str:
 
 def test_a_clone_with_newer_library_files_plans_no_training(root, tmp_path):
     """Records exist by hash: the file times of a fresh clone must not train them again."""
-    for name in ["Snakefile", "config", "swrlib"]:
+    for name in ["Snakefile", "book", "config", "swrlib"]:
         copy = shutil.copytree if (root / name).is_dir() else shutil.copy
         copy(root / name, tmp_path / name)
     job = {"dataset": "mnist-5k", "model": "mlp", "stream": "single-task", "seeds": [0]}
