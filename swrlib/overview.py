@@ -140,7 +140,7 @@ class Overview:
                     "SWR − that": self.gap(*setting, "swr", best).replace(" points", ""),
                 }
             )
-        table = pd.DataFrame(lines).to_html(index=False, border=0)
+        table = pd.DataFrame(lines).to_html(index=False, border=0, classes="table")
         return f'<div class="table-container">{table}</div>'
 
 
