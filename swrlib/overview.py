@@ -122,27 +122,26 @@ class Overview:
         return f"A run that collapsed counts like any other: {', '.join(found)}." if found else ""
 
     def table(self) -> str:
-        """Write a line for each setting in which SWR was trained, as Markdown."""
-        lines = [
-            "| setting | seeds | vanilla | SWR | SWR − vanilla | best of the others | SWR − that |",
-            "|---|---|---|---|---|---|---|",
-        ]
+        """Write a line for each setting in which SWR was trained, as HTML."""
+        lines = []
         for setting, wide in self.accuracy.items():
             others = wide.columns.intersection(list(RIVALS))
             if "swr" not in wide or not len(others):
                 continue
             best = wide[others].mean().idxmax()
-            cells = [
-                _name(*setting),
-                self.seeds(*setting, "swr", *others),
-                self.mean(*setting, "vanilla"),
-                self.mean(*setting, "swr"),
-                self.gap(*setting, "swr", "vanilla").replace(" points", ""),
-                f"{paper.label(best)}, {self.mean(*setting, best)}",
-                self.gap(*setting, "swr", best).replace(" points", ""),
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
-        return "\n".join(lines)
+            lines.append(
+                {
+                    "setting": _name(*setting),
+                    "seeds": self.seeds(*setting, "swr", *others),
+                    "vanilla": self.mean(*setting, "vanilla"),
+                    "SWR": self.mean(*setting, "swr"),
+                    "SWR − vanilla": self.gap(*setting, "swr", "vanilla").replace(" points", ""),
+                    "best of the others": f"{paper.label(best)}, {self.mean(*setting, best)}",
+                    "SWR − that": self.gap(*setting, "swr", best).replace(" points", ""),
+                }
+            )
+        table = pd.DataFrame(lines).to_html(index=False, border=0, classes="table")
+        return f'<div class="table-container">{table}</div>'
 
 
 def _side(interval: Interval) -> str:
