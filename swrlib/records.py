@@ -87,6 +87,11 @@ MEASURE_COLUMNS: dict[str, pa.DataType] = {
     "layer": pa.string(),
     "value": pa.float32(),
 }
+#: What a file says of where its records come from; see `provenance`.
+PROVENANCE = (
+    *("commit", "dirty", "python", "torch", "pandas", "pyarrow", "swrlib"),
+    *("device", "processor", "date", "command"),
+)
 #: Folder of the measures: whoever reads a folder of tables passes over names with a ``_``.
 _MEASURES = "_measures"
 #: How measures ended that lay beside their run file, before they had a folder.
@@ -533,7 +538,7 @@ def load_provenance(results: str | os.PathLike[str] | None = None) -> pd.DataFra
         {"run": run, "job": path.name, **about["provenance"]}
         for run, (path, about) in _newest(results_folder(results)).items()
     ]
-    return pd.DataFrame(rows, columns=None if rows else ["run", "job"])
+    return pd.DataFrame(rows, columns=None if rows else ["run", "job", *PROVENANCE])
 
 
 def load_configuration(run: str, results: str | os.PathLike[str] | None = None) -> dict[str, Any]:

@@ -277,3 +277,10 @@ def test_without_a_gpus_measurements_the_tables_are_empty(tmp_path, monkeypatch)
         (tmp_path / "mine.json").write_text(content)
         with pytest.raises(ValueError, match=r"benchmarks\.gpu"):
             cost.load_gpu(tmp_path / "mine.json")
+
+
+def test_without_records_nothing_was_trained_anywhere(tmp_path):
+    about = records.load_provenance(tmp_path)
+    assert list(about.columns) == ["run", "job", *records.provenance()]
+    table = cost.trained_on(records.load_records(tmp_path), about)
+    assert table.empty and "until" in table
