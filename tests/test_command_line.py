@@ -306,6 +306,7 @@ def test_enough_minutes_are_as_good_as_none(arguments, tmp_path):
     assert swrlib.load_records(tmp_path / "results")["epoch"].max() == 2
 
 
+@pytest.mark.timeout(600)
 def test_a_process_that_is_asked_to_end_stops_and_carries_on(arguments, tmp_path, capsys):
     epochs = 400
     words = arguments(epochs=str(epochs), device="cpu")
@@ -316,12 +317,12 @@ def test_a_process_that_is_asked_to_end_stops_and_carries_on(arguments, tmp_path
         text=True,
     )
     try:
-        end = time.monotonic() + 120
+        end = time.monotonic() + 240
         while not list(Path(".checkpoints").glob("locks/*")):  # it has begun
             assert process.poll() is None and time.monotonic() < end
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=240)
     finally:
         process.kill()
     assert process.returncode == 3

@@ -32,6 +32,7 @@ def test_lines_leave_resumed_epochs_out_of_the_rate(
 
 
 def test_a_bar_leaves_resumed_epochs_out_of_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tqdm")
     monkeypatch.setattr(progress, "_where", lambda: "bar")
     with progress.Progress(200, "training") as bar:
         assert bar.bar is not None
