@@ -33,8 +33,10 @@ def main(target: str) -> int:
     text = log.read_text("utf-8", "replace")
     if status < 0:
         print(f"Stopped. The next build of {target} carries on from here.", file=sys.stderr)
-    elif status and "Error in rule" not in text:  # otherwise the job has said what is wrong
-        print(text[-4000:], file=sys.stderr)
+    elif status:
+        if "Error in rule" not in text:  # otherwise the job has said what is wrong
+            print(text[-4000:], file=sys.stderr)
+        print(f"{target} was not built. Snakemake's account: {log}", file=sys.stderr)
     return status if status >= 0 else 128 - status
 
 

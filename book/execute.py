@@ -23,6 +23,8 @@ def main(name: str, output: Path) -> None:
     chapter, limits = settings["chapters"][name], settings["limits"]
     show_results(name, chapter)
     logging.basicConfig(level="INFO", format="%(message)s")
+    failed = Path("build/logs", f"{name}.ipynb")
+    failed.unlink(missing_ok=True)
     working = output.with_name(f".{name}-{os.getpid()}.ipynb")
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -37,7 +39,7 @@ def main(name: str, output: Path) -> None:
         )
     except Exception:
         if working.exists():
-            os.replace(working, f"build/logs/{name}.ipynb")
+            os.replace(working, failed)
         raise
     if inputs.executed_chapter(name) != output.as_posix():
         raise SystemExit(f"{name}: what it is made of has changed while it ran; build again")
