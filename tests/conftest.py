@@ -15,6 +15,15 @@ import torch
 
 torch.set_num_threads(1)
 
+try:
+    import hypothesis
+except ImportError:
+    pass
+else:
+    # Its limit of 200 ms an example says nothing on a busy machine; a test has a limit of its own.
+    hypothesis.settings.register_profile("without a deadline", deadline=None)
+    hypothesis.settings.load_profile("without a deadline")
+
 ROOT = Path(__file__).resolve().parent.parent
 
 #: What a machine may lack: everything that tests import beside pytest and what swrlib depends on.
