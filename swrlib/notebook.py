@@ -20,6 +20,7 @@ from swrlib.layers import nearest
 from swrlib.loop import SoftWeightRescaling
 from swrlib.methods import Method
 from swrlib.models import MODELS
+from swrlib.overview import collapsed_runs
 from swrlib.scaling import scaled_runs, scaling_verdicts
 from swrlib.verdicts import Verdict
 
@@ -437,6 +438,8 @@ def finals_table(frame: pd.DataFrame) -> None:
         if best.notna().all() and best.idxmax() != steady.idxmax():
             text += f" {paper.label(best.idxmax())} is the most accurate method in the last epoch, "
             text += f"{paper.label(steady.idxmax())} over the last {epochs}."
+        for said, others in collapsed_runs(last):
+            text += f" A run collapsed and counts like any other: {said} ({others})."
         show_html(f'<p>{html.escape(text)}</p><div class="table-container">{table}</div>')
 
 

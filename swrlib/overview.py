@@ -108,17 +108,12 @@ class Overview:
         return f"{where}, below it in {below or 'none'}"
 
     def collapsed(self) -> str:
-        """Name the runs that ended at less than half of their method's median, if there are any."""
-        found = []
-        for setting, wide in self.accuracy.items():
-            for method in wide:
-                low = wide[method] < wide[method].median() / 2
-                for seed, accuracy in wide.loc[low, method].items():
-                    found.append(
-                        f"{paper.label(method)} ended at {100 * accuracy:.1f}% with seed {seed} "
-                        f"({_name(*setting)}; the mean of the others is "
-                        f"{100 * wide.loc[~low, method].mean():.1f}%)"
-                    )
+        """Name the runs that collapsed, if there are any."""
+        found = [
+            f"{said} ({_name(*setting)}; {others})"
+            for setting, wide in self.accuracy.items()
+            for said, others in collapsed_runs(wide)
+        ]
         return f"A run that collapsed counts like any other: {', '.join(found)}." if found else ""
 
     def table(self) -> str:
@@ -142,6 +137,26 @@ class Overview:
             )
         table = pd.DataFrame(lines).to_html(index=False, border=0, classes="table")
         return f'<div class="table-container">{table}</div>'
+
+
+def collapsed_runs(accuracy: pd.DataFrame) -> list[tuple[str, str]]:
+    """Name the runs that ended at less than half of their method's median, and the others' mean.
+
+    Parameters
+    ----------
+    accuracy : DataFrame
+        Final accuracies as fractions, by seed (rows) and method (columns).
+    """
+    low = accuracy.lt(accuracy.median() / 2)
+    return [
+        (
+            f"{paper.label(method)} ended at {100 * accuracy.at[seed, method]:.1f}% with seed "
+            f"{seed}",
+            f"the mean of the others is {100 * accuracy.loc[~low[method], method].mean():.1f}%",
+        )
+        for method in accuracy
+        for seed in accuracy.index[low[method]]
+    ]
 
 
 def _side(interval: Interval) -> str:

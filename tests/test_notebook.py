@@ -139,6 +139,17 @@ def test_a_spike_in_the_last_epoch_is_seen_beside_the_last_ten(records):
     assert "last 2, %" in text and "last 10" not in text, "a stage of two epochs has no last ten"
 
 
+def test_a_run_that_collapsed_is_named_beside_its_table(records):
+    assert "collapsed" not in shown(notebook.finals_table, records)
+    seeds = pd.concat(
+        [records.assign(seed=seed, run=f"{seed}" + records["run"]) for seed in (0, 1, 2)]
+    )
+    lost = (seeds["method"] == "vanilla") & (seeds["seed"] == 1)
+    text = shown(notebook.finals_table, seeds.assign(test_accuracy=0.8 - 0.7 * lost))
+    assert "vanilla ended at 10.0% with seed 1 (the mean of the others is 80.0%)" in text
+    assert text.count("collapsed") == 1
+
+
 def test_a_difference_needs_what_it_is_a_difference_from(records):
     """Where vanilla was not trained, or not with two of the seeds, there is a dash."""
 
