@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from swrlib.layers import nearest
+from swrlib.checks import nearest
 
 # Mean and standard deviation per channel, on a scale of 0 to 1. The paper does not print its
 # constants; these are the ones of the authors' partial release.

@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import nn
 
+from swrlib.checks import nearest
 from swrlib.datasets import Dataset
-from swrlib.layers import nearest
 
 # Max pooling stands before the activation below: a function that never falls commutes with the
 # maximum exactly, and has a quarter of the work. So every activation here must be non-decreasing.

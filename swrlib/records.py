@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from swrlib.layers import nearest
+from swrlib.checks import nearest
 
 #: One row per run and epoch; option columns of a job's own may follow.
 COLUMNS: dict[str, pa.DataType] = {
