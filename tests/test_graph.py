@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import math
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import swrlib
 from swrlib.graph import OPERATIONS, Untraceable, flattens_rows, trace
 from swrlib.theory import lipschitz_bound
 
@@ -345,3 +348,22 @@ def test_what_cannot_be_traced_is_said_in_one_sentence(example):
 )
 def test_flattening_rows_is_seen_in_all_its_spellings(function, expected):
     assert flattens_rows(trace(Op(function)).steps[-1]) == expected
+
+
+# The order of rooms
+
+ROOMS = ("checks", "graph", "layers", "rescaling", "wide", "walks", "stacks")
+
+
+def test_no_room_imports_one_that_stands_above_it():
+    folder = Path(swrlib.__file__).parent
+    for position, room in enumerate(ROOMS):
+        tree = ast.parse((folder / f"{room}.py").read_text())
+        imported = {
+            name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("swrlib")
+            for name in [(node.module or "").partition(".")[2], *(a.name for a in node.names)]
+        }
+        modules = {path.stem for path in folder.rglob("*.py")} & imported
+        assert modules <= set(ROOMS[:position]), room
