@@ -82,7 +82,7 @@ def train(
     ----------
     dataset : str, path or Dataset
         A name of `swrlib.load_dataset`, a folder of class folders, or images in memory.
-    model : {"mlp", "cnn", "cnn-bn", "vgg16"}
+    model : {"mlp", "cnn", "cnn-bn", "vgg16", "resnet18"}
     stream : str or Stream
         A name (see `swrlib.make_stream`) or what `make_stream` returned.
     methods : iterable of str or Method
