@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import operator
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
@@ -365,14 +366,9 @@ class _Layout:
 
 
 _FOLLOWED: dict[str, Callable[..., _Value]] = {
-    "entries": _Layout._entries,
-    "sum": _Layout._entries,
-    "product": _Layout._entries,
-    "quotient": _Layout._entries,
-    "join": _Layout._join,
-    "window": _Layout._window,
-    "reduction": _Layout._reduction,
-    "places": _Layout._places,
+    **dict.fromkeys(("entries", "sum", "product", "quotient"), _Layout._entries),
+    **{"join": _Layout._join, "window": _Layout._window},
+    **{"reduction": _Layout._reduction, "places": _Layout._places},
 }
 
 
@@ -389,12 +385,10 @@ def _function(step: Step) -> Callable[..., Tensor]:
     if any(isinstance(value, fx.Node) for value in node.kwargs.values()) or not places:
         refuse(f"{named(step)} of named operands")
     function: Any = _OUT_OF_PLACE.get(node.target, node.target)
-    if node.op == "call_function" and function.__name__.endswith("_"):
+    if isinstance(function, str):
+        function = getattr(Tensor, function)
+    if re.search(r"^__i|[^_]_$", function.__name__):
         refuse(f"{named(step)} in place")
-    if node.op == "call_method":
-        name = str(node.target)
-        name = f"__{name[3:]}" if name.startswith("__i") else name
-        function = getattr(Tensor, name if name.endswith("__") else name.rstrip("_"))
     options = {k: False if k == "inplace" else value for k, value in node.kwargs.items()}
     first, rest = len(places), node.args[len(places) :]
     if places == list(range(first)):
@@ -413,10 +407,5 @@ def _function(step: Step) -> Callable[..., Tensor]:
 def _changes_its_input(step: Step) -> bool:
     node = step.node
     assert node is not None
-    if getattr(step.module, "inplace", False) or node.kwargs.get("inplace", False):
-        return True
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    plain = name.endswith("__") and not name.startswith("__i")
-    return node.target in _OUT_OF_PLACE or (
-        node.op in ("call_method", "call_function") and name.endswith("_") and not plain
-    )
+    given = getattr(step.module, "inplace", node.kwargs.get("inplace", False))
+    return bool(given) or node.target in _OUT_OF_PLACE

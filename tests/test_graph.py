@@ -326,6 +326,26 @@ def test_types_are_bookkeeping_in_an_export():
     assert [step.kind for step in graph.steps] == ["input", "homogeneous"]
 
 
+def test_what_is_written_in_place_is_traced_as_such():
+    """x += y changes what other names of x see; to fx alone it is x = x + y."""
+
+    def function(x: Tensor) -> Tensor:
+        x = 2 * x
+        seen = x
+        x += 1
+        x -= 2
+        x *= 3
+        x /= 4
+        return seen
+
+    graph = trace(Op(function))
+    found = [step.operation for step in graph.steps]
+    assert found == ["", "mul", "iadd", "isub", "imul", "itruediv"]
+    x = torch.randn(3, dtype=torch.float64)
+    network = torch.fx.GraphModule(Op(function), graph.nodes)
+    assert torch.equal(network(x), function(x))
+
+
 @pytest.mark.parametrize("example", [None, torch.ones(2)])
 def test_what_cannot_be_traced_is_said_in_one_sentence(example):
     model = Op(lambda x: x if bool((x > 0).all()) else -x)

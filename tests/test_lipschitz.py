@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 
 import numpy as np
@@ -218,20 +219,6 @@ class Other(nn.Module):
         return self.code(self.layer, x)
 
 
-def alias(layer, x):
-    y = layer(x)
-    seen = y.view(-1, 8)
-    y *= 3
-    return seen
-
-
-def kept_name(layer, x):
-    y = layer(x)
-    same = y
-    y += x
-    return same
-
-
 def hooked(change) -> nn.Module:
     model = nn.Sequential(nn.Linear(8, 3))
     model[0].register_forward_hook(change)
@@ -278,8 +265,6 @@ FAULTS = {
         "linear",
     ),
     "mean by keyword": (Other(lambda a, x: torch.mean(input=a(x), dim=1)), rows, ""),
-    "another view": (Other(alias), rows, "computes something else than its trace"),
-    "another name": (Other(kept_name), rows, "computes something else than its trace"),
     "changing hook": (hooked(lambda m, i, o: 7 * o), rows, "a hook changes what 0"),
     "hooked in place": (in_place(), rows, ""),
     "patched": (patched(), rows, r"0 \(ReLU\) has a forward of its own"),
@@ -380,6 +365,20 @@ def part_scaled(x, layer):
     return y
 
 
+def scaled_behind_a_view(x, layer):
+    y = layer(x)
+    seen = y.view(-1, 4)
+    y *= 3
+    return seen
+
+
+def added_to_under_another_name(x, layer):
+    y = layer(x)
+    same = y
+    y += x
+    return same
+
+
 CONSTANT = torch.tensor([1.0, -4.0, 2.0, 0.5]).double()
 F = nn.functional
 RIGHT = {  # network, least and greatest value that are right, in norms of its layer
@@ -389,6 +388,8 @@ RIGHT = {  # network, least and greatest value that are right, in norms of its l
     "in place, old name": (scaled_in_place, 10, 10),
     "in place, through a view": (scaled_through_a_view, 10, 10),
     "in place, part": (part_scaled, 10, 10),
+    "in place, behind a view": (scaled_behind_a_view, 3, 3),
+    "in place, another name": (added_to_under_another_name, None, None),
     "input in place": (lambda x, layer: layer(x.mul_(3)), 3, 3),
     "named operand": (lambda x, layer: torch.add(layer(x), other=layer(x)), 2, 2),
     "twice side by side": (lambda x, layer: layer(torch.cat([x, x], 0)), 2**0.5, 2**0.5),
@@ -495,8 +496,13 @@ def integers() -> nn.Module:
     return model
 
 
-two = torch.zeros(1, 2)
+two, calls = torch.zeros(1, 2), itertools.count(1)
 BAD = {
+    "another network each time": (
+        Network(lambda x: x * next(calls)),
+        two + 1,
+        "something else than its trace",
+    ),
     "control flow": (Network(lambda x: x if x.sum() > 0 else -x), two, "cannot be traced"),
     "unknown": (Network(torch.sin), two, "sin"),
     "weighted sum": (Network(lambda x: torch.add(x, x, alpha=5)), two, "add"),

@@ -102,6 +102,13 @@ def averaged(function):
     return lambda conv, x: function(conv(x)).mean((2, 3))
 
 
+def in_place(h: torch.Tensor) -> torch.Tensor:
+    h = 2 * h
+    h += 0.1
+    h *= 3
+    return F.relu(h, inplace=True)
+
+
 CODE = {
     "images-added": (lambda conv, x: (conv(x) + x).mean(dim=[-1, -2]), 6),
     "joined-channels": (averaged(lambda h: torch.cat([h, F.relu(h), 2 * h], 1)), 18),
@@ -121,7 +128,7 @@ CODE = {
     "dilated-pools": (averaged(lambda h: F.max_pool2d(h, 3, 1, dilation=2)), 6),
     "resized": (averaged(lambda h: F.interpolate(h, scale_factor=2)), 6),
     "by-size": (lambda conv, x: (lambda h: h.view(h.size(0), -1))(conv(x)), 600),
-    "in-place": (averaged(lambda h: F.relu((2 * h).add_(0.1).mul_(3), inplace=True)), 6),
+    "in-place": (averaged(in_place), 6),
     "images-first": (lambda conv, x: conv(F.max_pool2d(x.abs(), 2) - 1).relu().mean((2, 3)), 6),
     "read-twice": (lambda conv, x: (lambda h: F.relu(h) + 2 * h.tanh())(conv(x)).flatten(1), 600),
 }
@@ -534,7 +541,7 @@ def on_maps(code) -> nn.Module:
 def kept(m, x):
     h = m.linear1(x)
     seen = h.view(h.size(0), -1)
-    h.mul_(3)
+    h *= 3
     return m.linear2(seen)
 
 
@@ -574,7 +581,11 @@ REFUSED = {
     ),
     "in place under two names": (
         lambda: Rows(kept),
-        "operation 'mul_' is mul in place on what is read elsewhere",
+        "operation 'imul' is imul in place on what is read elsewhere",
+    ),
+    "a method in place": (
+        lambda: Rows(lambda m, x: m.linear2(m.linear1(x).relu_())),
+        "operation 'relu_' is relu in place",
     ),
     "padding with itself": (
         lambda: nn.Sequential(
