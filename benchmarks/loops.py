@@ -330,7 +330,7 @@ class Products:
 
     def __call__(self) -> Measured:
         """Multiply; a step is one product of 2·size³ operations."""
-        from swrlib.stacks import product
+        from swrlib.wide import product
 
         started = time.perf_counter()
         for _ in range(self.products):

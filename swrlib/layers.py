@@ -1,54 +1,25 @@
 """Which parameters of a model form a layer, and how the layers follow one another.
 
-Everything is read from the traced model: no name, and no class of this library's own models, is
-looked at. Two ways of tracing lead to the same list of steps: `torch.fx`, which needs no input, and
-`torch.export`, which follows any code on an example input.
+Everything is read from the traced model (`swrlib.graph`): no name, and no class of this library's
+own models, is looked at.
 """
 
 from __future__ import annotations
 
 import contextlib
-import difflib
-import operator
 from collections import OrderedDict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-Kind = Literal["linear", "convolution", "normalization"]
+from swrlib import graph
+from swrlib.checks import nearest
+from swrlib.graph import Kind, Step, has_own_forward, kind_of
+
 Group = Literal["features", "classifier"]
-
-_NORMALIZATIONS = (
-    nn.modules.batchnorm._NormBase,  # batch and instance normalization of any dimension
-    nn.LayerNorm,
-    nn.GroupNorm,
-    nn.RMSNorm,
-)
-
-# Operations f with f(c·x) = c·f(x) for every c > 0, as functions, methods and modules name them.
-_HOMOGENEOUS = {
-    *("relu", "leakyrelu", "prelu", "rrelu", "identity", "dropout"),
-    *("dropout1d", "dropout2d", "dropout3d", "featuredropout"),
-    *("maxpool1d", "maxpool2d", "maxpool3d", "avgpool1d", "avgpool2d", "avgpool3d"),
-    *("adaptivemaxpool1d", "adaptivemaxpool2d", "adaptivemaxpool3d", "lppool1d", "lppool2d"),
-    *("adaptiveavgpool1d", "adaptiveavgpool2d", "adaptiveavgpool3d", "pixelshuffle"),
-    *("flatten", "unflatten", "reshape", "view", "permute", "transpose", "contiguous", "clone"),
-    *("squeeze", "unsqueeze", "expand", "getitem", "chunk", "split", "unbind", "narrow", "slice"),
-    *("select", "t", "mean", "sum", "amax", "neg", "abs", "upsample", "interpolate"),
-    *("upsamplenearest2d", "upsamplebilinear2d", "numpyt", "index"),
-    *("zeropad1d", "zeropad2d", "zeropad3d", "reflectionpad2d", "replicationpad2d", "to", "float"),
-    *("double", "half", "type", "tocopy", "detach"),
-}
-# They return no activations.
-_SHAPES = {"size", "shape", "dim", "ndim", "numel", "dtype", "device", "symsize"}
-_SHAPES |= {"asserttensormetadata"}
-_SUMS = {"add", "iadd", "sub", "isub", "rsub"}
-_JOINS = {"cat", "concat", "concatenate", "stack"}
-_PRODUCTS = {"mul", "imul", "multiply"}
-_QUOTIENTS = {"div", "truediv", "itruediv", "divide"}
 
 
 @dataclass(frozen=True)
@@ -98,23 +69,6 @@ def _parameter(module: nn.Module, name: str) -> nn.Parameter | None:
 
 
 @dataclass(frozen=True)
-class Step:
-    """One operation of the forward pass, with the steps that feed it.
-
-    ``kind`` is "input", "layer", "homogeneous" (f(c·x) = c·f(x) for c > 0), "sum" (branches are
-    added or concatenated) or "other" (anything else, a constant that is added among them).
-    """
-
-    name: str
-    kind: Literal["input", "layer", "homogeneous", "sum", "other"]
-    inputs: tuple[str, ...]
-    label: str = ""  # as a message calls it: a module by its own name and its type
-    operation: str = ""  # in one spelling: "maxpool2d"
-    node: fx.Node | None = field(default=None, repr=False, compare=False)
-    module: nn.Module | None = field(default=None, repr=False, compare=False)
-
-
-@dataclass(frozen=True)
 class Network:
     """A traced model: its layers in the order of the forward pass, and all steps between them.
 
@@ -145,13 +99,6 @@ class Network:
         return ""
 
 
-def nearest(name: object, known: Iterable[str]) -> str:
-    """Complete an error message about an unknown name: the nearest right one, or all of them."""
-    known = [name for name in known if name]  # the model itself is a module without a name
-    close = difflib.get_close_matches(str(name), known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
-
-
 def unwrap(model: nn.Module) -> nn.Module:
     """Return the module inside a compiled or (distributed) data-parallel model.
 
@@ -170,25 +117,6 @@ def unwrap(model: nn.Module) -> nn.Module:
             model = model._orig_mod  # type: ignore[assignment]
         else:
             return model
-
-
-def kind_of(module: nn.Module) -> Kind | None:
-    """Return the kind of layer that a module is, None where it is none."""
-    if isinstance(module, nn.Linear):
-        return "linear"
-    if isinstance(module, nn.modules.conv._ConvNd):
-        return "convolution"
-    return "normalization" if isinstance(module, _NORMALIZATIONS) else None
-
-
-def has_own_forward(module: nn.Module) -> bool:
-    """Say whether a module computes something else than the class of torch.nn it comes from."""
-    kinds = (c for c in type(module).__mro__ if c.__module__.startswith("torch.nn.modules."))
-    base = next(kinds, nn.Module)
-    return "forward" in vars(module) or any(
-        getattr(type(module), name, None) is not getattr(base, name, None)
-        for name in ("forward", "_conv_forward")
-    )
 
 
 @contextlib.contextmanager
@@ -278,14 +206,12 @@ def trace(
     modules = dict(model.named_modules(remove_duplicate=False))
     if layers is None and kind_of(model):
         layers = [""]  # the model is itself one layer
-    used: set[str] = set()
+    used: frozenset[str] = frozenset()
     if layers is not None:
         steps, outputs = _chain(layers, modules)
     else:
-        with left_alone(model):
-            steps, outputs, used = (
-                _symbolic_steps(model) if example is None else _exported_steps(model, example)
-            )
+        traced = _traced(model, example)
+        steps, outputs, used = traced.steps, traced.outputs, traced.used
 
     sources: dict[str, tuple[str, ...]] = {}
     before: dict[str, tuple[str, ...]] = {}
@@ -307,6 +233,21 @@ def trace(
     reused = frozenset(name for name in used if name.rpartition(".")[0] in before)
     patched = layers is None and example is None and "forward" in vars(model)
     return Network(found, steps, outputs, reused, patched)
+
+
+def _traced(model: nn.Module, example: Tensor | None) -> graph.Graph:
+    try:
+        with left_alone(model):
+            return graph.trace(model, example)
+    except graph.Untraceable as error:
+        remedy = (
+            "SoftWeightRescaling takes the names of its layers in order instead (layers=[…])"
+            if example is not None
+            else "pass an example input to a function that takes one (example=), or to "
+            "SoftWeightRescaling the names of the layers in the order of the forward pass "
+            "(layers=[…])"
+        )
+        raise ValueError(f"{error}: {remedy}") from error
 
 
 def parameters_outside(model: nn.Module, layers: Sequence[Layer]) -> list[str]:
@@ -453,160 +394,3 @@ def _chain(
             )
         steps.append(Step(name, "layer", (steps[-1].name,)))
     return steps, (steps[-1].name,)
-
-
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
-        return kind_of(module) is not None or super().is_leaf_module(module, qualified_name)
-
-
-def _plain(name: str) -> str:
-    """Reduce "max_pool2d", "MaxPool2d", "relu_" and "relu.default" to one spelling."""
-    return name.split(".")[0].replace("_", "").lower()
-
-
-def _classify(
-    name: str, node: fx.Node, names: dict[fx.Node, str]
-) -> Literal["homogeneous", "sum", "other"]:
-    """Classify an operation by its name and by which of its operands depend on the input."""
-    operands: list[fx.Node] = []  # with repetitions: x * x has two
-    fx.map_arg((node.args, node.kwargs), operands.append)
-    activations = [operand for operand in operands if operand in names]
-    given = (*node.args, *node.kwargs.values())
-    if any(isinstance(a, torch.dtype) and not (a.is_floating_point or a.is_complex) for a in given):
-        return "other"  # whole numbers
-    name = _plain(name)
-    if name in _JOINS:
-        return "sum" if activations == operands else "other"
-    if name in _SUMS:  # a single one here means that a constant is added to it
-        return "sum" if len(activations) > 1 else "other"
-    if name in _PRODUCTS:
-        return "homogeneous" if len(activations) == 1 else "other"
-    if name in _QUOTIENTS:
-        divided = [*node.args[:1]] == activations and not node.kwargs
-        return "homogeneous" if divided else "other"
-    first = operands[:1] == activations[:1]  # not so in constant.to(x)
-    return "homogeneous" if name in _HOMOGENEOUS and first else "other"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _symbolic_steps(model: nn.Module) -> tuple[list[Step], tuple[str, ...], set[str]]:
-    """Return the steps, which of them are outputs, and the parameters used outside modules.
-
-    Of the latter those that reach an output by more than their shape or type.
-    """
-    try:
-        graph = _Tracer().trace(model)
-    except Exception as error:
-        raise ValueError(
-            f"{type(model).__name__} cannot be traced ({_first_line(error)}): pass an example "
-            "input to a function that takes one (example=), or to SoftWeightRescaling the names of "
-            "the layers in the order of the forward pass (layers=[…])"
-        ) from error
-    steps: list[Step] = []
-    names: dict[fx.Node, str] = {}
-    used: dict[fx.Node, set[str]] = {}
-    for node in graph.nodes:
-        inputs = tuple(names[n] for n in node.all_input_nodes if n in names)
-        used[node] = set().union(*(used[n] for n in node.all_input_nodes))
-        if node.op == "output":
-            return steps, inputs, used[node]
-        if node.op == "get_attr":
-            used[node] = {str(node.target)}
-        names[node] = node.name
-        if node.op == "placeholder":
-            steps.append(Step(node.name, "input", ()))
-        elif node.op == "call_module":
-            module = model.get_submodule(node.target)
-            if kind_of(module):
-                names[node] = node.target
-                steps.append(Step(node.target, "layer", inputs, node=node, module=module))
-            elif has_own_forward(module):
-                label = _label(node, module)
-                steps.append(Step(node.name, "other", inputs, label, node=node, module=module))
-            else:
-                steps.append(_step(type(module).__name__, node, names, module))
-        else:
-            target = node.target if isinstance(node.target, str) else node.target.__name__
-            if node.target is getattr:
-                target = str(node.args[1])  # x.shape, x.T
-            if _plain(target) in _SHAPES:
-                used[node] = set()
-            if not inputs or node.op == "get_attr" or _plain(target) in _SHAPES:
-                del names[node]  # a number or a constant
-            else:
-                steps.append(_step(target, node, names))
-    raise ValueError(f"{type(model).__name__} returns nothing")
-
-
-def _step(
-    target: str, node: fx.Node, names: dict[fx.Node, str], module: nn.Module | None = None
-) -> Step:
-    kind = _classify(target, node, names)
-    inputs = tuple(dict.fromkeys(names[n] for n in node.all_input_nodes if n in names))
-    # A mask or an index taken from another tensor is no activation: only the first operand counts.
-    inputs = inputs[:1] if kind == "homogeneous" else inputs
-    return Step(names[node], kind, inputs, _label(node, module), _plain(target), node, module)
-
-
-def _label(node: fx.Node, module: nn.Module | None) -> str:
-    if module is None:
-        return repr(node.name)
-    return f"{str(node.target)!r} ({type(module).__name__})"
-
-
-def _exported_steps(
-    model: nn.Module, example: Tensor
-) -> tuple[list[Step], tuple[str, ...], set[str]]:
-    """Return the same as `_symbolic_steps`."""
-    try:
-        program = torch.export.export(model, (example,))
-    except Exception as error:
-        raise ValueError(
-            f"{type(model).__name__} cannot be traced on the example "
-            f"({_first_line(error)}): SoftWeightRescaling takes the names of its layers in order "
-            "instead (layers=[…])"
-        ) from error
-    users = set(program.graph_signature.user_inputs)
-    parameters = program.graph_signature.inputs_to_parameters
-    used: dict[fx.Node, set[str]] = {}
-    steps: list[Step] = []
-    names: dict[fx.Node, str] = {}
-    calls: dict[str, str] = {}
-    for node in program.graph.nodes:
-        inputs = tuple(dict.fromkeys(names[n] for n in node.all_input_nodes if n in names))
-        if node.op == "output":
-            wanted = set(program.graph_signature.user_outputs)
-            returned = [n for n in node.all_input_nodes if n.name in wanted and n in names]
-            reaching = set().union(*(used[n] for n in returned))
-            return steps, tuple(names[n] for n in returned), reaching
-        used[node] = set().union(*(used[n] for n in node.all_input_nodes))
-        if node.op == "placeholder":
-            if node.name in parameters:
-                used[node] = {parameters[node.name]}
-            if node.name in users:
-                names[node] = node.name
-                steps.append(Step(node.name, "input", ()))
-            continue
-        target = str(node.target).removeprefix("aten.")
-        stack = node.meta.get("nn_module_stack") or {"": ("", None)}
-        call, (path, _) = list(stack.items())[-1]
-        if path and kind_of(model.get_submodule(path)):  # a layer may use what is its own
-            used[node] = {name for name in used[node] if name.rpartition(".")[0] != path}
-        if not inputs or _plain(target) in _SHAPES:
-            continue  # bookkeeping of parameters and buffers, numbers
-        if path and kind_of(model.get_submodule(path)):
-            names[node] = path
-            # A layer may be several operations: only the first of a call enters it.
-            if path not in inputs or calls[path] != call:
-                steps.append(Step(path, "layer", inputs))
-            calls[path] = call
-        elif node.target is operator.getitem:
-            names[node] = inputs[0]
-        else:
-            names[node] = node.name
-            steps.append(_step(target, node, names))
-    raise ValueError(f"{type(model).__name__} returns nothing")

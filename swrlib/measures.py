@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from swrlib.layers import nearest, trace
+from swrlib.checks import nearest
+from swrlib.layers import trace
 from swrlib.methods import Replicas
 from swrlib.streams import BIASES, READINGS, make_stream, scale_
 from swrlib.theory import (

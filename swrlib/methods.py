@@ -14,7 +14,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from swrlib.layers import Network, nearest
+from swrlib.checks import nearest
+from swrlib.layers import Network
 from swrlib.rescaling import (
     SoftRescaling,
     Variant,

@@ -1,8 +1,8 @@
-"""The four architectures of the paper, for any size and number of channels of the images.
+"""Architectures for any size and number of channels of the images: the paper's four, and ResNet-18.
 
-All are flat sequences of named modules: what `torch.fx` traces, a reader can read. Weights are
-drawn with PyTorch's default initialization from torch's global generator (the paper does not say
-which; its release does the same).
+All are sequences of named modules: what `torch.fx` traces, a reader can read. The paper's weights
+are drawn with PyTorch's default initialization from torch's global generator (the paper does not
+say which; its release does the same), ResNet-18's as torchvision draws them.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import nn
 
+from swrlib.checks import check_whole, nearest
 from swrlib.datasets import Dataset
-from swrlib.layers import nearest
 
 # Max pooling stands before the activation below: a function that never falls commutes with the
 # maximum exactly, and has a quarter of the work. So every activation here must be non-decreasing.
@@ -46,6 +46,7 @@ _ARCHITECTURES: dict[str, dict[str, Any]] = {
         "hidden": (4096, 4096),
         "normalization": True,
     },
+    "resnet18": {"width": 64},
 }
 MODELS = tuple(_ARCHITECTURES)
 
@@ -64,13 +65,16 @@ def build_model(name: str, dataset: Dataset, **options: Any) -> nn.Module:
         - `cnn`: two 5x5 convolutions of 16 channels, 100 hidden units.
         - `cnn-bn`: the same with batch norm, its convolutions without bias.
         - `vgg16`: 13 convolutions, 4096, 4096, classes; images from 32 pixels on.
+        - `resnet18`: torchvision's, with a 3x3 convolution of stride 1 and no pooling in front, as
+          is usual for small images; from 8 pixels on.
     dataset
         Gives the shape of the images and the number of classes.
     **options
         `activation`: `relu`, `leaky_relu` or `tanh`. `hidden`: units of the hidden fully connected
         layers. With convolutions also `normalization`: whether batch norm follows each of them,
         and `convolution_bias`: whether they have a bias (VGG-16: True; False as the paper's
-        Section 3.3 suggests before batch norm).
+        Section 3.3 suggests before batch norm). ResNet-18 has one option, `width`: the channels
+        of its first blocks, 64; those of the last are eight times as many.
 
     Returns
     -------
@@ -91,6 +95,8 @@ def build_model(name: str, dataset: Dataset, **options: Any) -> nn.Module:
         if option not in known:
             raise ValueError(f"there is no option {option!r} of {name}: {nearest(option, known)}")
     settings = settings | options
+    if name == "resnet18":
+        return _resnet18(dataset, **settings)
     activation = settings["activation"]
     if activation not in _ACTIVATIONS:
         raise ValueError(
@@ -128,4 +134,41 @@ def build_model(name: str, dataset: Dataset, **options: Any) -> nn.Module:
         network.add_module(f"linear{number}", nn.Linear(inputs, outputs))
         if number < len(units) - 1:
             network.add_module(f"activation{convolutions + number}", _ACTIVATIONS[activation]())
+    return network
+
+
+def _resnet18(dataset: Dataset, width: int) -> nn.Module:
+    """Build ResNet-18 of torchvision's blocks; its parameters have the names that they have there.
+
+    He, Zhang, Ren and Sun (2016).
+    """
+    from torchvision.models.resnet import BasicBlock  # takes a second to import
+
+    check_whole("width", width)
+    channels, height, width_of_images = dataset.shape
+    if min(height, width_of_images) < 8:
+        raise ValueError(
+            "resnet18 halves its maps three times and needs images of at least 8x8 pixels, not "
+            f"{height}x{width_of_images}: enlarge them or take another model"
+        )
+    network = nn.Sequential()
+    network.add_module("conv1", nn.Conv2d(channels, width, 3, padding=1, bias=False))
+    network.add_module("bn1", nn.BatchNorm2d(width))
+    network.add_module("relu", nn.ReLU(inplace=True))
+    inputs = width
+    for number in range(1, 5):
+        outputs = width * 2 ** (number - 1)
+        shortcut = None
+        if outputs != inputs:
+            convolution = nn.Conv2d(inputs, outputs, 1, stride=2, bias=False)
+            shortcut = nn.Sequential(convolution, nn.BatchNorm2d(outputs))
+        first = BasicBlock(inputs, outputs, 1 if number == 1 else 2, shortcut)
+        network.add_module(f"layer{number}", nn.Sequential(first, BasicBlock(outputs, outputs)))
+        inputs = outputs
+    network.add_module("avgpool", nn.AdaptiveAvgPool2d(1))
+    network.add_module("flatten", nn.Flatten())
+    network.add_module("fc", nn.Linear(inputs, len(dataset.classes)))
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     return network

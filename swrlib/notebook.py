@@ -15,8 +15,8 @@ from torch.nn.functional import cross_entropy
 
 from swrlib import paper, records, runs, streams, training, verdicts
 from swrlib.checkpoints import default_folder
+from swrlib.checks import check_whole, nearest
 from swrlib.datasets import DATASETS, Dataset
-from swrlib.layers import nearest
 from swrlib.loop import SoftWeightRescaling
 from swrlib.methods import Method
 from swrlib.models import MODELS
@@ -218,9 +218,7 @@ def _check(name: str, value: Any) -> None:
     if name == "dataset" and value not in DATASETS and not Path(str(value)).is_dir():
         raise ValueError(f"unknown dataset {value!r}: {nearest(value, DATASETS)}, or a folder")
     if name in ("seeds", "epochs", "steps") and not (name == "epochs" and value is None):
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if not whole or value < 1:
-            raise ValueError(f"{name} is {value!r}: it must be a whole number from 1 on")
+        check_whole(name, value)
     if name == "decay" and not isinstance(value, bool):
         raise ValueError(f"decay is {value!r}: it must be true or false")
     if name == "results" and not isinstance(value, str | os.PathLike | None):

@@ -39,8 +39,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from swrlib.checks import nearest
 from swrlib.files import replacing
-from swrlib.layers import nearest
 
 #: One row per run and epoch; option columns of a job's own may follow.
 COLUMNS: dict[str, pa.DataType] = {

@@ -28,7 +28,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from swrlib.layers import Layer, Network, nearest, trace
+from swrlib.checks import nearest
+from swrlib.layers import Layer, Network, trace
 
 Variant = Literal["proportional", "printed"]
 

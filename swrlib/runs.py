@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from swrlib import paper, records
+from swrlib.checks import check_whole, nearest
 from swrlib.datasets import DATASETS, Dataset, load_dataset
-from swrlib.layers import nearest
 from swrlib.methods import METHODS, Method, Vanilla, make_method
 from swrlib.models import MODELS
 from swrlib.streams import Stream, make_stream
@@ -149,8 +149,7 @@ def resolve(
     ):
         if value not in known:
             raise ValueError(f"unknown {what} {value!r}: {nearest(value, known)}")
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size!r}: it must be a whole number from 1 on")
+    check_whole("batch_size", batch_size)
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype}: {nearest(dtype, map(str, DTYPES))}")
     if isinstance(stream, str):

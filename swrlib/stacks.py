@@ -1,25 +1,22 @@
 """Many copies of a network that train as one: every parameter carries a leading axis of replicas.
 
-A `Stack` walks through the layers of a model with operations that treat all replicas at once. Until
-the first layer the replicas share their input, so that this layer is one wide product; convolutions
-become grouped, batch normalization treats each replica's channels by themselves. With one replica
-these are the ordinary operations. No replica sees another's numbers, so one that diverges leaves
-the others as they are.
-
-Feature maps are [N, replicas·C, H, W]; what fully connected layers see is [replicas, units, N],
-with the images last, where softmax and sums over classes are fastest on a processor. There, float32
-feature maps lie in oneDNN's own layout for as long as it knows the modules that follow.
+A `Stack` walks through the graph of a model with operations that treat all replicas at once
+(`swrlib.walks`). With one replica these are the ordinary operations. No replica sees another's
+numbers, so one that diverges leaves the others as they are.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import batch_norm, conv2d
+
+from swrlib import graph
+from swrlib.checks import check_whole, nearest
+from swrlib.walks import Walk
+from swrlib.wide import Setting, Unstackable, refuse
 
 #: Up to how many entries a model counts as small: then its replicas train in one stack on a GPU.
 SMALL = 2_000_000
@@ -27,76 +24,24 @@ SMALL = 2_000_000
 EVALUATED = 256
 #: Replicas in one stack by default: more of them leave the processor's cache, or the GPU is full.
 LARGEST_STACK = {"cpu": 20, "cuda": 100}
-#: Modules that oneDNN computes in its own layout: blocks of channels that fill a vector register.
-BLOCKED = (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.ReLU)
-
-
-def product(a: Tensor, b: Tensor) -> Tensor:
-    """Return a bᵀ of matrices [m, k] and [n, k].
-
-    On a processor PyTorch takes its float32 products from MKL, which uses half of an AMD
-    processor's vector width, and its convolutions from oneDNN, which uses all of it: where PyTorch
-    has oneDNN's product, which is not a public function, it is taken.
-    """
-    if a.device.type == "cpu" and a.dtype == torch.float32 and _ONEDNN is not None:
-        result: Tensor = _ONEDNN(a, b, None, "none", [], "")
-        return result
-    return a @ b.T
-
-
-def _onednn() -> Callable[..., Tensor] | None:
-    """Return oneDNN's product where this PyTorch has it and it works, else None."""
-    try:
-        function: Callable[..., Tensor] = torch.ops.mkldnn._linear_pointwise
-        function(torch.ones(1, 1), torch.ones(1, 1), None, "none", [], "")
-    except (AttributeError, RuntimeError, TypeError):
-        return None
-    return function
-
-
-_ONEDNN = _onednn()
-
-
-class StackedLinear(torch.autograd.Function):
-    """y_r = W_r x_r + b_r for all replicas r, with gradients in the layout of the weights.
-
-    Shapes: weight [replicas, out, in], bias [replicas, out], input [replicas, in, N], or [N, in]
-    where all replicas share it; output [replicas, out, N]. PyTorch's own batched product would
-    write the gradient of the weights transposed, and a shared input once per replica.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """Return the outputs."""
-        ctx.save_for_backward(inputs, weight)
-        if inputs.dim() == 2:
-            return product(weight.flatten(0, 1), inputs).view(*bias.shape, -1).add_(bias[..., None])
-        return torch.baddbmm(bias.unsqueeze(2), weight, inputs)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
-        """Return the gradients of inputs, weight and bias."""
-        inputs, weight = ctx.saved_tensors
-        bias = gradient.sum(2)
-        if inputs.dim() == 2:
-            flat = gradient.flatten(0, 1)
-            shared = product(flat.T, weight.flatten(0, 1).T) if ctx.needs_input_grad[0] else None
-            return shared, product(flat, inputs.T).view_as(weight), bias
-        return torch.bmm(weight.mT, gradient), torch.bmm(gradient, inputs.mT), bias
 
 
 class Stack:
-    """Replicas of a model: a sequence of linear, convolution, batch norm and other plain modules.
+    """Replicas of a model.
 
     Parameters
     ----------
-    model : torch.nn.Sequential
-        What all replicas start as.
+    model : torch.nn.Module
+        What all replicas start as. Linear and convolution layers, batch, layer, group and instance
+        normalization, and between them activations, pooling, sums and joins of branches; one
+        replica may be any model.
     replicas : int
     device : torch.device
     dtype : torch.dtype
         float32, float64, or bfloat16: then products of matrices and convolutions are in bfloat16,
         parameters and everything else in float32.
+    seeds : int
+        How many parts of the replicas, one after another, may have images of their own.
 
     Attributes
     ----------
@@ -104,28 +49,50 @@ class Stack:
         By name, leaves [replicas, …]; those of convolutions lie in memory channels last.
     buffers : dict of str to torch.Tensor
         By name, [replicas, …].
+
+    Raises
+    ------
+    TypeError
+        If several replicas of the model cannot be computed at once; what hinders is named.
+    ValueError
+        If the replicas are no multiple of the seeds.
     """
 
     def __init__(
-        self, model: nn.Module, replicas: int, device: torch.device, dtype: torch.dtype
+        self,
+        model: nn.Module,
+        replicas: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        seeds: int = 1,
     ) -> None:
-        self.replicas = replicas
-        self.products = dtype
+        check_whole("seeds", seeds)
+        if replicas % seeds:
+            raise ValueError(f"{replicas} replicas are no multiple of {seeds} seeds")
+        self.replicas, self.seeds = replicas, seeds
         self.dtype = torch.float32 if dtype == torch.bfloat16 else dtype
         self._model = copy.deepcopy(model)
-        self._modules = list(self._model.named_children())
-        for position, (name, module) in enumerate(self._modules):
-            if not _stackable(module, first=position == 0):
-                raise TypeError(f"{name} is a {module}, which cannot be stacked")
-        convolutional = any(isinstance(module, nn.Conv2d) for _, module in self._modules)
-        self.blocked = convolutional and _computes_blocked(device, dtype)
-        channels_last = convolutional and not self.blocked
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.parameters = {
             name: self._block(parameter, device).requires_grad_()
             for name, parameter in model.named_parameters()
         }
         self.buffers = {name: self._block(buffer, device) for name, buffer in model.named_buffers()}
+        convolutional = any(isinstance(module, nn.Conv2d) for module in model.modules())
+        self.blocked = convolutional and _computes_blocked(device, dtype)
+        channels_last = convolutional and not self.blocked
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        setting = Setting(
+            replicas, self.parameters, self.buffers, dtype, self.blocked, self.memory_format
+        )
+        self._walks: dict[int, Walk | _Alone] = {}  # by the number of different inputs
+        try:
+            steps = _trace(copy.deepcopy(model))
+            self._walks = {inputs: Walk(steps, setting, inputs) for inputs in {1, seeds}}
+        except Unstackable:
+            if replicas > 1:
+                raise
+            self._walks = {1: _Alone(copy.deepcopy(model).to(device), setting)}
 
     def _block(self, tensor: Tensor, device: torch.device) -> Tensor:
         dtype = self.dtype if tensor.is_floating_point() else tensor.dtype
@@ -138,56 +105,39 @@ class Stack:
         return block.permute(0, 1, 4, 2, 3) if tensor.dim() == 4 else block
 
     def __call__(self, images: Tensor, *, training: bool) -> Tensor:
-        """Return the logits [replicas, classes, N] of normalized images [N, C, H, W]."""
-        x, shared = images.contiguous(memory_format=self.memory_format), True
-        for name, module in self._modules:
-            if self.blocked and isinstance(module, nn.Conv2d) and not x.is_mkldnn:
-                x = x.to_mkldnn()
-            elif x.is_mkldnn and not isinstance(module, BLOCKED):
-                x = x.to_dense()
-            if isinstance(module, nn.Conv2d):
-                x, shared = self._convolution(name, module, x, shared), False
-            elif isinstance(module, nn.BatchNorm2d):
-                x = self._batch_norm(name, module, x, training)
-            elif isinstance(module, nn.Linear):
-                x, shared = self._linear(name, x), False
-            elif isinstance(module, nn.Flatten) and not shared:
-                x = x.unflatten(1, (self.replicas, -1)).flatten(2).permute(1, 2, 0)
-            else:
-                x = module(x)
-        return x.to(self.dtype)
+        """Return the logits [replicas, classes, N] of normalized images.
 
-    def _convolution(self, name: str, module: nn.Conv2d, x: Tensor, shared: bool) -> Tensor:
-        bias = self.parameters.get(f"{name}.bias")
-        return conv2d(
-            x.to(self.products),
-            self.parameters[f"{name}.weight"].flatten(0, 1).to(self.products),
-            None if bias is None else bias.flatten().to(self.products),
-            stride=module.stride,
-            padding=module.padding,
-            dilation=module.dilation,
-            groups=module.groups * (1 if shared else self.replicas),
-        )
+        Images are [N, C, H, W], which all replicas see, or with several seeds [seeds, N, C, H, W].
+        """
+        return self.forward(images, training=training)[0]
 
-    def _batch_norm(self, name: str, module: nn.BatchNorm2d, x: Tensor, training: bool) -> Tensor:
-        if training:
-            self.buffers[f"{name}.num_batches_tracked"] += 1
-        return batch_norm(
-            x,
-            self.buffers[f"{name}.running_mean"].view(-1),
-            self.buffers[f"{name}.running_var"].view(-1),
-            self.parameters[f"{name}.weight"].flatten(),
-            self.parameters[f"{name}.bias"].flatten(),
-            training,
-            module.momentum or 0.0,
-            module.eps,
-        )
+    def forward(
+        self, images: Tensor, *, training: bool, features: Collection[str] = ()
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the logits, as in a call, and what layers or other steps give on the way.
 
-    def _linear(self, name: str, x: Tensor) -> Tensor:
-        weight, bias = self.parameters[f"{name}.weight"], self.parameters[f"{name}.bias"]
-        if self.replicas == 1 and x.dim() == 3:
-            x = x[0].T  # shared by all, then
-        return StackedLinear.apply(*(tensor.to(self.products) for tensor in (x, weight, bias)))
+        Parameters
+        ----------
+        images : torch.Tensor
+        training : bool
+        features : collection of str
+            Names of layers, or of other steps of the graph.
+
+        Returns
+        -------
+        torch.Tensor
+        dict of str to torch.Tensor
+            By name, [replicas, N, …].
+
+        Raises
+        ------
+        ValueError
+            If there is no step of a name.
+        """
+        own = self.seeds > 1 and images.dim() in (3, 5)
+        walk = self._walks[self.seeds if own else 1]
+        logits, found = walk(images, training=training, features=features)
+        return logits.to(self.dtype), found
 
     def views(self, replica: int) -> dict[str, Tensor]:
         """Return one replica's parameters and buffers by name, sharing their memory."""
@@ -197,15 +147,72 @@ class Stack:
     def module(self, replica: int) -> nn.Module:
         """Return one replica as a model of its own: a copy, as it is now."""
         model = copy.deepcopy(self._model).to(self.dtype)
-        model.load_state_dict(self.views(replica))
+        _copy(self.views(replica), _tensors(model))
         return model.to(next(iter(self.parameters.values())).device)
 
-    @torch.no_grad()
     def load(self, replica: int, model: nn.Module) -> None:
         """Take a replica's parameters and buffers from a model."""
-        state = model.state_dict()
-        for name, view in self.views(replica).items():
-            view.copy_(state[name])
+        _copy(_tensors(model), self.views(replica))
+
+
+class _Alone:
+    """The forward pass of a single replica: the model's own."""
+
+    def __init__(self, model: nn.Module, setting: Setting) -> None:
+        for name, module in model.named_modules():
+            if "forward" in vars(module):  # it may belong to the model that this is a copy of
+                raise TypeError(
+                    f"{name or type(module).__name__} was given another forward, which a copy may "
+                    "not take along: write a class with it"
+                )
+        self.model, self.setting = model, setting
+
+    def __call__(
+        self, images: Tensor, *, training: bool, features: Collection[str] = ()
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        modules = dict(self.model.named_modules())
+        found: dict[str, Tensor] = {}
+        hooks = []
+        for name in features:
+            if name not in modules:
+                raise ValueError(f"the model has no module {name!r}: {nearest(name, modules)}")
+
+            def keep(module: nn.Module, given: object, output: Tensor, name: str = name) -> None:
+                found[name] = output.unsqueeze(0)
+
+            hooks.append(modules[name].register_forward_hook(keep))
+        blocks = {**self.setting.parameters, **self.setting.buffers}
+        tensors = {name: block[0] for name, block in blocks.items()}
+        half = self.setting.products == torch.bfloat16
+        try:
+            with torch.autocast(images.device.type, torch.bfloat16, enabled=half):
+                self.model.train(training)
+                outputs = torch.func.functional_call(self.model, tensors, (images,))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return outputs.transpose(0, 1).unsqueeze(0), found
+
+
+def _trace(model: nn.Module) -> graph.Graph:
+    try:
+        if "forward" in vars(model):
+            refuse(f"{type(model).__name__} was given another forward")
+        return graph.trace(model)
+    except ValueError as error:
+        raise Unstackable(
+            f"{error}, so that several runs cannot train at once: train it alone (stack=1)"
+        ) from error
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+@torch.no_grad()
+def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
+    for name, tensor in target.items():
+        tensor.copy_(source[name])
 
 
 def _computes_blocked(device: torch.device, dtype: torch.dtype) -> bool:
@@ -217,19 +224,6 @@ def _computes_blocked(device: torch.device, dtype: torch.dtype) -> bool:
     onednn = torch.backends.mkldnn
     here = bool(onednn.is_available() and onednn.enabled)
     return device.type == "cpu" and dtype == torch.float32 and here
-
-
-def _stackable(module: nn.Module, first: bool) -> bool:
-    """Tell whether a stack does what the module does."""
-    if isinstance(module, nn.Linear):
-        return module.bias is not None
-    if isinstance(module, nn.Conv2d):
-        # Groups of an input that the replicas share would mix with the groups of replicas.
-        return module.padding_mode == "zeros" and not (first and module.groups > 1)
-    if isinstance(module, nn.BatchNorm2d):
-        plain = module.affine and module.track_running_stats and module.momentum is not None
-        return plain and not first  # its replicas would share an input and not their statistics
-    return not any(True for _ in module.parameters())
 
 
 def default_size(model: nn.Module, device: torch.device) -> int:
@@ -253,8 +247,11 @@ def needed_memory(model: nn.Module, images: tuple[int, ...], dtype: torch.dtype)
     """
     outputs: list[int] = []
     copied = copy.deepcopy(model).to("meta")
-    for module in copied.children():
-        module.register_forward_hook(lambda module, given, output: outputs.append(output.numel()))
+    for module in copied.modules():
+        if not any(True for _ in module.children()):
+            module.register_forward_hook(
+                lambda module, given, output: outputs.append(output.numel())
+            )
     with torch.no_grad():
         copied(torch.empty(images, device="meta"))
     entries = sum(parameter.numel() for parameter in model.parameters())

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from swrlib import paper
+from swrlib.checks import check_whole, nearest
 from swrlib.datasets import Dataset
-from swrlib.layers import nearest, trace
+from swrlib.layers import trace
 from swrlib.rescaling import multi_tensor_norms, rescale_
 
 STREAMS = tuple(paper.EPOCHS)
@@ -229,8 +230,8 @@ def make_stream(
     ):
         if value not in known:
             raise ValueError(f"unknown {what} {value!r}: {nearest(value, known)}")
-    if epochs is not None and (type(epochs) is not int or epochs < 1):
-        raise ValueError(f"epochs is {epochs!r}: a stage takes a whole number of epochs from 1 on")
+    if epochs is not None:
+        check_whole("epochs", epochs)
     if not isinstance(learning_rate, int | float) or not 0 < learning_rate < math.inf:
         raise ValueError(f"learning_rate is {learning_rate!r}: it must be a positive number")
     default = (paper.EPOCHS if scale == "paper" else QUICK_EPOCHS)[name]

@@ -30,6 +30,7 @@ from torch.nn.functional import cross_entropy
 
 from swrlib import paper, records
 from swrlib.checkpoints import Checkpoint, default_folder, locked, save
+from swrlib.checks import check_whole
 from swrlib.datasets import Dataset, load_dataset
 from swrlib.devices import CapturedStep, arithmetic, find_device, free_memory
 from swrlib.files import make_folder
@@ -82,7 +83,7 @@ def train(
     ----------
     dataset : str, path or Dataset
         A name of `swrlib.load_dataset`, a folder of class folders, or images in memory.
-    model : {"mlp", "cnn", "cnn-bn", "vgg16"}
+    model : {"mlp", "cnn", "cnn-bn", "vgg16", "resnet18"}
     stream : str or Stream
         A name (see `swrlib.make_stream`) or what `make_stream` returned.
     methods : iterable of str or Method
@@ -207,8 +208,8 @@ def _runs_at_once(
     runs: Sequence[Run], data: Dataset, device: torch.device, asked: int | None
 ) -> int:
     """Return how many runs of a seed train in one stack: as asked, or what is fastest and fits."""
-    if asked is not None and (isinstance(asked, bool) or not isinstance(asked, int) or asked < 1):
-        raise ValueError(f"stack is {asked!r}: it must be a whole number from 1 on")
+    if asked is not None:
+        check_whole("stack", asked)
     model = _new_model(runs[0], data, "weights")
     most = asked or default_size(model, device)
     most = min(most, max(len(job) for job in cut_into_jobs(runs, most)))

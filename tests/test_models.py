@@ -1,4 +1,4 @@
-"""The four architectures: sizes, equivalences, and what is said of bad input."""
+"""The architectures: sizes, equivalences, and what is said of bad input."""
 
 import itertools
 import math
@@ -44,6 +44,8 @@ def on_meta(name, dataset, **options):
         ("vgg16", TINY_IMAGENET, {"convolution_bias": False}, 40_712_328),
         # without batch norm: less a scale and a shift for each of 4,224 channels
         ("vgg16", TINY_IMAGENET, {"normalization": False}, 40_716_552 - 2 * 4_224),
+        ("resnet18", CIFAR10, {}, 11_173_962),
+        ("resnet18", MNIST, {"width": 16}, 2_724 * 16**2 + (9 + 150 + 80) * 16 + 10),
     ],
 )
 def test_parameter_counts(name, dataset, options, count):
@@ -139,7 +141,8 @@ def test_any_size_for_vgg16(size):
 def test_models_are_traceable(name):
     graph = torch.fx.symbolic_trace(on_meta(name, CIFAR10)).graph
     operations = [node.op for node in graph.nodes]
-    assert set(operations) == {"placeholder", "call_module", "output"}
+    added = {"call_function"} if name == "resnet18" else set()
+    assert set(operations) == {"placeholder", "call_module", "output"} | added
 
 
 def test_the_same_seed_gives_the_same_weights_in_every_place():
@@ -160,7 +163,7 @@ def test_the_same_seed_gives_the_same_weights_in_every_place():
     ("activation", "kind"),
     [("relu", nn.ReLU), ("leaky_relu", nn.LeakyReLU), ("tanh", nn.Tanh)],
 )
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["mlp", "cnn", "cnn-bn", "vgg16"])
 def test_activations(name, activation, kind):
     model = on_meta(name, CIFAR10, activation=activation)
     expected = {"mlp": 2, "cnn": 3, "cnn-bn": 3, "vgg16": 15}[name]
@@ -184,6 +187,10 @@ def test_hidden_units():
         ("vgg16", MNIST, {}, ("32x32", "28x28")),
         ("vgg16", images(3, 64, 31), {}, ("32x32", "64x31")),
         ("cnn", images(3, 9, 32), {}, ("10x10", "9x32")),
+        ("resnet18", images(3, 7, 32), {}, ("8x8", "7x32")),
+        ("resnet18", CIFAR10, {"width": 0}, ("width is 0", "whole number from 1 on")),
+        ("resnet18", CIFAR10, {"hidden": (1,)}, ("'hidden' of resnet18", "width")),
+        ("resnet", CIFAR10, {}, ("did you mean 'resnet18'",)),
     ],
 )
 def test_bad_input(name, dataset, options, parts):

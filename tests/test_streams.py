@@ -236,7 +236,7 @@ def test_a_short_decay_begins_with_the_full_rate(epochs):
     [
         ({"name": "warmstart"}, "'warm-start'"),
         ({"name": "single-task", "scale": "papper"}, "'paper'"),
-        ({"name": "single-task", "epochs": 0}, "whole number of epochs"),
+        ({"name": "single-task", "epochs": 0}, "epochs is 0: it must be a whole number"),
         ({"name": "single-task", "epochs": 2.5}, "2.5"),
         ({"name": "single-task", "epochs": True}, "True"),
         ({"name": "single-task", "learning_rate": 0}, "positive"),

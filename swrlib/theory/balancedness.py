@@ -11,24 +11,15 @@ from __future__ import annotations
 
 import itertools
 import math
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor, fx, nn
 
-from swrlib.layers import Layer, Network, Step, kind_of, trace
-
-# Operations that treat every entry by itself, or drop it.
-_ELEMENTWISE = {
-    *("relu", "leakyrelu", "prelu", "rrelu", "identity", "abs", "neg", "mul", "imul", "multiply"),
-    *("div", "truediv", "itruediv", "divide", "contiguous", "clone", "detach", "to", "type"),
-    *("float", "double", "half", "dropout", "dropout1d", "dropout2d", "dropout3d"),
-    "featuredropout",
-}
+from swrlib.graph import Step, flattens_rows, given, kind_of
+from swrlib.layers import Layer, Network, trace
 
 
 def layer_balance(model: nn.Module, reference: nn.Module) -> pd.Series:
@@ -309,17 +300,19 @@ def _refuse_other_inputs(layer: Layer, place: _Place | None) -> None:
 
 def _place_after(step: Step, place: _Place | None) -> _Place | None:
     """Follow units through an operation; refuse one that moves or mixes them, or may do so."""
-    if place is None or step.operation in _ELEMENTWISE:
+    if place is None:
+        return None
+    does = step.does
+    assert does is not None and step.node is not None
+    if does.elementwise:
         return place
-    assert step.node is not None
-    if step.operation[-2:] in ("1d", "2d", "3d"):  # pooling, padding: over the last axes
-        if int(step.operation[-2]) <= place.behind:
-            return place
-    elif step.operation in ("mean", "sum", "amax"):
+    if does.role == "window" and does.axes is not None and does.axes <= place.behind:
+        return place
+    if does.role == "reduction":
         left = _axes_left(step.node, place.behind)
         if left is not None:
             return replace(place, behind=left)
-    elif _keeps_rows(step):
+    elif flattens_rows(step):
         return replace(place, behind=0, spread=place.spread or place.behind > 0)
     raise ValueError(
         f"{step.label} may move or mix the units of {place.layer.name}: only networks in which "
@@ -327,14 +320,9 @@ def _place_after(step: Step, place: _Place | None) -> _Place | None:
     )
 
 
-def _options(node: fx.Node, *names: str) -> dict[str, Any]:
-    """Return what an operation was given beside its input, by name."""
-    return dict(zip(names, node.args[1:], strict=False)) | dict(node.kwargs)
-
-
 def _axes_left(node: fx.Node, behind: int) -> int | None:
     """Return how many axes behind the units a reduction leaves; None where it takes others too."""
-    options = _options(node, "dim", "keepdim")
+    options = given(node, "dim", "keepdim")
     dim = options.pop("dim", None)
     axes = [*dim] if isinstance(dim, list | tuple) else [dim]
     kept = options.pop("keepdim", False)
@@ -345,33 +333,6 @@ def _axes_left(node: fx.Node, behind: int) -> int | None:
     if not all(-behind <= place < 0 for place in places):
         return None
     return behind if kept else behind - len(places)
-
-
-def _keeps_rows(step: Step) -> bool:
-    """Say whether an operation flattens everything behind the batch: flatten(1), view(n, -1)."""
-    assert step.node is not None
-    if step.operation == "flatten":
-        given = _options(step.node, "start_dim", "end_dim")
-        if isinstance(step.module, nn.Flatten):
-            given = {"start_dim": step.module.start_dim, "end_dim": step.module.end_dim}
-        return {"start_dim": 0, "end_dim": -1} | given == {"start_dim": 1, "end_dim": -1}
-    if step.operation in ("view", "reshape"):
-        sizes = step.node.args[1:]
-        if len(sizes) == 1 and isinstance(sizes[0], list | tuple):
-            sizes = tuple(sizes[0])
-        return len(sizes) == 2 and _is_batch(sizes[0]) and isinstance(sizes[1], int)
-    return False
-
-
-def _is_batch(size: Any) -> bool:
-    """Say whether a size is x.size(0) or x.shape[0]."""
-    if not isinstance(size, fx.Node) or size.args[1:] != (0,):
-        return False
-    if size.target == "size":
-        return True
-    shape = size.args[0]
-    read = isinstance(shape, fx.Node) and (shape.target == "size" or shape.args[1:] == ("shape",))
-    return size.target is operator.getitem and read
 
 
 def _check(p: float, q: float) -> None:

@@ -16,7 +16,7 @@ import itertools
 import math
 from typing import Literal
 
-from swrlib.layers import nearest
+from swrlib.checks import nearest
 
 
 def norm_bound(

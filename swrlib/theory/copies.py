@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from swrlib.layers import _first_line, unwrap
+from swrlib.checks import first_line
+from swrlib.layers import unwrap
 
 
 def copied(model: nn.Module) -> nn.Module:
@@ -28,7 +29,7 @@ def copied(model: nn.Module) -> nn.Module:
         why = (
             f"{', '.join(computed)} was computed with gradients (run it once under torch.no_grad())"
             if computed
-            else _first_line(error)
+            else first_line(error)
         )
         raise ValueError(f"{type(model).__name__} cannot be copied: {why}") from error
 
@@ -40,5 +41,5 @@ def run(network: nn.Module, inputs: Tensor) -> Any:
     except Exception as error:
         raise ValueError(
             f"{type(network).__name__} fails on an input of shape {tuple(inputs.shape[1:])}: "
-            f"{_first_line(error)}"
+            f"{first_line(error)}"
         ) from error

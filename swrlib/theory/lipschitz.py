@@ -18,36 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from swrlib.layers import _first_line, has_own_forward, kind_of, nearest
+from swrlib import graph
+from swrlib.checks import first_line, nearest
+from swrlib.graph import Step, has_own_forward, kind_of
 from swrlib.theory.copies import copied, run
 
 Norm = Literal["spectral", "frobenius"]
 
-# |f'| ≤ 1, or shapes alone.
-_NON_EXPANSIVE = {
-    *("relu", "relu6", "leakyrelu", "elu", "celu", "tanh", "hardtanh", "softplus", "softsign"),
-    *("identity", "dropout", "dropout1d", "dropout2d", "dropout3d", "abs", "neg", "flatten"),
-    *("view", "reshape", "unflatten", "contiguous", "clone", "permute", "transpose", "squeeze"),
-    "unsqueeze",
-}
-# Greatest slope of activations that are steeper, or always flatter.
-_SLOPES = {
-    **{"sigmoid": 0.25, "gelu": 1.1291, "silu": 1.0999, "mish": 1.0886, "hardswish": 1.5},
-    "selu": 1.7582,
-}
-# The option of an activation that decides its slope: its name, position and default.
-_OPTIONS: dict[str, tuple[str, int, float]] = {
-    "leakyrelu": ("negative_slope", 1, 0.01),
-    "elu": ("alpha", 1, 1.0),
-    "celu": ("alpha", 1, 1.0),
-    "softplus": ("threshold", 2, 20.0),
-}
-_SUMS = {"add", "iadd", "sub", "isub"}
-_JOINS = {"cat", "concat", "concatenate", "stack"}
-_PRODUCTS = {"mul", "imul", "multiply"}
-_QUOTIENTS = {"div", "truediv", "itruediv", "divide"}
-_LINEAR = {"avgpool1d", "avgpool2d", "avgpool3d", "adaptiveavgpool1d", "adaptiveavgpool2d", "mean"}
-_MAX_POOLS = {"maxpool1d", "maxpool2d", "maxpool3d"}
 # What an operation may return beside numbers and tensors: none of it follows the input's values.
 _SHAPES = (int, torch.Size, torch.dtype, torch.device)
 #: Share of an operator norm that the iteration may miss.
@@ -155,7 +132,7 @@ def conv_spectral_norm(module: nn.Module, input_shape: tuple[int, ...]) -> float
         offset = linear(torch.zeros(1, *input_shape, dtype=torch.float64))
         return operator_norm(lambda x: linear(x) - offset, input_shape)
     except RuntimeError as error:
-        raise ValueError(f"inputs of shape {given} do not fit: {_first_line(error)}") from error
+        raise ValueError(f"inputs of shape {given} do not fit: {first_line(error)}") from error
 
 
 @torch.inference_mode(False)
@@ -187,16 +164,14 @@ def lipschitz_bound(model: nn.Module, example: Tensor, *, norm: Norm = "spectral
     _refuse_inputs(example)
     network: nn.Module = _evaluated(model).cpu().double()
     example = example[:1].detach().cpu().double()
-    tracer = fx.Tracer()
-    if tracer.is_leaf_module(network, ""):
+    if graph.is_leaf(network):
         network = nn.Sequential(network)  # the model is itself one layer
     try:
-        traced = fx.GraphModule(network, tracer.trace(network))
-    except Exception as error:
-        raise ValueError(
-            f"{type(model).__name__} cannot be traced: {_first_line(error)}"
-        ) from error
-    walk = _Constants(traced, norm)
+        traced = graph.trace(network)
+    except graph.Untraceable as error:
+        why = first_line(error.__cause__)  # type: ignore[arg-type]
+        raise ValueError(f"{type(model).__name__} cannot be traced: {why}") from error
+    walk = _Constants(network, traced, norm)
     with torch.no_grad():
         expected = run(network, example)
         found = walk.run(example.clone())
@@ -213,10 +188,11 @@ def lipschitz_bound(model: nn.Module, example: Tensor, *, norm: Norm = "spectral
 class _Constants(fx.Interpreter):
     """Runs a traced network once and follows the constant through it, from the input's 1."""
 
-    def __init__(self, traced: fx.GraphModule, norm: Norm) -> None:
-        super().__init__(traced)
+    def __init__(self, network: nn.Module, traced: graph.Graph, norm: Norm) -> None:
+        super().__init__(network, graph=traced.nodes)
         self.norm = norm
         self.extra_traceback = False  # errors are a sentence
+        self.steps = {step.node: step for step in traced.steps}
         self.bounds: dict[fx.Node, float] = {}
         self.result = math.nan
 
@@ -238,7 +214,7 @@ class _Constants(fx.Interpreter):
         elif n.op == "output":
             self.result = math.hypot(*(self.bounds[source] for source in sources))
         elif sources and not isinstance(value, _SHAPES):
-            self.bounds[n] = self._bound(n, sources, value)
+            self.bounds[n] = self._bound(self.steps[n], n, sources, value)
             for node, version in before.items():
                 if self.env[node]._version != version:  # changed in place, itself or by a view
                     self.bounds[node] = self._changed(node, n, value)
@@ -265,80 +241,79 @@ class _Constants(fx.Interpreter):
             return self.bounds[by]
         return math.hypot(self.bounds[node], self.bounds[by])  # a part of it
 
-    def _bound(self, node: fx.Node, sources: list[fx.Node], value: Any) -> float:
-        args, kwargs = self.fetch_args_kwargs_from_env(node)
-        module = self.fetch_attr(str(node.target)) if node.op == "call_module" else None
-        name = _name(node, module)
+    def _bound(self, step: Step, node: fx.Node, sources: list[fx.Node], value: Any) -> float:
         if isinstance(value, Tensor) and value.is_floating_point():
-            if name in _JOINS:
+            args, kwargs = self.fetch_args_kwargs_from_env(node)
+            role = step.does.role if step.does else ""
+            if role == "join":
                 return math.hypot(*(self.bounds[source] for source in sources))
             # Repeated over a larger shape, a value weighs more.
             spread = [
                 self.bounds[source] * math.sqrt(value.numel() / (self.env[source].numel() or 1))
                 for source in sources
             ]
-            if name in _SUMS and len(args) <= 2 and kwargs.get("alpha", 1) == 1:
+            if role == "sum" and len(args) <= 2 and kwargs.get("alpha", 1) == 1:
                 return sum(spread)
             factor = None
-            if len(sources) == 1 and name in _PRODUCTS | _QUOTIENTS:
+            if len(sources) == 1 and role in ("product", "quotient"):
                 given = zip(
                     (*node.args, *node.kwargs.values()), (*args, *kwargs.values()), strict=True
                 )
                 constants = [value for given_as, value in given if given_as is not sources[0]]
-                if name in _PRODUCTS or node.args[:1] == (sources[0],):
-                    factor = _scale(constants, name in _QUOTIENTS)
+                if role == "product" or node.args[:1] == (sources[0],):
+                    factor = _scale(constants, inverse=role == "quotient")
                 before = spread[0]
             elif len(sources) == 1:
-                factor = self._factor(node, name, module, args, kwargs)
+                factor = self._factor(step, node, args, kwargs)
                 before = self.bounds[sources[0]]
             if factor is not None:
                 return before * factor
+        name = step.operation or type(step.module).__name__.lower()
         raise ValueError(f"operation {node.name!r} ({name}) has no known Lipschitz constant")
 
-    def _factor(
-        self, node: fx.Node, name: str, module: Any, args: Any, kwargs: Any
-    ) -> float | None:
+    def _factor(self, step: Step, node: fx.Node, args: Any, kwargs: Any) -> float | None:
         kwargs = dict(kwargs)
         inputs = args[0] if args else kwargs.pop("input", None)
-        kind = kind_of(module) if module is not None else None
-        if kind == "linear":
-            return _linear_norm(module.weight, self.norm)
-        if kind == "convolution":
-            if self.norm == "spectral":
-                return conv_spectral_norm(module, tuple(inputs.shape[1:]))
-            return float(module.weight.norm()) * math.sqrt(_patches(node.name, module))
-        if kind == "normalization":
-            return _normalization(node.name, module)
-        options = (*args[1:3], *(value for key, value in kwargs.items() if key != "inplace"))
-        if name.startswith("dropout") and any(option is True for option in options):
-            return None  # random in evaluation mode, too
-        if name in _NON_EXPANSIVE:
-            option, position, default = _OPTIONS.get(name, ("", 0, 0.0))
-            given = args[position] if option and len(args) > position else default
-            value = getattr(module, option, kwargs.get(option, given))
-            if (name == "celu" and value <= 0) or (name == "softplus" and value < 20):
-                return None  # unbounded; or a jump
-            return max(1.0, abs(value)) if name in ("leakyrelu", "elu") else 1.0
-        if name in _SLOPES:
-            return _SLOPES[name]
-        if name in _MAX_POOLS:
-            given = dict(
-                zip(("kernel_size", "stride", "padding", "dilation"), args[1:], strict=False)
-            )
-            pool = module or getattr(nn, f"MaxPool{name[-2]}d")(**given, **kwargs)
+        if step.kind == "layer":
+            return _layer_norm(node.name, step.module, tuple(inputs.shape[1:]), self.norm)
+        if (does := step.does) is None:
+            return None
+        if callable(does.slope):
+
+            def option(name: str, position: int, default: Any) -> Any:
+                given = args[position] if len(args) > position else default
+                return getattr(step.module, name, kwargs.get(name, given))
+
+            return does.slope(option)
+        if does.maximum:
+            names = ("kernel_size", "stride", "padding", "dilation")
+            given = dict(zip(names, args[1:], strict=False))
+            pool = step.module or getattr(nn, f"MaxPool{does.axes}d")(**given, **kwargs)
             return math.sqrt(_patches(node.name, pool))
-        if name in _LINEAR:
+        if not does.linear:
+            return does.slope
 
-            def again(x: Tensor) -> Tensor:
-                if module is not None:
-                    return module(x)
-                run = self.call_method if node.op == "call_method" else self.call_function
-                return run(node.target, (x, *args[1:]), kwargs)
+        def again(x: Tensor) -> Tensor:
+            if step.module is not None:
+                return step.module(x)
+            function = self.call_method if node.op == "call_method" else self.call_function
+            return function(node.target, (x, *args[1:]), kwargs)
 
-            # Pools treat all axes but the last ones alike.
-            axes = inputs.shape[1:] if name == "mean" else inputs.shape[-int(name[-2]) :]
-            return operator_norm(again, tuple(axes))
-        return None
+        # Windows treat all axes but the last ones alike.
+        axes = inputs.shape[-does.axes :] if does.axes else inputs.shape[1:]
+        return operator_norm(again, tuple(axes))
+
+
+def _layer_norm(name: str, module: Any, shape: tuple[int, ...], norm: Norm) -> float:
+    """Return how much a layer stretches an input of this shape at most."""
+    kind = kind_of(module)
+    if kind == "linear":
+        return _linear_norm(module.weight, norm)
+    if kind == "normalization":
+        return _normalization(name, module)
+    if norm == "spectral":
+        return conv_spectral_norm(module, shape)
+    return float(module.weight.norm()) * math.sqrt(_patches(name, module))
 
 
 def _scale(constants: list[Any], inverse: bool) -> float | None:
@@ -357,13 +332,6 @@ def _linear_norm(weight: Tensor, norm: Norm) -> float:
     if min(weight.shape) <= 1000:
         return float(torch.linalg.matrix_norm(weight, 2))
     return operator_norm(lambda x: x @ weight.T, weight.shape[1:])
-
-
-def _name(node: fx.Node, module: nn.Module | None) -> str:
-    if module is not None:
-        return type(module).__name__.lower()
-    target = node.target if isinstance(node.target, str) else node.target.__name__
-    return target.replace("_", "").lower()
 
 
 def _patches(name: str, module: Any) -> int:
@@ -459,7 +427,7 @@ def lipschitz_lower_bound(
         raise
     except RuntimeError as error:
         raise ValueError(
-            f"{type(model).__name__} cannot be differentiated twice: {_first_line(error)}"
+            f"{type(model).__name__} cannot be differentiated twice: {first_line(error)}"
         ) from error
 
 

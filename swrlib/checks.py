@@ -1,0 +1,31 @@
+"""What many places check of what they are given, and say in one sentence."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """Complete an error message about an unknown name: the nearest right one, or all of them."""
+    known = [name for name in known if name]  # the model itself is a module without a name
+    close = difflib.get_close_matches(str(name), known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
+
+
+def check_whole(name: str, value: Any, least: int = 1) -> None:
+    """Refuse what is no whole number from ``least`` on; True and False are none.
+
+    Raises
+    ------
+    ValueError
+        With the name and the value.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} is {value!r}: it must be a whole number from {least} on")
+
+
+def first_line(error: Exception) -> str:
+    """Return what an error says in one line; its kind where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
