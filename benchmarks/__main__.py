@@ -32,7 +32,7 @@ def main() -> int:
     parser.add_argument(
         "--only", nargs="*", help="measure these tables only; others are kept as they are"
     )
-    parser.add_argument("--output", type=Path, default=Path("results/cost.json"))
+    parser.add_argument("--output", type=Path, default=Path("results/_benchmarks/cost.json"))
     given = parser.parse_args()
     if given.repeats < 1:
         parser.error(f"repeats is {given.repeats}: it must be at least 1")

@@ -48,7 +48,11 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--split", default="all", help="all, or selection: a tenth held out")
     train.add_argument("--measure", nargs="*", default=[], help="what else to measure")
     train.add_argument("--results", default="results", help="folder of records, read and written")
-    train.add_argument("--checkpoints", default=".checkpoints", help="folder of checkpoints")
+    train.add_argument(
+        "--checkpoints",
+        help="folder of checkpoints; default: .checkpoints here or, where nothing can be written, "
+        "in that of the records",
+    )
     train.add_argument("--batch-size", type=int, default=paper.BATCH_SIZE)
     train.add_argument("--optimizer-state", default="kept", help="kept or new, at a change of data")
     train.add_argument("--device", help="cpu or cuda; default: what there is")

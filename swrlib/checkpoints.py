@@ -17,16 +17,34 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
+from swrlib.files import make_folder, replacing
+
 #: Raised when the content of a checkpoint changes its form.
 FORM = 2
 
 
+def default_folder(results: Path, usual: Path = Path(".checkpoints")) -> Path:
+    """Return where checkpoints go: the usual folder, or one in the records' where that fails.
+
+    Parameters
+    ----------
+    results : Path
+        Folder of records: what is asked for can be written there.
+    usual : Path
+        ``.checkpoints`` in the working directory, or in a notebook's project. Made here.
+    """
+    try:
+        make_folder(usual)
+    except OSError:
+        return results / ".checkpoints"
+    return usual
+
+
 def save(state: Any, path: Path) -> None:
-    """Write a file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".tmp")  # one name: what a killed process left is written over
-    torch.save(state, beside)
-    os.replace(beside, path)
+    """Write a file whole or not at all; an OSError of one sentence names it."""
+    # One name beside it: what a killed process left is written over.
+    with replacing(path, path.with_suffix(".tmp")) as file:
+        torch.save(state, file)
 
 
 class Checkpoint:
@@ -117,7 +135,7 @@ def locked(
     second of waiting and may raise.
     """
     folder = folder / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with ExitStack() as held:
         for name in sorted(names):  # in one order everywhere: no two processes wait for each other
             lock = FileLock(folder / f"{name}.lock")

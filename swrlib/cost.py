@@ -25,7 +25,8 @@ def load_cost(path: str | os.PathLike[str] | None = None) -> tuple[pd.DataFrame,
     Parameters
     ----------
     path : path, optional
-        What ``python -m benchmarks --output`` wrote; default: the project's ``results/cost.json``.
+        What ``python -m benchmarks --output`` wrote; default: the project's own, in
+        ``results/_benchmarks/cost.json`` (or ``results/cost.json``, where it lay before).
 
     Returns
     -------
@@ -41,7 +42,7 @@ def load_cost(path: str | os.PathLike[str] | None = None) -> tuple[pd.DataFrame,
     ValueError
         If the file is no such table.
     """
-    file = Path(path) if path is not None else records.results_folder() / "cost.json"
+    file = Path(path) if path is not None else _measurements(records.results_folder())
     if not file.is_file():
         raise FileNotFoundError(f"there are no measurements in {file}: `make bench` makes them")
     try:
@@ -53,6 +54,11 @@ def load_cost(path: str | os.PathLike[str] | None = None) -> tuple[pd.DataFrame,
     if not len(frame) or not set(COLUMNS) <= set(frame.columns):
         raise ValueError(f"{file} lacks columns of a table of measurements: `make bench` makes one")
     return frame, machine
+
+
+def _measurements(results: Path) -> Path:
+    new, old = results / "_benchmarks" / "cost.json", results / "cost.json"
+    return old if old.is_file() and not new.is_file() else new
 
 
 def ratios(frame: pd.DataFrame, base: str) -> pd.DataFrame:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import hashlib
 import http.client
 import importlib
+import mimetypes
 import os
 import re
 import tempfile
+import warnings
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -20,12 +22,14 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from swrlib.devices import free_memory
+from swrlib.files import replacing
 from swrlib.layers import nearest
 
 # Mean and standard deviation per channel, on a scale of 0 to 1. The paper does not print its
@@ -76,7 +80,7 @@ class Dataset:
     Raises
     ------
     ValueError
-        If a label lies outside the classes.
+        If a label lies outside the classes, or there is no image to train or to test on.
     """
 
     name: str
@@ -90,6 +94,8 @@ class Dataset:
 
     def __post_init__(self) -> None:
         for split, labels in (("training", self.train_labels), ("test", self.test_labels)):
+            if not len(labels):
+                raise ValueError(f"{self.name} has no {split} images: at least one is needed")
             outside = labels[(labels < 0) | (labels >= len(self.classes))]
             if len(outside):
                 raise ValueError(
@@ -153,8 +159,19 @@ def load_dataset(
     packed or unpacked, with the validation split as its test set (the paper does not say which it
     took); `tinyimagenet-part` its first 20 training and first 5 validation images of each class.
     A folder holds `train/<class>/*` and `test/<class>/*` (or `val/<class>/*`): 8-bit images of one
-    size, grey ones giving one channel if all are grey. Classes are sorted by name. Decoded images
-    are cached in a hidden file beside their folder, where it can be written.
+    size, also in folders below, of any ending if Pillow reads them. Classes are sorted by name.
+    Images are turned as their EXIF data say; CMYK becomes RGB as Pillow does it. If all pixels of a
+    folder are grey, whatever the files' modes, there is one channel, else three. Refused are images
+    with transparent parts, with more than 8 bits a channel or with several frames (of a camera's
+    MPO the first one is the photograph), whatever cannot be decoded, and links that lead nowhere.
+
+    Names with a dot in front are hidden and not looked at. Folders and files that systems put there
+    (``lost+found``, ``Thumbs.db``, ``desktop.ini`` and names that begin with ``@``, ``#``, ``$`` or
+    ``__``), files outside a class folder and files that are no images are passed over; one warning
+    names them.
+
+    Decoded images are cached in a hidden file beside their folder, where it can be written; it goes
+    by the content of the files, and takes the place of the one before.
 
     Parameters
     ----------
@@ -173,6 +190,13 @@ def load_dataset(
         If the data are absent and cannot be downloaded.
     ImportError
         If a package that reads the data is missing, or does not fit the installed torch.
+    MemoryError
+        If the decoded images do not fit into the memory.
+
+    Warns
+    -----
+    UserWarning
+        If something in a folder was passed over.
     """
     if isinstance(name, Dataset):
         return name
@@ -206,13 +230,13 @@ def _data_root(root: str | Path | None) -> tuple[Path, bool]:
 
 def _import(module: str) -> Any:
     """Import a package that only some data sets need, or say in one sentence what to do."""
-    package = module.partition(".")[0]
+    package = module.partition(".")[0].replace("PIL", "pillow")
     try:
         return importlib.import_module(module)
     except ImportError as error:
         raise ImportError(
-            f"these data need {package}, which cannot be imported ({error}): "
-            "`pip install swrlib[book]` brings it"
+            f"these data need {package}, which cannot be imported ({error}): `pip install "
+            f"{package}` brings it, as does `pip install -e '.[book]'` in the project's folder"
         ) from error
     except RuntimeError as error:  # torchvision's operators are missing from another build of torch
         raise ImportError(
@@ -313,7 +337,11 @@ def _load_tinyimagenet(name: str, root: Path) -> Dataset:
     annotations = folder / "val" / "val_annotations.txt"
     if not annotations.is_file():
         raise FileNotFoundError(f"{annotations} is missing: unpack {archive} again")
-    train = _images_by_class(folder / "train")
+    train = {
+        label.name: [f for f in (label / "images").iterdir() if not f.name.startswith(".")]
+        for label in sorted((folder / "train").iterdir())
+        if (label / "images").is_dir()
+    }
     test: dict[str, list[Path]] = {label: [] for label in train}
     for line in annotations.read_text().splitlines():
         file, label = line.split("\t")[:2]
@@ -366,29 +394,100 @@ def _load_folder(folder: Path) -> Dataset:
             f"the folder {folder} has the name of a known data set, and their records would be "
             "confused: rename it"
         )
-    train = _images_by_class(folder / "train")
-    test = _images_by_class(folder / ("test" if (folder / "test").is_dir() else "val"))
+    passed: list[Path] = []
+    train = _images_by_class(folder / "train", passed)
+    test = _images_by_class(folder / ("test" if (folder / "test").is_dir() else "val"), passed)
     for label in test:
         if label not in train:
             raise ValueError(
                 f"{folder} has test images of the class {label!r}, which train/ does not have: "
                 "add training images of it or remove it"
             )
+    if passed:
+        names = [path.relative_to(folder).as_posix() for path in passed]
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        warnings.warn(
+            f"passed over in {folder}, as no images of a class: {', '.join(names[:5])}{more}",
+            stacklevel=3,
+        )
     return _from_files(folder.name, folder, train, test)
 
 
-def _images_by_class(folder: Path) -> dict[str, list[Path]]:
-    """List the images in each class folder, both in alphabetical order."""
+#: What systems put into folders, beside what is hidden or begins with one of _AUXILIARY_STARTS.
+_AUXILIARY = {"lost+found", "system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini"}
+_AUXILIARY_STARTS = ("@", "#", "$", "__")
+
+
+def _listed(folder: Path, passed: list[Path]) -> tuple[list[Path], list[Path]]:
+    """List the folders and the files in a folder but for what is hidden or auxiliary."""
+    folders: list[Path] = []
+    files: list[Path] = []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if not path.exists():
+            _unreadable(path, "it is a broken link")
+        if path.name.lower() in _AUXILIARY or path.name.startswith(_AUXILIARY_STARTS):
+            passed.append(path)
+        else:
+            (folders if path.is_dir() else files).append(path)
+    return folders, files
+
+
+def _images_by_class(folder: Path, passed: list[Path]) -> dict[str, list[Path]]:
+    """List the images in each class folder, both in alphabetical order, and what is none."""
     if not folder.is_dir():
         raise FileNotFoundError(
             f"there is no folder {folder}: images are looked for in train/<class>/ and "
             "test/<class>/ (or val/<class>/)"
         )
-    listed = _import("torchvision.datasets").ImageFolder(folder)
-    images: dict[str, list[Path]] = {label: [] for label in listed.classes}
-    for file, position in listed.samples:
-        images[listed.classes[position]].append(Path(file))
+    classes, beside = _listed(folder, passed)
+    if not classes:
+        raise ValueError(f"{folder} has no class folder: images are looked for in <class>/ there")
+    passed += beside
+    images = {}
+    for place in classes:
+        found = [path for path in _files_below(place, passed) if _is_image(path, passed)]
+        if not found:
+            raise ValueError(f"the class folder {place} has no image: add some or remove it")
+        images[place.name] = sorted(found, key=lambda path: (str(path.parent), path.name))
     return images
+
+
+def _files_below(folder: Path, passed: list[Path], above: tuple[Path, ...] = ()) -> list[Path]:
+    here = (*above, folder.resolve())
+    if here[-1] in above:
+        raise ValueError(f"{folder} is a link to a folder that it lies in: remove the link")
+    folders, files = _listed(folder, passed)
+    return files + [file for place in folders for file in _files_below(place, passed, here)]
+
+
+def _unreadable(file: Path, reason: object) -> NoReturn:
+    """Refuse a file in one sentence."""
+    said = str(reason).strip().partition("\n")[0].rstrip(".") or type(reason).__name__
+    raise ValueError(f"{file} cannot be read ({said}): replace or remove it")
+
+
+def _is_image(file: Path, passed: list[Path]) -> bool:
+    """Tell whether a file is used as an image: its ending says so, or Pillow knows what it is."""
+    pillow = _import("PIL.Image")
+    if not file.is_file():
+        _unreadable(file, "it is no regular file")
+    kind = mimetypes.guess_type(file.name)[0] or ""
+    if kind.startswith("image/") or file.suffix.lower() in pillow.registered_extensions():
+        return True
+    try:
+        with pillow.open(file):
+            return True
+    except pillow.UnidentifiedImageError:
+        passed.append(file)
+        return False
+    except Exception as error:
+        _unreadable(file, error)
+
+
+#: Raised by hand when decoding gives other pixels.
+_DECODING = 2
 
 
 def _from_files(
@@ -400,21 +499,22 @@ def _from_files(
 ) -> Dataset:
     """Decode the images of both splits, or take them from the cache of an earlier time."""
     files = [file for split in (train, test) for listed in split.values() for file in listed]
-    listing = hashlib.sha256(name.encode())
+    content = hashlib.sha256(repr((_DECODING, name)).encode())
     for file in files:
-        status = file.stat()
-        listing.update(f"{file.relative_to(folder)} {status.st_size} {status.st_mtime_ns}".encode())
-    cache = folder.parent / f".{folder.name}-{listing.hexdigest()[:16]}.npy"
+        try:
+            with file.open("rb") as opened:
+                content.update(hashlib.file_digest(opened, "sha256").digest())
+        except OSError as error:
+            _unreadable(file, error.strerror or error)
+    cache = folder.parent / f".{name}-{content.hexdigest()[:16]}.npy"
     try:
         pixels = np.load(cache)
     except (OSError, ValueError, EOFError):  # none yet, or a damaged one, which is replaced
         pixels = _decode(files, always_color=constants is not None)
-        beside = cache.with_name(f"{cache.name}.{os.getpid()}.part")
         with suppress(OSError):  # no room or no right to write: decoded again next time
-            with beside.open("wb") as opened:
+            with replacing(cache) as opened:
                 np.save(opened, pixels)
-            os.replace(beside, cache)
-        beside.unlink(missing_ok=True)
+            _remove_older(cache, {name, folder.name})
     position = {label: index for index, label in enumerate(train)}
     train_labels, test_labels = (
         torch.tensor([position[label] for label, listed in split.items() for _ in listed])
@@ -429,29 +529,57 @@ def _from_files(
     )
 
 
+def _remove_older(cache: Path, names: set[str]) -> None:
+    """Remove the caches of what the folder held before."""
+    older = re.compile(rf"\.({'|'.join(map(re.escape, names))})-[0-9a-f]{{16}}\.npy")
+    for path in cache.parent.iterdir():
+        if path != cache and older.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
 def _decode(files: Sequence[Path], *, always_color: bool) -> np.ndarray:
     """Decode images of one size into a uint8 array [N, C, H, W]."""
-    pillow = _import("PIL.Image")
     pixels: np.ndarray = np.empty(0)
     grey = not always_color
     for index, file in enumerate(files):
-        try:
-            with pillow.open(file) as image:
-                if image.mode[0] in "IF":
-                    raise ValueError("it has more than 8 bits a channel")
-                grey = grey and image.mode in ("1", "L")
-                decoded = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
-        except (OSError, SyntaxError, ValueError) as error:
-            raise ValueError(f"{file} cannot be read ({error}): replace or remove it") from error
+        decoded = _decode_one(file)
         if index == 0:
+            needed, free = len(files) * decoded.size, free_memory(torch.device("cpu"))
+            if needed > free:
+                raise MemoryError(
+                    f"{len(files)} images as large as {file} need {needed / 2**20:.0f} MiB, but "
+                    f"{max(free, 0) / 2**20:.0f} MiB of memory are free: make them smaller"
+                )
             pixels = np.empty((len(files), *decoded.shape), np.uint8)
         if decoded.shape != pixels.shape[1:]:
             raise ValueError(
                 f"{file} has {decoded.shape[1]}x{decoded.shape[2]} pixels, {files[0]} has "
                 f"{pixels.shape[2]}x{pixels.shape[3]}: bring all images to one size"
             )
+        grey = grey and bool((decoded == decoded[:1]).all())
         pixels[index] = decoded
     return pixels[:, :1].copy() if grey else pixels
+
+
+def _decode_one(file: Path) -> np.ndarray:
+    """Decode an image, upright, into a uint8 array [3, H, W]."""
+    pillow, operations = _import("PIL.Image"), _import("PIL.ImageOps")
+    try:
+        with pillow.open(file) as image:
+            frames = getattr(image, "n_frames", 1)
+            if frames > 1 and image.format != "MPO":
+                raise ValueError(f"it has {frames} frames, of which one would be used")
+            # Pillow cuts 16 bits of a colour down to 8 without a word, but says so in its plan.
+            if image.mode[0] in "IF" or any(";16" in str(tile) for tile in image.tile):
+                raise ValueError("it has more than 8 bits a channel")
+            upright = operations.exif_transpose(image)
+            if upright.mode[-1] in "Aa" or "transparency" in upright.info:
+                upright = upright.convert("RGBA")
+                if upright.getextrema()[3][0] < 255:
+                    raise ValueError("parts of it are transparent, and have no colour")
+            return np.asarray(upright.convert("RGB")).transpose(2, 0, 1)
+    except Exception as error:  # Pillow's readers raise many kinds at a damaged file
+        _unreadable(file, error)
 
 
 def _channel_statistics(images: Tensor) -> _Constants:

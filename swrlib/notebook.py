@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from swrlib import paper, records, runs, streams, training, verdicts
+from swrlib.checkpoints import default_folder
 from swrlib.datasets import DATASETS, Dataset
 from swrlib.layers import nearest
 from swrlib.loop import SoftWeightRescaling
@@ -110,7 +111,7 @@ class Chapter:
             scale=self.scale,
             epochs=self.epochs if isinstance(stream, str) else None,
             results=self.results,
-            checkpoints=self.root / ".checkpoints",
+            checkpoints=default_folder(self.results, self.root / ".checkpoints"),
             **options,
         )
 

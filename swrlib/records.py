@@ -1,9 +1,18 @@
 """Records of training runs: what a run is, how it is stored, found and read.
 
 A run is one whole resolved configuration; `run_hash` names it. A finished job writes its runs to
-one Parquet file ``<job>.parquet`` and, where something was measured, to ``<job>.measures.parquet``
-beside it. Files never change afterwards. The measures are renamed first and the run file last:
-only the run file makes a job exist, so whatever else an interrupted job leaves is ignored.
+one Parquet file ``<job>.parquet`` and, where something was measured, the long table of that to
+``_measures/<job>.parquet``. Files never change afterwards, and each holds a digest of itself, so
+that damage is seen. The measures are renamed first and the run file last: only the run file makes
+a job exist, so whatever else an interrupted job leaves is ignored.
+
+Other programs read the runs by the obvious pattern. A column of an option (``ratio``) is only in
+files of runs that have it, so it takes a word more to get all columns, or, in polars, any::
+
+    pandas.read_parquet("results/")  # without columns of options
+    polars.scan_parquet("results/*.parquet", missing_columns="insert", extra_columns="ignore")
+    polars.concat(map(polars.read_parquet, glob("results/*.parquet")), how="diagonal_relaxed")
+    SELECT * FROM read_parquet('results/*.parquet', union_by_name = true)  -- DuckDB
 """
 
 from __future__ import annotations
@@ -17,7 +26,6 @@ import re
 import shlex
 import subprocess
 import sys
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -29,6 +37,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from swrlib.files import replacing
 from swrlib.layers import nearest
 
 #: One row per run and epoch; option columns of a job's own may follow.
@@ -76,7 +85,12 @@ MEASURE_COLUMNS: dict[str, pa.DataType] = {
     "layer": pa.string(),
     "value": pa.float32(),
 }
-_MEASURES_SUFFIX = ".measures.parquet"
+#: Folder of the measures: whoever reads a folder of tables passes over names with a ``_``.
+_MEASURES = "_measures"
+#: How measures ended that lay beside their run file, before they had a folder.
+_OLD_SUFFIX = ".measures.parquet"
+#: What stands before a file's digest.
+_SEAL = b"\0swrlib sha256\0"
 
 
 def run_hash(configuration: Mapping[str, Any]) -> str:
@@ -215,6 +229,8 @@ def write_job(
     ------
     ValueError
         If a column is missing or does not fit its type, or a row occurs twice.
+    OSError
+        If the folder cannot be written; the sentence names the file.
     """
     if epochs.duplicated(["run", "epoch"]).any():
         raise ValueError("an epoch of a run occurs twice; a job stores each once")
@@ -230,23 +246,31 @@ def write_job(
     }
     options = epochs[epochs.columns.difference(list(COLUMNS), sort=False)]
     option_schema = pa.Schema.from_pandas(options, preserve_index=False)
-    tables = {f"{job}.parquet": _table(epochs, [*pa.schema(COLUMNS), *option_schema])}
+    path = Path(folder) / f"{job}.parquet"
+    tables = {path: _table(epochs, [*pa.schema(COLUMNS), *option_schema])}
     if names:  # first: the run file, written last, makes the job exist
         tables = {
-            f"{job}{_MEASURES_SUFFIX}": _table(measures, pa.schema(MEASURE_COLUMNS)),
+            path.parent / _MEASURES / path.name: _table(measures, pa.schema(MEASURE_COLUMNS)),
             **tables,
         }
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, table in tables.items():
-        temporary = folder / f".{name}.{uuid.uuid4().hex}.tmp"
+    for place, table in tables.items():
         table = table.replace_schema_metadata({"swrlib": json.dumps(about, allow_nan=False)})
-        try:
-            pq.write_table(table, temporary, compression="zstd")
-            os.replace(temporary, folder / name)
-        finally:
-            temporary.unlink(missing_ok=True)
-    return folder / f"{job}.parquet"
+        with replacing(place) as file:
+            file.write(_sealed(table))
+    path.with_suffix(_OLD_SUFFIX).unlink(missing_ok=True)
+    return path
+
+
+def _sealed(table: pa.Table) -> bytes:
+    """Return a Parquet file with a digest of its bytes between the pages and what describes them.
+
+    No reader looks there: pages are found by their places, the description from the end.
+    """
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    content = sink.getvalue().to_pybytes()
+    end = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    return content[:end] + _SEAL + hashlib.sha256(content).digest() + content[end:]
 
 
 def _table(frame: pd.DataFrame, fields: Iterable[pa.Field]) -> pa.Table:
@@ -263,25 +287,41 @@ _Sources = dict[str, tuple[Path, dict[str, Any]]]
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def _naming(path: Path, job: Path) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError, KeyError) as error:
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{path} is broken or no record of swrlib ({error}); remove {path.name.split('.')[0]}"
-            ".parquet from the folder of records and make its runs again"
+            f"{path} is broken or no record of swrlib ({error}); remove {job.name} from the folder "
+            "of records and make its runs again"
         ) from error
 
 
+def _open(path: Path) -> pq.ParquetFile:
+    """Open a file whose bytes are those that were written, if it holds a digest of them."""
+    content = path.read_bytes()
+    seal = content.rfind(_SEAL)
+    if seal >= 0:
+        start, end = seal + len(_SEAL), seal + len(_SEAL) + 32
+        if hashlib.sha256(content[:seal] + content[end:]).digest() != content[start:end]:
+            raise ValueError("its bytes are not those that were written")
+    return pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+
+
 def _about(path: Path) -> dict[str, Any]:
-    with _naming(path):
-        return json.loads((pq.read_metadata(path).metadata or {})[b"swrlib"])
+    with _naming(path, path):
+        about: dict[str, Any] = json.loads((_open(path).metadata.metadata or {})[b"swrlib"])
+        _ = about["provenance"]["date"], about["runs"], about["measures"]
+        return about
 
 
 def _newest(folder: Path, fits: Callable[[set[str]], bool] = lambda measures: True) -> _Sources:
     """Find for each run the newest file whose measures fit, and what that file says of itself."""
-    paths = [p for p in folder.glob("*.parquet") if not p.name.endswith(_MEASURES_SUFFIX)]
-    jobs = [(path, _about(path)) for path in paths]
+    jobs = [
+        (path, _about(path))
+        for path in folder.glob("*.parquet")
+        if path.name[0] not in "._" and not path.name.endswith(_OLD_SUFFIX)
+    ]
     jobs.sort(key=lambda job: (job[1]["provenance"]["date"], job[0].name))
     return {
         run: (path, about)
@@ -291,16 +331,23 @@ def _newest(folder: Path, fits: Callable[[set[str]], bool] = lambda measures: Tr
     }
 
 
+def _measures_of(job: Path) -> Path:
+    new, old = job.parent / _MEASURES / job.name, job.with_suffix(_OLD_SUFFIX)
+    return old if old.is_file() and not new.is_file() else new
+
+
 def _read(
-    sources: _Sources, schema: Mapping[str, pa.DataType], suffix: str = ".parquet"
+    sources: _Sources,
+    schema: Mapping[str, pa.DataType],
+    file_of: Callable[[Path], Path] = lambda job: job,
 ) -> pd.DataFrame:
     tables = [pa.schema(schema).empty_table()]
-    for path in dict.fromkeys(path for path, _ in sources.values()):
-        runs = pa.array([run for run, source in sources.items() if source[0] == path], pa.string())
-        path = path.with_suffix(suffix)
-        with _naming(path):
-            table = pq.ParquetFile(path).read().replace_schema_metadata()
-        tables.append(table.filter(pc.is_in(table["run"], runs)))
+    for job in dict.fromkeys(job for job, _ in sources.values()):
+        runs = pa.array([run for run, source in sources.items() if source[0] == job], pa.string())
+        path = file_of(job)
+        with _naming(path, job):
+            table = _open(path).read().replace_schema_metadata()
+            tables.append(table.filter(pc.is_in(table["run"], runs)))
     return pa.concat_tables(tables, promote_options="permissive").to_pandas()
 
 
@@ -409,7 +456,7 @@ def load_measures(results: str | os.PathLike[str] | None = None, **filters: Any)
     wanted = _names(filters.get("measure", ()))
     sources = _newest(results_folder(results), wanted.issubset if wanted else bool)
     own = {name: filters.pop(name) for name in MEASURE_COLUMNS if name in filters}
-    frame = _filter(_read(sources, MEASURE_COLUMNS, _MEASURES_SUFFIX), own)
+    frame = _filter(_read(sources, MEASURE_COLUMNS, _measures_of), own)
     if filters:
         frame = frame[frame["run"].isin(_filter(_read(sources, COLUMNS), filters)["run"])]
     return frame.sort_values(["run", "measure", "step"], kind="stable", ignore_index=True)

@@ -29,9 +29,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from swrlib import paper, records
-from swrlib.checkpoints import Checkpoint, locked, save
+from swrlib.checkpoints import Checkpoint, default_folder, locked, save
 from swrlib.datasets import Dataset, load_dataset
 from swrlib.devices import CapturedStep, arithmetic, find_device, free_memory
+from swrlib.files import make_folder
 from swrlib.layers import trace
 from swrlib.measures import EPOCH_MEASURES, PROBED, Snapshot, StepMeasures, checked_measures
 from swrlib.methods import Method, Replicas, Vanilla
@@ -69,7 +70,7 @@ def train(
     optimizer_state: str = "kept",
     options: Mapping[str, Any] | None = None,
     root: str | os.PathLike[str] | None = None,
-    checkpoints: str | os.PathLike[str] = ".checkpoints",
+    checkpoints: str | os.PathLike[str] | None = None,
     stack: int | None = None,
     graphs: bool = True,
     stop: Callable[[], bool] | None = None,
@@ -111,8 +112,9 @@ def train(
         The model's options (see `swrlib.build_model`).
     root : path, optional
         Where the data are; default: ``$SWR_DATA``.
-    checkpoints : path
-        Folder of checkpoints: an interrupted job carries on from there.
+    checkpoints : path, optional
+        Folder of checkpoints: an interrupted job carries on from there. Default: ``.checkpoints``
+        in the working directory or, where nothing can be written there, in the folder of records.
     stack : int, optional
         How many runs of a seed train at once, at most; the results are the same but for rounding.
         Default: what is fastest. Convolutions on a processor train one after another, the MLP and
@@ -138,6 +140,9 @@ def train(
         If the data are not there and cannot be downloaded.
     MemoryError
         If not even one run fits into the memory.
+    OSError
+        If a record or a checkpoint cannot be written; the sentence names the file. The last
+        checkpoint that could be written stays, and the same call carries on from it.
     Stopped
         If `stop` said so; what was trained is in a checkpoint.
     """
@@ -175,13 +180,13 @@ def train(
             jobs = cut_into_jobs(wanted, _runs_at_once(wanted, data, place, stack))
             data = data.to(place)
             total = sum(run.epochs for run in wanted)
+            make_folder(folder)  # said now, not when the first job has ended
+            states = default_folder(folder) if checkpoints is None else Path(checkpoints)
             with (
                 Progress(total, f"{model} on {data.name}, {stream_name(stream)}", progress) as bar,
                 arithmetic(place, tf32),
             ):
-                setting = _Setting(
-                    data, place, folder, measure, Path(checkpoints), graphs, stop or _never
-                )
+                setting = _Setting(data, place, folder, measure, states, graphs, stop or _never)
                 for job in jobs:
                     _train_job(job, setting, bar)
         return records.load_records(folder, measures=measure, run=[run.hash for run in runs])
@@ -259,16 +264,17 @@ def _train_job(
             _train_job([parent], setting, bar.silent(), again=True)
         job = _Job(runs, setting)
         job.train(bar)
-        records.write_job(
-            setting.results,
-            pd.DataFrame(job.rows),
-            pd.DataFrame(job.measured, columns=list(records.MEASURE_COLUMNS))
-            if setting.measure
-            else None,
-            provenance=about | {"device": job.device_name},
-            configurations={run.hash: run.configuration() for run in runs},
-            measured=setting.measure,
-        )
+        if not again or missing(runs, setting.results):  # a run is recorded once
+            records.write_job(
+                setting.results,
+                pd.DataFrame(job.rows),
+                pd.DataFrame(job.measured, columns=list(records.MEASURE_COLUMNS))
+                if setting.measure
+                else None,
+                provenance=about | {"device": job.device_name},
+                configurations={run.hash: run.configuration() for run in runs},
+                measured=setting.measure,
+            )
         job.checkpoint.remove()
 
 

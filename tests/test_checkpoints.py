@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import multiprocessing
 import os
 import pickle
+import resource
 import signal
 import sys
 import time
@@ -15,7 +17,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from swrlib.checkpoints import Checkpoint, locked
+from swrlib.checkpoints import Checkpoint, default_folder, locked
+from swrlib.files import replacing
 
 CPU = torch.device("cpu")
 IDENTITY = {"runs": ["a", "b"], "measures": []}
@@ -205,6 +208,65 @@ def test_code_in_a_checkpoint_does_not_run(form, kept, path, tmp_path):
     if form != "pickle":
         torch.load(kept.before, weights_only=False)
         assert made.exists()  # it would have
+
+
+# Places that cannot be written
+
+
+@contextlib.contextmanager
+def files_of_at_most(size: int):
+    """No file of this process may grow larger, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def one_sentence(caught, *words) -> None:
+    message = str(caught.value)
+    assert "\n" not in message and ". " not in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize("size", [10, 1000, 30_000, 4_000_000])
+def test_a_full_disk_is_told_and_leaves_what_was_there(size, kept, path):
+    before = contents(path.parent)
+    large = state(3) | {"blocks": [torch.zeros(2_000_000)]}
+    with files_of_at_most(size), pytest.raises(OSError) as caught:
+        kept.save(large)
+    one_sentence(caught, str(path.parent), "make room there or choose another folder")
+    assert contents(path.parent) == before
+    assert epoch_of(load_quietly(kept)) == 2
+    kept.save(state(3))  # there is room again
+    assert epoch_of(load_quietly(kept)) == 3
+
+
+def test_an_error_that_has_nothing_to_do_with_the_disk_stays_what_it_is(path):
+    with pytest.raises(RuntimeError, match="not of the disk"), replacing(path):
+        raise RuntimeError("not of the disk")
+    assert not list(path.parent.iterdir())
+
+
+def test_a_place_where_nothing_can_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    folder = tmp_path / "file" / "checkpoints"
+    with pytest.raises(OSError) as caught, locked(["a"], folder):
+        pass
+    one_sentence(caught, str(folder), "choose another folder")
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder nobody can write to")
+def test_checkpoints_go_to_the_records_where_the_usual_place_cannot_be_written(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir("/proc")
+    assert default_folder(tmp_path) == tmp_path / ".checkpoints"
+    monkeypatch.chdir(tmp_path)
+    assert default_folder(tmp_path / "results") == Path(".checkpoints")
+    assert default_folder(tmp_path, tmp_path / "other") == tmp_path / "other"
 
 
 # Kills

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import subprocess
 import sys
@@ -198,6 +199,47 @@ def test_the_stack_says_how_many_runs_train_at_once(stack, jobs, arguments, tmp_
     files = [pd.read_parquet(path) for path in (tmp_path / "results").glob("*.parquet")]
     assert len(files) == jobs
     assert sum(file["run"].nunique() for file in files) == 5
+
+
+# Places that cannot be written
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder nobody can write to")
+def test_it_trains_from_a_folder_that_cannot_be_written(arguments, tmp_path, monkeypatch):
+    """As from a checkout that is mounted read-only, with the results elsewhere."""
+    monkeypatch.chdir("/proc")
+    results = tmp_path / "results"
+    assert main([*arguments(), "--results", str(results)]) == 0
+    assert len(swrlib.load_records(results)) == 3
+    assert (results / ".checkpoints" / "locks").is_dir()
+    assert len(pd.read_parquet(results)) == 3  # which the checkpoints do not disturb
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder nobody can write to")
+def test_results_that_cannot_be_written_are_told_before_the_training(
+    arguments, capsys, monkeypatch
+):
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda self: pytest.fail("it trains"))
+    sentence = refused([*arguments(), "--results", "/proc/results"], capsys)
+    assert "/proc/results cannot be written" in sentence
+
+
+def test_a_full_disk_is_one_sentence_with_the_path(arguments, tmp_path, capsys):
+    """No file can grow, so neither a checkpoint nor the record can be written."""
+    words = arguments(methods="vanilla", device="cpu")
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for more, place in ((["--minutes", "1e-9"], ".checkpoints/"), ([], "results/")):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
+        try:
+            status = main([*words, *more])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        err = capsys.readouterr().err.splitlines()[-1]
+        assert status == 2
+        assert err.startswith(f"swrlib: {place}") and "make room there" in err
+        left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+        assert all(name.endswith(".lock") for name in left)
+    assert main(words) == 0
 
 
 # Stops

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -88,7 +89,7 @@ def test_ratios_are_taken_within_a_repetition():
 
 
 def test_the_committed_table_is_whole():
-    frame, machine = cost.load_cost(ROOT / "results" / "cost.json")
+    frame, machine = cost.load_cost(ROOT / "results" / "_benchmarks" / "cost.json")
     assert set(frame["table"]) == {"steps", "throughput", "stack", "products"}
     assert set(machine.index) == set(frame["table"])
     assert not machine[["processor", "cores", "torch", "commit", "date"]].isna().any(axis=None)
@@ -119,6 +120,17 @@ def test_a_file_that_is_no_table_is_refused_in_one_sentence(content, tmp_path):
 def test_a_missing_file_names_the_command(tmp_path):
     with pytest.raises(FileNotFoundError, match="make bench"):
         cost.load_cost(tmp_path / "cost.json")
+
+
+def test_the_table_is_found_where_it_lay_before(tmp_path, monkeypatch):
+    monkeypatch.setenv("SWR_RESULTS", str(tmp_path))
+    committed = ROOT / "results/_benchmarks/cost.json"
+    (tmp_path / "cost.json").write_text(committed.read_text())
+    assert cost.load_cost()[0].equals(cost.load_cost(committed)[0])
+    (tmp_path / "_benchmarks").mkdir()
+    shutil.copy(committed, tmp_path / "_benchmarks")
+    (tmp_path / "cost.json").write_text("of an older time")
+    assert len(cost.load_cost()[0])
 
 
 # The loops

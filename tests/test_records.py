@@ -1,6 +1,9 @@
 """Records: hashes, atomic writing, reading, what is missing."""
 
+import glob
+import hashlib
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -240,7 +243,7 @@ def test_both_tables_come_from_the_newest_file_that_has_both(tmp_path):
     write(0.25, 2.0, ["factors", "growth"], 2)
     write(0.5, 3.0, ["growth"], 3)
     write(0.75, None, [], 4)
-    assert len(list(tmp_path.glob("*.parquet"))) == 7  # no job has replaced another
+    assert len(list(tmp_path.glob("*.parquet"))) == 4  # no job has replaced another
 
     assert (load_records(tmp_path)["test_accuracy"] == 0.75).all()
     for names, accuracy, value in [
@@ -287,8 +290,8 @@ def test_writing_a_job_twice_replaces_it(tmp_path):
         tmp_path, runs.iloc[::-1], make_measures("a", value=0.75), provenance=provenance()
     )
     assert first == again
-    names = sorted(p.name for p in tmp_path.iterdir())
-    assert names == sorted([f"{first.stem}.parquet", f"{first.stem}.measures.parquet"])
+    files = {p for p in tmp_path.rglob("*") if p.is_file()}
+    assert files == {first, tmp_path / "_measures" / first.name}
     assert (load_measures(tmp_path)["value"] == 0.75).all()
 
 
@@ -296,18 +299,35 @@ def test_an_interrupted_job_does_not_exist(tmp_path, monkeypatch):
     replaced = []
 
     def replace(source, target):
-        replaced.append(target.name)
+        replaced.append(target)
         if len(replaced) == 2:
             raise KeyboardInterrupt
         os.rename(source, target)
 
-    monkeypatch.setattr(records.os, "replace", replace)
+    monkeypatch.setattr(os, "replace", replace)
     with pytest.raises(KeyboardInterrupt):
         write_job(tmp_path, make_epochs(), make_measures(), provenance=provenance())
-    assert [".measures." in name for name in replaced] == [True, False]  # the run file is the last
-    assert [p.name for p in tmp_path.iterdir()] == replaced[:1]  # and no temporary file is left
+    # The run file is the last, and no temporary file is left.
+    assert [path.parent for path in replaced] == [tmp_path / "_measures", tmp_path]
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == replaced[:1]
     assert load_records(tmp_path).empty and load_measures(tmp_path).empty
     assert missing_runs(["a" * 16], tmp_path, measures=["factors"]) == ["a" * 16]
+
+
+def test_a_full_disk_is_told_and_leaves_what_was_there(tmp_path):
+    path = write_job(tmp_path, make_epochs(), provenance=provenance())
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError) as caught:
+            write_job(tmp_path, make_epochs(test_accuracy=0.5), provenance=provenance())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    message = str(caught.value)
+    assert f"{path} cannot be written" in message and "make room" in message
+    assert "\n" not in message and ". " not in message
+    assert (load_records(tmp_path)["test_accuracy"] == 0.9375).all()
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_what_a_killed_writer_leaves_is_ignored(tmp_path):
@@ -348,16 +368,141 @@ def test_a_truncated_file_is_named(tmp_path, keep):
             read(tmp_path)
 
 
-def test_damaged_pages_and_lost_measures_are_named(tmp_path):
+def test_lost_measures_are_named(tmp_path):
     path = write_job(tmp_path, make_epochs(), make_measures(), provenance=provenance())
-    content = bytearray(path.read_bytes())
-    content[4:400] = bytes(396)
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=f"{path.name} is broken"):
-        load_records(tmp_path)
-    path.with_suffix(".measures.parquet").unlink()
-    with pytest.raises(ValueError, match=f"measures.parquet is broken .*; remove {path.name} from"):
+    measures = tmp_path / "_measures" / path.name
+    measures.unlink()
+    with pytest.raises(ValueError, match=f"{measures} is broken .*; remove {path.name} from"):
         load_measures(tmp_path)
+    path.unlink()  # what the sentence says helps
+    assert load_measures(tmp_path).empty
+
+
+@pytest.mark.parametrize("which", ["runs", "measures"])
+def test_no_flipped_bit_goes_unseen(which, tmp_path):
+    """Whatever bit is flipped: an error that names the file, or the same values as before."""
+    job = write_job(
+        tmp_path,
+        make_epochs(),
+        make_measures(),
+        provenance=provenance(),
+        configurations={"a" * 16: {"seed": 0}},
+    )
+    path = job if which == "runs" else tmp_path / "_measures" / job.name
+
+    def everything():
+        table = load_records(tmp_path) if which == "runs" else load_measures(tmp_path)
+        about = load_provenance(tmp_path), load_configuration("a" * 16, tmp_path)
+        return table.to_json(), about[0].to_json(), about[1], missing_runs(["a" * 16], tmp_path)
+
+    whole, expected = path.read_bytes(), everything()
+    unseen = 0
+    for place in np.random.default_rng(0).choice(8 * len(whole), 400, replace=False):
+        content = bytearray(whole)
+        content[place // 8] ^= 1 << place % 8
+        path.write_bytes(content)
+        try:
+            assert everything() == expected
+            unseen += 1
+        except ValueError as error:
+            assert f"{path} is broken" in str(error) and f"remove {job.name} from" in str(error)
+    assert unseen < 8  # in what marks the digest alone
+
+
+def test_pages_have_checksums_for_other_readers(tmp_path):
+    path = write_job(tmp_path, make_epochs(), provenance=provenance())
+    column = pq.read_metadata(path).row_group(0).column(list(COLUMNS).index("test_loss"))
+    content = bytearray(path.read_bytes())
+    content[column.dictionary_page_offset + column.total_compressed_size - 1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(OSError, match="CRC"):
+        pq.ParquetFile(path, page_checksum_verification=True).read()
+
+
+def test_the_committed_records_are_what_was_committed(root):
+    """Each holds its digest or, if it is older than these, stands in the list of checksums."""
+    results = root / "results"
+    lines = (results / "_checksums.txt").read_text().splitlines()
+    listed = {name: checksum for checksum, name in map(str.split, lines)}
+    for path in results.rglob("*.parquet"):
+        content, name = path.read_bytes(), path.relative_to(results).as_posix()
+        if name in listed:
+            assert hashlib.sha256(content).hexdigest() == listed.pop(name), name
+        else:
+            assert records._SEAL in content, f"{name} has no digest and is not listed"
+    assert not listed, "these are listed and not there"
+    load_records(results), load_measures(results)  # which check the digests
+
+
+# --------------------------------------------------------------------------------------- layout
+
+
+def test_other_programs_read_the_runs_by_the_obvious_pattern(root, tmp_path):
+    """Measures and measurements are not among them; each row is there once."""
+    shutil.copytree(root / "results", tmp_path / "results")
+    folder = tmp_path / "results"
+    write_job(folder, make_epochs(), make_measures(), provenance=provenance())
+    expected = sorted(load_records(folder)[["run", "epoch"]].itertuples(index=False, name=None))
+
+    def rows(frame):
+        assert {"test_accuracy", "weight_norms"} <= set(frame.columns)
+        return sorted(frame[["run", "epoch"]].itertuples(index=False, name=None))
+
+    assert rows(pd.read_parquet(folder)) == expected
+    assert rows(pd.read_parquet(f"{folder}/")) == expected
+
+
+def test_polars_reads_the_runs(root):
+    polars = pytest.importorskip("polars")
+    pattern = f"{root}/results/*.parquet"
+    options = {"missing_columns": "insert", "extra_columns": "ignore"}
+    expected = load_records(root / "results")
+    assert polars.scan_parquet(pattern, **options).collect().shape == (len(expected), len(COLUMNS))
+    tables = map(polars.read_parquet, glob.glob(pattern))
+    assert polars.concat(tables, how="diagonal_relaxed").shape == expected.shape
+
+
+def test_duckdb_reads_the_runs(root):
+    duckdb = pytest.importorskip("duckdb")
+    pattern = f"{root}/results/*.parquet"
+    expected = load_records(root / "results")
+    assert len(duckdb.sql(f"SELECT run FROM '{pattern}'").fetchall()) == len(expected)
+    found = duckdb.sql(f"SELECT * FROM read_parquet('{pattern}', union_by_name = true)")
+    assert set(found.columns) == set(expected.columns)
+    assert len(found.fetchall()) == len(expected)
+
+
+def test_measures_that_lie_beside_their_runs_are_still_read(root, tmp_path):
+    folder = tmp_path / "results"
+    shutil.copytree(root / "results", folder)
+    for path in (folder / "_measures").iterdir():
+        path.rename(folder / f"{path.stem}.measures.parquet")
+    pd.testing.assert_frame_equal(load_measures(folder), load_measures(root / "results"))
+    pd.testing.assert_frame_equal(load_records(folder), load_records(root / "results"))
+
+
+def test_a_job_written_again_takes_its_measures_along(tmp_path):
+    path = write_job(tmp_path, make_epochs(), make_measures(), provenance=provenance())
+    beside = path.with_suffix(".measures.parquet")
+    (tmp_path / "_measures" / path.name).rename(beside)
+    assert (load_measures(tmp_path)["value"] == 0.5).all()
+    write_job(tmp_path, make_epochs(), make_measures(value=0.75), provenance=provenance())
+    assert (load_measures(tmp_path)["value"] == 0.75).all()
+    assert not beside.exists()
+
+
+@pytest.mark.parametrize("name", ["._0123456789abcdef.parquet", "_more.parquet"])
+def test_hidden_files_are_no_records(name, tmp_path):
+    write_job(tmp_path, make_epochs(), provenance=provenance())
+    (tmp_path / name).write_bytes(b"what a file manager leaves")
+    assert len(load_records(tmp_path)) == 3
+
+
+@pytest.mark.parametrize("name", ["my.own.parquet", "two words.parquet"])
+def test_the_remedy_names_the_file(name, tmp_path):
+    (tmp_path / name).write_bytes(b"no table")
+    with pytest.raises(ValueError, match=f"remove {name} from"):
+        load_records(tmp_path)
 
 
 def test_a_foreign_file_is_named(tmp_path):

@@ -6,6 +6,7 @@ import itertools
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -344,6 +345,9 @@ def test_a_lost_parent_is_trained_again_to_the_same_end(train, tmp_path):
     other = train(scaled(0.4))
     assert len(list((tmp_path / "checkpoints").glob("*.final.pt"))) == 1
     assert set(other["parent"]) == set(first["parent"])
+    files = (tmp_path / "results").glob("*.parquet")
+    runs = [run for file in files for run in set(pd.read_parquet(file)["run"])]
+    assert len(runs) == len(set(runs)) == 3  # the parent is recorded once
     again = train(stream, results=tmp_path / "elsewhere")
     columns = ["epoch", "train_loss", "test_loss", "test_accuracy"]
     assert first[columns].equals(again[columns])
