@@ -93,10 +93,14 @@ class Stack:
     model : torch.nn.Sequential
         What all replicas start as.
     replicas : int
+        All of them.
     device : torch.device
     dtype : torch.dtype
         float32, float64, or bfloat16: then products of matrices and convolutions are in bfloat16,
         parameters and everything else in float32.
+    seeds : int
+        How many batches there are side by side: replicas are numbered seed by seed, and those of
+        a seed share its images.
 
     Attributes
     ----------
@@ -107,9 +111,14 @@ class Stack:
     """
 
     def __init__(
-        self, model: nn.Module, replicas: int, device: torch.device, dtype: torch.dtype
+        self,
+        model: nn.Module,
+        replicas: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        seeds: int = 1,
     ) -> None:
-        self.replicas = replicas
+        self.replicas, self.seeds = replicas, seeds
         self.products = dtype
         self.dtype = torch.float32 if dtype == torch.bfloat16 else dtype
         self._model = copy.deepcopy(model)
@@ -137,27 +146,47 @@ class Stack:
         )
         return block.permute(0, 1, 4, 2, 3) if tensor.dim() == 4 else block
 
-    def __call__(self, images: Tensor, *, training: bool) -> Tensor:
-        """Return the logits [replicas, classes, N] of normalized images [N, C, H, W]."""
-        x, shared = images.contiguous(memory_format=self.memory_format), True
+    def __call__(
+        self, images: Tensor, *, training: bool, features: dict[str, Tensor] | None = None
+    ) -> Tensor:
+        """Return the logits [replicas, classes, N] of normalized images.
+
+        They are [N, C, H, W], or [seeds, N, C, H, W]. What each layer but the last hands on, after
+        what follows it, is written into ``features``: [replicas, units, N], or
+        [replicas, C, H, W, N].
+        """
+        batches = self.seeds if images.dim() == 5 else 1
+        if images.dim() == 5:  # the seeds' channels side by side
+            images = images.transpose(0, 1).flatten(1, 2)
+        x, shared, last = images.contiguous(memory_format=self.memory_format), batches, ""
         for name, module in self._modules:
             if self.blocked and isinstance(module, nn.Conv2d) and not x.is_mkldnn:
                 x = x.to_mkldnn()
             elif x.is_mkldnn and not isinstance(module, BLOCKED):
                 x = x.to_dense()
+            if features is not None and isinstance(module, (nn.Conv2d, nn.BatchNorm2d, nn.Linear)):
+                if last:
+                    features[last] = self._by_replica(x)
+                last = name
             if isinstance(module, nn.Conv2d):
-                x, shared = self._convolution(name, module, x, shared), False
+                x, shared = self._convolution(name, module, x, shared or self.replicas), 0
             elif isinstance(module, nn.BatchNorm2d):
                 x = self._batch_norm(name, module, x, training)
             elif isinstance(module, nn.Linear):
-                x, shared = self._linear(name, x), False
-            elif isinstance(module, nn.Flatten) and not shared:
-                x = x.unflatten(1, (self.replicas, -1)).flatten(2).permute(1, 2, 0)
+                x, shared = self._linear(name, x), 0
+            elif isinstance(module, nn.Flatten) and shared == 1:
+                x = x.flatten(1)
+            elif isinstance(module, nn.Flatten):
+                x = x.unflatten(1, (shared or self.replicas, -1)).flatten(2).permute(1, 2, 0)
             else:
                 x = module(x)
         return x.to(self.dtype)
 
-    def _convolution(self, name: str, module: nn.Conv2d, x: Tensor, shared: bool) -> Tensor:
+    def _by_replica(self, x: Tensor) -> Tensor:
+        x = x.to_dense() if x.is_mkldnn else x
+        return x if x.dim() == 3 else x.unflatten(1, (self.replicas, -1)).permute(1, 2, 3, 4, 0)
+
+    def _convolution(self, name: str, module: nn.Conv2d, x: Tensor, groups: int) -> Tensor:
         bias = self.parameters.get(f"{name}.bias")
         return conv2d(
             x.to(self.products),
@@ -166,7 +195,7 @@ class Stack:
             stride=module.stride,
             padding=module.padding,
             dilation=module.dilation,
-            groups=module.groups * (1 if shared else self.replicas),
+            groups=module.groups * groups,
         )
 
     def _batch_norm(self, name: str, module: nn.BatchNorm2d, x: Tensor, training: bool) -> Tensor:
@@ -187,6 +216,10 @@ class Stack:
         weight, bias = self.parameters[f"{name}.weight"], self.parameters[f"{name}.bias"]
         if self.replicas == 1 and x.dim() == 3:
             x = x[0].T  # shared by all, then
+        elif x.dim() == 3 and len(x) < self.replicas:  # one batch a seed
+            wide = weight.unflatten(0, (self.seeds, -1)).flatten(1, 2).to(self.products)
+            wide = wide @ x.to(self.products)
+            return wide.view(*bias.shape, -1) + bias.unsqueeze(2).to(self.products)
         return StackedLinear.apply(*(tensor.to(self.products) for tensor in (x, weight, bias)))
 
     def views(self, replica: int) -> dict[str, Tensor]:

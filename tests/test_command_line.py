@@ -15,7 +15,6 @@ import torch
 from image_folder import make_image_folder
 
 import swrlib
-from swrlib import training
 from swrlib.__main__ import main, parser
 from swrlib.datasets import DATASETS
 from swrlib.methods import METHODS
@@ -181,7 +180,7 @@ def test_the_help_names_everything_that_can_be_asked_for(capsys):
 
 
 def test_a_run_that_the_memory_does_not_hold_is_refused(arguments, capsys, monkeypatch):
-    monkeypatch.setattr(training, "free_memory", lambda device: 2**10)
+    monkeypatch.setattr("swrlib.engine.jobs.free_memory", lambda device: 2**10)
     assert "0 MiB of memory are free" in refused(arguments(device="cpu"), capsys)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from swrlib import progress
+from swrlib.engine import progress
 
 
 @pytest.fixture

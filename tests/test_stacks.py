@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 from swrlib import stacks
-from swrlib.devices import free_memory
+from swrlib.memory import free_memory
 from swrlib.models import MODELS, build_model
 from swrlib.stacks import Stack, StackedLinear, default_size, needed_memory, product
 

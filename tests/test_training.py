@@ -31,8 +31,9 @@ from hypothesis import strategies as st
 from image_folder import make_image_folder
 
 import swrlib
-from swrlib import L2, SWR, AdamW, FullReset, HeadReset, SWRReinit, records, training
-from swrlib.runs import resolve
+from swrlib import L2, SWR, AdamW, FullReset, HeadReset, SWRReinit, records
+from swrlib.engine import training
+from swrlib.engine.jobs import resolve
 from swrlib.stacks import needed_memory
 from swrlib.streams import STREAMS, make_stream
 
@@ -113,20 +114,20 @@ def files(folder: Path) -> dict[str, tuple[int, bytes]]:
 def jobs(monkeypatch):
     """Every job that trains, as it is when it has ended."""
     seen = []
-    whole = training._Job.train
+    whole = training.Job.train
 
     def noted(job, bar):
         whole(job, bar)
         seen.append(job)
 
-    monkeypatch.setattr(training._Job, "train", noted)
+    monkeypatch.setattr(training.Job, "train", noted)
     return seen
 
 
 def states(jobs) -> dict[str, dict[str, torch.Tensor]]:
     """Return every run's parameters and buffers."""
     return {
-        run.hash: {name: view.clone() for name, view in job.stack.views(replica).items()}
+        run.hash: {name: view.clone() for name, view in job.population.stack.views(replica).items()}
         for job in jobs
         for replica, run in enumerate(job.active)
     }
@@ -150,7 +151,7 @@ def test_a_run_is_the_same_alone_in_a_stack_of_two_and_of_twenty(model, train, j
             results=tmp_path / str(size),
         )
         assert {len(job.runs) for job in jobs} == {size}
-        assert {job.step for job in jobs} == {50}
+        assert {job.recorder.step for job in jobs} == {50}
         found[size] = states(jobs)
         assert len(found[size]) == len(TWENTY) == 20
         jobs.clear()
@@ -165,20 +166,21 @@ def test_a_run_is_the_same_alone_in_a_stack_of_two_and_of_twenty(model, train, j
 
 def test_initial_weights_and_order_are_the_same_bit_for_bit(train, monkeypatch, tmp_path):
     starts, orders = {}, {}
-    build, epoch = training._Job._build, training._Job._epoch
+    lay_out, epoch = training.Job.lay_out, training.Job.epoch_
 
-    def noted_build(job, active):
-        build(job, active)
-        starts.update({run.hash: job.stack.views(i) for i, run in enumerate(active)})
+    def noted_start(job, active):
+        lay_out(job, active)
+        views = job.population.stack.views
+        starts.update({run.hash: views(i) for i, run in enumerate(active)})
         starts.update({run: {n: t.clone() for n, t in s.items()} for run, s in starts.items()})
 
     def noted_epoch(job, order, rate):
         for run in job.active:
             orders.setdefault(run.hash, []).append(order.tolist())
-        epoch(job, order, rate)
+        return epoch(job, order, rate)
 
-    monkeypatch.setattr(training._Job, "_build", noted_build)
-    monkeypatch.setattr(training._Job, "_epoch", noted_epoch)
+    monkeypatch.setattr(training.Job, "lay_out", noted_start)
+    monkeypatch.setattr(training.Job, "epoch_", noted_epoch)
     seen = []
     for size in (1, 2, 20):
         train(model="cnn-bn", methods=TWENTY, stack=size, results=tmp_path / str(size))
@@ -538,12 +540,12 @@ def test_a_diverging_run_is_recorded_and_leaves_the_others_alone(model, train, t
 def test_what_has_diverged_is_no_longer_computed(model, train, monkeypatch, tmp_path):
     sizes = []
 
-    class Noted(training.Stack):
-        def __init__(self, model, replicas, *rest):
-            sizes.append(replicas)
-            super().__init__(model, replicas, *rest)
+    class Noted(training.Population):
+        def __init__(self, *given, **options):
+            super().__init__(*given, **options)
+            sizes.append(len(self))
 
-    monkeypatch.setattr(training, "Stack", Noted)
+    monkeypatch.setattr(training, "Population", Noted)
     methods = ["vanilla", AdamW(lam=1e80), AdamW(lam=1e20), "swr:0.1", "full-reset"]
     options = {"model": model, "dtype": torch.float64, "epochs": 5, "stack": 5}
     frame = train(methods=methods, **options)
@@ -563,11 +565,10 @@ def test_numbers_that_no_loss_shows_to_be_lost_are_seen(name, train):
     """On a processor ReLU and pooling make finite numbers of what a convolution has lost."""
 
     class Poisoned(SWR):
-        def after_step_(self, replicas):
-            super().after_step_(replicas)
-            layers = [(layer, bias) for layer, bias in replicas.owners]
-            position = layers.index((name.split(".")[0], False))
-            replicas.tensors[position][:, 0] = torch.nan
+        def after_step_(self, members):
+            super().after_step_(members)
+            position = members.owners.index((name.split(".")[0], False))
+            members.tensors[position][:, :, 0] = torch.nan
 
     frame = train(methods=[Poisoned(lam=0.1), "vanilla"], model="cnn", epochs=2, stack=2)
     last = frame.groupby("method")["diverged"].last()
@@ -601,7 +602,7 @@ DRIVER = """
     import torch
     torch.set_num_threads(1)
     import swrlib
-    from swrlib import training
+    from swrlib.engine import training
 
     training.CHECKPOINT_EVERY = 0.0
     step, steps = torch.optim.Adam.step, 0
@@ -947,7 +948,7 @@ def memory(monkeypatch, pictures):
     def hold(runs: float, **options) -> int:
         model = swrlib.build_model("mlp", swrlib.load_dataset(pictures), **options)
         needed = needed_memory(model, (16, 1, 12, 12), torch.float32)
-        monkeypatch.setattr(training, "free_memory", lambda device: int(runs * needed))
+        monkeypatch.setattr("swrlib.engine.jobs.free_memory", lambda device: int(runs * needed))
         return needed
 
     return hold
@@ -1072,7 +1073,8 @@ def test_products_in_bfloat16_by_argument(model, train, jobs):
     np.testing.assert_allclose(*start, rtol=2e-2)
     np.testing.assert_allclose(*losses, rtol=0.2)
     for job in jobs:
-        tensors = [*job.stack.parameters.values(), *itertools.chain(*job.moments), job.losses]
+        moments = itertools.chain.from_iterable(job.population.updates.moments.values())
+        tensors = [*job.population.blocks, *moments, job.recorder.losses]
         assert {tensor.dtype for tensor in tensors} == {torch.float32}
 
 
