@@ -16,6 +16,7 @@ from swrlib.population import Members
 from swrlib.rescaling import (
     SoftRescaling,
     Variant,
+    check_variant,
     checked_lambda,
     membership,
     membership_mask,
@@ -32,8 +33,8 @@ class Method:
     stacked: ClassVar[tuple[str, ...]] = ("lam",)
     #: Whether it begins a new optimizer for its own runs, at a change of data say.
     new_optimizer: ClassVar[bool] = False
-    #: Whether it looks at the features of every step (`Members.features`).
-    needs_features: ClassVar[bool] = False
+    #: The modules whose outputs it looks at in every step (`Members.features`).
+    features: ClassVar[tuple[str, ...]] = ()
 
     def configuration(self) -> dict[str, Any]:
         """Return what is hashed: the name and every option."""
@@ -223,6 +224,7 @@ class SWR(Method):
     stacked: ClassVar[tuple[str, ...]] = ("lam", "lam_features", "lam_classifier")
 
     def __post_init__(self) -> None:
+        check_variant(self.variant)
         pair = (self.lam_features, self.lam_classifier)
         if self.lam is None and None in pair:
             raise ValueError(f"λ of {self.name} is missing: give lam, or the pair of λ_f and λ_c")

@@ -168,14 +168,19 @@ class SoftRescaling:
         return factors, norms
 
 
+def check_variant(variant: object) -> None:
+    """Refuse an unknown variant."""
+    if variant not in get_args(Variant):
+        raise ValueError(f"unknown variant {variant!r}: {nearest(variant, get_args(Variant))}")
+
+
 def membership(network: Network, variant: Variant) -> dict[str, set[str]]:
     """Return for each layer the layers whose factors make up its C_l, in the given variant.
 
     Where branches meet, the product goes on from the last layer in the order of the forward pass,
     as Algorithm 1's running C does.
     """
-    if variant not in get_args(Variant):
-        raise ValueError(f"unknown variant {variant!r}: {nearest(variant, get_args(Variant))}")
+    check_variant(variant)
     names = [layer.name for layer in network.layers]
     last = max((i for i, la in enumerate(network.layers) if la.kind == "normalization"), default=-1)
     members: dict[str, set[str]] = {}

@@ -14,7 +14,7 @@ feature maps lie in oneDNN's own layout for as long as it knows the modules that
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -116,6 +116,7 @@ class Stack:
         replicas: int,
         device: torch.device,
         dtype: torch.dtype,
+        *,
         seeds: int = 1,
     ) -> None:
         self.replicas, self.seeds = replicas, seeds
@@ -146,28 +147,41 @@ class Stack:
         )
         return block.permute(0, 1, 4, 2, 3) if tensor.dim() == 4 else block
 
-    def __call__(
-        self, images: Tensor, *, training: bool, features: dict[str, Tensor] | None = None
-    ) -> Tensor:
+    def __call__(self, images: Tensor, *, training: bool) -> Tensor:
         """Return the logits [replicas, classes, N] of normalized images.
 
-        They are [N, C, H, W], or [seeds, N, C, H, W]. What each layer but the last hands on, after
-        what follows it, is written into ``features``: [replicas, units, N], or
-        [replicas, C, H, W, N].
+        They are [N, C, H, W], which all replicas see, or with several seeds [seeds, N, C, H, W].
+        """
+        return self.forward(images, training=training)[0]
+
+    def forward(
+        self, images: Tensor, *, training: bool, features: Collection[str] = ()
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the logits, as in a call, and what modules give on the way.
+
+        Parameters
+        ----------
+        images : torch.Tensor
+        training : bool
+        features : collection of str
+            Names of modules.
+
+        Returns
+        -------
+        torch.Tensor
+        dict of str to torch.Tensor
+            By name, [replicas, N, …].
         """
         batches = self.seeds if images.dim() == 5 else 1
         if images.dim() == 5:  # the seeds' channels side by side
             images = images.transpose(0, 1).flatten(1, 2)
-        x, shared, last = images.contiguous(memory_format=self.memory_format), batches, ""
+        x, shared = images.contiguous(memory_format=self.memory_format), batches
+        found: dict[str, Tensor] = {}
         for name, module in self._modules:
             if self.blocked and isinstance(module, nn.Conv2d) and not x.is_mkldnn:
                 x = x.to_mkldnn()
             elif x.is_mkldnn and not isinstance(module, BLOCKED):
                 x = x.to_dense()
-            if features is not None and isinstance(module, (nn.Conv2d, nn.BatchNorm2d, nn.Linear)):
-                if last:
-                    features[last] = self._by_replica(x)
-                last = name
             if isinstance(module, nn.Conv2d):
                 x, shared = self._convolution(name, module, x, shared or self.replicas), 0
             elif isinstance(module, nn.BatchNorm2d):
@@ -180,11 +194,13 @@ class Stack:
                 x = x.unflatten(1, (shared or self.replicas, -1)).flatten(2).permute(1, 2, 0)
             else:
                 x = module(x)
-        return x.to(self.dtype)
-
-    def _by_replica(self, x: Tensor) -> Tensor:
-        x = x.to_dense() if x.is_mkldnn else x
-        return x if x.dim() == 3 else x.unflatten(1, (self.replicas, -1)).permute(1, 2, 3, 4, 0)
+            if name in features:
+                dense = x.to_dense() if x.is_mkldnn else x
+                maps = dense.dim() == 4
+                found[name] = (
+                    dense.unflatten(1, (self.replicas, -1)).transpose(0, 1) if maps else dense.mT
+                )
+        return x.to(self.dtype), found
 
     def _convolution(self, name: str, module: nn.Conv2d, x: Tensor, groups: int) -> Tensor:
         bias = self.parameters.get(f"{name}.bias")

@@ -294,13 +294,13 @@ def test_configurations_and_provenance_are_kept(train, tmp_path):
 def test_what_is_there_is_not_trained_again(train, tmp_path):
     first = train(methods=["vanilla", "swr:0.1"], seeds=[0, 1])
     before = files(tmp_path / "results")
-    assert len(before) == 2  # a job is a seed
+    assert len(before) == 1  # with small batches, seeds lie side by side
     again = train(methods=["swr:0.1", "vanilla"], seeds=[1, 0])
     assert files(tmp_path / "results") == before
     pd.testing.assert_frame_equal(first, again)
     more = train(methods=["vanilla", "swr:0.1", "l2:0.1"], seeds=[0])
     after = files(tmp_path / "results")
-    assert len(after) == 3
+    assert len(after) == 2
     assert {name: after[name] for name in before} == before
     assert set(more["method"]) == {"vanilla", "swr", "l2"}
     (new,) = set(after) - set(before)

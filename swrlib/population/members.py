@@ -105,9 +105,9 @@ class Members:
 
     @property
     def features(self) -> dict[str, Tensor]:
-        """What each layer but the last handed on in this step, as `Population.features` has it.
+        """What this step's images became in the modules that the method named, [seeds, runs, N, …].
 
-        For methods that say so (`needs_features`).
+        See `swrlib.methods.Method.features`.
         """
         assert self.population.batch is not None
         found = self.population.batch.features

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +45,7 @@ class Batch:
     labels : torch.Tensor
         [seeds, N].
     features : dict of str to torch.Tensor
-        See `Population.features`; only where a method asked for them.
+        Those that methods ask for, [seeds, runs, N, …], by the names of modules.
     losses, correct : torch.Tensor
         Each member's mean loss, and how many images it had right: [seeds·runs].
     """
@@ -131,21 +131,22 @@ class Population:
         return len(self.seeds) * self.runs
 
     def by_seed(self, tensor: Tensor) -> Tensor:
-        """Show a tensor [seeds·runs, …] as [seeds, runs, …]."""
+        """Show a tensor [seeds·runs, …] as [seeds, runs, …]: a view."""
         return tensor.view(len(self.seeds), self.runs, *tensor.shape[1:])
 
-    def gradients_(self, images: Tensor, labels: Tensor, *, features: bool = False) -> Batch:
+    def gradients_(
+        self, images: Tensor, labels: Tensor, *, features: Collection[str] = ()
+    ) -> Batch:
         """Compute the gradients of the mean loss on a batch, and return what was seen.
 
         Parameters
         ----------
         images, labels : torch.Tensor
             As in `Batch`.
-        features : bool
-            Whether to keep the features, too.
+        features : collection of str
+            Which features to keep.
         """
-        found: dict[str, Tensor] = {}
-        logits = self.stack(images, training=True, features=found if features else None)
+        logits, found = self.stack.forward(images, training=True, features=features)
         losses, hits = self.judge(logits, labels)
         losses = losses.mean(1)
         self.updates.forget_gradients()
@@ -164,18 +165,12 @@ class Population:
         losses = cross_entropy(logits, targets, reduction="none")
         return losses, logits.max(1).indices == targets  # argmax is slow along this axis
 
-    def features(self, images: Tensor, *, training: bool = False) -> dict[str, Tensor]:
-        """Return what each layer but the last hands on, after its activation, by its name.
+    def features(self, images: Tensor, names: Collection[str]) -> dict[str, Tensor]:
+        """Return what modules give for images, [seeds, runs, N, …], as in training.
 
         Gradients flow through them, where they are on.
-
-        Returns
-        -------
-        dict of str to torch.Tensor
-            [seeds, runs, units, N], or [seeds, runs, C, H, W, N] of feature maps.
         """
-        found: dict[str, Tensor] = {}
-        self.stack(images, training=training, features=found)
+        found = self.stack.forward(images, training=True, features=names)[1]
         return {name: self.by_seed(values) for name, values in found.items()}
 
     def fresh(self, purpose: str) -> list[Tensor]:
