@@ -26,6 +26,11 @@ class Optimizer:
             key: list(value) if isinstance(value, tuple) else value for key, value in values.items()
         }
 
+    @classmethod
+    def read(cls, text: str) -> Optimizer:
+        """Make one from what stands behind the name."""
+        raise ValueError(f"{cls.name} takes nothing behind its name")
+
     @property
     def moments(self) -> tuple[str, ...]:
         """The names that torch gives to what it keeps of each parameter, beside a step count."""
@@ -90,6 +95,11 @@ class SGD(Optimizer):
                 raise ValueError(f"{option} of sgd is {value!r}: it must be a number from 0 on")
             object.__setattr__(self, option, float(value))
 
+    @classmethod
+    def read(cls, text: str) -> Optimizer:
+        """Make one from momentum and weight decay."""
+        return cls(*(float(value) for value in text.split(",")))
+
     @property
     def moments(self) -> tuple[str, ...]:
         """The running sum of gradients, where there is momentum."""
@@ -126,11 +136,9 @@ def make_optimizer(given: str | Optimizer) -> Optimizer:
         raise ValueError(f"unknown optimizer {name!r}: {nearest(name, OPTIMIZERS)}")
     if not text:
         return OPTIMIZERS[name]()
-    options = [f.name for f in fields(OPTIMIZERS[name]) if f.type == "float"]
     try:
-        values = [float(value) for value in text.split(",")]
-        return OPTIMIZERS[name](**dict(zip(options, values, strict=False)))
-    except ValueError as error:
+        return OPTIMIZERS[name].read(text)
+    except (TypeError, ValueError) as error:
         raise ValueError(
             f"cannot read {given!r} ({error}): write an optimizer as sgd:0.9,1e-4"
         ) from error
