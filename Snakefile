@@ -123,7 +123,7 @@ rule chapter:
     # Now and then, on a busy machine, a kernel's answer is lost and papermill waits for ever.
     retries: 1
     shell:
-        "papermill {input.notebook} {log} --cwd notebooks --no-progress-bar"
+        "SWR_PROGRESS=off papermill {input.notebook} {log} --cwd notebooks --no-progress-bar"
         " --execution-timeout 600 {params.given} && cp {log} {output}"
 
 

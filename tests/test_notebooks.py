@@ -28,6 +28,7 @@ def papermill(notebook: str, output: Path, **parameters) -> subprocess.Completed
         [*command, "--cwd", ROOT / "notebooks", "--no-progress-bar", *given],
         capture_output=True,
         text=True,
+        env=os.environ | {"SWR_PROGRESS": "off"},  # as the workflow runs them
     )
 
 
@@ -50,6 +51,7 @@ def test_executed_chapters_run_again_with_the_same_headlines(chapters):
     command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env"]
     command += ["--override-ini=addopts=", "-p", "no:cacheprovider", "-q"]
     clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+    clean["SWR_PROGRESS"] = "off"
     result = subprocess.run(
         [*command, *sorted(chapters.glob("*.ipynb"))],
         cwd=ROOT,
