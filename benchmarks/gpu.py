@@ -21,7 +21,7 @@ import swrlib
 from benchmarks.loops import random_images
 from swrlib import paper, records, streams
 from swrlib.datasets import Dataset
-from swrlib.engine import training
+from swrlib.engine import loop
 from swrlib.methods import make_method
 
 #: Table 1 without VGG-16: data set and model of each column.
@@ -47,20 +47,20 @@ def no_waiting(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    whole = training.Job.epoch_
+    whole = loop.Job.epoch_
 
-    def watched(job: training.Job, order: torch.Tensor, rate: float) -> Any:
+    def watched(job: loop.Job, order: torch.Tensor, rate: float) -> Any:
         torch.cuda.set_sync_debug_mode("error")
         try:
             return whole(job, order, rate)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
-    training.Job.epoch_ = watched  # type: ignore[method-assign]
+    loop.Job.epoch_ = watched  # type: ignore[method-assign]
     try:
         yield
     finally:
-        training.Job.epoch_ = whole  # type: ignore[method-assign]
+        loop.Job.epoch_ = whole  # type: ignore[method-assign]
 
 
 def timed(device: torch.device, action: Callable[[], Any]) -> tuple[float, Any]:

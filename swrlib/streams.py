@@ -134,13 +134,16 @@ class Stream:
 
     @classmethod
     def read_options(cls, text: str) -> dict[str, Any]:
-        """Return the options that are written behind the name."""
-        takers = [kind for kind in STREAMS.values() if kind.written]
-        raise ValueError(
-            f"cannot read the stream {cls.name}:{text}: only "
-            f"{' and '.join(repr(kind.name) for kind in takers)} takes more than its name, as in "
-            f"{' or '.join(repr(kind.written) for kind in takers)}"
-        )
+        """Return the options that are written behind the name, in their order."""
+        given, names = text.split(","), cls.option_names()
+        if len(given) != len(names):
+            takers = [kind for kind in STREAMS.values() if kind.written]
+            raise ValueError(
+                f"cannot read the stream {cls.name}:{text}: only "
+                f"{' and '.join(repr(kind.name) for kind in takers)} takes more than its name, as "
+                f"in {' or '.join(repr(kind.written) for kind in takers)}"
+            )
+        return {name: _number(value) for name, value in zip(names, given, strict=True)}
 
     def configuration(self) -> dict[str, Any]:
         """Return what is hashed."""
@@ -285,17 +288,6 @@ class Scaled(Stream):
         check_scaling(self.ratio, self.reading, self.biases)
         object.__setattr__(self, "ratio", float(self.ratio))  # type: ignore[arg-type]
 
-    @classmethod
-    def read_options(cls, text: str) -> dict[str, Any]:
-        """Read ratio, reading and biases."""
-        given = text.split(",")
-        if len(given) != 3:
-            super().read_options(text)
-        try:
-            return {"ratio": float(given[0]), "reading": given[1], "biases": given[2]}
-        except ValueError as error:
-            raise ValueError(f"the ratio {given[0]!r} of {cls.name}:{text} is no number") from error
-
     @property
     def trained(self) -> int:
         """Epochs of the fine-tuning."""
@@ -314,6 +306,13 @@ class Scaled(Stream):
         """Scale."""
         assert self.ratio is not None
         scale_(model, initial_norms, ratio=self.ratio, reading=self.reading, biases=self.biases)
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 STREAMS: dict[str, type[Stream]] = {

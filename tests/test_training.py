@@ -32,7 +32,7 @@ from image_folder import make_image_folder
 
 import swrlib
 from swrlib import L2, SWR, AdamW, FullReset, HeadReset, SWRReinit, records
-from swrlib.engine import training
+from swrlib.engine import loop, training
 from swrlib.engine.jobs import resolve
 from swrlib.stacks import needed_memory
 from swrlib.streams import STREAMS, make_stream
@@ -114,13 +114,13 @@ def files(folder: Path) -> dict[str, tuple[int, bytes]]:
 def jobs(monkeypatch):
     """Every job that trains, as it is when it has ended."""
     seen = []
-    whole = training.Job.train
+    whole = loop.Job.train
 
     def noted(job, bar):
         whole(job, bar)
         seen.append(job)
 
-    monkeypatch.setattr(training.Job, "train", noted)
+    monkeypatch.setattr(loop.Job, "train", noted)
     return seen
 
 
@@ -166,7 +166,7 @@ def test_a_run_is_the_same_alone_in_a_stack_of_two_and_of_twenty(model, train, j
 
 def test_initial_weights_and_order_are_the_same_bit_for_bit(train, monkeypatch, tmp_path):
     starts, orders = {}, {}
-    lay_out, epoch = training.Job.lay_out, training.Job.epoch_
+    lay_out, epoch = loop.Job.lay_out, loop.Job.epoch_
 
     def noted_start(job, active):
         lay_out(job, active)
@@ -179,8 +179,8 @@ def test_initial_weights_and_order_are_the_same_bit_for_bit(train, monkeypatch, 
             orders.setdefault(run.hash, []).append(order.tolist())
         return epoch(job, order, rate)
 
-    monkeypatch.setattr(training.Job, "lay_out", noted_start)
-    monkeypatch.setattr(training.Job, "epoch_", noted_epoch)
+    monkeypatch.setattr(loop.Job, "lay_out", noted_start)
+    monkeypatch.setattr(loop.Job, "epoch_", noted_epoch)
     seen = []
     for size in (1, 2, 20):
         train(model="cnn-bn", methods=TWENTY, stack=size, results=tmp_path / str(size))
@@ -540,12 +540,12 @@ def test_a_diverging_run_is_recorded_and_leaves_the_others_alone(model, train, t
 def test_what_has_diverged_is_no_longer_computed(model, train, monkeypatch, tmp_path):
     sizes = []
 
-    class Noted(training.Population):
+    class Noted(loop.Population):
         def __init__(self, *given, **options):
             super().__init__(*given, **options)
             sizes.append(len(self))
 
-    monkeypatch.setattr(training, "Population", Noted)
+    monkeypatch.setattr(loop, "Population", Noted)
     methods = ["vanilla", AdamW(lam=1e80), AdamW(lam=1e20), "swr:0.1", "full-reset"]
     options = {"model": model, "dtype": torch.float64, "epochs": 5, "stack": 5}
     frame = train(methods=methods, **options)
@@ -602,9 +602,9 @@ DRIVER = """
     import torch
     torch.set_num_threads(1)
     import swrlib
-    from swrlib.engine import training
+    from swrlib.engine import loop
 
-    training.CHECKPOINT_EVERY = 0.0
+    loop.CHECKPOINT_EVERY = 0.0
     step, steps = torch.optim.Adam.step, 0
 
     def counted(self, *arguments, **options):
@@ -705,7 +705,7 @@ def wait_for(condition, seconds: float = 60.0) -> None:
 
 def train_in_a_process(options: dict, begun) -> None:
     torch.set_num_threads(1)
-    training.CHECKPOINT_EVERY = 0.0
+    loop.CHECKPOINT_EVERY = 0.0
     # A kill leaves each checkpoint whole or absent: none is ever refused.
     warnings.filterwarnings("error", "the checkpoint")
     swrlib.train(**options, stop=lambda: begun.set())  # asked after each epoch
@@ -720,7 +720,7 @@ def train_in_a_process(options: dict, begun) -> None:
     ids=["mlp", "cnn-bn"],
 )
 def test_kills_at_random_moments_leave_no_trace(changes, kills, pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 0.0)
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 0.0)
     for name in ("warm", "whole"):
         whole = interrupted(pictures, tmp_path / name, **changes)
         started = time.perf_counter()
@@ -750,10 +750,10 @@ def test_kills_at_random_moments_leave_no_trace(changes, kills, pictures, tmp_pa
 @pytest.fixture
 def stopped(pictures, tmp_path, monkeypatch):
     """Stop a job after its third epoch; return what it was given, and its two checkpoints."""
-    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 0.0)
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 0.0)
     options = interrupted(pictures, tmp_path / "stopped", methods=["vanilla", "swr:0.1"])
     epochs = itertools.count(1)
-    with pytest.raises(training.Stopped):
+    with pytest.raises(loop.Stopped):
         swrlib.train(**options, stop=lambda: next(epochs) == 3)
     newest, before = sorted(Path(options["checkpoints"]).glob("*.pt"), key=lambda p: len(p.name))
     assert before == newest.with_suffix(".before.pt")
@@ -811,7 +811,7 @@ def until_done(call, most: int = 200) -> list:
     while len(found) < most:
         try:
             found.append(call())
-        except training.Stopped as stopped:
+        except loop.Stopped as stopped:
             found.append(stopped)
         else:
             return found
@@ -862,7 +862,7 @@ def test_stopped_after_every_epoch_it_ends_as_undisturbed(changes, pictures, tmp
 
 
 def test_nothing_is_recorded_of_a_job_that_was_stopped(train, tmp_path):
-    with pytest.raises(training.Stopped, match="epoch 1"):
+    with pytest.raises(loop.Stopped, match="epoch 1"):
         train(seeds=[0, 1], stop=lambda: True)
     assert not list((tmp_path / "results").glob("*"))
     assert len(list((tmp_path / "checkpoints").glob("*.pt"))) == 1  # the second has not begun

@@ -171,11 +171,7 @@ def resolve(
     named = isinstance(dataset, str) and dataset in DATASETS
     name = str(dataset) if named else load_dataset(dataset, root=_path(root)).fingerprint
     chosen = [find_method(m, name, model, stream.name, results) for m in _listed(methods)]
-    seeds = [seeds] if isinstance(seeds, int) else list(seeds)
-    for seed in seeds:
-        whole = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
-        if not whole or not 0 <= seed < 2**31:
-            raise ValueError(f"the seed {seed!r} must be a whole number from 0 to 2147483647")
+    seeds = _checked_seeds(seeds)
     if not chosen or not seeds:
         raise ValueError("nothing to train: give at least one method and one of the seeds")
     return [
@@ -186,7 +182,7 @@ def resolve(
             options=tuple(sorted((options or {}).items())),
             stream=stream,
             method=method,
-            seed=int(seed),
+            seed=seed,
             batch_size=batch_size,
             optimizer=optimizer,
             optimizer_state=optimizer_state,
@@ -196,6 +192,15 @@ def resolve(
         for seed in seeds
         for method in chosen
     ]
+
+
+def _checked_seeds(seeds: int | Iterable[int]) -> list[int]:
+    seeds = [seeds] if isinstance(seeds, int) else list(seeds)
+    for seed in seeds:
+        whole = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
+        if not whole or not 0 <= seed < 2**31:
+            raise ValueError(f"the seed {seed!r} must be a whole number from 0 to 2147483647")
+    return [int(seed) for seed in seeds]
 
 
 def missing_jobs(jobs: Mapping[str, Mapping[str, Any]]) -> list[str]:
