@@ -70,7 +70,7 @@ JOBS = jobs_of("selection") | jobs_of("records")
 
 def missing(group):
     """The marks of those jobs of which a run has no record: by hash alone, never by file times."""
-    from swrlib.runs import missing_jobs
+    from swrlib.engine.jobs import missing_jobs
 
     marks = [Path("build/jobs", name) for name in missing_jobs(jobs_of(group))]
     for mark in marks:

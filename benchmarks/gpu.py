@@ -20,8 +20,9 @@ import torch
 import swrlib
 from benchmarks.loops import random_images
 from benchmarks.measure import write
-from swrlib import paper, records, streams, training
+from swrlib import paper, records, streams
 from swrlib.datasets import Dataset
+from swrlib.engine import loop
 from swrlib.methods import make_method
 
 #: Table 1 without VGG-16: data set and model of each column.
@@ -47,20 +48,20 @@ def no_waiting(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    whole = training._Job._epoch
+    whole = loop.Job.epoch_
 
-    def watched(job: Any, order: torch.Tensor, rate: float) -> None:
+    def watched(job: loop.Job, order: torch.Tensor, rate: float) -> Any:
         torch.cuda.set_sync_debug_mode("error")
         try:
-            whole(job, order, rate)
+            return whole(job, order, rate)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
-    training._Job._epoch = watched  # type: ignore[method-assign]
+    loop.Job.epoch_ = watched  # type: ignore[method-assign]
     try:
         yield
     finally:
-        training._Job._epoch = whole  # type: ignore[method-assign]
+        loop.Job.epoch_ = whole  # type: ignore[method-assign]
 
 
 def timed(device: torch.device, action: Callable[[], Any]) -> tuple[float, Any]:

@@ -58,6 +58,7 @@ def show_results(name: str, chapter: dict) -> None:
             shutil.copy(path, copy)
         folder = view
     os.environ["SWR_RESULTS"] = str(folder)
+    os.environ["SWR_PROGRESS"] = "off"  # a bar would be an output of the chapter
 
 
 if __name__ == "__main__":

@@ -11,68 +11,77 @@ from contextlib import contextmanager
 
 import torch
 
-from swrlib import paper, runs, streams, training
+from swrlib import paper
 from swrlib.datasets import DATASETS
+from swrlib.engine import Stopped, train
+from swrlib.engine.jobs import DTYPES
 from swrlib.methods import METHODS
 from swrlib.models import MODELS
+from swrlib.population import OPTIMIZERS
+from swrlib.streams import STREAMS
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     whole = argparse.ArgumentParser(prog="python -m swrlib", description=__doc__)
     commands = whole.add_subparsers(dest="command", required=True)
-    train = commands.add_parser(
+    add = commands.add_parser(
         "train",
         help="train what a folder of records lacks",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    train.add_argument(
+    add.add_argument(
         "--dataset", required=True, help=f"one of {', '.join(DATASETS)}, or a folder of images"
     )
-    train.add_argument("--model", required=True, help=f"one of {', '.join(MODELS)}")
-    train.add_argument(
+    add.add_argument("--model", required=True, help=f"one of {', '.join(MODELS)}")
+    add.add_argument(
         "--stream",
         required=True,
-        help=f"one of {', '.join(streams.STREAMS)}; the last as scaled:0.5,norm,untouched",
+        help=f"one of {', '.join(STREAMS)}; the last as scaled:0.5,norm,untouched",
     )
-    train.add_argument(
+    add.add_argument(
         "--methods",
         nargs="+",
         default=["vanilla", "swr"],
         help=f"of {', '.join(METHODS)}; with λ as swr:1e-3 or swr:1e-4,1e-1 (λ_f, λ_c), without it "
         "the paper's",
     )
-    train.add_argument("--seeds", nargs="+", type=int, default=[0])
-    train.add_argument("--scale", default="quick", help="quick or paper: how many epochs")
-    train.add_argument("--epochs", type=int, help="of each stage, instead of the scale's")
-    train.add_argument("--split", default="all", help="all, or selection: a tenth held out")
-    train.add_argument("--measure", nargs="*", default=[], help="what else to measure")
-    train.add_argument("--results", default="results", help="folder of records, read and written")
-    train.add_argument(
+    add.add_argument("--seeds", nargs="+", type=int, default=[0])
+    add.add_argument("--scale", default="quick", help="quick or paper: how many epochs")
+    add.add_argument("--epochs", type=int, help="of each stage, instead of the scale's")
+    add.add_argument("--split", default="all", help="all, or selection: a tenth held out")
+    add.add_argument("--measure", nargs="*", default=[], help="what else to measure")
+    add.add_argument("--results", default="results", help="folder of records, read and written")
+    add.add_argument(
         "--checkpoints",
         help="folder of checkpoints; default: .checkpoints here or, where nothing can be written, "
         "in that of the records",
     )
-    train.add_argument("--batch-size", type=int, default=paper.BATCH_SIZE)
-    train.add_argument("--optimizer-state", default="kept", help="kept or new, at a change of data")
-    train.add_argument("--device", help="cpu or cuda; default: what there is")
-    train.add_argument(
+    add.add_argument("--batch-size", type=int, default=paper.BATCH_SIZE)
+    add.add_argument(
+        "--optimizer",
+        default="adam",
+        help=f"{' or '.join(OPTIMIZERS)}; momentum and weight decay as sgd:0.9,1e-4",
+    )
+    add.add_argument("--optimizer-state", default="kept", help="kept or new, at a change of data")
+    add.add_argument("--device", help="cpu or cuda; default: what there is")
+    add.add_argument(
         "--dtype",
         default="float32",
-        choices=[str(dtype).removeprefix("torch.") for dtype in runs.DTYPES],
+        choices=[str(dtype).removeprefix("torch.") for dtype in DTYPES],
         help="bfloat16: products in it, all else in float32",
     )
-    train.add_argument("--tf32", action="store_true", help="TensorFloat-32 on a CUDA device")
-    train.add_argument("--stack", type=int, help="most runs at once; default: what is fastest")
-    train.add_argument(
+    add.add_argument("--tf32", action="store_true", help="TensorFloat-32 on a CUDA device")
+    add.add_argument("--stack", type=int, help="most runs at once; default: what is fastest")
+    add.add_argument(
         "--no-graphs", dest="graphs", action="store_false", help="capture no step on a CUDA device"
     )
-    train.add_argument(
+    add.add_argument(
         "--minutes",
         type=float,
         help="stop at the next checkpoint after so many; SIGTERM asks for it, too",
     )
-    train.add_argument("--threads", type=int, default=1, help="threads of this job")
+    add.add_argument("--threads", type=int, default=1, help="threads of this job")
     return whole
 
 
@@ -104,11 +113,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torch.set_num_threads(threads)
         given["dtype"] = getattr(torch, given["dtype"])
         with _stop(minutes) as stop:
-            frame = training.train(**given, stop=stop)
+            frame = train(**given, stop=stop)
     except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
         print(f"swrlib: {error}", file=sys.stderr)
         return 2
-    except training.Stopped as stopped:
+    except Stopped as stopped:
         print(f"swrlib: {stopped}", file=sys.stderr)
         return 3
     final = frame.sort_values("epoch").groupby("run").last()

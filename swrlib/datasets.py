@@ -29,8 +29,8 @@ import torch
 from torch import Tensor
 
 from swrlib.checks import nearest
-from swrlib.devices import free_memory
 from swrlib.files import replacing
+from swrlib.memory import free_memory
 
 # Mean and standard deviation per channel, on a scale of 0 to 1. The paper does not print its
 # constants; these are the ones of the authors' partial release.

@@ -1,33 +1,38 @@
-"""What is measured of a network in training beyond the columns of the records.
+"""What is measured in training beyond the columns of the records.
 
 Step measures compare the norms around one step and one rescaling; they are stored as the epoch's
-maximum, mean and last value. Epoch measures look at the network after an epoch.
+maximum, mean and last value. Others look at a network after an epoch, or at the start or the end of
+a stage. A measure of one's own is a `Measure`, given to `swrlib.train` instead of a name.
 """
 
 from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from swrlib.checks import nearest
 from swrlib.layers import trace
-from swrlib.methods import Replicas
-from swrlib.streams import BIASES, READINGS, make_stream, scale_
+from swrlib.population import Members
 from swrlib.theory import (
     balance_,
     layer_balance,
     lipschitz_bound,
     lipschitz_lower_bound,
     lpq_norm,
+    scale_,
 )
+from swrlib.theory.scaling import BIASES, READINGS
 
-#: How many test images epoch measures look at, where they look at images.
+#: How many test images measures look at, where they look at images.
 PROBED = 1000
+#: How many images of a stage, in the stage's order, at its start and its end.
+PROBED_OF_STAGE = 2000
 #: From how many of them the Lipschitz constant is sought by ascent.
 ASCENDED = 16
 #: Standard deviations of the noise on normalized images.
@@ -104,21 +109,12 @@ def _pairs(layers: int) -> Tensor:
     return torch.triu_indices(layers, layers, offset=1)
 
 
-STEP_MEASURES: dict[str, Callable[[Norms], Tensor]] = {
-    "growth": growth,
-    "factor": factor,
-    "norm-before-rescaling": norm_before_rescaling,
-    "balance-change": balance_change,
-    "balance-worse": balance_worse,
-}
-
-
 class StepMeasures:
     """The norms around each step, gathered only where a step measure was asked for."""
 
-    def __init__(self, names: tuple[str, ...], initial: Sequence[Tensor]) -> None:
-        self.functions = {name: STEP_MEASURES[name] for name in names if name in STEP_MEASURES}
-        self.initial = torch.cat(list(initial)) if self.functions else torch.empty(0)
+    def __init__(self, measures: Sequence[Measure], initial: Tensor) -> None:
+        self.measures = [measure for measure in measures if measure.when == "step"]
+        self.initial = initial
         self.norms: list[Tensor] = []
         self.layers: list[str] = []
         self.maximum: dict[str, Tensor] = {}
@@ -126,45 +122,50 @@ class StepMeasures:
         self.last: dict[str, Tensor] = {}
         self.steps = 0
 
-    def note(self, replicas: Sequence[Replicas]) -> None:
+    def note(self, groups: Sequence[Members]) -> None:
         """Take the norms as they are: before the step, updated, rescaled."""
-        if not self.functions:
+        if not self.measures:
             return
-        self.layers = replicas[0].weighted
-        self.norms.append(torch.cat([part.weight_norms() for part in replicas]))
+        self.layers = groups[0].weighted
+        self.norms.append(all_norms(groups))
         if len(self.norms) == 3:
             self.steps += 1
             norms = Norms(self.initial, *self.norms)
-            for name, function in self.functions.items():
-                value = function(norms)
+            for measure in self.measures:
+                name, value = measure.name, measure.function(norms)
                 self.last[name] = value
                 self.sum[name] = self.sum.get(name, torch.zeros_like(value)) + value
                 self.maximum[name] = torch.maximum(self.maximum.get(name, value), value)
             self.norms = []
 
     def results(self) -> Iterator[tuple[int, str, str, float]]:
-        """Yield (run, layer or pair, name, value): the epoch's maximum, mean and last value."""
+        """Yield (member, layer or pair, name, value): the epoch's maximum, mean and last value."""
         first, second = _pairs(len(self.layers)).tolist()
         pairs = [f"{self.layers[a]}, {self.layers[b]}" for a, b in zip(first, second, strict=True)]
-        for name in self.functions:
-            labels = pairs if name.startswith("balance") else self.layers
+        for measure in self.measures:
+            name, labels = measure.name, pairs if measure.pairs else self.layers
             for kind, table in (
                 ("max", self.maximum[name]),
                 ("mean", self.sum[name] / self.steps),
                 ("last", self.last[name]),
             ):
-                for run, values in enumerate(table.tolist()):
+                for member, values in enumerate(table.tolist()):
                     for label, value in zip(labels, values, strict=True):
-                        yield run, label, f"{name}:{kind}", value
+                        yield member, label, f"{name}:{kind}", value
+
+
+def all_norms(groups: Sequence[Members]) -> Tensor:
+    """Return ‖W_l‖ of the whole population, [seeds·runs, layers that have a weight]."""
+    return torch.cat([members.weight_norms() for members in groups], 1).flatten(0, 1)
 
 
 # ---------------------------------------------------------------------------------------------
-# After epochs
+# After epochs, at the start and the end of stages
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A network after an epoch, and what it is compared with.
+    """A network at a moment of its training, and what it is compared with.
 
     Attributes
     ----------
@@ -174,12 +175,19 @@ class Snapshot:
         Normalized test images, [N, C, H, W].
     labels : torch.Tensor
         [N].
+    stage_images, stage_labels : torch.Tensor, optional
+        Those that the stage trains on, at its start and end alone.
+    moments : dict of str to dict of str to torch.Tensor
+        What the optimizer keeps, by torch's names and the parameter's.
     """
 
     model: nn.Module
     initial: nn.Module
     images: Tensor
     labels: Tensor
+    stage_images: Tensor | None = None
+    stage_labels: Tensor | None = None
+    moments: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
 
 def _lpq_balance(snapshot: Snapshot) -> dict[str, float]:
@@ -232,41 +240,66 @@ def _scaled_accuracy(snapshot: Snapshot) -> dict[str, float]:
     found = {}
     for reading, biases, ratio in itertools.product(READINGS, BIASES, SCALING_RATIOS):
         model = copy.deepcopy(snapshot.model).eval()
-        scale_(model, make_stream("scaled", ratio=ratio, reading=reading, biases=biases), norms)
+        scale_(model, norms, ratio=ratio, reading=reading, biases=biases)
         hits = model(snapshot.images).argmax(1) == snapshot.labels
         found[f"{reading}, {biases}, {ratio:g}"] = float(hits.double().mean())
     return found
 
 
 @dataclass(frozen=True)
-class EpochMeasure:
-    """What is measured after epochs: values by layer, pair or kind.
+class Measure:
+    """What is measured, and when.
 
     Attributes
     ----------
+    name : str
     function : callable
-        function(snapshot) → dict of values.
+        function(snapshot) → dict of values by layer, pair or kind; of the measures of a step,
+        function(norms) → a tensor [runs, layers or pairs].
+    when : {"step", "epoch", "start", "end"}
+        Around every step; after epochs; before the first step of every stage, after what a method
+        does at the change; after its last step.
     every : int, optional
-        At the start and after every so many epochs, and after the last; None: after the last alone.
+        Of those after epochs: at the start and after every so many, and after the last; None: after
+        the last alone.
+    pairs : bool
+        Of those of a step: whether it is by pairs of layers.
     """
 
-    function: Callable[[Snapshot], dict[str, float]]
+    name: str
+    function: Callable[[Any], Any]
+    when: Literal["step", "epoch", "start", "end"] = "epoch"
     every: int | None = 1
+    pairs: bool = False
+
+    def due(self, epoch: int, last: bool) -> bool:
+        """Tell whether one that is taken after epochs is due after this one."""
+        due = last or (self.every is not None and epoch % self.every == 0)
+        return self.when == "epoch" and due
 
 
-EPOCH_MEASURES: dict[str, EpochMeasure] = {
-    "lpq-balance": EpochMeasure(_lpq_balance),
-    "layer-balance": EpochMeasure(_layer_balance),
-    "lipschitz": EpochMeasure(_lipschitz, every=10),
-    "noise-accuracy": EpochMeasure(_noise_accuracy, every=10),
-    "scaled-accuracy": EpochMeasure(_scaled_accuracy, every=None),
+MEASURES = {
+    measure.name: measure
+    for measure in (
+        Measure("growth", growth, "step"),
+        Measure("factor", factor, "step"),
+        Measure("norm-before-rescaling", norm_before_rescaling, "step"),
+        Measure("balance-change", balance_change, "step", pairs=True),
+        Measure("balance-worse", balance_worse, "step", pairs=True),
+        Measure("lpq-balance", _lpq_balance),
+        Measure("layer-balance", _layer_balance),
+        Measure("lipschitz", _lipschitz, every=10),
+        Measure("noise-accuracy", _noise_accuracy, every=10),
+        Measure("scaled-accuracy", _scaled_accuracy, every=None),
+    )
 }
 
 
-def checked_measures(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the names; refuse an unknown one."""
-    known = [*STEP_MEASURES, *EPOCH_MEASURES]
-    for name in names:
-        if name not in known:
-            raise ValueError(f"unknown measure {name!r}: {nearest(name, known)}")
-    return tuple(names)
+def checked_measures(given: str | Measure | Iterable[str | Measure]) -> tuple[Measure, ...]:
+    """Return measures, known ones by their names; refuse an unknown one."""
+    found = []
+    for measure in [given] if isinstance(given, str | Measure) else given:
+        if isinstance(measure, str) and measure not in MEASURES:
+            raise ValueError(f"unknown measure {measure!r}: {nearest(measure, MEASURES)}")
+        found.append(MEASURES[measure] if isinstance(measure, str) else measure)
+    return tuple(found)

@@ -1,99 +1,27 @@
 """The methods that the paper compares: one small class each, acting on many runs at once.
 
 A method holds its λ and says what it does to the gradients, before and after a step, at a change of
-data and at a decay of the learning rate. It acts on `Replicas`: runs of one kind of method that
-train side by side, each parameter a tensor with a leading axis of runs and λ a vector over them, so
-that a penalty's gradient is one operation and needs no autograd.
+data and at a decay of the learning rate. It acts on `swrlib.population.Members`: runs of one kind
+of method that train side by side, each parameter a tensor with leading axes of seeds and runs and λ
+a vector over runs, so that a penalty's gradient is one operation and needs no autograd.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
-from torch import Tensor
-
 from swrlib.checks import nearest
-from swrlib.layers import Network
+from swrlib.population import Members
 from swrlib.rescaling import (
     SoftRescaling,
     Variant,
+    check_variant,
     checked_lambda,
     membership,
     membership_mask,
-    multi_tensor_norms,
     pull_and_rest,
 )
-
-
-@dataclass
-class Replicas:
-    """Runs that train side by side under one method.
-
-    Attributes
-    ----------
-    count : int
-        How many runs.
-    parameters : list of torch.Tensor
-        [runs, *shape] each: the model's parameters in their order.
-    gradients : callable
-        gradients() → list of torch.Tensor: theirs, as they are in this step.
-    initial : list of torch.Tensor
-        [1, *shape] each: θ_0, which all runs of a seed share.
-    in_classifier : list of bool
-        Which parameters belong to the classifier.
-    values : dict of str to torch.Tensor
-        The methods' λ's by field, [runs].
-    network : Network
-        The traced model.
-    owners : list of (str, bool)
-        For each layer's tensor, the layer's name and whether the tensor is its bias.
-    tensors : list of torch.Tensor
-        [runs, *shape] each: these tensors, which share the memory of ``parameters``.
-    learning_rate : torch.Tensor
-        Of the coming step; no dimensions.
-    fresh : callable
-        fresh(purpose) → list like ``initial``: newly drawn from the seed's own generator.
-    reinitialize : callable
-        reinitialize(purpose): new parameters and buffers, and a new Adam, for these runs.
-    memory : dict of str to torch.Tensor
-        What a method keeps between steps, [runs, …] each; part of a checkpoint. Written in place
-        only, since what stands in ``fixed`` may hold the same tensors.
-    fixed : dict
-        What it laid out once, at the start.
-    """
-
-    count: int
-    parameters: list[Tensor]
-    gradients: Callable[[], list[Tensor]]
-    initial: list[Tensor]
-    in_classifier: list[bool]
-    values: dict[str, Tensor]
-    network: Network
-    owners: list[tuple[str, bool]]
-    tensors: list[Tensor]
-    learning_rate: Tensor
-    fresh: Callable[[str], list[Tensor]]
-    reinitialize: Callable[[str], None]
-    memory: dict[str, Tensor] = field(default_factory=dict)
-    fixed: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        pairs = list(zip(self.tensors, self.owners, strict=True))
-        #: The weights among ``tensors``, in their order.
-        self.weights = [tensor for tensor, (_, bias) in pairs if not bias]
-        #: The names of the layers that have a weight.
-        self.weighted = [name for name, bias in self.owners if not bias]
-
-    def weight_norms(self) -> Tensor:
-        """Return ‖W_l‖, [runs, layers that have a weight]."""
-        return multi_tensor_norms(self.weights, stacked=True)
-
-    def lam(self) -> list[Tensor]:
-        """Return λ for each parameter, [runs, 1, …], so that it multiplies the parameter."""
-        lam = self.values["lam"]
-        return [lam.view(-1, *(1,) * (p.dim() - 1)) for p in self.parameters]
 
 
 @dataclass(frozen=True)
@@ -103,8 +31,10 @@ class Method:
     name: ClassVar[str]
     #: Fields whose values differ between runs that are handled together.
     stacked: ClassVar[tuple[str, ...]] = ("lam",)
-    #: Whether single runs get a new Adam at a change of data.
+    #: Whether it begins a new optimizer for its own runs, at a change of data say.
     new_optimizer: ClassVar[bool] = False
+    #: The modules whose outputs it looks at in every step (`Members.features`).
+    features: ClassVar[tuple[str, ...]] = ()
 
     def configuration(self) -> dict[str, Any]:
         """Return what is hashed: the name and every option."""
@@ -130,28 +60,38 @@ class Method:
             *(getattr(self, f.name) for f in fields(self) if f.name not in self.stacked),
         )
 
-    def start(self, replicas: Replicas) -> None:
+    def start(self, members: Members) -> None:
         """Take note of what is needed later; called once, before the first step."""
 
-    def gradients_(self, replicas: Replicas) -> None:
+    def gradients_(self, members: Members) -> None:
         """Add the penalty's gradient to that of the loss."""
 
-    def before_step_(self, replicas: Replicas) -> None:
+    def before_step_(self, members: Members) -> None:
         """Act before the optimizer's step."""
 
-    def after_step_(self, replicas: Replicas) -> None:
+    def after_step_(self, members: Members) -> None:
         """Act after the optimizer's step."""
 
-    def change_(self, replicas: Replicas, stage: int) -> None:
+    def acts_every(self) -> int:
+        """Return after how many steps `regularly_` acts each time; 0: never."""
+        return 0
+
+    def regularly_(self, members: Members) -> None:
+        """Act after every so many steps. What is slow, or waits for the device, has its place here.
+
+        On a CUDA device the steps themselves may be captured once and replayed, this is not.
+        """
+
+    def change_(self, members: Members, stage: int) -> None:
         """Act when the data change, before the first step of a stage (counted from 1)."""
 
-    def decay_(self, replicas: Replicas) -> None:
+    def decay_(self, members: Members) -> None:
         """Act when the learning rate falls within a stage."""
 
 
 @dataclass(frozen=True)
 class Vanilla(Method):
-    """Plain Adam."""
+    """The optimizer alone."""
 
     name: ClassVar[str] = "vanilla"
 
@@ -175,10 +115,10 @@ class L2(_Penalty):
 
     name: ClassVar[str] = "l2"
 
-    def gradients_(self, replicas: Replicas) -> None:
+    def gradients_(self, members: Members) -> None:
         """Add λθ."""
         for gradient, parameter, lam in zip(
-            replicas.gradients(), replicas.parameters, replicas.lam(), strict=True
+            members.gradients, members.parameters, members.lam(), strict=True
         ):
             gradient.addcmul_(parameter, lam)
 
@@ -189,10 +129,10 @@ class L2Init(_Penalty):
 
     name: ClassVar[str] = "l2-init"
 
-    def gradients_(self, replicas: Replicas) -> None:
+    def gradients_(self, members: Members) -> None:
         """Add λ(θ − θ_0)."""
         for gradient, parameter, initial, lam in zip(
-            replicas.gradients(), replicas.parameters, replicas.initial, replicas.lam(), strict=True
+            members.gradients, members.parameters, members.initial, members.lam(), strict=True
         ):
             gradient.addcmul_(parameter - initial, lam)
 
@@ -203,10 +143,10 @@ class AdamW(_Penalty):
 
     name: ClassVar[str] = "adamw"
 
-    def before_step_(self, replicas: Replicas) -> None:
+    def before_step_(self, members: Members) -> None:
         """Scale by 1 − lr·λ, as torch does before Adam's update."""
-        for parameter, lam in zip(replicas.parameters, replicas.lam(), strict=True):
-            parameter.mul_(1 - replicas.learning_rate * lam)
+        for parameter, lam in zip(members.parameters, members.lam(), strict=True):
+            parameter.mul_(1 - members.learning_rate * lam)
 
 
 @dataclass(frozen=True)
@@ -219,10 +159,10 @@ class ShrinkPerturb(Method):
     def __post_init__(self) -> None:
         object.__setattr__(self, "lam", checked_lambda(self.lam, "λ of shrink-perturb"))
 
-    def change_(self, replicas: Replicas, stage: int) -> None:
+    def change_(self, members: Members, stage: int) -> None:
         """Move toward the initial parameters."""
         for parameter, initial, lam in zip(
-            replicas.parameters, replicas.initial, replicas.lam(), strict=True
+            members.parameters, members.initial, members.lam(), strict=True
         ):
             parameter.lerp_(initial.expand_as(parameter), lam)
 
@@ -240,11 +180,11 @@ class HeadReset(Method):
     to_initial: bool = False
     name: ClassVar[str] = "head-reset"
 
-    def change_(self, replicas: Replicas, stage: int) -> None:
+    def change_(self, members: Members, stage: int) -> None:
         """Replace the classifier."""
-        new = replicas.initial if self.to_initial else replicas.fresh(f"change {stage}")
+        new = members.initial if self.to_initial else members.fresh(f"change {stage}")
         for parameter, value, belongs in zip(
-            replicas.parameters, new, replicas.in_classifier, strict=True
+            members.parameters, new, members.in_classifier, strict=True
         ):
             if belongs:
                 parameter.copy_(value.expand_as(parameter))
@@ -252,14 +192,14 @@ class HeadReset(Method):
 
 @dataclass(frozen=True)
 class FullReset(Method):
-    """A new network and a new Adam at each change of data: training from scratch."""
+    """A new network and a new optimizer at each change of data: training from scratch."""
 
     name: ClassVar[str] = "full-reset"
     new_optimizer: ClassVar[bool] = True
 
-    def change_(self, replicas: Replicas, stage: int) -> None:
+    def change_(self, members: Members, stage: int) -> None:
         """Start over."""
-        replicas.reinitialize(f"change {stage}")
+        members.reinitialize_(f"change {stage}")
 
 
 @dataclass(frozen=True)
@@ -284,6 +224,7 @@ class SWR(Method):
     stacked: ClassVar[tuple[str, ...]] = ("lam", "lam_features", "lam_classifier")
 
     def __post_init__(self) -> None:
+        check_variant(self.variant)
         pair = (self.lam_features, self.lam_classifier)
         if self.lam is None and None in pair:
             raise ValueError(f"λ of {self.name} is missing: give lam, or the pair of λ_f and λ_c")
@@ -295,28 +236,28 @@ class SWR(Method):
         if self.lam_features == self.lam_classifier:
             object.__setattr__(self, "lam", self.lam_features)
 
-    def start(self, replicas: Replicas) -> None:
+    def start(self, members: Members) -> None:
         """Note the norms to return to, λ per layer, and which factors enter which tensor."""
-        norms = replicas.weight_norms()
-        groups = {layer.name: layer.group for layer in replicas.network.layers}
-        classifier = norms.new_tensor([groups[n] == "classifier" for n in replicas.weighted])
+        norms = members.weight_norms()
+        groups = {layer.name: layer.group for layer in members.network.layers}
+        classifier = norms.new_tensor([groups[n] == "classifier" for n in members.weighted])
         features, head = (
-            replicas.values[name].unsqueeze(1) for name in ("lam_features", "lam_classifier")
+            members.values[name].unsqueeze(-1) for name in ("lam_features", "lam_classifier")
         )
-        replicas.fixed["lam"] = features + classifier * (head - features)
-        pull, rest = pull_and_rest(norms, replicas.fixed["lam"])
-        replicas.memory |= {"pull": pull, "rest": rest}
-        members = membership_mask(self._members(replicas), replicas.weighted)
-        replicas.fixed["rescale"] = SoftRescaling(pull, rest, members, replicas.tensors)
+        members.fixed["lam"] = features + classifier * (head - features)
+        pull, rest = pull_and_rest(norms, members.fixed["lam"])
+        members.memory |= {"pull": pull, "rest": rest}
+        mask = membership_mask(self._entering(members), members.weighted)
+        members.fixed["rescale"] = SoftRescaling(pull, rest, mask, members.tensors)
 
-    def _members(self, replicas: Replicas) -> list[set[str]]:
+    def _entering(self, members: Members) -> list[set[str]]:
         """Return for each tensor the layers whose factors enter its scale."""
-        products = membership(replicas.network, self.variant)
-        return [products[name] if bias else {name} for name, bias in replicas.owners]
+        products = membership(members.network, self.variant)
+        return [products[name] if bias else {name} for name, bias in members.owners]
 
-    def after_step_(self, replicas: Replicas) -> None:
+    def after_step_(self, members: Members) -> None:
         """Rescale."""
-        replicas.fixed["rescale"](replicas.weights, replicas.tensors)
+        members.fixed["rescale"](members.weights, members.tensors)
 
 
 @dataclass(frozen=True)
@@ -332,16 +273,16 @@ class SWRReinit(SWR):
     at_changes: bool = False
     name: ClassVar[str] = "swr-reinit"
 
-    def decay_(self, replicas: Replicas) -> None:
+    def decay_(self, members: Members) -> None:
         """Take the present norms as n_l."""
-        terms = pull_and_rest(replicas.weight_norms(), replicas.fixed["lam"])
+        terms = pull_and_rest(members.weight_norms(), members.fixed["lam"])
         for name, value in zip(("pull", "rest"), terms, strict=True):
-            replicas.memory[name].copy_(value)
+            members.memory[name].copy_(value)
 
-    def change_(self, replicas: Replicas, stage: int) -> None:
+    def change_(self, members: Members, stage: int) -> None:
         """Take the present norms as n_l, if asked."""
         if self.at_changes:
-            self.decay_(replicas)
+            self.decay_(members)
 
 
 @dataclass(frozen=True)
@@ -353,12 +294,12 @@ class SWRExceptNormalization(SWR):
 
     name: ClassVar[str] = "swr-except-normalization"
 
-    def _members(self, replicas: Replicas) -> list[set[str]]:
+    def _entering(self, members: Members) -> list[set[str]]:
         """Take normalization layers out of what is scaled and of all products."""
-        layers = replicas.network.layers
-        alone = {layer.name for layer in layers if layer.kind == "normalization"}
-        pairs = zip(super()._members(replicas), replicas.owners, strict=True)
-        return [set() if name in alone else members - alone for members, (name, _) in pairs]
+        known = members.network.layers
+        alone = {layer.name for layer in known if layer.kind == "normalization"}
+        pairs = zip(super()._entering(members), members.owners, strict=True)
+        return [set() if name in alone else layers - alone for layers, (name, _) in pairs]
 
 
 METHODS: dict[str, type[Method]] = {

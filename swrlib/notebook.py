@@ -13,10 +13,13 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from swrlib import paper, records, runs, streams, training, verdicts
-from swrlib.checkpoints import default_folder
+from swrlib import paper, records, streams, verdicts
 from swrlib.checks import check_whole, nearest
 from swrlib.datasets import DATASETS, Dataset
+from swrlib.engine import train
+from swrlib.engine.checkpoints import default_folder
+from swrlib.engine.jobs import stream_name
+from swrlib.engine.strengths import SELECTED_ON, selected_lambda
 from swrlib.loop import SoftWeightRescaling
 from swrlib.methods import Method
 from swrlib.models import MODELS
@@ -83,10 +86,10 @@ class Chapter:
             places = [(self.dataset, self.model, stream), (self.dataset, self.model, "single-task")]
             for place in [*places, ("mnist", "mlp", "single-task")]:
                 try:
-                    best = runs.selected_lambda(name, *place, self.results)
+                    best = selected_lambda(name, *place, self.results)
                 except ValueError:
                     continue
-                measured = runs.SELECTED_ON.get(place[0], place[0])
+                measured = SELECTED_ON.get(place[0], place[0])
                 where = f"{' '.join(map(paper.label, (measured, *place[1:])))}, paper scale"
                 return f"the best on held-out images of {where}", best
             return "its λ has not been selected on held-out images", None
@@ -102,8 +105,8 @@ class Chapter:
 
     def train(self, stream: str | streams.Stream, methods: Iterable[str], **options: Any) -> Any:
         """Train what the chapter's records lack, and return them (see `swrlib.train`)."""
-        name = runs.stream_name(stream)
-        return training.train(
+        name = stream_name(stream)
+        return train(
             dataset=self.dataset,
             model=self.model,
             stream=stream,

@@ -40,33 +40,33 @@ Variant = Literal["proportional", "printed"]
 LARGE = 2**17
 
 
-def multi_tensor_norms(tensors: Sequence[Tensor], *, stacked: bool = False) -> Tensor:
+def multi_tensor_norms(tensors: Sequence[Tensor], *, stacked: int = 0) -> Tensor:
     """Return the Frobenius norms of many tensors, in float32 at least: [tensors].
 
-    With ``stacked``, every tensor has a leading axis of replicas: [replicas, tensors].
+    Where every tensor has ``stacked`` leading axes, of seeds and runs say: [*leading, tensors].
     """
     dtypes = {tensor.dtype for tensor in tensors}
     if any(dtype.is_complex for dtype in dtypes):  # real and imaginary parts as entries
         tensors = [torch.view_as_real(t) if t.is_complex() else t for t in tensors]
         dtypes = {tensor.dtype for tensor in tensors}
     dtype = functools.reduce(torch.promote_types, dtypes, torch.float32)
-    most = LARGE * (tensors[0].shape[0] if stacked else 1)
-    if max(map(Tensor.numel, tensors)) > most and tensors[0].is_cpu:
-        tensors = [_row_norms(tensor, int(stacked), dtype) for tensor in tensors]
-    if stacked and tensors[0].shape[0] > 1:
-        axes = [tuple(range(1, tensor.dim())) for tensor in tensors]
+    leading = tensors[0].shape[:stacked]
+    if max(map(Tensor.numel, tensors)) > LARGE * leading.numel() and tensors[0].is_cpu:
+        tensors = [_row_norms(tensor, stacked, dtype) for tensor in tensors]
+    if leading.numel() > 1:
+        axes = [tuple(range(stacked, tensor.dim())) for tensor in tensors]
         pairs = zip(tensors, axes, strict=True)
         return torch.stack([torch.linalg.vector_norm(t, dim=d, dtype=dtype) for t, d in pairs], -1)
     if hasattr(torch, "_foreach_norm"):
         norms = torch.stack(torch._foreach_norm(list(tensors), dtype=dtype))
     else:
         norms = torch.stack([torch.linalg.vector_norm(tensor, dtype=dtype) for tensor in tensors])
-    return norms.unsqueeze(0) if stacked else norms
+    return norms.view(*leading, -1)
 
 
-def _row_norms(tensor: Tensor, first: int, dtype: torch.dtype) -> Tensor:
+def _row_norms(tensor: Tensor, stacked: int, dtype: torch.dtype) -> Tensor:
     """Return the norms of a tensor's rows, which have the tensor's norm; [entries] stay as is."""
-    axes = tuple(range(first + 1, tensor.dim()))
+    axes = tuple(range(stacked + 1, tensor.dim()))
     return torch.linalg.vector_norm(tensor, dim=axes, dtype=dtype) if axes else tensor
 
 
@@ -119,12 +119,12 @@ class SoftRescaling:
     Parameters
     ----------
     pull, rest : torch.Tensor
-        What `pull_and_rest` returns, shape [layers] or [replicas, layers]; read at every step.
+        What `pull_and_rest` returns, shape [..., layers]; read at every step.
     members : torch.Tensor
         bool [tensors, layers]: whose factors multiply which tensor.
     tensors : sequence of torch.Tensor
-        All that is to be scaled (weights, biases), or tensors of their shapes. Where ``pull`` has a
-        leading axis of replicas, so has each.
+        All that is to be scaled (weights, biases), or tensors of their shapes, each with the
+        leading axes of ``pull``.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class SoftRescaling:
             self._scales = pull.new_ones(*pull.shape[:-1], len(members))
         pairs = zip(self._scales.unbind(-1), tensors, strict=True)
         self._scale_of_each = [
-            scale.view(-1, *(1,) * (tensor.dim() - 1)) if scale.dim() else scale
+            scale.view(*scale.shape, *(1,) * (tensor.dim() - scale.dim())) if scale.dim() else scale
             for scale, tensor in pairs
         ]
 
@@ -160,7 +160,7 @@ class SoftRescaling:
         tuple of torch.Tensor
             The factors c_l and the norms before the rescaling, shaped like ``pull``.
         """
-        norms = multi_tensor_norms(weights, stacked=self.pull.dim() > 1)
+        norms = multi_tensor_norms(weights, stacked=self.pull.dim() - 1)
         factors = soft_factors(norms, self.pull, self.rest)
         if skipped is not None:
             factors = factors.where(skipped == 0, 1.0)
@@ -169,14 +169,19 @@ class SoftRescaling:
         return factors, norms
 
 
+def check_variant(variant: object) -> None:
+    """Refuse an unknown variant."""
+    if variant not in get_args(Variant):
+        raise ValueError(f"unknown variant {variant!r}: {nearest(variant, get_args(Variant))}")
+
+
 def membership(network: Network, variant: Variant) -> dict[str, set[str]]:
     """Return for each layer the layers whose factors make up its C_l, in the given variant.
 
     Where branches meet, the product goes on from the last layer in the order of the forward pass,
     as Algorithm 1's running C does.
     """
-    if variant not in get_args(Variant):
-        raise ValueError(f"unknown variant {variant!r}: {nearest(variant, get_args(Variant))}")
+    check_variant(variant)
     names = [layer.name for layer in network.layers]
     last = max((i for i, la in enumerate(network.layers) if la.kind == "normalization"), default=-1)
     members: dict[str, set[str]] = {}

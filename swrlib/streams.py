@@ -1,16 +1,18 @@
-"""What a network is trained on, and when: stages of images, epochs and learning rates.
+"""What a network is trained on, and when: streams of stages, one small class a stream.
 
-Section 4 and Appendices D, E of the paper. Random choices (the half, the chunks) come from a
-processor generator keyed by seed and purpose, so that all methods of a seed see the same data.
+A stage says which images, labels and pixels, for how many epochs at which rates and batch size, and
+when what is evaluated. Random choices (the half, the chunks) come from a processor generator keyed
+by seed and purpose, so that all methods of a seed see the same data.
+
+The streams of the paper: its Section 4 and Appendices D, E.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,21 +20,8 @@ from torch import Tensor, nn
 from swrlib import paper
 from swrlib.checks import check_whole, nearest
 from swrlib.datasets import Dataset
-from swrlib.layers import trace
-from swrlib.rescaling import multi_tensor_norms, rescale_
+from swrlib.theory.scaling import check_scaling, scale_
 
-STREAMS = tuple(paper.EPOCHS)
-READINGS = ("norm", "factor")
-BIASES = ("proportional", "own-factor", "untouched")
-#: Epochs of each stage at the quick scale: enough to see the shapes, minutes in all.
-QUICK_EPOCHS = {
-    "single-task": (20,),
-    "single-task-decay": (20,),
-    "warm-start": (15, 15),
-    "full-access": (4,) * 10,
-    "limited-access": (4,) * 10,
-    "scaled": (10, 5),
-}
 SCALES = ("quick", "paper")
 
 
@@ -71,7 +60,7 @@ def held_out(data: Dataset) -> Dataset:
 
 @dataclass(frozen=True)
 class Stage:
-    """Training on one set of images.
+    """Training on one set of images. All seeds of a stream must have stages of the same lengths.
 
     Attributes
     ----------
@@ -79,10 +68,27 @@ class Stage:
         int64 [images]: positions among the images that may be trained on.
     learning_rates : tuple of float
         One for each epoch.
+    labels : torch.Tensor, optional
+        int64 [images]: the labels of these images in this stage, instead of their own.
+    pixels : torch.Tensor, optional
+        int64 [H·W]: a permutation of the pixels of all images, test images among them.
+    batch_size : int, optional
+        Instead of the run's.
+    rows : {"epoch", "stage"}
+        Whether a row is written, and evaluated for, after every epoch or after the stage alone:
+        then training loss and accuracy are means over all of its steps.
+    evaluated : tuple of {"test", "task"}
+        On what, when a row is written: the test set; the images and labels of the stage itself
+        (`task_loss`, `task_accuracy`).
     """
 
     indices: Tensor
     learning_rates: tuple[float, ...]
+    labels: Tensor | None = None
+    pixels: Tensor | None = None
+    batch_size: int | None = None
+    rows: Literal["epoch", "stage"] = "epoch"
+    evaluated: tuple[Literal["test", "task"], ...] = ("test",)
 
     @property
     def epochs(self) -> int:
@@ -92,83 +98,238 @@ class Stage:
 
 @dataclass(frozen=True)
 class Stream:
-    """A stream, resolved but for the seed and the number of images; part of a run's hash.
+    """A stream, resolved but for the seed and the images; part of a run's hash.
+
+    A stream of one's own is a subclass with a name and `stages`; its further fields are options.
 
     Attributes
     ----------
-    name : str
     epochs : tuple of int
-        Epochs of each stage; for ``scaled`` of the parent and of the fine-tuning.
+        Epochs of each stage.
     learning_rate : float
         At the start of each stage.
-    ratio, reading, biases
-        Of ``scaled`` alone (Fig. 1); see `make_stream`.
     """
 
-    name: str
     epochs: tuple[int, ...]
     learning_rate: float = paper.LEARNING_RATE
-    ratio: float | None = None
-    reading: str | None = None
-    biases: str | None = None
+    name: ClassVar[str]
+    #: Epochs of each stage at the quick scale: enough to see the shapes, minutes in all.
+    quick: ClassVar[tuple[int, ...]] = ()
+    #: How options are written behind the name, by example, where they may be.
+    written: ClassVar[str] = ""
 
-    def configuration(self) -> dict[str, Any]:
-        """Return what is hashed."""
-        return {k: v for k, v in asdict(self).items() if v is not None} | {
-            "epochs": list(self.epochs)
-        }
+    def __post_init__(self) -> None:
+        rate = self.learning_rate
+        if not isinstance(rate, int | float) or not 0 < rate < math.inf:
+            raise ValueError(f"learning_rate is {rate!r}: it must be a positive number")
+        object.__setattr__(self, "learning_rate", float(rate))  # 1 and 1.0 are the same run
 
-    @property
-    def scale(self) -> str:
-        """The scale whose epochs these are: "paper", "quick" or "custom"."""
-        for scale, epochs in (("paper", paper.EPOCHS), ("quick", QUICK_EPOCHS)):
-            if self.epochs == epochs[self.name] and self.learning_rate == paper.LEARNING_RATE:
-                return scale
-        return "custom"
-
-    @property
-    def parent(self) -> Stream | None:
-        """The stream whose final state this one starts from (Fig. 1), None for all others."""
-        if self.name != "scaled":
-            return None
-        return Stream("single-task", self.epochs[:1], self.learning_rate)
-
-    def stages(self, images: int, seed: int) -> list[Stage]:
-        """Return the stages for a number of images and a seed.
+    def stages(self, images: int, seed: int, labels: Tensor | None = None) -> list[Stage]:
+        """Return the stages for a number of images, a seed and, for some streams, the labels.
 
         Raises
         ------
         ValueError
-            If there are fewer images than chunks.
+            If there are too few images.
         """
-        constant = [(self.learning_rate,) * epochs for epochs in self.epochs]
-        everything = torch.arange(images)
-        if self.name == "single-task":
-            return [Stage(everything, constant[0])]
-        if self.name == "single-task-decay":
-            return [Stage(everything, _decayed(self.learning_rate, self.epochs[0]))]
-        if self.name == "scaled":
-            return [Stage(everything, constant[1])]
-        chunks = 2 if self.name == "warm-start" else len(self.epochs)
-        if images < chunks:
-            raise ValueError(f"{images} images cannot be cut into {chunks} chunks")
-        size = images // chunks  # chunks are equal: a remainder is dropped
+        raise NotImplementedError
+
+    def options(self) -> dict[str, Any]:
+        """Return what the stream has beyond epochs and rate; columns of the records."""
+        return {name: getattr(self, name) for name in self.option_names()}
+
+    @classmethod
+    def option_names(cls) -> list[str]:
+        """Return the names of the fields beyond epochs and rate."""
+        return [f.name for f in fields(cls) if f.name not in ("epochs", "learning_rate")]
+
+    @classmethod
+    def read_options(cls, text: str) -> dict[str, Any]:
+        """Return the options that are written behind the name, in their order."""
+        given, names = text.split(","), cls.option_names()
+        if len(given) != len(names):
+            takers = [kind for kind in STREAMS.values() if kind.written]
+            raise ValueError(
+                f"cannot read the stream {cls.name}:{text}: only "
+                f"{' and '.join(repr(kind.name) for kind in takers)} takes more than its name, as "
+                f"in {' or '.join(repr(kind.written) for kind in takers)}"
+            )
+        return {name: _number(value) for name, value in zip(names, given, strict=True)}
+
+    def configuration(self) -> dict[str, Any]:
+        """Return what is hashed."""
+        parts = {"epochs": list(self.epochs), "learning_rate": self.learning_rate}
+        return {"name": self.name} | parts | self.options()
+
+    @property
+    def scale(self) -> str:
+        """The scale whose epochs these are: "paper", "quick" or "custom"."""
+        for scale, epochs in (("paper", paper.EPOCHS.get(self.name)), ("quick", self.quick)):
+            if self.epochs == epochs and self.learning_rate == paper.LEARNING_RATE:
+                return scale
+        return "custom"
+
+    @property
+    def trained(self) -> int:
+        """Epochs in all, those of a parent not among them."""
+        return sum(self.epochs)
+
+    @property
+    def parent(self) -> Stream | None:
+        """The stream whose final state this one starts from, None where it starts from θ_0."""
+        return None
+
+    def start_(self, model: nn.Module, initial_norms: Tensor) -> None:
+        """Make the start of this stream out of its parent's final state, in place.
+
+        Parameters
+        ----------
+        model : torch.nn.Module
+            The parent's network.
+        initial_norms : torch.Tensor
+            ‖W‖ of each layer that has a weight, before any training: [layers].
+        """
+
+    def constant_rates(self) -> list[tuple[float, ...]]:
+        """Return one rate for all epochs of each stage."""
+        return [(self.learning_rate,) * epochs for epochs in self.epochs]
+
+
+@dataclass(frozen=True)
+class SingleTask(Stream):
+    """One data set throughout (Section 4.3)."""
+
+    name: ClassVar[str] = "single-task"
+    quick: ClassVar[tuple[int, ...]] = (20,)
+
+    def stages(self, images: int, seed: int, labels: Tensor | None = None) -> list[Stage]:
+        """Return a stage with everything."""
+        return [Stage(torch.arange(images), rates) for rates in self.constant_rates()]
+
+
+@dataclass(frozen=True)
+class SingleTaskDecay(Stream):
+    """One data set, at a rate that falls after a half and after three quarters (Appendix E)."""
+
+    name: ClassVar[str] = "single-task-decay"
+    quick: ClassVar[tuple[int, ...]] = (20,)
+
+    def stages(self, images: int, seed: int, labels: Tensor | None = None) -> list[Stage]:
+        """Return a stage with everything."""
+        (epochs,) = self.epochs
+        drops = [max(1, int(epochs * share)) for share in paper.DECAY_AT]
+        rates = tuple(
+            self.learning_rate * paper.DECAY_FACTOR ** sum(epoch >= drop for drop in drops)
+            for epoch in range(epochs)
+        )
+        return [Stage(torch.arange(images), rates)]
+
+
+@dataclass(frozen=True)
+class _Chunked(Stream):
+    """Equal random chunks: a remainder is dropped."""
+
+    def chunks(self, images: int, seed: int, count: int) -> tuple[Tensor, int]:
+        """Return a random order of the images and the size of a chunk."""
+        if images < count:
+            raise ValueError(f"{images} images cannot be cut into {count} chunks")
         order = torch.randperm(images, generator=generator(seed, self.name, "chunks"))
-        if self.name == "warm-start":
-            return [Stage(order[:size], constant[0]), Stage(everything, constant[1])]
-        first = {"full-access": lambda k: 0, "limited-access": lambda k: k}[self.name]
-        return [
-            Stage(order[first(k) * size : (k + 1) * size], rates)
-            for k, rates in enumerate(constant)
-        ]
+        return order, images // count
 
 
-def _decayed(learning_rate: float, epochs: int) -> tuple[float, ...]:
-    drops = [max(1, int(epochs * share)) for share in paper.DECAY_AT]
-    return tuple(
-        learning_rate * paper.DECAY_FACTOR ** sum(epoch >= drop for drop in drops)
-        for epoch in range(epochs)
-    )
+@dataclass(frozen=True)
+class WarmStart(_Chunked):
+    """A random half, then everything (Section 4.1)."""
+
+    name: ClassVar[str] = "warm-start"
+    quick: ClassVar[tuple[int, ...]] = (15, 15)
+
+    def stages(self, images: int, seed: int, labels: Tensor | None = None) -> list[Stage]:
+        """Return the half and the whole."""
+        order, size = self.chunks(images, seed, 2)
+        first, second = self.constant_rates()
+        return [Stage(order[:size], first), Stage(torch.arange(images), second)]
+
+
+@dataclass(frozen=True)
+class FullAccess(_Chunked):
+    """Ten chunks, each beside all before it (Section 4.2)."""
+
+    name: ClassVar[str] = "full-access"
+    quick: ClassVar[tuple[int, ...]] = (4,) * 10
+
+    def stages(self, images: int, seed: int, labels: Tensor | None = None) -> list[Stage]:
+        """Return the growing sets."""
+        order, size = self.chunks(images, seed, len(self.epochs))
+        rates = enumerate(self.constant_rates(), start=1)
+        return [Stage(order[: count * size], constant) for count, constant in rates]
+
+
+@dataclass(frozen=True)
+class LimitedAccess(_Chunked):
+    """Ten chunks, each alone (Section 4.2)."""
+
+    name: ClassVar[str] = "limited-access"
+    quick: ClassVar[tuple[int, ...]] = (4,) * 10
+
+    def stages(self, images: int, seed: int, labels: Tensor | None = None) -> list[Stage]:
+        """Return the chunks."""
+        order, size = self.chunks(images, seed, len(self.epochs))
+        rates = enumerate(self.constant_rates())
+        return [Stage(order[k * size : (k + 1) * size], constant) for k, constant in rates]
+
+
+@dataclass(frozen=True)
+class Scaled(Stream):
+    """A trained network whose weights are scaled and which is then trained on (Fig. 1).
+
+    ``epochs`` are the parent's and those of the fine-tuning; the options are those of
+    `swrlib.theory.scale_`.
+    """
+
+    ratio: float | None = None
+    reading: str = "norm"
+    biases: str = "proportional"
+    name: ClassVar[str] = "scaled"
+    quick: ClassVar[tuple[int, ...]] = (10, 5)
+    written: ClassVar[str] = "scaled:0.5,norm,untouched"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_scaling(self.ratio, self.reading, self.biases)
+        object.__setattr__(self, "ratio", float(self.ratio))  # type: ignore[arg-type]
+
+    @property
+    def trained(self) -> int:
+        """Epochs of the fine-tuning."""
+        return self.epochs[1]
+
+    @property
+    def parent(self) -> Stream | None:
+        """The single task."""
+        return SingleTask(self.epochs[:1], self.learning_rate)
+
+    def stages(self, images: int, seed: int, labels: Tensor | None = None) -> list[Stage]:
+        """Return the fine-tuning, on everything."""
+        return [Stage(torch.arange(images), self.constant_rates()[1])]
+
+    def start_(self, model: nn.Module, initial_norms: Tensor) -> None:
+        """Scale."""
+        assert self.ratio is not None
+        scale_(model, initial_norms, ratio=self.ratio, reading=self.reading, biases=self.biases)
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+STREAMS: dict[str, type[Stream]] = {
+    stream.name: stream
+    for stream in (SingleTask, SingleTaskDecay, WarmStart, FullAccess, LimitedAccess, Scaled)
+}
 
 
 def make_stream(
@@ -177,9 +338,7 @@ def make_stream(
     scale: str = "quick",
     epochs: int | None = None,
     learning_rate: float = paper.LEARNING_RATE,
-    ratio: float | None = None,
-    reading: str = "norm",
-    biases: str = "proportional",
+    **options: Any,
 ) -> Stream:
     """Make a stream by name.
 
@@ -196,90 +355,33 @@ def make_stream(
     epochs : int, optional
         Epochs of each stage instead of the scale's.
     learning_rate : float
-        Adam's; the decay multiplies it by 1/10 after a half and after three quarters.
-    ratio : float
-        Of ``scaled`` alone, and needed there: Fig. 1's scaling ratio in [0, 1].
-    reading : {"norm", "factor"}
-        What the ratio r means: weights moved to the norm r‖W‖ + (1 − r)n_l (SWR's own factor with
-        λ = 1 − r), or weights multiplied by max(r, 0.01).
-    biases : {"proportional", "own-factor", "untouched"}
-        Whether biases are scaled by the cumulative product, by their layer's factor or not at all.
+        The optimizer's; the decay multiplies it by 1/10 after a half and after three quarters.
+    **options
+        Those of ``scaled``: ``ratio``, which is needed, ``reading`` and ``biases`` (see
+        `swrlib.theory.scale_`).
 
     Raises
     ------
     ValueError
         If a name is unknown or a value senseless.
     """
-    name, _, further = name.partition(":")
-    if further:
-        given = further.split(",")
-        if name != "scaled" or len(given) != 3 or ratio is not None:
-            raise ValueError(
-                f"cannot read the stream {name}:{further}: only 'scaled' takes more than its name, "
-                "as in 'scaled:0.5,norm,untouched'"
-            )
-        try:
-            ratio, reading, biases = float(given[0]), given[1], given[2]
-        except ValueError as error:
-            raise ValueError(f"the ratio {given[0]!r} of {name}:{further} is no number") from error
-    for what, value, known in (
-        ("stream", name, STREAMS),
-        ("scale", scale, SCALES),
-        ("reading", reading, READINGS),
-        ("biases", biases, BIASES),
-    ):
+    name, _, text = name.partition(":")
+    for what, value, known in (("stream", name, [*STREAMS]), ("scale", scale, SCALES)):
         if value not in known:
             raise ValueError(f"unknown {what} {value!r}: {nearest(value, known)}")
+    kind = STREAMS[name]
+    options = {option: value for option, value in options.items() if value is not None}
+    if text and options:
+        raise ValueError(f"options of {name!r} are given twice: behind the name and by keyword")
+    if text:
+        options = kind.read_options(text)
+    for option in options:
+        if option not in kind.option_names():
+            owners = [k.name for k in STREAMS.values() if option in k.option_names()]
+            where = f"it belongs to {owners[0]!r}" if owners else "no stream has it"
+            raise ValueError(f"the stream {name!r} has no option {option!r}: {where}")
     if epochs is not None:
         check_whole("epochs", epochs)
-    if not isinstance(learning_rate, int | float) or not 0 < learning_rate < math.inf:
-        raise ValueError(f"learning_rate is {learning_rate!r}: it must be a positive number")
-    default = (paper.EPOCHS if scale == "paper" else QUICK_EPOCHS)[name]
+    default = paper.EPOCHS[name] if scale == "paper" else kind.quick
     chosen = default if epochs is None else (epochs,) * len(default)
-    learning_rate = float(learning_rate)  # 1 and 1.0 are the same run
-    if name != "scaled":
-        if ratio is not None:
-            raise ValueError(f"a ratio belongs to the stream 'scaled', not to {name!r}")
-        return Stream(name, chosen, learning_rate)
-    if not isinstance(ratio, int | float) or not 0 <= ratio <= 1:
-        raise ValueError(
-            f"the stream 'scaled' needs a ratio in [0, 1], not {ratio!r}: name it as in "
-            "'scaled:0.5,norm,untouched'"
-        )
-    return Stream(name, chosen, learning_rate, float(ratio), reading, biases)
-
-
-def scaling_factors(stream: Stream) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return Fig. 1's factors as a function of present and initial norms, both [layers]."""
-    ratio = stream.ratio
-    assert ratio is not None
-    if stream.reading == "factor":
-        return lambda norms, initial: torch.full_like(norms, max(ratio, 0.01))
-    return lambda norms, initial: (ratio * norms + (1 - ratio) * initial) / norms
-
-
-@torch.no_grad()
-def scale_(model: nn.Module, stream: Stream, initial_norms: Tensor) -> None:
-    """Scale a trained model as a stream "scaled" says, in place (Fig. 1).
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-    stream : Stream
-        Its ratio, the reading of it, and what happens to the biases.
-    initial_norms : torch.Tensor
-        n_l, shape [layers that have a weight].
-    """
-    layers = trace(model).layers
-    weighted = [layer for layer in layers if layer.weight is not None]
-    norms = multi_tensor_norms([layer.weight for layer in weighted])  # type: ignore[misc]
-    scaled = scaling_factors(stream)(norms, initial_norms).tolist()
-    factors = dict.fromkeys((layer.name for layer in layers), 1.0)
-    factors |= zip((layer.name for layer in weighted), scaled, strict=True)
-    if stream.biases == "proportional":
-        rescale_(model, factors)
-        return
-    for layer in weighted:
-        layer.weight.mul_(factors[layer.name])  # type: ignore[union-attr]
-        if layer.bias is not None and stream.biases == "own-factor":
-            layer.bias.mul_(factors[layer.name])
+    return kind(chosen, learning_rate, **options)

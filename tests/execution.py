@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,4 +25,5 @@ def papermill(
         capture_output=True,
         text=True,
         timeout=580,
+        env=os.environ | {"SWR_PROGRESS": "off"},  # as the workflow runs them
     )

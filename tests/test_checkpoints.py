@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from swrlib.checkpoints import Checkpoint, default_folder, locked
+from swrlib.engine.checkpoints import Checkpoint, default_folder, locked
 from swrlib.files import replacing
 
 CPU = torch.device("cpu")

@@ -22,7 +22,6 @@ from torch import nn
 
 from swrlib import SoftWeightRescaling, paper, rescaling, train
 from swrlib.methods import L2, METHODS, SWR, HeadReset, L2Init, SWRReinit
-from swrlib.streams import make_stream, scale_
 from swrlib.theory import (
     adam_norm_bound,
     balance_,
@@ -32,6 +31,7 @@ from swrlib.theory import (
     norm_bound,
     output_gap,
     proportionality_gap,
+    scale_,
 )
 from swrlib.theory.boundedness import largest_adam_step
 
@@ -353,7 +353,7 @@ def test_07_a_factor_of_zero_is_a_constant_and_the_readings_are_not():
     assert torch.equal(constant(inputs), constant(inputs)[:1].expand(200, -1))
     for reading in ("norm", "factor"):
         scaled = copy.deepcopy(model)
-        scale_(scaled, make_stream("scaled", ratio=0.0, reading=reading), norms)
+        scale_(scaled, norms, ratio=0.0, reading=reading)
         assert torch.equal(scaled(inputs).argmax(1), classes)
         if reading == "norm":
             now = torch.stack([layer.weight.detach().norm() for layer in scaled[::2]])

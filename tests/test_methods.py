@@ -316,51 +316,51 @@ def small_digits(whole, folder):
 
 
 class L2InitOnTheLastParameterOnly(L2Init):
-    def gradients_(self, replicas):
-        parameter, initial = replicas.parameters[-1], replicas.initial[-1]
-        replicas.gradients()[-1].add_((parameter - initial) * replicas.lam()[-1])
+    def gradients_(self, members):
+        parameter, initial = members.parameters[-1], members.initial[-1]
+        members.gradients[-1].add_((parameter - initial) * members.lam()[-1])
 
 
 class L2WithoutTheHalf(L2):
-    def gradients_(self, replicas):
-        super().gradients_(replicas)
-        super().gradients_(replicas)
+    def gradients_(self, members):
+        super().gradients_(members)
+        super().gradients_(members)
 
 
 class HeadResetOfTheFeatures(HeadReset):
-    def change_(self, replicas, stage):
-        replicas.in_classifier[:] = [not belongs for belongs in replicas.in_classifier]
-        super().change_(replicas, stage)
+    def change_(self, members, stage):
+        members.in_classifier[:] = [not belongs for belongs in members.in_classifier]
+        super().change_(members, stage)
 
 
 class HeadResetOfEverything(HeadReset):
-    def change_(self, replicas, stage):
-        replicas.in_classifier[:] = [True] * len(replicas.in_classifier)
-        super().change_(replicas, stage)
+    def change_(self, members, stage):
+        members.in_classifier[:] = [True] * len(members.in_classifier)
+        super().change_(members, stage)
 
 
 class SWRTowardsLargerNorms(SWR):
-    def after_step_(self, replicas):
-        replicas.memory["pull"].mul_(1.01)
-        super().after_step_(replicas)
+    def after_step_(self, members):
+        members.memory["pull"].mul_(1.01)
+        super().after_step_(members)
 
 
 class SWRThatForgetsTheBiases(SWR):
-    def after_step_(self, replicas):
-        before = [tensor.clone() for tensor in replicas.tensors]
-        super().after_step_(replicas)
-        for tensor, old, (_, bias) in zip(replicas.tensors, before, replicas.owners, strict=True):
+    def after_step_(self, members):
+        before = [tensor.clone() for tensor in members.tensors]
+        super().after_step_(members)
+        for tensor, old, (_, bias) in zip(members.tensors, before, members.owners, strict=True):
             if bias:
                 tensor.copy_(old)
 
 
 class SWRThatSkipsShiftsAlone(SWR):
-    def _members(self, replicas):
-        kinds = {layer.name: layer.kind for layer in replicas.network.layers}
-        pairs = zip(super()._members(replicas), replicas.owners, strict=True)
+    def _entering(self, members):
+        kinds = {layer.name: layer.kind for layer in members.network.layers}
+        pairs = zip(super()._entering(members), members.owners, strict=True)
         return [
-            set() if bias and kinds[name] == "normalization" else members
-            for members, (name, bias) in pairs
+            set() if bias and kinds[name] == "normalization" else layers
+            for layers, (name, bias) in pairs
         ]
 
 

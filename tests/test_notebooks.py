@@ -52,6 +52,7 @@ def test_executed_chapters_run_again_with_the_same_headlines(chapters):
     command += ["--nbval-cell-timeout=240", "--nbval-kernel-startup-timeout=120"]
     command += ["--override-ini=addopts=", "-p", "no:cacheprovider", "-q"]
     clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+    clean["SWR_PROGRESS"] = "off"
     result = subprocess.run(
         [*command, *sorted(chapters.glob("*.ipynb"))],
         cwd=ROOT,

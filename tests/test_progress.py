@@ -2,54 +2,63 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from swrlib import progress
+from swrlib.engine import progress
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """A clock that the test turns: its only element is the time in seconds."""
-    now = [1000.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    return now
+@pytest.fixture(autouse=True)
+def shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SWR_PROGRESS", raising=False)
 
 
 def test_lines_leave_resumed_epochs_out_of_the_rate(
-    clock: list[float], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(progress, "_where", lambda: "lines")
+    monkeypatch.setattr(progress, "LINE_EVERY", 0.0)
     with progress.Progress(200, "training") as bar:
         bar.resume(150)
-        clock[0] += progress.LINE_EVERY / 2
-        bar.update(1)
-        assert capsys.readouterr().err == "", "no line before its time"
-        clock[0] += progress.LINE_EVERY / 2 + 90
-        bar.update(9)
-    said = capsys.readouterr().err
+        bar.bar.start_t -= 120
+        bar.bar.last_print_t -= 120
+        bar.update(10)
+    (line,) = re.findall(r"training: 160.*", capsys.readouterr().err)
     # Ten in two minutes, forty to go.
-    assert said == "training: 160 of 200 run-epochs, 5.0 a minute, 8 min left\n"
+    assert re.fullmatch(
+        r"training: 160 of 200 run-epochs, 1[12]\.\d+s/run-epoch, 0[78]:\d\d left *", line
+    )
 
 
-def test_a_bar_leaves_resumed_epochs_out_of_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("tqdm")
-    monkeypatch.setattr(progress, "_where", lambda: "bar")
+def test_between_the_lines_nothing_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with progress.Progress(200, "training") as bar:
-        assert bar.bar is not None
+        for _ in range(100):
+            bar.update(1)
+    assert capsys.readouterr().err.strip() == ""
+
+
+def test_a_bar_counts_on_from_what_was_resumed() -> None:
+    with progress.Progress(200, "training") as bar:
         bar.resume(150)
-        shown = bar.bar.format_dict
-        assert (shown["n"], shown["initial"], shown["rate"]) == (150, 150, None)
+        assert (bar.bar.n, bar.bar.initial) == (150, 150)
         bar.update(10)
         assert (bar.bar.n, bar.bar.initial) == (160, 150)
         bar.resume(20)  # of the next job
         assert (bar.bar.n, bar.bar.initial) == (180, 170)
 
 
-def test_work_that_was_not_counted_shows_nothing(
-    clock: list[float], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("how", ["silent", "asked", "configured"])
+def test_what_is_to_be_quiet_shows_nothing(
+    how: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(progress, "_where", lambda: "lines")
-    silent = progress.Progress(10, "training").silent()
-    clock[0] += 10 * progress.LINE_EVERY
-    silent.update(3)
-    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(progress, "LINE_EVERY", 0.0)
+    if how == "configured":  # as the workflow does for the chapters
+        monkeypatch.setenv("SWR_PROGRESS", "off")
+    with progress.Progress(10, "training", shown=how != "asked") as bar:
+        if how == "silent":
+            bar = bar.silent()
+            capsys.readouterr()
+        bar.update(3)
+        assert capsys.readouterr().err == ""

@@ -130,7 +130,7 @@ def test_a_clone_with_newer_library_files_plans_no_training(root, tmp_path):
 
 def test_committed_records_are_found_again(root):
     """A changed hash would train hours again: each record is of a run in config/paper.yaml."""
-    from swrlib.runs import resolve
+    from swrlib.engine.jobs import resolve
 
     results = root / "results"
     if not any(results.glob("*.parquet")):

@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 from swrlib import wide
-from swrlib.devices import free_memory
 from swrlib.graph import NORMALIZATIONS
+from swrlib.memory import free_memory
 from swrlib.models import MODELS, build_model
 from swrlib.stacks import Stack, default_size, needed_memory
 from swrlib.wide import StackedLinear, find_onednn, product

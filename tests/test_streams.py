@@ -15,7 +15,7 @@ from image_folder import make_image_folder
 
 import swrlib
 from swrlib.datasets import Dataset
-from swrlib.streams import QUICK_EPOCHS, STREAMS, Stage, generator, held_out, make_stream
+from swrlib.streams import STREAMS, LimitedAccess, Stage, generator, held_out, make_stream
 
 sizes = st.integers(min_value=10, max_value=400)
 seeds = st.integers(min_value=0, max_value=2**31 - 1)
@@ -142,26 +142,26 @@ def test_fewer_images_than_chunks_are_refused(name):
         make_stream(name).stages(9, 0)
 
 
-class Overlapping(swrlib.streams.Stream):
+class Overlapping(LimitedAccess):
     """A mutant: every chunk begins one image too early."""
 
-    def stages(self, images, seed):
+    def stages(self, images, seed, labels=None):
         size = images // 10
         order = torch.randperm(images, generator=generator(seed))
         starts = [max(0, k * size - 1) for k in range(10)]
         return [Stage(order[start : start + size], (1e-3,)) for start in starts]
 
 
-class Uneven(swrlib.streams.Stream):
+class Uneven(LimitedAccess):
     """A mutant: the remainder is shared out."""
 
-    def stages(self, images, seed):
+    def stages(self, images, seed, labels=None):
         return [Stage(part, (1e-3,)) for part in torch.arange(images).tensor_split(10)]
 
 
 @pytest.mark.parametrize("mutant", [Overlapping, Uneven])
 def test_chunks_that_overlap_or_differ_in_size_are_caught(mutant):
-    stages = mutant("limited-access", (1,) * 10).stages(103, 0)
+    stages = mutant((1,) * 10).stages(103, 0)
     with pytest.raises(AssertionError):
         check_chunks(stages, 103)
 
@@ -171,7 +171,9 @@ def test_chunks_that_overlap_or_differ_in_size_are_caught(mutant):
 
 def test_the_papers_epochs():
     """Section 4, Appendix E and Fig. 1."""
-    epochs = {name: make_stream(name, scale="paper", ratio=None) for name in STREAMS[:5]}
+    epochs = {
+        name: make_stream(name, scale="paper", ratio=None) for name in STREAMS if name != "scaled"
+    }
     found = {name: [s.epochs for s in stream.stages(60, 0)] for name, stream in epochs.items()}
     assert found == {
         "single-task": [200],
@@ -190,7 +192,7 @@ def test_the_papers_epochs():
 def test_scales_and_their_names(name):
     ratio = 0.5 if name == "scaled" else None
     quick, paper = (make_stream(name, scale=scale, ratio=ratio) for scale in ("quick", "paper"))
-    assert quick.epochs == QUICK_EPOCHS[name]
+    assert quick.epochs == STREAMS[name].quick
     assert sum(quick.epochs) < sum(paper.epochs) / 5
     assert (quick.scale, paper.scale) == ("quick", "paper")
     assert make_stream(name, scale="paper", epochs=7, ratio=ratio).scale == "custom"

@@ -15,10 +15,10 @@ import torch
 
 from swrlib import records
 from swrlib.datasets import Dataset
+from swrlib.engine.jobs import resolve
+from swrlib.engine.training import train
 from swrlib.methods import METHODS
-from swrlib.runs import resolve
 from swrlib.streams import make_stream
-from swrlib.training import train
 
 NUMBERS = Path(__file__).with_name("trained_before.json")
 RESULTS = Path(__file__).parent.parent / "results"

@@ -31,8 +31,9 @@ from hypothesis import strategies as st
 from image_folder import make_image_folder
 
 import swrlib
-from swrlib import L2, SWR, AdamW, FullReset, HeadReset, SWRReinit, records, training
-from swrlib.runs import resolve
+from swrlib import L2, SWR, AdamW, FullReset, HeadReset, SWRReinit, records
+from swrlib.engine import loop, training
+from swrlib.engine.jobs import resolve
 from swrlib.stacks import needed_memory
 from swrlib.streams import STREAMS, make_stream
 
@@ -113,20 +114,20 @@ def files(folder: Path) -> dict[str, tuple[int, bytes]]:
 def jobs(monkeypatch):
     """Every job that trains, as it is when it has ended."""
     seen = []
-    whole = training._Job.train
+    whole = loop.Job.train
 
     def noted(job, bar):
         whole(job, bar)
         seen.append(job)
 
-    monkeypatch.setattr(training._Job, "train", noted)
+    monkeypatch.setattr(loop.Job, "train", noted)
     return seen
 
 
 def states(jobs) -> dict[str, dict[str, torch.Tensor]]:
     """Return every run's parameters and buffers."""
     return {
-        run.hash: {name: view.clone() for name, view in job.stack.views(replica).items()}
+        run.hash: {name: view.clone() for name, view in job.population.stack.views(replica).items()}
         for job in jobs
         for replica, run in enumerate(job.active)
     }
@@ -150,7 +151,7 @@ def test_a_run_is_the_same_alone_in_a_stack_of_two_and_of_twenty(model, train, j
             results=tmp_path / str(size),
         )
         assert {len(job.runs) for job in jobs} == {size}
-        assert {job.step for job in jobs} == {50}
+        assert {job.recorder.step for job in jobs} == {50}
         found[size] = states(jobs)
         assert len(found[size]) == len(TWENTY) == 20
         jobs.clear()
@@ -165,20 +166,21 @@ def test_a_run_is_the_same_alone_in_a_stack_of_two_and_of_twenty(model, train, j
 
 def test_initial_weights_and_order_are_the_same_bit_for_bit(train, monkeypatch, tmp_path):
     starts, orders = {}, {}
-    build, epoch = training._Job._build, training._Job._epoch
+    lay_out, epoch = loop.Job.lay_out, loop.Job.epoch_
 
-    def noted_build(job, active):
-        build(job, active)
-        starts.update({run.hash: job.stack.views(i) for i, run in enumerate(active)})
+    def noted_start(job, active):
+        lay_out(job, active)
+        views = job.population.stack.views
+        starts.update({run.hash: views(i) for i, run in enumerate(active)})
         starts.update({run: {n: t.clone() for n, t in s.items()} for run, s in starts.items()})
 
     def noted_epoch(job, order, rate):
         for run in job.active:
             orders.setdefault(run.hash, []).append(order.tolist())
-        epoch(job, order, rate)
+        return epoch(job, order, rate)
 
-    monkeypatch.setattr(training._Job, "_build", noted_build)
-    monkeypatch.setattr(training._Job, "_epoch", noted_epoch)
+    monkeypatch.setattr(loop.Job, "lay_out", noted_start)
+    monkeypatch.setattr(loop.Job, "epoch_", noted_epoch)
     seen = []
     for size in (1, 2, 20):
         train(model="cnn-bn", methods=TWENTY, stack=size, results=tmp_path / str(size))
@@ -292,13 +294,13 @@ def test_configurations_and_provenance_are_kept(train, tmp_path):
 def test_what_is_there_is_not_trained_again(train, tmp_path):
     first = train(methods=["vanilla", "swr:0.1"], seeds=[0, 1])
     before = files(tmp_path / "results")
-    assert len(before) == 2  # a job is a seed
+    assert len(before) == 1  # with small batches, seeds lie side by side
     again = train(methods=["swr:0.1", "vanilla"], seeds=[1, 0])
     assert files(tmp_path / "results") == before
     pd.testing.assert_frame_equal(first, again)
     more = train(methods=["vanilla", "swr:0.1", "l2:0.1"], seeds=[0])
     after = files(tmp_path / "results")
-    assert len(after) == 3
+    assert len(after) == 2
     assert {name: after[name] for name in before} == before
     assert set(more["method"]) == {"vanilla", "swr", "l2"}
     (new,) = set(after) - set(before)
@@ -538,12 +540,12 @@ def test_a_diverging_run_is_recorded_and_leaves_the_others_alone(model, train, t
 def test_what_has_diverged_is_no_longer_computed(model, train, monkeypatch, tmp_path):
     sizes = []
 
-    class Noted(training.Stack):
-        def __init__(self, model, replicas, *rest):
-            sizes.append(replicas)
-            super().__init__(model, replicas, *rest)
+    class Noted(loop.Population):
+        def __init__(self, *given, **options):
+            super().__init__(*given, **options)
+            sizes.append(len(self))
 
-    monkeypatch.setattr(training, "Stack", Noted)
+    monkeypatch.setattr(loop, "Population", Noted)
     methods = ["vanilla", AdamW(lam=1e80), AdamW(lam=1e20), "swr:0.1", "full-reset"]
     options = {"model": model, "dtype": torch.float64, "epochs": 5, "stack": 5}
     frame = train(methods=methods, **options)
@@ -563,11 +565,10 @@ def test_numbers_that_no_loss_shows_to_be_lost_are_seen(name, train):
     """On a processor ReLU and pooling make finite numbers of what a convolution has lost."""
 
     class Poisoned(SWR):
-        def after_step_(self, replicas):
-            super().after_step_(replicas)
-            layers = [(layer, bias) for layer, bias in replicas.owners]
-            position = layers.index((name.split(".")[0], False))
-            replicas.tensors[position][:, 0] = torch.nan
+        def after_step_(self, members):
+            super().after_step_(members)
+            position = members.owners.index((name.split(".")[0], False))
+            members.tensors[position][:, :, 0] = torch.nan
 
     frame = train(methods=[Poisoned(lam=0.1), "vanilla"], model="cnn", epochs=2, stack=2)
     last = frame.groupby("method")["diverged"].last()
@@ -601,9 +602,9 @@ DRIVER = """
     import torch
     torch.set_num_threads(1)
     import swrlib
-    from swrlib import training
+    from swrlib.engine import loop
 
-    training.CHECKPOINT_EVERY = 0.0
+    loop.CHECKPOINT_EVERY = 0.0
     step, steps = torch.optim.Adam.step, 0
 
     def counted(self, *arguments, **options):
@@ -704,7 +705,7 @@ def wait_for(condition, seconds: float = 60.0) -> None:
 
 def train_in_a_process(options: dict, begun) -> None:
     torch.set_num_threads(1)
-    training.CHECKPOINT_EVERY = 0.0
+    loop.CHECKPOINT_EVERY = 0.0
     # A kill leaves each checkpoint whole or absent: none is ever refused.
     warnings.filterwarnings("error", "the checkpoint")
     swrlib.train(**options, stop=lambda: begun.set())  # asked after each epoch
@@ -719,7 +720,7 @@ def train_in_a_process(options: dict, begun) -> None:
     ids=["mlp", "cnn-bn"],
 )
 def test_kills_at_random_moments_leave_no_trace(changes, kills, pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 0.0)
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 0.0)
     for name in ("warm", "whole"):
         whole = interrupted(pictures, tmp_path / name, **changes)
         started = time.perf_counter()
@@ -749,10 +750,10 @@ def test_kills_at_random_moments_leave_no_trace(changes, kills, pictures, tmp_pa
 @pytest.fixture
 def stopped(pictures, tmp_path, monkeypatch):
     """Stop a job after its third epoch; return what it was given, and its two checkpoints."""
-    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 0.0)
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 0.0)
     options = interrupted(pictures, tmp_path / "stopped", methods=["vanilla", "swr:0.1"])
     epochs = itertools.count(1)
-    with pytest.raises(training.Stopped):
+    with pytest.raises(loop.Stopped):
         swrlib.train(**options, stop=lambda: next(epochs) == 3)
     newest, before = sorted(Path(options["checkpoints"]).glob("*.pt"), key=lambda p: len(p.name))
     assert before == newest.with_suffix(".before.pt")
@@ -810,7 +811,7 @@ def until_done(call, most: int = 200) -> list:
     while len(found) < most:
         try:
             found.append(call())
-        except training.Stopped as stopped:
+        except loop.Stopped as stopped:
             found.append(stopped)
         else:
             return found
@@ -861,7 +862,7 @@ def test_stopped_after_every_epoch_it_ends_as_undisturbed(changes, pictures, tmp
 
 
 def test_nothing_is_recorded_of_a_job_that_was_stopped(train, tmp_path):
-    with pytest.raises(training.Stopped, match="epoch 1"):
+    with pytest.raises(loop.Stopped, match="epoch 1"):
         train(seeds=[0, 1], stop=lambda: True)
     assert not list((tmp_path / "results").glob("*"))
     assert len(list((tmp_path / "checkpoints").glob("*.pt"))) == 1  # the second has not begun
@@ -947,7 +948,7 @@ def memory(monkeypatch, pictures):
     def hold(runs: float, **options) -> int:
         model = swrlib.build_model("mlp", swrlib.load_dataset(pictures), **options)
         needed = needed_memory(model, (16, 1, 12, 12), torch.float32)
-        monkeypatch.setattr(training, "free_memory", lambda device: int(runs * needed))
+        monkeypatch.setattr("swrlib.engine.jobs.free_memory", lambda device: int(runs * needed))
         return needed
 
     return hold
@@ -1072,7 +1073,8 @@ def test_products_in_bfloat16_by_argument(model, train, jobs):
     np.testing.assert_allclose(*start, rtol=2e-2)
     np.testing.assert_allclose(*losses, rtol=0.2)
     for job in jobs:
-        tensors = [*job.stack.parameters.values(), *itertools.chain(*job.moments), job.losses]
+        moments = itertools.chain.from_iterable(job.population.updates.moments.values())
+        tensors = [*job.population.blocks, *moments, job.recorder.losses]
         assert {tensor.dtype for tensor in tensors} == {torch.float32}
 
 

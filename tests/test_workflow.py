@@ -344,16 +344,19 @@ def append(name: str, text: str):
 
 
 def test_a_comment_alters_nothing(changed):
-    assert changed(append("swrlib/training.py", "\n# A remark.\n")) == set()
+    assert changed(append("swrlib/engine/training.py", "\n# A remark.\n")) == set()
 
 
 def test_code_that_every_chapter_imports_alters_them_all(changed):
-    assert changed(append("swrlib/training.py", "\n\ndef new():\n    pass\n")) == {"", *CHAPTERS}
+    assert changed(append("swrlib/engine/training.py", "\n\ndef new():\n    pass\n")) == {
+        "",
+        *CHAPTERS,
+    }
 
 
 def test_a_changed_docstring_alters_the_reference_alone(changed):
     def change(folder):
-        path = folder / "swrlib/training.py"
+        path = folder / "swrlib/engine/training.py"
         first = ast.get_docstring(ast.parse(path.read_text()), clean=False)
         path.write_text(path.read_text().replace(first, "Something else.", 1))
 
@@ -366,8 +369,8 @@ def test_code_alters_the_chapters_that_import_it(changed):
 
 
 def test_what_an_import_imports_counts(changed):
-    # No chapter names swrlib.progress: swrlib.training imports it.
-    assert changed(append("swrlib/progress.py", "\nNEW = 1\n")) == {"", *CHAPTERS}
+    # No chapter names swrlib.engine.progress: swrlib.engine.training imports it.
+    assert changed(append("swrlib/engine/progress.py", "\nNEW = 1\n")) == {"", *CHAPTERS}
 
 
 def test_data_beside_a_module_count_but_not_their_comments(changed):

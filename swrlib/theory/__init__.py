@@ -2,13 +2,14 @@
 
 One module a statement: `proportionality` has Theorem 1 (Section 3.2, Appendix A), `boundedness`
 Theorem 2 (Section 3.3, Appendix B), `lipschitz` Corollary 2.1, `balancedness` Definition 2,
-Theorem 3 and Fig. 5's balance.
+Theorem 3 and Fig. 5's balance, `scaling` Fig. 1's scaling.
 """
 
 from swrlib.theory.balancedness import balance_, layer_balance, lpq_norm
 from swrlib.theory.boundedness import adam_norm_bound, norm_bound
 from swrlib.theory.lipschitz import conv_spectral_norm, lipschitz_bound, lipschitz_lower_bound
 from swrlib.theory.proportionality import output_gap, proportionality_gap
+from swrlib.theory.scaling import scale_
 
 __all__ = [
     "adam_norm_bound",
@@ -21,4 +22,5 @@ __all__ = [
     "norm_bound",
     "output_gap",
     "proportionality_gap",
+    "scale_",
 ]

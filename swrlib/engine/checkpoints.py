@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from swrlib.files import make_folder, replacing
 
 #: Raised when the content of a checkpoint changes its form.
-FORM = 2
+FORM = 3
 
 
 def default_folder(results: Path, usual: Path = Path(".checkpoints")) -> Path:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import numbers
 import os
-import shlex
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +20,12 @@ import torch
 from swrlib import paper, records
 from swrlib.checks import check_whole, nearest
 from swrlib.datasets import DATASETS, Dataset, load_dataset
-from swrlib.methods import METHODS, Method, Vanilla, make_method
+from swrlib.engine.strengths import find_method
+from swrlib.memory import free_memory
+from swrlib.methods import Method, Vanilla
 from swrlib.models import MODELS
+from swrlib.population import Adam, Blueprint, Optimizer, make_optimizer
+from swrlib.stacks import default_size, needed_memory
 from swrlib.streams import Stream, make_stream
 
 #: Raised by hand when a change alters results by more than the order of rounding (which differs
@@ -29,8 +33,8 @@ from swrlib.streams import Stream, make_stream
 NUMERICS = 1
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 SPLITS = ("all", "selection")
-#: Where a λ for a part of a data set is selected: on the whole.
-SELECTED_ON = {"mnist-5k": "mnist"}
+#: Up to which batch size calls cost a processor more than arithmetic, so that seeds pay together.
+SMALL_BATCH = 16
 OPTIMIZER_STATES = ("kept", "new")
 
 
@@ -46,6 +50,7 @@ class Run:
     method: Method
     seed: int
     batch_size: int
+    optimizer: Optimizer
     optimizer_state: str
     dtype: str
     tf32: bool
@@ -61,7 +66,7 @@ class Run:
     @property
     def epochs(self) -> int:
         """Epochs that the run itself trains, its parent's not among them."""
-        return sum(self.stream.epochs[1 if self.parent else 0 :])
+        return self.stream.trained
 
     def configuration(self) -> dict[str, Any]:
         """Return what the hash covers, as plain values."""
@@ -73,7 +78,7 @@ class Run:
             "method": self.method.configuration(),
             "seed": self.seed,
             "batch_size": self.batch_size,
-            "optimizer": {"name": "adam", "betas": [0.9, 0.999], "eps": 1e-8},
+            "optimizer": self.optimizer.configuration(),
             "optimizer_state": self.optimizer_state,
             "dtype": self.dtype,
             "tf32": self.tf32,
@@ -95,8 +100,11 @@ class Run:
             # Options that are not the default mark a run that is not the paper's.
             **{k: v for k, v in method.items() if k not in known and v != getattr(default, k)},
             **{f"model_{k}": v for k, v in self.options},
-            **{k: getattr(self.stream, k) for k in ("ratio", "reading", "biases")},
+            **self.stream.options(),
         }
+        if self.optimizer != Adam():
+            for key, value in self.optimizer.configuration().items():
+                further["optimizer" if key == "name" else f"optimizer_{key}"] = value
         if self.batch_size != paper.BATCH_SIZE:
             further["batch_size"] = self.batch_size
         return {
@@ -136,6 +144,7 @@ def resolve(
     results: str | os.PathLike[str] | None = None,
     dtype: torch.dtype = torch.float32,
     batch_size: int = paper.BATCH_SIZE,
+    optimizer: str | Optimizer = "adam",
     optimizer_state: str = "kept",
     options: Mapping[str, Any] | None = None,
     root: str | os.PathLike[str] | None = None,
@@ -156,16 +165,15 @@ def resolve(
         stream = make_stream(stream, scale=scale, epochs=epochs)
     elif epochs is not None:
         raise ValueError("this stream has its epochs already: give epochs to make_stream instead")
+    optimizer = make_optimizer(optimizer)
     # Known data sets go by their names, so that looking for missing runs needs no data.
     named = isinstance(dataset, str) and dataset in DATASETS
     name = str(dataset) if named else load_dataset(dataset, root=_path(root)).fingerprint
     given = os.fspath(dataset) if isinstance(dataset, str | os.PathLike) else None
-    chosen = [_method(m, name, model, stream.name, results, given) for m in _listed(methods)]
-    seeds = [seeds] if isinstance(seeds, int) else list(seeds)
-    for seed in seeds:
-        whole = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
-        if not whole or not 0 <= seed < 2**31:
-            raise ValueError(f"the seed {seed!r} must be a whole number from 0 to 2147483647")
+    chosen = [
+        find_method(m, name, model, stream.name, results, path=given) for m in _listed(methods)
+    ]
+    seeds = _checked_seeds(seeds)
     if not chosen or not seeds:
         raise ValueError("nothing to train: give at least one method and one of the seeds")
     return [
@@ -176,8 +184,9 @@ def resolve(
             options=tuple(sorted((options or {}).items())),
             stream=stream,
             method=method,
-            seed=int(seed),
+            seed=seed,
             batch_size=batch_size,
+            optimizer=optimizer,
             optimizer_state=optimizer_state,
             dtype=str(dtype).removeprefix("torch."),
             tf32=tf32,
@@ -185,6 +194,15 @@ def resolve(
         for seed in seeds
         for method in chosen
     ]
+
+
+def _checked_seeds(seeds: int | Iterable[int]) -> list[int]:
+    seeds = [seeds] if isinstance(seeds, int) else list(seeds)
+    for seed in seeds:
+        whole = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
+        if not whole or not 0 <= seed < 2**31:
+            raise ValueError(f"the seed {seed!r} must be a whole number from 0 to 2147483647")
+    return [int(seed) for seed in seeds]
 
 
 def missing_jobs(jobs: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -214,15 +232,72 @@ def missing(runs: Sequence[Run], results: Path, measure: tuple[str, ...] = ()) -
     return [run for name, run in by_hash.items() if name in lacking]
 
 
-def cut_into_jobs(runs: Sequence[Run], most: int) -> list[list[Run]]:
-    """Cut runs into jobs: runs of one seed and stream, even in number and ``most`` at most."""
-    jobs = []
-    for _, members in itertools.groupby(runs, lambda run: (run.stream, run.seed)):
+def plan(
+    runs: Sequence[Run], data: Dataset, device: torch.device, asked: int | None
+) -> list[list[Run]]:
+    """Cut runs into jobs of as many runs as were asked for, or as are fastest, and fit.
+
+    Raises
+    ------
+    ValueError
+        If what was asked for is no whole number from 1 on.
+    MemoryError
+        If not even one run fits into the memory.
+    """
+    if asked is not None:
+        check_whole("stack", asked)
+    first = runs[0]
+    model = Blueprint(first.model, dict(first.options), data).draw(first.seed, "weights")
+    jobs = cut_into_jobs(runs, asked or default_size(model, device), device)
+    most = max(map(len, jobs))
+    batch = (min(first.batch_size, len(data.train_images)), *data.shape)
+    needed = needed_memory(model, batch, getattr(torch, first.dtype))
+    free = free_memory(device)
+    fits = free // needed
+    if fits < 1:
+        raise MemoryError(
+            f"one run of {first.model} with batches of {first.batch_size} needs about "
+            f"{needed / 2**20:.0f} MiB, but {max(free, 0) / 2**20:.0f} MiB of memory are free"
+        )
+    if fits >= most:
+        return jobs
+    warnings.warn(
+        f"{most} runs at once need about {most * needed / 2**20:.0f} MiB, but "
+        f"{free / 2**20:.0f} MiB of memory are free: {fits} train at once",
+        stacklevel=3,
+    )
+    return cut_into_jobs(runs, fits, device)
+
+
+def cut_into_jobs(runs: Sequence[Run], most: int, device: torch.device) -> list[list[Run]]:
+    """Cut runs into jobs, even in number and ``most`` runs at most.
+
+    A job has one stream, and the same methods for each of its seeds. Several seeds lie side by side
+    where that pays: on a GPU, and with small batches on a processor, where the runs of one seed
+    leave a step to the cost of its calls.
+    """
+    pays = device.type == "cuda" or runs[0].batch_size <= SMALL_BATCH
+    alike: dict[tuple[object, ...], list[list[Run]]] = {}
+    for (stream, seed), members in itertools.groupby(runs, lambda run: (run.stream, run.seed)):
         group = list(members)
-        count = -(-len(group) // most)
-        cuts = [len(group) * i // count for i in range(count + 1)]
-        jobs += [group[start:end] for start, end in itertools.pairwise(cuts)]
+        together = pays and len(group) <= most
+        key = (stream, *(run.method for run in group), None if together else seed)
+        alike.setdefault(key, []).append(group)
+    jobs = []
+    for groups in alike.values():
+        if len(groups[0]) > most:
+            jobs += _even(groups[0], most)
+        else:
+            parts = _even(groups, most // len(groups[0]))
+            jobs += [[run for group in part for run in group] for part in parts]
     return jobs
+
+
+def _even(items: list[Any], most: int) -> list[list[Any]]:
+    """Cut a list into parts, even in number and ``most`` at most."""
+    count = -(-len(items) // most)
+    cuts = [len(items) * i // count for i in range(count + 1)]
+    return [items[start:end] for start, end in itertools.pairwise(cuts)]
 
 
 def _listed(methods: str | Method | Iterable[str | Method]) -> list[str | Method]:
@@ -231,81 +306,3 @@ def _listed(methods: str | Method | Iterable[str | Method]) -> list[str | Method
 
 def _path(path: str | os.PathLike[str] | None) -> Path | None:
     return None if path is None else Path(path)
-
-
-def _method(
-    given: str | Method,
-    dataset: str,
-    model: str,
-    stream: str,
-    results: str | os.PathLike[str] | None,
-    path: str | None,
-) -> Method:
-    if isinstance(given, Method):
-        return given
-    name, _, values = given.partition(":")
-    if values:
-        try:
-            numbers = tuple(float(value) for value in values.split(","))
-        except ValueError as error:
-            raise ValueError(f"cannot read λ in {given!r}: write it as {name}:1e-3") from error
-        return make_method(name, numbers[0] if len(numbers) == 1 else numbers)  # type: ignore[arg-type]
-    if name not in METHODS or "lam" not in METHODS[name].__dataclass_fields__:
-        return make_method(name)
-    if name == "adamw":
-        selected = selected_lambda(name, dataset, model, stream, results, path=path)
-        return make_method(name, selected)
-    lam = paper.published_lambda(name, dataset, model, stream)
-    if lam is None:
-        listed = ", ".join(" ".join(cell) for cell in paper.published_settings(name)) or "nothing"
-        raise ValueError(
-            f"the paper prints no λ of {name} for {dataset} {model} {stream}: give one as "
-            f"'{name}:1e-3' (published: {listed})"
-        )
-    return make_method(name, lam)
-
-
-def selected_lambda(
-    method: str,
-    dataset: str,
-    model: str,
-    stream: str,
-    results: str | os.PathLike[str] | None = None,
-    *,
-    path: str | None = None,
-) -> float:
-    """Return the λ that was best on held-out training data, from the records of the selection.
-
-    `dataset` is a fingerprint; the command line knows a folder of images by its `path`.
-
-    Raises
-    ------
-    ValueError
-        If there are no such records; the command that makes them is named.
-    """
-    measured = SELECTED_ON.get(dataset, dataset)
-    wanted = {
-        "split": "selection",
-        "method": method,
-        "dataset": measured,
-        "model": model,
-        "stream": stream,
-    }
-    for folder in (results, None):  # a folder of one's own first, then the project's records
-        try:
-            found = records.load_records(folder, **wanted)
-        except FileNotFoundError:
-            continue
-        final = found.sort_values("epoch").groupby(["lam", "seed"])["test_accuracy"].last()
-        over_seeds = final.groupby("lam").agg(["mean", "count"])
-        over_seeds = over_seeds[over_seeds["count"] > 1]
-        if len(over_seeds):
-            return float(over_seeds["mean"].idxmax())
-    named = measured if measured in DATASETS else path or "FOLDER"
-    kept = f" --results {shlex.quote(os.fspath(results))}" if results else ""
-    grid = ",".join(f"{method}:{lam:g}" for lam in paper.ADAMW_GRID).replace(",", " ")
-    raise ValueError(
-        f"λ of {method} for {measured} {model} {stream} has not been selected yet; make the "
-        f"records: python -m swrlib train --dataset {shlex.quote(named)} --model {model} --stream "
-        f"{stream} --split selection --seeds 0 1 --scale paper{kept} --methods {grid}"
-    )

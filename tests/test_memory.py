@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from swrlib.devices import _limits
+from swrlib.memory import _limits
 
 FREE = 10**9
 NONE = 9223372036854771712  # what an older group says that has no limit

@@ -1,0 +1,6 @@
+"""The engine: trains the runs that the records lack, and keeps their records."""
+
+from swrlib.engine.loop import Stopped
+from swrlib.engine.training import train
+
+__all__ = ["Stopped", "train"]

@@ -1,0 +1,83 @@
+"""What a stage hands to a population: images and labels by their positions, each seed its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from swrlib.datasets import Dataset
+from swrlib.streams import Stage
+
+#: Images in a batch when nothing is learned from them, at least.
+EVALUATED = 256
+
+
+class Feed:
+    """The images and labels of a stage.
+
+    Parameters
+    ----------
+    data : Dataset
+        On the device.
+    stages : sequence of Stage
+        This stage, as each seed has it.
+    batch_size : int
+        The run's.
+    dtype : torch.dtype
+        Of the normalized images.
+    """
+
+    def __init__(
+        self, data: Dataset, stages: Sequence[Stage], batch_size: int, dtype: torch.dtype
+    ) -> None:
+        self.data, self.dtype = data, dtype
+        device = data.train_images.device
+        self.batch_size = stages[0].batch_size or batch_size
+        self.indices = torch.stack([stage.indices for stage in stages])  # [seeds, images]
+        labels = data.train_labels.expand(len(stages), -1)
+        if any(stage.labels is not None for stage in stages):
+            labels = labels.clone()
+            for own, stage in zip(labels, stages, strict=True):
+                if stage.labels is not None:
+                    own[stage.indices.to(device)] = stage.labels.to(device, own.dtype)
+        self.labels = labels  # [seeds, all images]
+        pixels = [stage.pixels for stage in stages if stage.pixels is not None]
+        self.pixels = torch.stack(pixels).to(device) if pixels else None  # [seeds, H·W]
+
+    def order(self, permutations: Sequence[Tensor]) -> Tensor:
+        """Return the positions of an epoch's images on the device, [seeds, images]."""
+        chosen = self.indices.gather(1, torch.stack(list(permutations)))
+        return chosen.to(self.labels.device)
+
+    def batch(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return images and labels of training images, as in `swrlib.population.Batch`."""
+        images = self._images(self.data.train_images, positions)
+        return images, self.labels.gather(1, positions)
+
+    def test(self, most: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield test images in batches; labels [1, N] are the same for all seeds."""
+        labels = self.data.test_labels[:most]
+        seeds = 1 if self.pixels is None else len(self.pixels)
+        for positions in torch.arange(len(labels), device=labels.device).split(self._evaluated()):
+            images = self._images(self.data.test_images, positions.expand(seeds, -1))
+            yield images, labels[positions].unsqueeze(0)
+
+    def task(self, most: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield what the stage trains on in batches, in its own order."""
+        positions = self.indices[:, :most].to(self.labels.device)
+        for part in positions.split(self._evaluated(), dim=1) if most != 0 else ():
+            yield self.batch(part)
+
+    def _evaluated(self) -> int:
+        return max(EVALUATED, self.batch_size)
+
+    def _images(self, images: Tensor, positions: Tensor) -> Tensor:
+        chosen = images.index_select(0, positions.flatten())
+        if self.pixels is not None:
+            flat = chosen.view(*positions.shape, chosen.shape[1], -1)
+            places = self.pixels[:, None, None].expand_as(flat)
+            chosen = flat.gather(3, places).view_as(chosen)
+        chosen = self.data.normalize(chosen, self.dtype)
+        return chosen if len(positions) == 1 else chosen.unflatten(0, positions.shape)

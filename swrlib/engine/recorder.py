@@ -1,0 +1,229 @@
+"""What a job writes down, and when: rows of the records, and what was asked to be measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from swrlib.datasets import Dataset
+from swrlib.engine.feed import Feed
+from swrlib.engine.jobs import Run
+from swrlib.measures import (
+    PROBED,
+    PROBED_OF_STAGE,
+    Measure,
+    Snapshot,
+    StepMeasures,
+    all_norms,
+)
+from swrlib.population import Batch, Members, Population
+from swrlib.rescaling import multi_tensor_norms
+from swrlib.streams import Stage
+
+Batches = Sequence[tuple[Tensor, Tensor]]
+#: Columns of every row; NaN where there was nothing to see.
+OUTCOMES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
+
+
+class Recorder:
+    """Rows and measures of a job. Sums over steps are tensors of the device, read for a row alone.
+
+    Parameters
+    ----------
+    data : Dataset
+        On the device.
+    device : str
+        How it is called in the records.
+    measures : sequence of Measure
+    epochs : int
+        That the job trains in all.
+
+    Attributes
+    ----------
+    rows : list of dict
+        One a run and row of the records.
+    measured : list of tuple
+        Rows of the long table.
+    lost : set of str
+        The names of runs that have diverged: nothing more is written of them.
+    """
+
+    def __init__(
+        self, data: Dataset, device: str, measures: Sequence[Measure], epochs: int
+    ) -> None:
+        self.data, self.device, self.measures, self.epochs = data, device, measures, epochs
+        self.rows: list[dict[str, Any]] = []
+        self.measured: list[tuple[Any, ...]] = []
+        self.lost: set[str] = set()
+        self.epoch = self.step = 0
+
+    def watch(self, runs: Sequence[Run], population: Population, groups: Sequence[Members]) -> None:
+        """Turn to a population as it is laid out now, at its start."""
+        self.population, self.groups = population, groups
+        self.names = [run.hash for run in runs]
+        self.constant = [run.columns(self.device) for run in runs]
+        self.initial_norms = all_norms(groups)
+        device = population.device
+        self.losses = torch.zeros(len(runs), dtype=population.dtype, device=device)
+        self.correct = torch.zeros(len(runs), dtype=torch.int64, device=device)
+        self.images = self.batches = 0
+        self.seconds = 0.0
+
+    # While it trains.
+
+    def begin(self) -> StepMeasures:
+        """Begin an epoch: return what looks at its steps."""
+        return StepMeasures(self.measures, self.initial_norms)
+
+    def count(self, batch: Batch) -> None:
+        """Count what a step has seen, without waiting for the device."""
+        self.losses += batch.losses
+        self.correct += batch.correct
+
+    def end(self, images: int, steps: int, seconds: float, watch: StepMeasures) -> None:
+        """End an epoch of so many images and steps."""
+        self.epoch += 1
+        self.step += steps
+        self.images += images
+        self.batches += steps
+        self.seconds += seconds
+        for member, layer, name, value in watch.results():
+            self._measured(member, name, layer, value)
+
+    # What is written down.
+
+    @torch.no_grad()
+    def row(self, feed: Feed, stage: int, stage_epoch: int, plan: Stage, rate: float) -> None:
+        """Write a row for each run: the state after the epoch and its last rescaling."""
+        found: dict[str, list[float]] = {}
+        for name, batches in (("test", feed.test()), ("task", feed.task())):
+            if name in plan.evaluated:
+                found[f"{name}_loss"], found[f"{name}_accuracy"] = self._evaluate(batches)
+        if self.batches:
+            found["train_loss"] = (self.losses / self.batches).tolist()
+            found["train_accuracy"] = (self.correct / self.images).tolist()
+        losses = [values for name, values in found.items() if name.endswith("loss")]
+        whole = self.population.finite().tolist()
+        with_norms = self.epoch % 10 == 0 or self.epoch == self.epochs or plan.rows == "stage"
+        norms = self._norms() if with_norms else None
+        for member, name in enumerate(self.names):
+            if name in self.lost:
+                continue
+            diverged = not (whole[member] and all(math.isfinite(loss[member]) for loss in losses))
+            self.rows.append(
+                self.constant[member]
+                | {"stage": stage, "stage_epoch": stage_epoch}
+                | {"epoch": self.epoch, "step": self.step, "lr": rate}
+                | dict.fromkeys(OUTCOMES, math.nan)
+                | {key: values[member] for key, values in found.items()}
+                | {
+                    "weight_norms": norms[member][0] if norms else None,
+                    "bias_norms": norms[member][1] if norms else None,
+                    "seconds": self.seconds / len(self.names),
+                    "diverged": diverged,
+                }
+            )
+            if diverged:
+                self.lost.add(name)
+        self.losses.zero_()
+        self.correct.zero_()
+        self.images = self.batches = 0
+        self.seconds = 0.0
+
+    def measure(self, feed: Feed, moment: str) -> None:
+        """Take the measures that are due: after an epoch, or at a stage's start or end."""
+        last, of_stage = self.epoch == self.epochs, moment != "epoch"
+        due = [
+            measure
+            for measure in self.measures
+            if (measure.when == moment if of_stage else measure.due(self.epoch, last))
+        ]
+        if not due:
+            return
+        whole = self.population.finite().tolist()
+        shown = list(feed.test(PROBED)), list(feed.task(PROBED_OF_STAGE if of_stage else 0))
+        for member, name in enumerate(self.names):
+            if name in self.lost or not whole[member]:
+                continue
+            snapshot = self._snapshot(member, *shown)
+            with torch.enable_grad():
+                for measure in due:
+                    for label, value in measure.function(snapshot).items():
+                        self._measured(member, measure.name, label, value)
+
+    def _snapshot(self, member: int, test: Batches, task: Batches) -> Snapshot:
+        population = self.population
+        place = member // population.runs
+        initial = population.blueprint.draw(population.seeds[place], "weights").to(self.losses)
+        images, labels = _of_seed(test, place)
+        stage_images, stage_labels = _of_seed(task, place) if task else (None, None)
+        return Snapshot(
+            population.stack.module(member),
+            initial,
+            images,
+            labels,
+            stage_images,
+            stage_labels,
+            population.moments_of(member),
+        )
+
+    def _measured(self, member: int, name: str, label: str, value: float) -> None:
+        if self.names[member] not in self.lost:
+            run = self.names[member]
+            self.measured.append((run, self.epoch, self.step, name, label, value))
+
+    def _evaluate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[list[float], ...]:
+        """Return loss and accuracy of each member."""
+        losses, correct = torch.zeros_like(self.losses), torch.zeros_like(self.correct)
+        images = 0
+        for inputs, labels in batches:
+            logits = self.population.stack(inputs, training=False)
+            of_each, hits = self.population.judge(logits, labels)
+            losses += of_each.sum(1)
+            correct += hits.sum(1)
+            images += labels.shape[1]
+        return (losses / images).tolist(), (correct / images).tolist()
+
+    def _norms(self) -> list[tuple[list[float], list[float]]]:
+        """Return each member's norms of weights and of biases."""
+        owners = self.groups[0].owners
+        tensors = [multi_tensor_norms(members.tensors, stacked=2) for members in self.groups]
+        found = []
+        for norms in torch.cat(tensors, 1).flatten(0, 1).tolist():
+            pairs = list(zip(norms, owners, strict=True))
+            weights = [norm for norm, (_, bias) in pairs if not bias]
+            found.append((weights, [norm for norm, (_, bias) in pairs if bias]))
+        return found
+
+    # Its state, for a checkpoint.
+
+    def state(self) -> dict[str, Any]:
+        """Return all that a later process needs to carry on."""
+        return {
+            "position": [self.epoch, self.step],
+            "rows": self.rows,
+            "measured": self.measured,
+            "lost": sorted(self.lost),
+            "sums": [self.losses, self.correct],
+            "counts": [self.images, self.batches, self.seconds],
+        }
+
+    def take(self, state: dict[str, Any]) -> None:
+        """Carry on from a state of the same runs."""
+        self.epoch, self.step = state["position"]
+        self.rows, self.measured = state["rows"], [tuple(m) for m in state["measured"]]
+        self.lost = set(state["lost"])
+        for sums, value in zip((self.losses, self.correct), state["sums"], strict=True):
+            sums.copy_(value)
+        self.images, self.batches, self.seconds = state["counts"]
+
+
+def _of_seed(batches: Batches, place: int) -> tuple[Tensor, Tensor]:
+    """Return images and labels as one seed has them, all batches together."""
+    images = [part if part.dim() == 4 else part[place] for part, _ in batches]
+    labels = [part[min(place, len(part) - 1)] for _, part in batches]
+    return torch.cat(images), torch.cat(labels)
