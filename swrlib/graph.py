@@ -66,18 +66,6 @@ def _unless_random(option: Option) -> float | None:
     return None if option("training", 2, None) or option("train", 2, False) is True else 1.0
 
 
-def _prelu(option: Option) -> float:
-    return max(1.0, float(option("weight", 1, None).abs().max()))
-
-
-def _celu(option: Option) -> float | None:
-    return 1.0 if option("alpha", 1, 1.0) > 0 else None  # it falls without bound
-
-
-def _softplus(option: Option) -> float | None:
-    return 1.0 if option("threshold", 2, 20.0) >= 20 else None  # it jumps there
-
-
 def _steepest(name: str, default: float) -> Callable[[Option], float]:
     return lambda option: max(1.0, abs(option(name, 1, default)))
 
@@ -86,7 +74,9 @@ def _steepest(name: str, default: float) -> Callable[[Option], float]:
 _TABLE = {
     "relu identity neg abs contiguous clone detach": Operation("entries", True, 1.0),
     "leakyrelu": Operation("entries", True, _steepest("negative_slope", 0.01)),
-    "prelu": Operation("entries", True, _prelu),
+    "prelu": Operation(
+        "entries", True, lambda option: max(1.0, float(option("weight", 1, None).abs().max()))
+    ),
     "rrelu": Operation("entries", True),
     "dropout dropout1d dropout2d dropout3d featuredropout": Operation(
         "entries", True, _unless_random
@@ -103,8 +93,11 @@ _TABLE = {
     "hardswish": Operation("entries", slope=1.5),
     "selu": Operation("entries", slope=1.7581),
     "elu": Operation("entries", slope=_steepest("alpha", 1.0)),
-    "celu": Operation("entries", slope=_celu),
-    "softplus": Operation("entries", slope=_softplus),
+    # They fall without bound, or jump.
+    "celu": Operation("entries", slope=lambda option: 1.0 if option("alpha", 1, 1.0) > 0 else None),
+    "softplus": Operation(
+        "entries", slope=lambda option: 1.0 if option("threshold", 2, 20.0) >= 20 else None
+    ),
     "flatten unflatten reshape view permute transpose t numpyt squeeze unsqueeze pixelshuffle": (
         Operation("places", True, 1.0)
     ),
@@ -113,10 +106,8 @@ _TABLE = {
     **{f"avgpool{n}d adaptiveavgpool{n}d": Operation("window", True, axes=n, linear=True)
        for n in (1, 2, 3)},
     **{f"maxpool{n}d": Operation("window", True, axes=n, maximum=True) for n in (1, 2, 3)},
-    **{f"adaptivemaxpool{n}d": Operation("window", True, axes=n) for n in (1, 2, 3)},
+    **{f"adaptivemaxpool{n}d lppool{n}d": Operation("window", True, axes=n) for n in (1, 2, 3)},
     **{f"zeropad{n}d": Operation("window", True, 1.0, axes=n) for n in (1, 2, 3)},
-    "lppool1d": Operation("window", True, axes=1),
-    "lppool2d": Operation("window", True, axes=2),
     "reflectionpad2d replicationpad2d upsamplenearest2d upsamplebilinear2d": Operation(
         "window", True, axes=2, linear=True
     ),
@@ -130,6 +121,14 @@ _TABLE = {
     "size shape dim ndim numel dtype device asserttensormetadata": Operation("shape"),
 }  # fmt: skip
 OPERATIONS = {name: does for names, does in _TABLE.items() for name in names.split()}
+
+#: Functions that write into their first operand, and those that give the same and do not.
+OUT_OF_PLACE: dict[Any, Callable[..., Any]] = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+}
 
 
 def spelled(name: str) -> str:
@@ -192,6 +191,18 @@ class Step:
     def does(self) -> Operation | None:
         """What the table says of the operation, None where it does not know it."""
         return OPERATIONS.get(self.operation)
+
+    @property
+    def in_place(self) -> bool:
+        """Whether it writes into its first operand, which it returns."""
+        if self.node is None or self.kind in ("input", "layer"):
+            return False
+        if getattr(self.module, "inplace", self.node.kwargs.get("inplace", False)):
+            return True
+        target = self.node.target
+        name = target if isinstance(target, str) else getattr(target, "__name__", "")
+        by_name = name.endswith("_") and not name.endswith("__") and self.module is None
+        return by_name or target in OUT_OF_PLACE
 
 
 def given(node: fx.Node, *names: str) -> dict[str, Any]:
@@ -276,20 +287,13 @@ def is_leaf(module: nn.Module, name: str = "") -> bool:
 class _Proxy(fx.Proxy):
     """A value in a trace; fx itself takes x += y for x = x + y, and forgets other names of x."""
 
-    def __iadd__(self, other: Any) -> fx.Proxy:
-        return self._in_place(operator.iadd, other)
 
-    def __isub__(self, other: Any) -> fx.Proxy:
-        return self._in_place(operator.isub, other)
+def _written(function: Callable[..., Any]) -> Callable[[fx.Proxy, Any], fx.Proxy]:
+    return lambda x, y: x.tracer.create_proxy("call_function", function, (x, y), {})
 
-    def __imul__(self, other: Any) -> fx.Proxy:
-        return self._in_place(operator.imul, other)
 
-    def __itruediv__(self, other: Any) -> fx.Proxy:
-        return self._in_place(operator.itruediv, other)
-
-    def _in_place(self, function: Callable[..., Any], other: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", function, (self, other), {})
+for _function in OUT_OF_PLACE:
+    setattr(_Proxy, f"__{_function.__name__}__", _written(_function))
 
 
 class _Tracer(fx.Tracer):
@@ -386,6 +390,9 @@ def _symbolic(model: nn.Module) -> Graph:
             elif inputs:
                 names[node] = node.name
                 steps.append(_step(target, node, names))
+        if node in names and steps[-1].in_place and node.args and node.args[0] in names:
+            old = names[node.args[0]]  # from here on, it is what was written
+            names |= {n: names[node] for n, name in names.items() if name == old}
     raise ValueError(f"{type(model).__name__} returns nothing")
 
 

@@ -13,8 +13,6 @@ knows the operations that follow.
 from __future__ import annotations
 
 import copy
-import operator
-import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
@@ -24,18 +22,12 @@ from torch import Tensor, fx, nn
 
 from swrlib import wide
 from swrlib.checks import nearest
-from swrlib.graph import Graph, Step, flattens_rows, given, kind_of
+from swrlib.graph import OUT_OF_PLACE, Graph, Step, flattens_rows, given, kind_of
 from swrlib.wide import Mode, Setting, Unstackable, apart, named, refuse, units
 
 #: Operations that oneDNN computes in its own layout, blocks of channels that fill a vector
 #: register, as it does convolutions and batch norm.
 BLOCKED = ("maxpool2d", "relu", "add", "iadd")
-_OUT_OF_PLACE: dict[Any, Callable[..., Any]] = {
-    operator.iadd: operator.add,
-    operator.isub: operator.sub,
-    operator.imul: operator.mul,
-    operator.itruediv: operator.truediv,
-}
 Form = Literal["maps", "units"]
 
 
@@ -234,7 +226,7 @@ class _Layout:
             refuse(named(step))
         if not all(operand in by_node for operand in operands):
             refuse(f"{named(step)} of more than activations and numbers")
-        if _changes_its_input(step) and not self._read_once(operands[0]):
+        if step.in_place and not self._read_once(operands[0]):
             refuse(f"{named(step)} in place on what is read elsewhere, too")
         follow = _Layout._layer if does is None else _FOLLOWED[does.role]
         return follow(self, step, *(by_node[operand] for operand in operands))
@@ -384,12 +376,12 @@ def _function(step: Step) -> Callable[..., Tensor]:
     places = [place for place, given in enumerate(node.args) if isinstance(given, fx.Node)]
     if any(isinstance(value, fx.Node) for value in node.kwargs.values()) or not places:
         refuse(f"{named(step)} of named operands")
-    function: Any = _OUT_OF_PLACE.get(node.target, node.target)
+    options = {k: False if k == "inplace" else value for k, value in node.kwargs.items()}
+    function: Any = OUT_OF_PLACE.get(node.target, node.target)
     if isinstance(function, str):
         function = getattr(Tensor, function)
-    if re.search(r"^__i|[^_]_$", function.__name__):
+    if step.in_place and node.target not in OUT_OF_PLACE and "inplace" not in options:
         refuse(f"{named(step)} in place")
-    options = {k: False if k == "inplace" else value for k, value in node.kwargs.items()}
     first, rest = len(places), node.args[len(places) :]
     if places == list(range(first)):
         return lambda *values: function(*values, *rest, **options)
@@ -402,10 +394,3 @@ def _function(step: Step) -> Callable[..., Tensor]:
         return result
 
     return call
-
-
-def _changes_its_input(step: Step) -> bool:
-    node = step.node
-    assert node is not None
-    given = getattr(step.module, "inplace", node.kwargs.get("inplace", False))
-    return bool(given) or node.target in _OUT_OF_PLACE

@@ -94,6 +94,7 @@ CALLS = {
     "adaptivemaxpool3d": (nn.AdaptiveMaxPool3d(1), VOLUMES),
     "lppool1d": (nn.LPPool1d(2, 2), SIGNALS),
     "lppool2d": (nn.LPPool2d(2, 2), MAPS),
+    "lppool3d": (nn.LPPool3d(2, 2), VOLUMES),
     "zeropad1d": (nn.ZeroPad1d(1), SIGNALS),
     "zeropad2d": (nn.ZeroPad2d(1), MAPS),
     "zeropad3d": (nn.ZeroPad3d(1), VOLUMES),
@@ -341,6 +342,7 @@ def test_what_is_written_in_place_is_traced_as_such():
     graph = trace(Op(function))
     found = [step.operation for step in graph.steps]
     assert found == ["", "mul", "iadd", "isub", "imul", "itruediv"]
+    assert graph.outputs == (graph.steps[-1].name,)  # what "seen" is in the end
     x = torch.randn(3, dtype=torch.float64)
     network = torch.fx.GraphModule(Op(function), graph.nodes)
     assert torch.equal(network(x), function(x))

@@ -471,6 +471,27 @@ def test_other_operations_are_refused_and_nothing_changes(name, exported):
         assert summary["proportional"]["second"].startswith("no: ")
 
 
+def shifted(model, x):
+    same = x
+    x += 1
+    return same
+
+
+def scaled(model, x):
+    same = x
+    x.mul_(2)
+    return same
+
+
+def test_what_is_written_under_another_name_is_seen():
+    with pytest.raises(ValueError, match="'iadd' is not positively homogeneous"):
+        rescale_(Between(shifted), [2.0, 3.0])
+    torch.manual_seed(0)
+    model, x = Between(scaled).double(), torch.randn(4, 4, dtype=torch.float64)
+    after = twin(model)
+    assert gap(after, model, rescale_(after, [2.0, 3.0]), x) < 1e-14
+
+
 @pytest.mark.parametrize(
     ("operation", "named"),
     [(nn.GELU(), "GELU"), (nn.Softmax(1), "Softmax"), (nn.Tanh(), "Tanh")],

@@ -34,6 +34,27 @@ def copied(model: nn.Module) -> nn.Module:
         raise ValueError(f"{type(model).__name__} cannot be copied: {why}") from error
 
 
+def evaluated(model: nn.Module) -> nn.Module:
+    """Copy a model into evaluation mode; refuse what is not a map of single, real inputs."""
+    network = copied(model).eval().requires_grad_(False)
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        whole = not tensor.is_floating_point()
+        if tensor.is_complex() or (whole and isinstance(tensor, nn.Parameter)):
+            raise ValueError(f"{name} is {tensor.dtype}: only real weights have a bound here")
+    for name, module in network.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_var is None:
+            raise ValueError(f"{name} has no running statistics: it maps whole batches")
+    return network
+
+
+def refuse_inputs(inputs: Tensor) -> None:
+    """Refuse inputs that are no real numbers, or none at all."""
+    if not inputs.is_floating_point():
+        raise ValueError(f"the inputs are {inputs.dtype}: a Lipschitz constant needs real numbers")
+    if not inputs.dim() or not inputs.numel():
+        raise ValueError(f"the inputs have the shape {tuple(inputs.shape)}: there are none")
+
+
 def run(network: nn.Module, inputs: Tensor) -> Any:
     """Return a model's output, without leaving its inputs to it: it may change them in place."""
     try:

@@ -1,4 +1,4 @@
-"""Corollary 2.1: how much a network can stretch a change of its input, from above and from below.
+"""Corollary 2.1: how much a network can stretch a change of its input, from above.
 
 A network's Lipschitz constant is at most the product of its layers' operator norms and of the
 greatest slopes of what stands between them, along branches that are added their sum. The paper
@@ -21,7 +21,7 @@ from torch import Tensor, fx, nn
 from swrlib import graph
 from swrlib.checks import first_line, nearest
 from swrlib.graph import Step, has_own_forward, kind_of
-from swrlib.theory.copies import copied, run
+from swrlib.theory.copies import evaluated, refuse_inputs, run
 
 Norm = Literal["spectral", "frobenius"]
 
@@ -72,26 +72,6 @@ def operator_norm(function: Callable[[Tensor], Tensor], shape: tuple[int, ...]) 
     return float(values[0])
 
 
-def _evaluated(model: nn.Module) -> nn.Module:
-    """Copy a model into evaluation mode; refuse what is not a map of single, real inputs."""
-    network = copied(model).eval().requires_grad_(False)
-    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
-        whole = not tensor.is_floating_point()
-        if tensor.is_complex() or (whole and isinstance(tensor, nn.Parameter)):
-            raise ValueError(f"{name} is {tensor.dtype}: only real weights have a bound here")
-    for name, module in network.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_var is None:
-            raise ValueError(f"{name} has no running statistics: it maps whole batches")
-    return network
-
-
-def _refuse_inputs(inputs: Tensor) -> None:
-    if not inputs.is_floating_point():
-        raise ValueError(f"the inputs are {inputs.dtype}: a Lipschitz constant needs real numbers")
-    if not inputs.dim() or not inputs.numel():
-        raise ValueError(f"the inputs have the shape {tuple(inputs.shape)}: there are none")
-
-
 @torch.inference_mode(False)
 def conv_spectral_norm(module: nn.Module, input_shape: tuple[int, ...]) -> float:
     """Return the spectral norm of a convolution as an operator on inputs of their real size.
@@ -116,7 +96,7 @@ def conv_spectral_norm(module: nn.Module, input_shape: tuple[int, ...]) -> float
         raise TypeError(f"{type(module).__name__} is no convolution")
     if has_own_forward(module):
         raise TypeError(f"{type(module).__name__} has a forward of its own: it may be another map")
-    linear: Any = _evaluated(module).cpu().double()
+    linear: Any = evaluated(module).cpu().double()
     dimensions = linear.weight.dim() - 2
     given = input_shape
     try:
@@ -161,8 +141,8 @@ def lipschitz_bound(model: nn.Module, example: Tensor, *, norm: Norm = "spectral
     """
     if norm not in ("spectral", "frobenius"):
         raise ValueError(f"unknown norm {norm!r}: {nearest(norm, ('spectral', 'frobenius'))}")
-    _refuse_inputs(example)
-    network: nn.Module = _evaluated(model).cpu().double()
+    refuse_inputs(example)
+    network: nn.Module = evaluated(model).cpu().double()
     example = example[:1].detach().cpu().double()
     if graph.is_leaf(network):
         network = nn.Sequential(network)  # the model is itself one layer
@@ -374,112 +354,3 @@ def _normalization(name: str, module: Any) -> float:
     if not module.eps:
         raise ValueError(f"{name} has no eps, so its slope has no bound")
     return scale / math.sqrt(module.eps)  # steepest where the input hardly varies
-
-
-@torch.inference_mode(False)
-def lipschitz_lower_bound(
-    model: nn.Module,
-    inputs: Tensor,
-    *,
-    steps: int = 20,
-    iterations: int = 10,
-    length: float = 0.05,
-) -> float:
-    """Find how much a network stretches a change of its input at least, by ascent from real inputs.
-
-    At each input the greatest singular value of the Jacobian is found by power iteration; then the
-    input moves along its direction, to the side on which the output changes more.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        Evaluated in evaluation mode, each input by itself; left as it is.
-    inputs : torch.Tensor
-        [batch, …].
-    steps, iterations : int
-        Moves of each input, and rounds of the power iteration at each place.
-    length : float
-        Of a move, over the input's own norm.
-
-    Returns
-    -------
-    float
-        The greatest value that was met, in float64 if the model runs in it. The Lipschitz constant
-        is no smaller, where the network is differentiable at the inputs it met, as a network with
-        ReLU is nearly everywhere. Not finite where the network is not.
-
-    Raises
-    ------
-    ValueError
-        If inputs or weights are not real, the output is not one tensor that follows the input
-        smoothly, or the network is random.
-    """
-    _refuse_inputs(inputs)
-    # In less than float64 a difference of outputs may be rounding alone.
-    try:
-        network, x = _evaluated(model).double(), inputs.detach().double()
-        run(network, x)
-    except (TypeError, ValueError):  # it insists on a type of its own, or its device does
-        network, x = _evaluated(model), inputs.detach()
-    try:
-        return _ascend(network, x, steps, iterations, length)
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:
-        raise ValueError(
-            f"{type(model).__name__} cannot be differentiated twice: {first_line(error)}"
-        ) from error
-
-
-def _ascend(network: nn.Module, x: Tensor, steps: int, iterations: int, length: float) -> float:
-    name = type(network).__name__
-    generator = torch.Generator().manual_seed(0)
-    direction = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
-
-    def lengths(t: Tensor) -> Tensor:
-        return t.reshape(len(t), -1).norm(dim=1)
-
-    def per_input(values: Tensor) -> Tensor:
-        return values.view(-1, *(1,) * (x.dim() - 1))
-
-    greatest = 0.0
-    for step in range(steps + 1):
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
-            here = run(network, x)
-            rows = here.shape[:1] if isinstance(here, Tensor) and here.requires_grad else ()
-            if rows != x.shape[:1]:
-                raise ValueError(
-                    f"{name} does not return one tensor that follows its input smoothly, a row for "
-                    "each input"
-                )
-            if step == 0 and not torch.allclose(here, run(network, x), equal_nan=True):
-                raise ValueError(f"{name} is random in evaluation mode, too")
-            # J·v as the derivative of u ↦ Jᵀ·u, which is linear (the sum's 0 keeps a Jacobian of
-            # zeros in it).
-            row = torch.zeros_like(here, requires_grad=True)
-            options = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
-            (pulled,) = torch.autograd.grad(here, x, row, create_graph=True, **options)
-            pulled = pulled + 0 * row.sum()
-            for _ in range(iterations):
-                direction = direction / per_input(lengths(direction).clamp_min(1e-30))
-                (change,) = torch.autograd.grad(pulled, row, direction, **options)
-                (following,) = torch.autograd.grad(here, x, change, **options)
-                largest = float(lengths(change).max())
-                if not math.isfinite(largest):
-                    return largest
-                greatest = max(greatest, largest)
-                direction = torch.where(per_input(lengths(following) == 0), direction, following)
-        with torch.no_grad():
-            direction = direction / per_input(lengths(direction).clamp_min(1e-30))
-            size = lengths(x)
-            move = per_input(length * torch.where(size > 0, size, 1)) * direction
-            changes = [lengths(run(network, x + sign * move) - here) for sign in (1, -1)]
-            for change in changes:
-                # Less than this may be rounding.
-                clear = change > torch.finfo(x.dtype).eps ** 0.5 * lengths(here)
-                if clear.any():
-                    greatest = max(greatest, float((change / lengths(move))[clear].max()))
-            side = torch.where(changes[0] >= changes[1], 1.0, -1.0).to(x)
-            x = x + per_input(side) * move
-    return greatest
