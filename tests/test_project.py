@@ -1,5 +1,6 @@
 """The project's own promises: dependencies in step, a light import, a fresh clone's empty plan."""
 
+import ast
 import os
 import re
 import shutil
@@ -167,3 +168,34 @@ def test_the_project_names_no_machine_of_its_makers(root):
             "",
         }:
             assert not own_paths.search(path.read_text()), name
+
+
+#: Rooms of the library from the ground up: none imports one that stands after it.
+ROOMS = ["layers", "rescaling", "theory", "datasets", "models", "streams", "stacks", "population"]
+ROOMS += ["methods", "measures", "engine", "scaling", "notebook"]
+
+
+def imports_of(path: Path) -> set[str]:
+    """Return the rooms of swrlib that a file imports, within functions or not."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("swrlib"):
+            _, _, room = node.module.partition(".")
+            names = [room] if room else [alias.name for alias in node.names]
+            found |= {name.split(".")[0] for name in names}
+    return found
+
+
+def test_no_room_imports_one_above_it(root):
+    for position, room in enumerate(ROOMS):
+        place = root / "swrlib" / room
+        files = place.rglob("*.py") if place.is_dir() else [place.with_suffix(".py")]
+        for path in files:
+            above = imports_of(path) & set(ROOMS[position + 1 :])
+            assert not above, f"{path.relative_to(root)} imports {sorted(above)}"
+
+
+def test_methods_streams_and_measures_know_no_engine(root):
+    """What a newcomer writes needs the rooms below alone; only the engine knows the records."""
+    for room in ("streams", "methods", "measures", "stacks"):
+        assert not imports_of(root / f"swrlib/{room}.py") & {"engine", "records"}
