@@ -40,6 +40,7 @@ OPTIONAL = {
     "papermill",
     "PIL",
     "playwright",
+    "psutil",
     "scipy",
     "seaborn",
     "snakemake",

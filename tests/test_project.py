@@ -1,5 +1,6 @@
 """The project's own promises: dependencies in step, a light import, a fresh clone's empty plan."""
 
+import ast
 import os
 import re
 import shutil
@@ -207,3 +208,40 @@ def test_the_readme_says_how_long_the_benchmarks_take(root):
     _, machine = cost.load_cost(root / "results/_benchmarks/cost.json")
     assert 10 < machine["minutes"].sum() < 20
     assert "a quarter of an hour" in (root / "README.md").read_text()
+
+
+#: Rooms of the library from the ground up: none imports one that stands after it.
+ROOMS = [
+    *("checks", "files", "memory", "paper", "graph", "layers", "rescaling", "loop", "theory"),
+    *("datasets", "models", "streams", "wide", "walks", "stacks", "population", "methods"),
+    *("measures", "records", "engine", "verdicts", "growth", "scaling", "cost", "overview"),
+    *("figures", "notebook"),
+]
+
+
+def imports_of(path: Path) -> set[str]:
+    """Return the rooms of swrlib that a file imports, within functions or not."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("swrlib"):
+            _, _, room = node.module.partition(".")
+            names = [room] if room else [alias.name for alias in node.names]
+            found |= {name.split(".")[0] for name in names}
+    return found
+
+
+def test_no_room_imports_one_above_it(root):
+    there = {path.stem for path in (root / "swrlib").iterdir() if path.suffix in ("", ".py")}
+    assert there - {"__init__", "__main__", "__pycache__"} == set(ROOMS)
+    for position, room in enumerate(ROOMS):
+        place = root / "swrlib" / room
+        files = place.rglob("*.py") if place.is_dir() else [place.with_suffix(".py")]
+        for path in files:
+            above = imports_of(path) & set(ROOMS[position + 1 :])
+            assert not above, f"{path.relative_to(root)} imports {sorted(above)}"
+
+
+def test_methods_streams_and_measures_know_no_engine(root):
+    """What a newcomer writes needs the rooms below alone; only the engine knows the records."""
+    for room in ("streams", "methods", "measures", "stacks"):
+        assert not imports_of(root / f"swrlib/{room}.py") & {"engine", "records"}

@@ -591,7 +591,7 @@ def test_a_checkout_that_git_does_not_trust_is_told_once_with_the_remedy(tmp_pat
     ):
         monkeypatch.setenv(name, "a@b")
     for command in (["init"], ["add", "."], ["commit", "-m", "first"]):
-        subprocess.run(["git", *command], cwd=checkout, check=True, capture_output=True)
+        subprocess.run(["git", *command], cwd=checkout, check=True, capture_output=True, timeout=60)
     monkeypatch.setattr(records, "__file__", str(copy))
     commit = provenance()["commit"]
     assert len(commit) == 40
@@ -605,7 +605,7 @@ def test_a_checkout_that_git_does_not_trust_is_told_once_with_the_remedy(tmp_pat
     message = str(warning.message)
     assert "\n" not in message
     remedy = message.split("`")[1]
-    subprocess.run(shlex.split(remedy), check=True)  # what the sentence says helps
+    subprocess.run(shlex.split(remedy), check=True, timeout=60)  # what the sentence says helps
     assert provenance()["commit"] == commit
 
 
@@ -615,7 +615,7 @@ def test_whatever_else_git_says_is_told(tmp_path, monkeypatch):
     copy = tmp_path / "swrlib" / "records.py"
     copy.parent.mkdir()
     copy.write_text("")
-    subprocess.run(["git", "init"], cwd=tmp_path, check=True, capture_output=True)
+    subprocess.run(["git", "init"], cwd=tmp_path, check=True, capture_output=True, timeout=60)
     (tmp_path / ".git" / "config").write_text("[core")
     monkeypatch.setattr(records, "__file__", str(copy))
     with pytest.warns(UserWarning, match="commit is not recorded, since git says .*config"):

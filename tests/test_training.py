@@ -971,6 +971,20 @@ def test_more_runs_than_the_memory_holds_train_after_one_another(train, jobs, me
     assert max(counts) <= 3
 
 
+def test_seeds_that_do_not_fit_side_by_side_are_split_and_that_is_said_once(train, jobs, memory):
+    memory(3.5)
+    with pytest.warns(UserWarning, match="4 runs at once .* 2 train at once") as caught:
+        frame = train(methods=["vanilla", "swr:0.1"], seeds=[0, 1])
+    assert len(caught) == 1
+    assert [len(job.runs) for job in jobs] == [2, 2]
+    assert [len(job.seeds) for job in jobs] == [1, 1]
+    memory(4.5)
+    jobs.clear()
+    together = train(methods=["vanilla", "swr:0.1"], seeds=[0, 1], results=None)
+    assert [len(job.seeds) for job in jobs] == [2]
+    pd.testing.assert_series_equal(frame["run"], together["run"])
+
+
 @pytest.mark.parametrize(("holds", "stack"), [(11.5, None), (3.5, 3), (1.0, 1)])
 def test_where_all_that_is_asked_for_fits_nothing_is_said(holds, stack, train, jobs, memory):
     memory(holds)

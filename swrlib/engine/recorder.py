@@ -144,32 +144,30 @@ class Recorder:
         ]
         if not due:
             return
-        whole = self.population.finite().tolist()
-        shown = list(feed.test(PROBED)), list(feed.task(PROBED_OF_STAGE if of_stage else 0))
+        population = self.population
+        whole = population.finite().tolist()
+        test, task = list(feed.test(PROBED)), list(feed.task(PROBED_OF_STAGE if of_stage else 0))
+        draws = [population.blueprint.draw(seed, "weights") for seed in population.seeds]
+        untrained = [model.to(self.losses) for model in draws]
         for member, name in enumerate(self.names):
             if name in self.lost or not whole[member]:
                 continue
-            snapshot = self._snapshot(member, *shown)
+            seed = member // population.runs
+            images, labels = _of_seed(test, seed)
+            stage_images, stage_labels = _of_seed(task, seed) if of_stage else (None, None)
+            snapshot = Snapshot(
+                population.stack.module(member),
+                untrained[seed],
+                images,
+                labels,
+                stage_images,
+                stage_labels,
+                population.moments_of(member),
+            )
             with torch.enable_grad():
                 for measure in due:
                     for label, value in measure.function(snapshot).items():
                         self._measured(member, measure.name, label, value)
-
-    def _snapshot(self, member: int, test: Batches, task: Batches) -> Snapshot:
-        population = self.population
-        place = member // population.runs
-        initial = population.blueprint.draw(population.seeds[place], "weights").to(self.losses)
-        images, labels = _of_seed(test, place)
-        stage_images, stage_labels = _of_seed(task, place) if task else (None, None)
-        return Snapshot(
-            population.stack.module(member),
-            initial,
-            images,
-            labels,
-            stage_images,
-            stage_labels,
-            population.moments_of(member),
-        )
 
     def _measured(self, member: int, name: str, label: str, value: float) -> None:
         if self.names[member] not in self.lost:
