@@ -166,16 +166,7 @@ def quieten(weight, answers, lam, optimizer):
         tensor.mul_(factor[:, None])
 
 
-@pytest.mark.parametrize("stack", [None, 3, 2, 1])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
-def test_what_a_newcomer_writes_trains_as_a_plain_loop_does(
-    optimizer, stack, noise, monkeypatch, tmp_path
-):
-    """By default as one stack of two seeds and three runs; cut up, it is the same."""
-    jobs = {None: 1, 3: 2, 2: 4, 1: 6}[stack]
-    rows, measured = trained(
-        monkeypatch, tmp_path, noise, optimizer=optimizer, stack=stack, jobs=jobs
-    )
+def assert_as_plain(rows, measured, data, optimizer) -> None:
     for seed in SEEDS:
         for method in METHODS:
             chosen = rows[(rows["seed"] == seed) & (rows["lam"] == method.lam)]
@@ -189,10 +180,63 @@ def test_what_a_newcomer_writes_trains_as_a_plain_loop_does(
                 for measure in (SPREAD, LOSS)
             ]
             ends = chosen[["train_loss", "task_loss"]].to_numpy()[1:]
-            expected = np.array(plain_loop(noise, seed, method, optimizer))
+            expected = np.array(plain_loop(data, seed, method, optimizer))
             found = np.column_stack([*starts, ends])
             np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10)
             assert len({tuple(row) for row in expected.round(6)}) == len(STREAM.epochs)
+
+
+@pytest.mark.parametrize("stack", [None, 3, 2, 1])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
+def test_what_a_newcomer_writes_trains_as_a_plain_loop_does(
+    optimizer, stack, noise, monkeypatch, tmp_path
+):
+    """By default as one stack of two seeds and three runs; cut up, it is the same."""
+    jobs = {None: 1, 3: 2, 2: 4, 1: 6}[stack]
+    found = trained(monkeypatch, tmp_path, noise, optimizer=optimizer, stack=stack, jobs=jobs)
+    assert_as_plain(*found, noise, optimizer)
+
+
+@dataclass(frozen=True)
+class FirstLabelsKept(Reshuffled):
+    def stages(self, images, seed, labels=None):
+        first, *others = super().stages(images, seed, labels)
+        return [first, *(replace(stage, labels=first.labels) for stage in others)]
+
+
+@dataclass(frozen=True)
+class QuietenWithoutMoments(Quieten):
+    def after_step_(self, members):
+        kept = [moment[0].clone() for moment in members.moments.values()]
+        super().after_step_(members)
+        for moment, value in zip(members.moments.values(), kept, strict=True):
+            moment[0].copy_(value)
+
+
+@dataclass(frozen=True)
+class QuietenByAnotherSeed(Quieten):
+    def after_step_(self, members):
+        members.population.batch.features["activation1"] = members.population.batch.features[
+            "activation1"
+        ].flip(0)
+        super().after_step_(members)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"stream": FirstLabelsKept(STREAM.epochs, STREAM.learning_rate)},
+        {"methods": [*(QuietenWithoutMoments(lam=lam) for lam in LAMS), METHODS[2]]},
+        {"methods": [*(QuietenByAnotherSeed(lam=lam) for lam in LAMS), METHODS[2]]},
+        {"measure": [replace(SPREAD, when="end"), LOSS]},
+        {"optimizer_state": "new"},
+    ],
+    ids=["old-labels", "moments", "features", "moment", "state"],
+)
+def test_mutants_are_caught(options, noise, monkeypatch, tmp_path):
+    rows, measured = trained(monkeypatch, tmp_path, noise, **options)
+    with pytest.raises(AssertionError):
+        assert_as_plain(rows, measured, noise, Adam())
 
 
 # Seeds side by side

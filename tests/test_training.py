@@ -938,6 +938,25 @@ def resolved(options: dict) -> list:
     return resolve(**{name: options[name] for name in names}, seeds=0)
 
 
+def test_what_another_process_has_trained_meanwhile_is_left_out(train, jobs, monkeypatch):
+    """Then the seeds that were to lie side by side lack different runs."""
+    held, locked = [], training.locked
+
+    def busy(names, *rest):
+        if not held:
+            held.append(True)
+            train(methods="vanilla", seeds=[0])
+            train(methods="swr:0.1", seeds=[1, 2])
+            jobs.clear()
+        return locked(names, *rest)
+
+    monkeypatch.setattr(training, "locked", busy)
+    frame = train(methods=["vanilla", "swr:0.1"], seeds=[0, 1, 2])
+    assert frame["run"].nunique() == 6 and len(frame) == 6 * 5
+    trained = [({run.method.name for run in job.runs}, job.seeds) for job in jobs]
+    assert trained == [({"swr"}, [0]), ({"vanilla"}, [1, 2])]
+
+
 # Memory
 
 

@@ -278,7 +278,7 @@ def cut_into_jobs(runs: Sequence[Run], most: int, device: torch.device) -> list[
     where that pays: on a GPU, and with small batches on a processor, where the runs of one seed
     leave a step to the cost of its calls.
     """
-    pays = device.type == "cuda" or runs[0].batch_size <= SMALL_BATCH
+    pays = device.type == "cuda" or all(run.batch_size <= SMALL_BATCH for run in runs)
     alike: dict[tuple[object, ...], list[list[Run]]] = {}
     for (stream, seed), members in itertools.groupby(runs, lambda run: (run.stream, run.seed)):
         group = list(members)

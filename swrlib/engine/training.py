@@ -20,7 +20,7 @@ from swrlib import paper, records
 from swrlib.datasets import Dataset, load_dataset
 from swrlib.engine.checkpoints import default_folder, locked
 from swrlib.engine.devices import arithmetic, find_device
-from swrlib.engine.jobs import Run, missing, plan, resolve, stream_name
+from swrlib.engine.jobs import Run, cut_into_jobs, missing, plan, resolve, stream_name
 from swrlib.engine.loop import Job, Setting, Stopped
 from swrlib.engine.progress import Progress
 from swrlib.files import make_folder
@@ -175,25 +175,31 @@ def train(
 def _train_job(runs: Sequence[Run], setting: Setting, bar: Progress) -> None:
     """Train runs that lie side by side, and record them."""
     with _locked(runs, setting):
-        # Another process may have trained them meanwhile.
-        runs = missing(runs, setting.results, setting.measured)
-        if not runs:
-            return
-        about = records.provenance()  # of the code as it is now, not when the job will have ended
-        parents = list({run.parent.hash: run.parent for run in runs if run.parent}.values())
-        with _locked(parents, setting):
-            unrecorded = missing(parents, setting.results)
-            lost = [run for run in parents if not setting.final_state(run).exists()]
-            if lacking := [run for run in parents if run in unrecorded or run in lost]:
-                job = Job(lacking, setting)
-                job.train(bar.silent())
-                job.save_final_states()
-                _record(job, unrecorded, about)
-                job.checkpoint.remove()
-        job = Job(runs, setting)
-        job.train(bar)
-        _record(job, runs, about)
-        job.checkpoint.remove()
+        # Another process may have trained some of them meanwhile, and seeds differ in the others.
+        lacking = missing(runs, setting.results, setting.measured)
+        for alike in cut_into_jobs(lacking, len(runs), setting.device):
+            about = records.provenance()  # of the code as it is now, not when the job has ended
+            _train_parents(alike, setting, bar, about)
+            job = Job(alike, setting)
+            job.train(bar)
+            _record(job, alike, about)
+            job.checkpoint.remove()
+
+
+def _train_parents(
+    runs: Sequence[Run], setting: Setting, bar: Progress, about: Mapping[str, Any]
+) -> None:
+    """Train what these runs start from, where its record or its final state is missing."""
+    parents = list({run.parent.hash: run.parent for run in runs if run.parent}.values())
+    with _locked(parents, setting):
+        unrecorded = missing(parents, setting.results)
+        lost = [run for run in parents if not setting.final_state(run).exists()]
+        if lacking := [run for run in parents if run in unrecorded or run in lost]:
+            job = Job(lacking, setting)
+            job.train(bar.silent())
+            job.save_final_states()
+            _record(job, unrecorded, about)
+            job.checkpoint.remove()
 
 
 def _locked(runs: Sequence[Run], setting: Setting) -> AbstractContextManager[None]:
