@@ -15,12 +15,12 @@ from torch.nn.functional import cross_entropy
 
 from swrlib import paper, records, runs, streams, training, verdicts
 from swrlib.checkpoints import default_folder
+from swrlib.claims.proportionality import scaled_runs, scaling_verdicts
 from swrlib.datasets import DATASETS, Dataset
 from swrlib.layers import nearest
 from swrlib.loop import SoftWeightRescaling
 from swrlib.methods import Method
 from swrlib.models import MODELS
-from swrlib.scaling import scaled_runs, scaling_verdicts
 from swrlib.verdicts import Verdict
 
 _PLAIN = (str, int, float, bool, list, tuple, dict, type(None))
