@@ -21,7 +21,6 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy import stats
 
 from swrlib import paper
 from swrlib.verdicts import (

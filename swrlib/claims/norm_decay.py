@@ -184,7 +184,7 @@ def train_toward_zero(lam: float, lr: float, steps: int) -> list[Tensor]:
     soft = SoftWeightRescaling(network, lam=lam)
     state = soft.state_dict()
     soft.load_state_dict(state | {"initial_norms": dict.fromkeys(state["initial_norms"], 1e-300)})
-    biases = [layer.bias for layer in trace_layers(network)]
+    biases = [layer.bias for layer in trace_layers(network) if layer.bias is not None]
 
     @torch.no_grad()
     def rescale() -> None:
@@ -292,7 +292,7 @@ def train_on_schedule(
         _train_epoch(network, optimizer, data, seed, number)
         note(network, "all", number + 1)
     for way, act in WAYS.items():
-        copied, adam, rescaling = _branch(network, optimizer, soft)
+        copied, adam, rescaling = _branch(network, optimizer, soft, lam)
         for number in range(first, len(rates)):
             if rates[number] < rates[number - 1]:
                 act(rescaling, lam, rates[number] / rates[0])
@@ -327,13 +327,13 @@ def _train_epoch(
 
 
 def _branch(
-    network: nn.Module, optimizer: torch.optim.Optimizer, soft: SoftWeightRescaling
+    network: nn.Module, optimizer: torch.optim.Optimizer, soft: SoftWeightRescaling, lam: float
 ) -> tuple[nn.Module, torch.optim.Adam, SoftWeightRescaling]:
     """Copy a training, so that it can go on in several ways."""
     copied = copy.deepcopy(network)
     adam = torch.optim.Adam(copied.parameters(), paper.LEARNING_RATE)
     adam.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    rescaling = SoftWeightRescaling(copied, lam=soft.lam)
+    rescaling = SoftWeightRescaling(copied, lam=lam)
     rescaling.load_state_dict(soft.state_dict())
     rescaling.attach(adam)
     return copied, adam, rescaling
