@@ -175,7 +175,7 @@ def test_the_exponent_of_growth_is_found_again():
 
 
 def test_a_bias_has_the_factors_of_all_layers_up_to_its_own():
-    records, measures = made_up(seeds=1, epochs=1)
+    _, measures = made_up(seeds=1, epochs=1)
     log = (measures[measures["measure"] == boundedness.FACTOR]["value"].iloc[0] - 1) * STEPS
     table = boundedness.factor_products(measures, NETWORKS)
     assert table["bias of"].tolist() == LAYERS and table["λ"].tolist() == [LAM] * 3
