@@ -21,10 +21,15 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy import stats
 
 from swrlib import paper
-from swrlib.verdicts import coefficient, final_accuracy, seed_count, setting
+from swrlib.verdicts import (
+    coefficient,
+    final_accuracy,
+    mean_and_interval,
+    seed_count,
+    setting,
+)
 
 #: Colour and marker of each method: the colour-blind palette, and a marker so that colour is not
 #: needed.
@@ -100,26 +105,6 @@ def _rendered(figure: Figure, form: str) -> bytes:
     figure.savefig(buffer, format=form, bbox_inches="tight", **options)
     plt.close(figure)
     return buffer.getvalue()
-
-
-def mean_and_interval(values: pd.DataFrame | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean over seeds and the half-width of its 95% t interval.
-
-    Parameters
-    ----------
-    values : array, shape [seeds, …]
-
-    Returns
-    -------
-    tuple of arrays
-        Half-widths are NaN with a single seed.
-    """
-    array = np.asarray(values, dtype=float)
-    n = len(array)
-    mean = array.mean(0)
-    if n < 2:
-        return mean, np.full_like(mean, math.nan)
-    return mean, stats.t.ppf(0.975, n - 1) * array.std(0, ddof=1) / math.sqrt(n)
 
 
 def curves(
@@ -234,7 +219,7 @@ def layer_panels(
     Parameters
     ----------
     rows : DataFrame
-        A row for each run, epoch and layer, as `swrlib.growth.norms_by_layer` returns them.
+        A row for each run, epoch and layer, as `swrlib.claims.norms.norms_by_layer` returns them.
     label : str
         Of the vertical axis.
     by : sequence of str
@@ -455,7 +440,7 @@ def growth_sentence(norms: pd.DataFrame) -> str:
     Parameters
     ----------
     norms : DataFrame
-        What `swrlib.growth.norms_by_layer` returned.
+        What `swrlib.claims.norms.norms_by_layer` returned.
     """
     parts = []
     for _, rows in norms.groupby(_CELL):
@@ -471,8 +456,9 @@ def growth_sentence(norms: pd.DataFrame) -> str:
     return " ".join(parts)
 
 
-#: The accuracies of Fig. 1, by column of `swrlib.scaling.scaled_runs`: name and line. Those of
-#: trained networks stand in one panel, that right after the scaling in another, as in print.
+#: The accuracies of Fig. 1, by column of `swrlib.claims.proportionality.scaled_runs`: name and
+#: line. Those of trained networks stand in one panel, that right after the scaling in another, as
+#: in print.
 _SCALED = {
     "fine-tuned accuracy": {
         "best_before": ("best before the scaling", {"color": _COLORS[7], "ls": "-."}),
@@ -485,7 +471,12 @@ _SCALED = {
 
 
 def scaling(rows: pd.DataFrame) -> tuple[Figure, str]:
-    """Draw Fig. 1 from what `swrlib.scaling.scaled_runs` returned, of one reading of the ratio.
+    """Draw Fig. 1, for one reading of the ratio.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        What `swrlib.claims.proportionality.scaled_runs` returned, of one reading.
 
     Returns
     -------

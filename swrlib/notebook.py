@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from swrlib import paper, records, streams, verdicts
 from swrlib.checks import check_whole, nearest
+from swrlib.claims.proportionality import scaled_runs, scaling_verdicts
 from swrlib.datasets import DATASETS, Dataset
 from swrlib.engine import train
 from swrlib.engine.checkpoints import default_folder
@@ -24,7 +25,6 @@ from swrlib.loop import SoftWeightRescaling
 from swrlib.methods import Method
 from swrlib.models import MODELS
 from swrlib.overview import collapsed_runs
-from swrlib.scaling import scaled_runs, scaling_verdicts
 from swrlib.verdicts import Verdict
 
 _PLAIN = (str, int, float, bool, list, tuple, dict, type(None))

@@ -127,6 +127,26 @@ def paired_interval(a: Any, b: Any) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
+def mean_and_interval(values: pd.DataFrame | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean over seeds and the half-width of its 95% t interval.
+
+    Parameters
+    ----------
+    values : array, shape [seeds, …]
+
+    Returns
+    -------
+    tuple of arrays
+        Half-widths are NaN with a single seed.
+    """
+    array = np.asarray(values, dtype=float)
+    n = len(array)
+    mean = array.mean(0)
+    if n < 2:
+        return mean, np.full_like(mean, np.nan)
+    return mean, _quantile(n - 1) * array.std(0, ddof=1) / np.sqrt(n)
+
+
 # ---------------------------------------------------------------------------------------------
 # Rules
 

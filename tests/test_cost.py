@@ -14,6 +14,7 @@ import torch
 from benchmarks import loops
 from benchmarks.measure import ways
 from swrlib import build_model, cost, records
+from swrlib.claims.cost import judge_cost
 
 ROOT = Path(__file__).parents[1]
 
@@ -43,7 +44,7 @@ def table(**milliseconds) -> pd.DataFrame:
 
 
 def test_small_overhead_below_the_penalties_is_reproduced():
-    verdict = cost.judge_cost(table())
+    verdict = judge_cost(table())
     assert verdict.verdict == "reproduced"
     assert "MLP +" in verdict.detail and "against" not in verdict.detail
 
@@ -56,7 +57,7 @@ def test_small_overhead_below_the_penalties_is_reproduced():
     ],
 )
 def test_what_is_not_so_is_said(times, word):
-    verdict = cost.judge_cost(table(**times))
+    verdict = judge_cost(table(**times))
     assert verdict.verdict == "mixed"
     assert word in verdict.detail
 
@@ -67,12 +68,16 @@ def test_noise_larger_than_the_difference_leaves_it_undecided():
     noisy.loc[swr, "milliseconds"] *= noisy.loc[swr, "repeat"].map(
         [0.8, 1.2, 0.9, 1.3, 1.0].__getitem__
     )
-    assert cost.judge_cost(noisy).verdict == "undecided"
+    assert judge_cost(noisy).verdict == "undecided"
+
+
+def test_without_times_it_is_not_run():
+    assert judge_cost(table()[:0]).verdict == "not run"
 
 
 def test_swapped_names_change_the_verdict():
     swapped = table().replace({"name": {"swr": "l2", "l2": "swr"}})
-    assert cost.judge_cost(swapped).verdict != cost.judge_cost(table()).verdict
+    assert judge_cost(swapped).verdict != judge_cost(table()).verdict
 
 
 def test_ratios_are_taken_within_a_repetition():

@@ -15,8 +15,9 @@ import pytest
 from IPython.utils.capture import capture_output
 from scipy import stats
 
-from swrlib import figures, make_stream, notebook, scaling, train, verdicts
-from swrlib.growth import norms_by_layer
+from swrlib import figures, make_stream, notebook, train, verdicts
+from swrlib.claims.norms import norms_by_layer
+from swrlib.claims.proportionality import scaled_runs
 from swrlib.paper import LABELS
 from swrlib.verdicts import final_accuracy
 
@@ -255,7 +256,7 @@ def test_figure_1_is_drawn_and_judged_from_scaled_runs(kept):
             )
     from swrlib import load_records
 
-    rows = scaling.scaled_runs(load_records(kept / "scaled", stream="scaled"), kept / "scaled")
+    rows = scaled_runs(load_records(kept / "scaled", stream="scaled"), kept / "scaled")
     assert len(rows) == 12
     along = rows[rows["biases"] == "proportional"]
     assert along["after"].to_numpy() == pytest.approx(along["trained"].to_numpy(), abs=0.002)

@@ -44,6 +44,21 @@ def test_chapters_are_stored_clean_and_parameterized(name):
     assert notebook.cells[0].source.startswith("# ")
 
 
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_cell_has_at_most_twenty_lines(name):
+    """A chapter states, shows and judges; what computes has tests of its own in the library."""
+    notebook = nbformat.read(ROOT / f"notebooks/{name}.ipynb", as_version=4)
+    lengths = {
+        cell.id: sum(
+            bool(line.strip()) and not line.lstrip().startswith("#")
+            for line in cell.source.splitlines()
+        )
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+    }
+    assert {cell: length for cell, length in lengths.items() if length > 20} == {}
+
+
 @pytest.mark.timeout(1260)
 def test_executed_chapters_run_again_with_the_same_headlines(chapters):
     """nbval on the *executed* copies: without stored outputs it would pass anything."""

@@ -214,7 +214,7 @@ def test_the_readme_says_how_long_the_benchmarks_take(root):
 ROOMS = [
     *("checks", "files", "memory", "paper", "graph", "layers", "rescaling", "loop", "theory"),
     *("datasets", "models", "streams", "wide", "walks", "stacks", "population", "methods"),
-    *("measures", "records", "engine", "verdicts", "growth", "scaling", "cost", "overview"),
+    *("measures", "records", "engine", "verdicts", "cost", "claims", "overview"),
     *("figures", "notebook"),
 ]
 

@@ -17,11 +17,11 @@ from swrlib import (
     paper,
     rescale_,
     rescaling,
-    scaling,
     trace_layers,
     train,
     verdicts,
 )
+from swrlib.claims.proportionality import scaled_runs, scaling_verdicts
 from swrlib.theory import output_gap, proportionality_gap
 
 # --- the gap -----------------------------------------------------------------------------------
@@ -224,7 +224,7 @@ def made_up(scale="paper", seeds=5, *, fall=0.3, drift=0.0, gain=0.02, readings=
 
 
 def found(rows: pd.DataFrame) -> list[str]:
-    return [verdict.verdict for verdict in scaling.scaling_verdicts(rows)]
+    return [verdict.verdict for verdict in scaling_verdicts(rows)]
 
 
 YES, NO, BACK = verdicts.REPRODUCED, verdicts.NOT_REPRODUCED, verdicts.REVERSED
@@ -263,14 +263,14 @@ def test_readings_that_differ_are_mixed_and_one_bad_ratio_is_enough():
     assert found(rows)[0] == NO
     for seeds in (5, 1):  # with too few for a verdict the case that is named is the worst, too
         rows = rows[rows["seed"] < seeds]
-        assert "ratio 0.5, biases proportional, -30" in scaling.scaling_verdicts(rows)[0].detail
+        assert "ratio 0.5, biases proportional, -30" in scaling_verdicts(rows)[0].detail
     rows.loc[(rows["ratio"] == 0.5) & (rows["biases"] == "untouched"), "best_after"] = 0.65
-    assert "ratio 0.5, biases untouched, -1.00" in scaling.scaling_verdicts(rows)[2].detail
+    assert "ratio 0.5, biases untouched, -1.00" in scaling_verdicts(rows)[2].detail
 
 
 def test_ratios_that_were_not_run_are_counted():
     def labels(rows):
-        return [verdict.label for verdict in scaling.scaling_verdicts(rows)]
+        return [verdict.label for verdict in scaling_verdicts(rows)]
 
     whole = pd.concat(
         [made_up()[lambda rows: rows["ratio"] == 0].assign(ratio=r) for r in paper.FIGURE_1_RATIOS]
@@ -291,7 +291,7 @@ def test_swapped_sides_are_noticed():
 
 def test_other_data_get_no_verdict_on_the_paper():
     assert found(made_up().assign(dataset="mnist", model="mlp")) == [verdicts.OUTSIDE] * 3
-    assert found(scaling.scaled_runs(pd.DataFrame())) == [verdicts.NOT_RUN] * 3
+    assert found(scaled_runs(pd.DataFrame())) == [verdicts.NOT_RUN] * 3
 
 
 def test_what_fig_1_is_made_of(tmp_path):
@@ -309,7 +309,7 @@ def test_what_fig_1_is_made_of(tmp_path):
         )
 
     frame = pd.concat([run(1.0, "proportional"), run(0.0, "untouched"), run(0.0, "proportional")])
-    rows = scaling.scaled_runs(frame, tmp_path).set_index(["ratio", "biases"])
+    rows = scaled_runs(frame, tmp_path).set_index(["ratio", "biases"])
     assert rows["trained"].nunique() == rows["best_before"].nunique() == 1
     trained = rows["trained"].iloc[0]
     assert trained > 0.5
@@ -318,7 +318,7 @@ def test_what_fig_1_is_made_of(tmp_path):
     assert rows.loc[(0.0, "untouched"), "after"] < 0.3
     assert (rows["best_after"] != rows["after"]).all()
     with pytest.raises(ValueError, match="lack runs that were scaled"):
-        scaling.scaled_runs(frame.assign(parent="0" * 16), tmp_path)
-    for claim in scaling.scaling_verdicts(rows.reset_index()):
+        scaled_runs(frame.assign(parent="0" * 16), tmp_path)
+    for claim in scaling_verdicts(rows.reset_index()):
         assert claim.verdict == verdicts.TOO_FEW_SEEDS
         assert claim.claim in paper.CLAIMS

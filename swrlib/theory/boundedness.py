@@ -192,3 +192,31 @@ def _check(initial_norm: float, lam: float, when: str = "after") -> None:
         raise ValueError(f"lam is {lam}: λ lies in [0, 1]")
     if when not in ("after", "before"):
         raise ValueError(f"unknown when {when!r}: {nearest(when, ('after', 'before'))}")
+
+
+def scalar_courses(
+    initial_norm: float, lam: float, squared_growth: float, steps: int
+) -> tuple[list[float], list[float]]:
+    """Follow two norms under SWR whose every update has the length √B.
+
+    Parameters
+    ----------
+    initial_norm, lam, squared_growth
+        As for `norm_bound`.
+    steps : int
+        How many.
+
+    Returns
+    -------
+    (list of float, list of float)
+        The norms before each rescaling: with updates at a right angle to the weight, which add B
+        to the square, and along it, which add √B to the norm and break the premise.
+    """
+    length, pulled = math.sqrt(squared_growth), lam * initial_norm
+    n = m = initial_norm
+    angle, along = [], []
+    for _ in range(steps):
+        angle.append(math.sqrt(n * n + squared_growth))
+        along.append(m + length)
+        n, m = (pulled + (1 - lam) * course[-1] for course in (angle, along))
+    return angle, along

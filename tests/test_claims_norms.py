@@ -9,8 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from swrlib import growth, notebook, records, train, verdicts
-from swrlib.growth import divergence_verdicts, late_growth, norms_by_layer, prevention_verdicts
+from swrlib import notebook, records, train, verdicts
+from swrlib.claims.norms import (
+    LEFT_ALONE,
+    divergence_verdicts,
+    late_growth,
+    norms_by_layer,
+    prevention_verdicts,
+)
 
 SEEDS = range(4)
 LAYERS = {"mlp": 3, "cnn-bn": 6}
@@ -134,7 +140,7 @@ def test_growth_is_not_judged_without_a_rival(missing):
 
 @pytest.mark.parametrize("judge", [prevention_verdicts, divergence_verdicts])
 def test_other_scales_and_few_seeds_carry_no_verdict(judge):
-    names = ("vanilla", "swr") if judge is prevention_verdicts else (growth.LEFT_ALONE, "swr")
+    names = ("vanilla", "swr") if judge is prevention_verdicts else (LEFT_ALONE, "swr")
     growths = {names[0]: [around(1.3)] * 6, names[1]: [around(0.0)] * 6}
 
     def judged(frame):
@@ -161,7 +167,7 @@ LITTLE = around(0.1)
 def test_divergence_is_judged_by_the_layer_that_grows_most(largest, expected, place):
     layers = [LITTLE] * 6
     layers[place] = largest
-    growths = {growth.LEFT_ALONE: layers, "swr": [LITTLE] * 6}
+    growths = {LEFT_ALONE: layers, "swr": [LITTLE] * 6}
     (verdict,) = divergence_verdicts(made_up(growths, model="cnn-bn"))
     assert verdict.verdict == expected
     assert f"({np.mean(largest):.3f}; 0.100 where all are rescaled)" in verdict.detail
@@ -170,17 +176,17 @@ def test_divergence_is_judged_by_the_layer_that_grows_most(largest, expected, pl
 def test_the_layer_that_grows_most_is_that_of_each_seed():
     layers = np.full((6, len(SEEDS)), 0.1)
     layers[range(len(SEEDS)), SEEDS] = around(0.9)
-    growths = {growth.LEFT_ALONE: layers.tolist(), "swr": [LITTLE] * 6}
+    growths = {LEFT_ALONE: layers.tolist(), "swr": [LITTLE] * 6}
     (verdict,) = divergence_verdicts(made_up(growths, model="cnn-bn"))
     assert verdict.verdict == verdicts.REPRODUCED and "(0.900; 0.100" in verdict.detail
 
 
 def test_a_training_that_is_lost_counts_as_a_hundredfold():
-    growths = {growth.LEFT_ALONE: [around(0.7)] * 6, "swr": [LITTLE] * 6}
-    (verdict,) = divergence_verdicts(made_up(growths, model="cnn-bn", lost=[growth.LEFT_ALONE]))
+    growths = {LEFT_ALONE: [around(0.7)] * 6, "swr": [LITTLE] * 6}
+    (verdict,) = divergence_verdicts(made_up(growths, model="cnn-bn", lost=[LEFT_ALONE]))
     mean = (sum(around(0.7)[:-1]) + math.log(100)) / len(SEEDS)
     assert f"({mean:.3f}; 0.100" in verdict.detail and f"n = {len(SEEDS)}" in verdict.detail
-    frame = made_up(growths, model="cnn-bn", lost=[growth.LEFT_ALONE])
+    frame = made_up(growths, model="cnn-bn", lost=[LEFT_ALONE])
     lost = [frame[frame["seed"] == SEEDS[-1]].assign(seed=seed) for seed in SEEDS]
     lost = pd.concat([part.assign(run=part["run"] + str(i)) for i, part in enumerate(lost)])
     (verdict,) = divergence_verdicts(lost)
@@ -188,7 +194,7 @@ def test_a_training_that_is_lost_counts_as_a_hundredfold():
 
 
 def test_no_norms_of_the_other_method_are_no_number_beside_it():
-    growths = {growth.LEFT_ALONE: [LITTLE] * 6, "swr": [LITTLE] * 6}
+    growths = {LEFT_ALONE: [LITTLE] * 6, "swr": [LITTLE] * 6}
     frame = made_up(growths, model="cnn-bn")
     frame.loc[frame["method"] == "swr", "weight_norms"] = None
     (verdict,) = divergence_verdicts(frame)

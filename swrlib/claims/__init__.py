@@ -1,0 +1,4 @@
+"""From records to verdicts, a file a chapter: pure functions that are tested on made-up records.
+
+What holds for accuracies in every chapter stands in `swrlib.verdicts`.
+"""
