@@ -71,6 +71,11 @@ def test_noise_larger_than_the_difference_leaves_it_undecided():
     assert judge_cost(noisy).verdict == "undecided"
 
 
+def test_a_step_that_takes_twice_as_long_is_not_reproduced():
+    verdict = judge_cost(table(swr=20.0))
+    assert verdict.verdict == "not reproduced" and "median). Not reproduced:" in verdict.detail
+
+
 def test_without_times_it_is_not_run():
     assert judge_cost(table()[:0]).verdict == "not run"
 
