@@ -34,7 +34,7 @@ NUMERICS = 1
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 SPLITS = ("all", "selection")
 #: Up to which batch size calls cost a processor so much that seeds side by side pay: a run of the
-#: MLP takes half the time with 16 images, 0.7 of it with 64, none less with 256.
+#: MLP takes half the time with 16 images, 0.6 to 0.7 of it with 64, about all of it with 256.
 SMALL_BATCH = 64
 OPTIMIZER_STATES = ("kept", "new")
 
