@@ -108,9 +108,7 @@ def test_the_committed_table_is_whole():
     plain = [way for way in ways() if way.name == "plain"]
     timed |= {("steps", method, way.model) for way in plain for method in way.options["methods"]}
     found = set(frame[["table", "name", "model"]].itertuples(index=False, name=None))
-    assert found <= timed
-    # Until `python -m benchmarks --only steps` ran on a quiet machine, these may be missing.
-    assert {name for _, name, _ in timed - found} <= set(loops.WITHOUT_AUTOGRAD)
+    assert found == timed
 
 
 @pytest.mark.parametrize(
