@@ -8,13 +8,14 @@ import subprocess
 import sys
 import tomllib
 from datetime import date
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, metadata, version
 from itertools import product
 from pathlib import Path
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 import swrlib
@@ -40,6 +41,17 @@ def test_every_requirement_has_a_tried_version_in_its_range(project, constraints
         tried = constraints.get(canonicalize_name(requirement.name))
         assert tried is not None, f"{requirement.name} is missing in constraints.txt"
         assert requirement.specifier.contains(tried), f"{line} excludes the tried {tried}"
+
+
+def test_every_tried_version_takes_each_python_that_the_project_does(project, constraints):
+    """A distribution's Python 3.11 may be an early one: 3.11.2, say."""
+    least = project["requires-python"].removeprefix(">=") + ".0"
+    for name in constraints:
+        try:
+            needs = metadata(name)["Requires-Python"] or ""
+        except PackageNotFoundError:  # of another platform
+            continue
+        assert SpecifierSet(needs).contains(least), f"{name} needs Python {needs}"
 
 
 def test_conda_installs_the_same_from_the_same_files(project, root):
