@@ -119,10 +119,12 @@ def project(built, tmp_path) -> Path:
 
 def start(folder: Path) -> subprocess.Popen:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    # Where make runs the tests, a make within it would say which folder it is in.
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     return subprocess.Popen(
         ["make", "-o", ".venv/installed", "book"],
         cwd=folder,
-        env=os.environ | {"PATH": path, "PYTHONPATH": str(folder)},
+        env=clean | {"PATH": path, "PYTHONPATH": str(folder)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -318,7 +320,12 @@ print(json.dumps(found | {"": inputs.site_digest()}))
 """
     given = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, [*path, folder / "book"]))}
     result = subprocess.run(
-        [sys.executable, "-c", code], env=given, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        env=given,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
     )
     return json.loads(result.stdout)
 
@@ -515,15 +522,19 @@ def test_the_first_cell_installs_the_project_where_it_is_not(tmp_path):
     """In a bare environment, and without what the project needs: that takes minutes."""
     source = tmp_path / "source"
     listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
+        ["git", "ls-files", "-co", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     if listed.returncode:
         pytest.skip("this is no clone")
     copy_project(source, "swrlib", "notebooks", "pyproject.toml", "README.md", "LICENSE")
     commit = ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "all"]
     for arguments in [["init", "-q", "-b", "trunk"], ["add", "."], commit]:
-        subprocess.run(["git", *arguments], cwd=source, check=True)
-    subprocess.run([sys.executable, "-m", "venv", tmp_path / "bare"], check=True)
+        subprocess.run(["git", *arguments], cwd=source, check=True, timeout=60)
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "bare"], check=True, timeout=120)
     cell = script("stage").installing_cell(str(source), "trunk").source
     code = f"{cell}\nprint(os.getcwd())\nprint(importlib.util.find_spec('swrlib').origin)"
     clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"PIP_NO_DEPS": "1"}
@@ -548,8 +559,8 @@ def test_scripts_run_in_a_clone_made_for_other_line_ends(tmp_path):
     copy_project(source, ".ci/run", "Makefile", ".gitattributes")
     commit = ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "all"]
     for arguments in [["init", "-q"], ["add", "-A"], commit]:
-        subprocess.run(["git", *arguments], cwd=source, check=True)
+        subprocess.run(["git", *arguments], cwd=source, check=True, timeout=60)
     crlf = ["-c", "core.autocrlf=true", "-c", "core.eol=crlf"]
-    subprocess.run(["git", *crlf, "clone", "-q", source, clone], check=True)
+    subprocess.run(["git", *crlf, "clone", "-q", source, clone], check=True, timeout=60)
     for name in [".ci/run", "Makefile"]:
         assert b"\r" not in (clone / name).read_bytes()
