@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.loops import METHODS, WITHOUT_AUTOGRAD, Measured
+from swrlib.files import replacing
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 #: As the workflow sets it for its jobs: freed memory is kept, in large pages.
@@ -211,7 +212,5 @@ def _rows(way: Way, repeat: int, answers: list[Answer]) -> list[dict[str, Any]]:
 
 def write(content: dict[str, Any], file: Path) -> None:
     """Write all tables, whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_suffix(".tmp")
-    beside.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(beside, file)
+    with replacing(file) as opened:
+        opened.write((json.dumps(content, indent=1) + "\n").encode())

@@ -165,7 +165,9 @@ def _commit() -> tuple[str | None, bool | None]:
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]
         words = os.environ | {"LC_ALL": "C"}  # git's own, whatever language it speaks here
-        ran = subprocess.run(command, capture_output=True, text=True, check=True, env=words)
+        ran = subprocess.run(
+            command, capture_output=True, text=True, check=True, env=words, timeout=60
+        )
         return ran.stdout.strip()
 
     try:
@@ -174,6 +176,9 @@ def _commit() -> tuple[str | None, bool | None]:
         # Only swrlib itself: a job's neighbours write records into the same work tree meanwhile.
         return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", "."))
     except OSError:  # no git
+        return None, None
+    except subprocess.TimeoutExpired:
+        _warn_of_no_commit("nothing for a minute")
         return None, None
     except subprocess.CalledProcessError as error:
         said = error.stderr.strip()
