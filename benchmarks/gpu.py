@@ -20,10 +20,11 @@ import torch
 import swrlib
 from benchmarks.loops import random_images
 from benchmarks.measure import write
-from swrlib import paper, records, streams
+from swrlib import records, streams
 from swrlib.datasets import Dataset
 from swrlib.engine import loop
 from swrlib.methods import make_method
+from swrlib.papers import SWR as paper
 
 #: Table 1 without VGG-16: data set and model of each column.
 COLUMNS = (("mnist", "mlp"), ("cifar10", "cnn"), ("cifar100", "cnn"), ("cifar100", "cnn-bn"))

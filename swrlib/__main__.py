@@ -11,12 +11,12 @@ from contextlib import contextmanager
 
 import torch
 
-from swrlib import paper
 from swrlib.datasets import DATASETS
 from swrlib.engine import Stopped, train
 from swrlib.engine.jobs import DTYPES
 from swrlib.methods import METHODS
 from swrlib.models import MODELS
+from swrlib.papers import SWR as paper
 from swrlib.population import OPTIMIZERS
 from swrlib.streams import STREAMS
 
@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
         help="folder of checkpoints; default: .checkpoints here or, where nothing can be written, "
         "in that of the records",
     )
-    add.add_argument("--batch-size", type=int, default=paper.BATCH_SIZE)
+    add.add_argument("--batch-size", type=int, default=paper.batch_size)
     add.add_argument(
         "--optimizer",
         default="adam",

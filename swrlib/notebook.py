@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from swrlib import paper, records, streams, verdicts
+from swrlib import records, streams, verdicts
 from swrlib.checks import check_whole, nearest
 from swrlib.claims.proportionality import scaled_runs, scaling_verdicts
 from swrlib.datasets import DATASETS, Dataset
@@ -25,6 +25,8 @@ from swrlib.loop import SoftWeightRescaling
 from swrlib.methods import Method
 from swrlib.models import MODELS
 from swrlib.overview import collapsed_runs
+from swrlib.papers import CHANGE_KINDS, Claim, Lambda
+from swrlib.papers import SWR as paper
 from swrlib.verdicts import Verdict
 
 _PLAIN = (str, int, float, bool, list, tuple, dict, type(None))
@@ -80,7 +82,7 @@ class Chapter:
                 chosen.append(f"{name}:{text}")
         return chosen
 
-    def _lambda(self, name: str, stream: str) -> tuple[str | None, paper.Lambda | None]:
+    def _lambda(self, name: str, stream: str) -> tuple[str | None, Lambda | None]:
         """Return where a λ comes from and λ; (None, None) where the name alone does."""
         if name == "adamw":
             places = [(self.dataset, self.model, stream), (self.dataset, self.model, "single-task")]
@@ -93,11 +95,11 @@ class Chapter:
                 where = f"{' '.join(map(paper.label, (measured, *place[1:])))}, paper scale"
                 return f"the best on held-out images of {where}", best
             return "its λ has not been selected on held-out images", None
-        if name not in (*paper.GRIDS, *paper.WITH_SWRS_LAMBDA):
+        if name not in (*paper.grids, "swr-reinit", "swr-except-normalization"):
             return None, None
         if paper.published_lambda(name, self.dataset, self.model, stream) is not None:
             return None, None
-        for dataset, model in paper.PAIRS:
+        for dataset, model in paper.pairs:
             if model == self.model:
                 lam = paper.published_lambda(name, dataset, model, stream)
                 return f"the paper's for {paper.label(dataset)} (none for {self.dataset})", lam
@@ -167,7 +169,7 @@ def train_briefly(
     nn.Module
         The network, in evaluation mode.
     """
-    optimizer = torch.optim.Adam(network.parameters(), paper.LEARNING_RATE)
+    optimizer = torch.optim.Adam(network.parameters(), paper.learning_rate)
     if lam:
         SoftWeightRescaling(network, lam=lam).attach(optimizer)
     for chosen in torch.randint(len(data.train_images), (steps, batch)):
@@ -268,7 +270,7 @@ def badge(verdict: str, text: str | None = None) -> str:
     return f'<span class="verdict verdict-{slug}">{html.escape(text or verdict)}</span>'
 
 
-def claim_line(claim: paper.Claim, badges: str) -> str:
+def claim_line(claim: Claim, badges: str) -> str:
     """Return a claim's line as HTML: its verdict, what it says, its place in the paper."""
     place = f'<span class="place">{html.escape(claim.place)}</span>'
     return f"<p>{badges} {html.escape(claim.sentence)} {place}</p>"
@@ -321,7 +323,7 @@ def judge(chapter: Chapter, *claims: str, quick: pd.DataFrame | None = None) -> 
     ----------
     chapter : Chapter
     *claims : str
-        Ids of `swrlib.paper.CLAIMS`.
+        Ids of the paper's claims.
     quick : DataFrame, optional
         The chapter's own records: shown below, with the same statistics and no verdict on the
         paper.
@@ -336,14 +338,14 @@ def judge(chapter: Chapter, *claims: str, quick: pd.DataFrame | None = None) -> 
     return found
 
 
-def _compared(claim: paper.Claim) -> str:
+def _compared(claim: Claim) -> str:
     """Say what a claim's comparisons are differences of."""
-    if claim.kind not in paper.CHANGE_KINDS:
+    if claim.kind not in CHANGE_KINDS:
         return "final accuracy"
     return "loss at changes" if claim.kind == "loses more" else "gain at changes"
 
 
-def _quick_comparisons(claims: Iterable[paper.Claim], quick: pd.DataFrame) -> None:
+def _quick_comparisons(claims: Iterable[Claim], quick: pd.DataFrame) -> None:
     first = quick.iloc[0]
     cell, scale = (first["dataset"], first["model"], first["stream"]), first["scale"]
     pairs = dict.fromkeys(
@@ -424,7 +426,7 @@ def finals_table(frame: pd.DataFrame) -> None:
         lines = {
             paper.label(method): _ending("last epoch", last, method)
             | _ending(f"last {epochs}", late, method)
-            for method in paper.LABELS
+            for method in paper.labels
             if method in last
         }
         table = pd.DataFrame.from_dict(lines, orient="index").to_html(border=0)

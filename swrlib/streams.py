@@ -17,9 +17,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from swrlib import paper
 from swrlib.checks import check_whole, nearest
 from swrlib.datasets import Dataset
+from swrlib.papers import SWR as paper
 from swrlib.theory.scaling import check_scaling, scale_
 
 SCALES = ("quick", "paper")
@@ -111,7 +111,7 @@ class Stream:
     """
 
     epochs: tuple[int, ...]
-    learning_rate: float = paper.LEARNING_RATE
+    learning_rate: float = paper.learning_rate
     name: ClassVar[str]
     #: Epochs of each stage at the quick scale: enough to see the shapes, minutes in all.
     quick: ClassVar[tuple[int, ...]] = ()
@@ -164,8 +164,8 @@ class Stream:
     @property
     def scale(self) -> str:
         """The scale whose epochs these are: "paper", "quick" or "custom"."""
-        for scale, epochs in (("paper", paper.EPOCHS.get(self.name)), ("quick", self.quick)):
-            if self.epochs == epochs and self.learning_rate == paper.LEARNING_RATE:
+        for scale, epochs in (("paper", paper.epochs.get(self.name)), ("quick", self.quick)):
+            if self.epochs == epochs and self.learning_rate == paper.learning_rate:
                 return scale
         return "custom"
 
@@ -217,9 +217,10 @@ class SingleTaskDecay(Stream):
     def stages(self, images: int, seed: int, labels: Tensor | None = None) -> list[Stage]:
         """Return a stage with everything."""
         (epochs,) = self.epochs
-        drops = [max(1, int(epochs * share)) for share in paper.DECAY_AT]
+        drops = [max(1, int(epochs * share)) for share in paper.details["decay"]["at"]]
         rates = tuple(
-            self.learning_rate * paper.DECAY_FACTOR ** sum(epoch >= drop for drop in drops)
+            self.learning_rate
+            * paper.details["decay"]["factor"] ** sum(epoch >= drop for drop in drops)
             for epoch in range(epochs)
         )
         return [Stage(torch.arange(images), rates)]
@@ -337,7 +338,7 @@ def make_stream(
     *,
     scale: str = "quick",
     epochs: int | None = None,
-    learning_rate: float = paper.LEARNING_RATE,
+    learning_rate: float = paper.learning_rate,
     **options: Any,
 ) -> Stream:
     """Make a stream by name.
@@ -382,6 +383,6 @@ def make_stream(
             raise ValueError(f"the stream {name!r} has no option {option!r}: {where}")
     if epochs is not None:
         check_whole("epochs", epochs)
-    default = paper.EPOCHS[name] if scale == "paper" else kind.quick
+    default = paper.epochs[name] if scale == "paper" else kind.quick
     chosen = default if epochs is None else (epochs,) * len(default)
     return kind(chosen, learning_rate, **options)

@@ -14,7 +14,8 @@ import torch
 from image_folder import make_image_folder
 from IPython.utils.capture import capture_output
 
-from swrlib import build_model, load_dataset, notebook, paper, trace_layers, train, verdicts
+from swrlib import build_model, load_dataset, notebook, trace_layers, train, verdicts
+from swrlib.papers import SWR as paper
 
 pytestmark = pytest.mark.usefixtures("shell")
 GOOD = {"dataset": "mnist-5k", "model": "mlp", "scale": "quick", "seeds": 2, "epochs": 1}

@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from swrlib import paper
+from swrlib.papers import ACCURACY_KINDS
+from swrlib.papers import SWR as paper
 
 VGG16 = ("tinyimagenet", "vgg16")
 
@@ -37,7 +38,7 @@ def test_published_lambda(method, dataset, model, stream, expected):
 
 
 def test_every_published_lambda_lies_on_its_grid():
-    for method, grid in paper.GRIDS.items():
+    for method, grid in paper.grids.items():
         cells = paper.published_settings(method)
         assert len(cells) == (15 if method == "shrink-perturb" else 25)
         for cell in cells:
@@ -53,8 +54,8 @@ def test_lambda_is_split_where_there_are_normalization_layers_and_only_there():
 
 def test_tables_are_whole():
     methods = {1: 4, 5: 5}
-    for number, table in paper.TABLES.items():
-        assert tuple(table.accuracy) == paper.PAIRS
+    for number, table in paper.tables.items():
+        assert tuple(table.accuracy) == paper.pairs
         for (_, model), column in table.accuracy.items():
             assert len(column) == methods[number]
             for accuracy in column.values():
@@ -63,13 +64,13 @@ def test_tables_are_whole():
 
 
 def test_tables_say_what_the_paper_says_of_them():
-    best = {pair: max(c, key=lambda m: c[m].mean) for pair, c in paper.TABLES[1].accuracy.items()}
-    assert [best[pair] for pair in paper.PAIRS] == ["swr", "swr", "swr", "l2", "swr"]
-    vgg = paper.TABLES[1].accuracy[VGG16]
+    best = {pair: max(c, key=lambda m: c[m].mean) for pair, c in paper.tables[1].accuracy.items()}
+    assert [best[pair] for pair in paper.pairs] == ["swr", "swr", "swr", "l2", "swr"]
+    vgg = paper.tables[1].accuracy[VGG16]
     assert vgg["swr"].mean - vgg["l2"].mean > 0.04
-    vgg = paper.TABLES[5].accuracy[VGG16]
+    vgg = paper.tables[5].accuracy[VGG16]
     assert vgg["swr-reinit"].mean - max(vgg["l2"].mean, vgg["l2-init"].mean) > 0.08
-    for pair, column in paper.TABLES[5].accuracy.items():
+    for pair, column in paper.tables[5].accuracy.items():
         assert (column["swr-reinit"].mean > column["swr"].mean) == (pair != VGG16)
         below_l2 = pair in (("cifar10", "cnn"), ("cifar100", "cnn-bn"))
         assert (column["swr-reinit"].mean < column["l2"].mean) == below_l2
@@ -85,14 +86,14 @@ def test_printed_accuracy():
 
 
 def test_claims_speak_of_known_things():
-    ids = [claim.id for claim in paper.CLAIMS]
+    ids = [claim.id for claim in paper.claims]
     assert len(set(ids)) == len(ids)
     assert all(paper.find_claim(id).id == id for id in ids)
-    for claim in paper.CLAIMS:
+    for claim in paper.claims:
         assert claim.sentence.endswith(".") and claim.place
-        assert set(claim.methods + claim.rivals) <= set(paper.LABELS)
-        assert all(len(cell) == 3 and set(cell) <= set(paper.LABELS) for cell in claim.cells)
-        if claim.kind in paper.ACCURACY_KINDS:
+        assert set(claim.methods + claim.rivals) <= set(paper.labels)
+        assert all(len(cell) == 3 and set(cell) <= set(paper.labels) for cell in claim.cells)
+        if claim.kind in ACCURACY_KINDS:
             assert claim.methods and claim.rivals and claim.cells
             assert not set(claim.methods) & set(claim.rivals)
     with pytest.raises(ValueError, match="unknown claim 'nothing'"):
@@ -100,15 +101,15 @@ def test_claims_speak_of_known_things():
 
 
 def test_claims_are_judged_where_the_figures_and_tables_that_they_cite_have_them():
-    for claim in paper.CLAIMS:
+    for claim in paper.claims:
         cited = " ".join(re.findall(r"Figs?\. [\d and]+", claim.place))
         figures = set(map(int, re.findall(r"\d", cited)))
-        drawn = {panel.cell for panel in paper.PANELS if panel.figure in figures}
-        if claim.kind in paper.ACCURACY_KINDS and figures:
+        drawn = {panel.cell for panel in paper.panels if panel.figure in figures}
+        if claim.kind in ACCURACY_KINDS and figures:
             assert set(claim.cells) <= drawn, claim.id
-            assert figures == {p.figure for p in paper.PANELS if p.cell in claim.cells}, claim.id
+            assert figures == {p.figure for p in paper.panels if p.cell in claim.cells}, claim.id
         for number in map(int, re.findall(r"Table (\d)", claim.place)):
-            assert {stream for *_, stream in claim.cells} == {paper.TABLES[number].stream}, claim.id
+            assert {stream for *_, stream in claim.cells} == {paper.tables[number].stream}, claim.id
 
 
 def test_claims_say_no_more_than_is_printed():
@@ -136,9 +137,9 @@ def test_claims_say_no_more_than_is_printed():
 
 
 def test_panels_lie_in_their_streams():
-    assert {panel.figure for panel in paper.PANELS} == set(range(1, 9))
-    for panel in paper.PANELS:
-        assert panel.cell[2] in paper.EPOCHS and set(panel.cell) <= set(paper.LABELS)
+    assert {panel.figure for panel in paper.panels} == set(range(1, 9))
+    for panel in paper.panels:
+        assert panel.cell[2] in paper.epochs and set(panel.cell) <= set(paper.labels)
         assert panel.axis is None or 0 <= panel.axis[0] < panel.axis[1] < 1
-    (panel,) = (p for p in paper.PANELS if p.cell == ("mnist", "mlp", "warm-start"))
+    (panel,) = (p for p in paper.panels if p.cell == ("mnist", "mlp", "warm-start"))
     assert (panel.figure, panel.axis) == (6, (0.970, 0.984))

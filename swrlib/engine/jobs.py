@@ -17,13 +17,14 @@ from typing import Any
 
 import torch
 
-from swrlib import paper, records
+from swrlib import records
 from swrlib.checks import check_whole, nearest
 from swrlib.datasets import DATASETS, Dataset, load_dataset
 from swrlib.engine.strengths import find_method
 from swrlib.memory import free_memory
 from swrlib.methods import Method, Vanilla
 from swrlib.models import MODELS
+from swrlib.papers import SWR as paper
 from swrlib.population import Adam, Blueprint, Optimizer, make_optimizer
 from swrlib.stacks import default_size, needed_memory
 from swrlib.streams import Stream, make_stream
@@ -106,7 +107,7 @@ class Run:
         if self.optimizer != Adam():
             for key, value in self.optimizer.configuration().items():
                 further["optimizer" if key == "name" else f"optimizer_{key}"] = value
-        if self.batch_size != paper.BATCH_SIZE:
+        if self.batch_size != paper.batch_size:
             further["batch_size"] = self.batch_size
         return {
             "run": self.hash,
@@ -144,7 +145,7 @@ def resolve(
     split: str = "all",
     results: str | os.PathLike[str] | None = None,
     dtype: torch.dtype = torch.float32,
-    batch_size: int = paper.BATCH_SIZE,
+    batch_size: int = paper.batch_size,
     optimizer: str | Optimizer = "adam",
     optimizer_state: str = "kept",
     options: Mapping[str, Any] | None = None,

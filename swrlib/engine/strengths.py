@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import shlex
 
-from swrlib import paper, records
+from swrlib import records
 from swrlib.datasets import DATASETS
 from swrlib.methods import METHODS, Method, make_method
+from swrlib.papers import SWR as paper
 
 #: Where a λ for a part of a data set is selected: on the whole.
 SELECTED_ON = {"mnist-5k": "mnist"}
+#: From which the λ of AdamW is selected, which no paper has.
+ADAMW_GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
 def find_method(
@@ -88,7 +91,7 @@ def selected_lambda(
             return float(over_seeds["mean"].idxmax())
     named = measured if measured in DATASETS else path or "FOLDER"
     kept = f" --results {shlex.quote(os.fspath(results))}" if results else ""
-    grid = " ".join(f"{method}:{lam}" for lam in paper.ADAMW_GRID)
+    grid = " ".join(f"{method}:{lam}" for lam in ADAMW_GRID)
     raise ValueError(
         f"λ of {method} for {measured} {model} {stream} has not been selected yet; make the "
         f"records: python -m swrlib train --dataset {shlex.quote(named)} --model {model} --stream "

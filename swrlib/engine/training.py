@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from swrlib import paper, records
+from swrlib import records
 from swrlib.datasets import Dataset, load_dataset
 from swrlib.engine.checkpoints import default_folder, locked
 from swrlib.engine.devices import arithmetic, find_device
@@ -26,6 +26,7 @@ from swrlib.engine.progress import Progress
 from swrlib.files import make_folder
 from swrlib.measures import Measure, checked_measures
 from swrlib.methods import Method
+from swrlib.papers import SWR as paper
 from swrlib.population import Optimizer
 from swrlib.streams import Stream, held_out
 
@@ -45,7 +46,7 @@ def train(
     device: str | torch.device | None = None,
     dtype: torch.dtype = torch.float32,
     tf32: bool = False,
-    batch_size: int = paper.BATCH_SIZE,
+    batch_size: int = paper.batch_size,
     optimizer: str | Optimizer = "adam",
     optimizer_state: str = "kept",
     options: Mapping[str, Any] | None = None,
