@@ -19,13 +19,14 @@ from swrlib.claims.proportionality import scaled_runs, scaling_verdicts
 from swrlib.datasets import DATASETS, Dataset
 from swrlib.engine import train
 from swrlib.engine.checkpoints import default_folder
-from swrlib.engine.jobs import stream_name
-from swrlib.engine.strengths import SELECTED_ON, selected_lambda
+from swrlib.engine.runs import stream_name
+from swrlib.engine.scales import SCALES
+from swrlib.engine.strengths import borrow_method
 from swrlib.loop import SoftWeightRescaling
 from swrlib.methods import Method
 from swrlib.models import MODELS
 from swrlib.overview import collapsed_runs
-from swrlib.papers import CHANGE_KINDS, Claim, Lambda
+from swrlib.papers import CHANGE_KINDS, Claim
 from swrlib.papers import SWR as paper
 from swrlib.verdicts import Verdict
 
@@ -65,45 +66,17 @@ class Chapter:
         given = parameters.get("results")
         self.results = Path(given) if given else self.root / "build" / "records"
 
-    def methods(self, names: Iterable[str], stream: str) -> list[str | Method]:
+    def methods(self, names: Iterable[str], stream: str) -> list[Method]:
         """Return methods with the paper's λ, or one borrowed from a near column, which is said."""
-        chosen: list[str | Method] = []
+        place, chosen = (self.dataset, self.model, stream), []
         for name in names:
-            source, lam = self._lambda(name, stream)
-            if source is None:
-                chosen.append(name)
-            elif lam is None:
-                print(f"{paper.label(name)} is left out: {source}")
-            else:
-                text = ",".join(
-                    f"{value:g}" for value in (lam if isinstance(lam, tuple) else [lam])
-                )
-                print(f"{paper.label(name)}: λ = {text}, {source}")
-                chosen.append(f"{name}:{text}")
+            method, said = borrow_method(name, *place, self.results)
+            if method is not None:
+                chosen.append(method)
+            if said:
+                of = paper.label(name)
+                print(f"{of}: {said}" if method is not None else f"{of} is left out: {said}")
         return chosen
-
-    def _lambda(self, name: str, stream: str) -> tuple[str | None, Lambda | None]:
-        """Return where a λ comes from and λ; (None, None) where the name alone does."""
-        if name == "adamw":
-            places = [(self.dataset, self.model, stream), (self.dataset, self.model, "single-task")]
-            for place in [*places, ("mnist", "mlp", "single-task")]:
-                try:
-                    best = selected_lambda(name, *place, self.results)
-                except ValueError:
-                    continue
-                measured = SELECTED_ON.get(place[0], place[0])
-                where = f"{' '.join(map(paper.label, (measured, *place[1:])))}, paper scale"
-                return f"the best on held-out images of {where}", best
-            return "its λ has not been selected on held-out images", None
-        if name not in (*paper.grids, "swr-reinit", "swr-except-normalization"):
-            return None, None
-        if paper.published_lambda(name, self.dataset, self.model, stream) is not None:
-            return None, None
-        for dataset, model in paper.pairs:
-            if model == self.model:
-                lam = paper.published_lambda(name, dataset, model, stream)
-                return f"the paper's for {paper.label(dataset)} (none for {self.dataset})", lam
-        return "the paper has no λ for it", None
 
     def train(self, stream: str | streams.Stream, methods: Iterable[str], **options: Any) -> Any:
         """Train what the chapter's records lack, and return them (see `swrlib.train`)."""
@@ -214,7 +187,7 @@ def begin(namespace: Mapping[str, Any], *names: str) -> Chapter:
 def _check(name: str, value: Any) -> None:
     choices: dict[str, Iterable[str]] = {
         "model": MODELS,
-        "scale": streams.SCALES,
+        "scale": SCALES,
         "access": ("full", "limited"),
         "stream": streams.STREAMS,
     }

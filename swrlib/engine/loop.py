@@ -24,9 +24,9 @@ from swrlib.datasets import Dataset
 from swrlib.engine.checkpoints import Checkpoint, save
 from swrlib.engine.devices import CapturedStep
 from swrlib.engine.feed import Feed
-from swrlib.engine.jobs import Run
 from swrlib.engine.progress import Progress
 from swrlib.engine.recorder import Recorder
+from swrlib.engine.runs import Run
 from swrlib.measures import Measure, StepMeasures
 from swrlib.methods import Method
 from swrlib.population import Batch, Blueprint, Members, Population
@@ -236,7 +236,9 @@ class Job:
 
     def step_(self, positions: Tensor, watch: StepMeasures) -> Batch:
         """One step of all runs on one batch: gradients, method, optimizer, method."""
-        batch = self.population.gradients_(*self.feed.batch(positions), features=self.features)
+        batch = self.population.gradients_(
+            *self.feed.batch(positions), features=self.features, classes=self.feed.classes
+        )
         with torch.no_grad():
             self.recorder.count(batch)
             watch.note(self.members)

@@ -16,7 +16,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from swrlib.checks import nearest
+from swrlib.checks import check_whole, nearest
 
 Lambda = float | tuple[float, float]
 Pair = tuple[str, str]
@@ -228,9 +228,10 @@ def _read(file: dict[str, Any]) -> dict[str, Any]:
     needed = [f.name for f in fields(Paper) if f.default is f.default_factory is MISSING]
     _check_keys("it", file, needed, known)
     own = {key: value for key, value in file.items() if key not in further}
+    check_whole("batch_size", file["batch_size"])
     pairs = tuple(_pair(pair) for pair in file.get("pairs", ()))
     return own | {
-        "epochs": {stream: tuple(epochs) for stream, epochs in file["epochs"].items()},
+        "epochs": {stream: _epochs(stream, given) for stream, given in file["epochs"].items()},
         "grids": {method: tuple(grid) for method, grid in file.get("grids", {}).items()},
         "pairs": pairs,
         "lambdas": _lambdas(file.get("lambda", {}), file.get("same_lambda", {})),
@@ -260,6 +261,21 @@ def _pair(text: str) -> Pair:
     return words[0], words[1]
 
 
+def _epochs(stream: str, given: Any) -> tuple[int, ...]:
+    if not isinstance(given, list):
+        raise ValueError(f"the epochs of {stream!r} must be a list, one for each stage")
+    for epochs in given:
+        check_whole(f"epochs of {stream!r}", epochs)
+    return tuple(given)
+
+
+def _lambda(given: Any) -> Lambda:
+    numbers = given if isinstance(given, list) else [given]
+    if not all(isinstance(number, int | float) for number in numbers) or len(numbers) > 2:
+        raise ValueError(f"λ is {given!r}: it must be a number, or two for features and classifier")
+    return (numbers[0], numbers[1]) if len(numbers) == 2 else numbers[0]
+
+
 def _lambdas(printed: Mapping[str, Any], same: Mapping[str, Any]) -> Lambdas:
     """Return the chosen λ's, and those of whatever takes the λ of something else."""
     _check_keys("[same_lambda]", same, (), ("datasets", "streams", "methods"))
@@ -267,10 +283,10 @@ def _lambdas(printed: Mapping[str, Any], same: Mapping[str, Any]) -> Lambdas:
     for stream, columns in printed.items():
         rows = found.setdefault(stream, {})
         for pair, chosen in columns.items():
-            rows[_pair(pair)] = {
-                method: (lam[0], lam[1]) if isinstance(lam, list) else lam
-                for method, lam in chosen.items()
-            }
+            rows[_pair(pair)] = {method: _lambda(lam) for method, lam in chosen.items()}
+    for stream in (*same.get("methods", {}), *same.get("streams", {}).values()):
+        if stream not in found:
+            raise ValueError(f"there is no λ for the stream {stream!r} that others could take")
     for stream, methods in same.get("methods", {}).items():
         for chosen in found[stream].values():
             chosen |= {other: chosen[own] for other, own in methods.items() if own in chosen}
@@ -286,7 +302,12 @@ def _table(
     keys = ("stream", "place", "accuracy")
     _check_keys(f"table {number}", table, keys, keys)
     columns: dict[Pair, dict[str, Accuracy]] = {pair: {} for pair in pairs}
+    for _, model in pairs:
+        if model not in seeds:
+            raise ValueError(f"table {number} needs the number of seeds, which lacks {model!r}")
     for method, row in table["accuracy"].items():
+        if len(row) != len(pairs):
+            raise ValueError(f"table {number}: {method} has {len(row)} of {len(pairs)} columns")
         for (pair, column), (mean, std) in zip(columns.items(), row, strict=True):
             column[method] = Accuracy(mean, std, seeds[pair[1]])
     return Table(number, table["stream"], table["place"], columns)
@@ -294,7 +315,8 @@ def _table(
 
 def _panel(panel: Mapping[str, Any]) -> Panel:
     _check_keys("a panel", panel, ("figure", "cell", "measure"), [f.name for f in fields(Panel)])
-    dataset, model, stream = panel["cell"].split()
+    *pair, stream = panel["cell"].split()
+    dataset, model = _pair(" ".join(pair))
     axis = tuple(panel["axis"]) if "axis" in panel else None
     return Panel(panel["figure"], (dataset, model, stream), panel["measure"], axis)
 
@@ -314,10 +336,17 @@ def _claim(claim: Mapping[str, Any], pairs: tuple[Pair, ...]) -> Claim:
 # ---------------------------------------------------------------------------------------------
 # Papers by name
 
+FOLDER = Path(__file__).parent
+
 
 @functools.cache
-def _known(name: str) -> Paper:
-    return Paper.read(Path(__file__).with_name(f"{name}.toml"))
+def _read_once(path: Path) -> Paper:
+    return Paper.read(path)
+
+
+def known_papers() -> list[str]:
+    """Return the names of the papers in this folder."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
 def find_paper(given: str | os.PathLike[str] | Paper) -> Paper:
@@ -330,9 +359,8 @@ def find_paper(given: str | os.PathLike[str] | Paper) -> Paper:
     """
     if isinstance(given, Paper):
         return given
-    names = sorted(path.stem for path in Path(__file__).parent.glob("*.toml"))
-    if given in names:
-        return _known(str(given))
+    if given in (names := known_papers()):
+        return _read_once(FOLDER / f"{given}.toml")
     if Path(given).suffix == ".toml":
         return Paper.read(given)
     raise ValueError(f"unknown paper {os.fspath(given)!r}: {nearest(os.fspath(given), names)}")
