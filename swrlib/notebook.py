@@ -70,7 +70,7 @@ class Chapter:
         """Return methods with the paper's λ, or one borrowed from a near column, which is said."""
         place, chosen = (self.dataset, self.model, stream), []
         for name in names:
-            method, said = borrow_method(name, *place, self.results)
+            method, said = borrow_method(name, *place, self.results, paper=paper)
             if method is not None:
                 chosen.append(method)
             if said:

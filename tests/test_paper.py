@@ -312,14 +312,15 @@ def test_a_lambda_is_borrowed_without_losing_a_digit(second):
     assert said == "λ = 0.00123457, the paper's for mnist (none for cifar10)"
     method, said = borrow_method("swr", "cifar10", "mlp", "full-access", None, paper=other)
     assert method == SWR(lam_features=0.25, lam_classifier=0.00123456789)
-    for name, expected in (("vanilla", Vanilla()), ("swr:0.00123456789", SWR(lam=0.00123456789))):
-        assert borrow_method(name, "mnist", "mlp", "single-task", None) == (expected, "")
-    nothing = borrow_method("shrink-perturb", "mnist", "mlp", "single-task", None)
+    for name, own in (("vanilla", Vanilla()), ("swr:0.00123456789", SWR(lam=0.00123456789))):
+        found = borrow_method(name, "mnist", "mlp", "single-task", None, paper=paper)
+        assert found == (own, "")
+    nothing = borrow_method("shrink-perturb", "mnist", "mlp", "single-task", None, paper=paper)
     assert nothing == (None, "the paper has no λ for it")
-    method, said = borrow_method("adamw", "cifar10", "mlp", "single-task", None)
+    method, said = borrow_method("adamw", "cifar10", "mlp", "single-task", None, paper=paper)
     assert isinstance(method, AdamW) and "held-out images of MNIST MLP single task" in said
     with pytest.raises(ValueError, match="'vanilla'"):
-        borrow_method("vanila", "mnist", "mlp", "single-task", None)
+        borrow_method("vanila", "mnist", "mlp", "single-task", None, paper=paper)
 
 
 @pytest.mark.parametrize(

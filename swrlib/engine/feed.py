@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from swrlib.datasets import Dataset
-from swrlib.streams import Stage
+from swrlib.streams import Stage, generator
 
 #: The label of a test image that is left out; torch counts no loss for it.
 LEFT_OUT = -100
@@ -62,10 +62,12 @@ class Feed:
             raise ValueError("a stage trains on images of classes that are not among its classes")
         return there
 
-    def order(self, permutations: Sequence[Tensor]) -> Tensor:
-        """Return the positions of an epoch's images on the device, [seeds, images]."""
-        chosen = self.indices.gather(1, torch.stack(list(permutations)))
-        return chosen.to(self.labels.device)
+    def order(self, seeds: Sequence[int], stage: int, epoch: int) -> Tensor:
+        """Return the positions of an epoch's images in their order, [seeds, images]."""
+        draws = [generator(seed, "order", stage, epoch) for seed in seeds]
+        images = self.indices.shape[1]
+        orders = torch.stack([torch.randperm(images, generator=draw) for draw in draws])
+        return self.indices.gather(1, orders).to(self.labels.device)
 
     def batch(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Return images and labels of training images, as in `swrlib.population.Batch`."""

@@ -57,7 +57,7 @@ def missing(runs: Sequence[Run], results: Path, measure: tuple[str, ...] = ()) -
 def plan(
     runs: Sequence[Run], data: Dataset, device: torch.device, asked: int | None
 ) -> list[list[Run]]:
-    """Cut runs into jobs of as many runs as were asked for, or as are fastest, and fit.
+    """Cut a stream's runs into jobs of as many as were asked for, or as are fastest, and fit.
 
     Raises
     ------
@@ -70,9 +70,10 @@ def plan(
         check_whole("stack", asked)
     first = runs[0]
     model = Blueprint(first.model, dict(first.options), data).draw(first.seed, "weights")
-    jobs = cut_into_jobs(runs, asked or default_size(model, device), data, device)
+    images = largest_batch(first, data)
+    side_by_side = device.type == "cuda" or images <= SMALL_BATCH
+    jobs = cut_into_jobs(runs, asked or default_size(model, device), side_by_side)
     most = max(map(len, jobs))
-    images = max(largest_batch(run, data) for run in _one_a_stream(runs))
     batch = (min(images, len(data.train_images)), *data.shape)
     needed = needed_memory(model, batch, getattr(torch, first.dtype))
     free = free_memory(device)
@@ -84,7 +85,7 @@ def plan(
         )
     if fits >= most:
         return jobs
-    jobs = cut_into_jobs(runs, fits, data, device)
+    jobs = cut_into_jobs(runs, fits, side_by_side)
     warnings.warn(
         f"{most} runs at once need about {most * needed / 2**20:.0f} MiB, but "
         f"{free / 2**20:.0f} MiB of memory are free: {max(map(len, jobs))} train at once",
@@ -93,22 +94,17 @@ def plan(
     return jobs
 
 
-def cut_into_jobs(
-    runs: Sequence[Run], most: int, data: Dataset, device: torch.device
-) -> list[list[Run]]:
+def cut_into_jobs(runs: Sequence[Run], most: int, side_by_side: bool) -> list[list[Run]]:
     """Cut runs into jobs, even in number and ``most`` runs at most.
 
     A job has one stream, and the same methods for each of its seeds. Several seeds lie side by side
     where that pays: on a GPU, and with small batches on a processor, where the runs of one seed
     leave a step to the cost of its calls.
     """
-    pays = device.type == "cuda" or all(
-        largest_batch(run, data) <= SMALL_BATCH for run in _one_a_stream(runs)
-    )
     alike: dict[tuple[object, ...], list[list[Run]]] = {}
     for (stream, seed), members in itertools.groupby(runs, lambda run: (run.stream, run.seed)):
         group = list(members)
-        together = pays and len(group) <= most
+        together = side_by_side and len(group) <= most
         key = (stream, *(run.method for run in group), None if together else seed)
         alike.setdefault(key, []).append(group)
     jobs = []
@@ -122,15 +118,13 @@ def cut_into_jobs(
 
 
 def largest_batch(run: Run, data: Dataset) -> int:
-    """Return the largest batch size of a run's stages, which may have their own."""
+    """Return the largest batch size of a run's stages, which may have their own.
+
+    It is the same for all seeds of a stream, whose stages have the same sizes.
+    """
     labels = data.train_labels.cpu()
     stages = run.stream.stages(len(labels), run.seed, labels)
     return max(stage.batch_size or run.batch_size for stage in stages)
-
-
-def _one_a_stream(runs: Sequence[Run]) -> list[Run]:
-    """Return a run of each stream: its seeds have stages of the same sizes."""
-    return list({run.stream: run for run in runs}.values())
 
 
 def _even(items: list[Any], most: int) -> list[list[Any]]:

@@ -30,7 +30,7 @@ from swrlib.engine.runs import Run
 from swrlib.measures import Measure, StepMeasures
 from swrlib.methods import Method
 from swrlib.population import Batch, Blueprint, Members, Population
-from swrlib.streams import Stage, generator
+from swrlib.streams import Stage
 
 #: Seconds between checkpoints of a job, at the least.
 CHECKPOINT_EVERY = 30.0
@@ -183,7 +183,7 @@ class Job:
                 self._begin(number)
             elif rate < stage.learning_rates[epoch - 2]:
                 self._decay()
-            watch = self.epoch_(self._order(number, epoch), rate)
+            watch = self.epoch_(self.feed.order(self.seeds, number, epoch), rate)
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
             images = self.feed.indices.shape[1]
@@ -207,12 +207,6 @@ class Job:
     def _decay(self) -> None:
         for method, members in self.groups:
             method.decay_(members)
-
-    def _order(self, number: int, epoch: int) -> Tensor:
-        """Return the positions of an epoch's images in their order, [seeds, images]."""
-        images = self.feed.indices.shape[1]
-        draws = [generator(seed, "order", number, epoch) for seed in self.seeds]
-        return self.feed.order([torch.randperm(images, generator=draw) for draw in draws])
 
     def epoch_(self, order: Tensor, rate: float) -> StepMeasures:
         """One pass over the images in this order; nothing in it waits for the device."""

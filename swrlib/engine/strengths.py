@@ -11,7 +11,7 @@ import pandas as pd
 from swrlib import records
 from swrlib.datasets import DATASETS
 from swrlib.methods import METHODS, Method, make_method
-from swrlib.papers import SWR, Paper
+from swrlib.papers import Paper
 
 #: Methods whose λ no paper prints, with the grid from which it is selected.
 SELECTION_GRIDS = {"adamw": (1e-4, 1e-3, 1e-2, 1e-1, 1.0)}
@@ -28,7 +28,7 @@ def find_method(
     stream: str,
     results: str | os.PathLike[str] | None,
     *,
-    paper: Paper = SWR,
+    paper: Paper,
     path: str | None = None,
 ) -> Method:
     """Return a method by its name, with its λ; what stands behind a colon is λ, or λ_f,λ_c.
@@ -70,7 +70,7 @@ def borrow_method(
     stream: str,
     results: str | os.PathLike[str] | None,
     *,
-    paper: Paper = SWR,
+    paper: Paper,
 ) -> tuple[Method | None, str]:
     """Return a method with its λ or, where there is none, one from nearby, and what to say of it.
 
@@ -85,7 +85,7 @@ def borrow_method(
         Which λ was taken from where, or why none; empty where the method has none, or its own.
     """
     if not _takes_lambda(name):
-        return find_method(name, dataset, model, stream, results), ""
+        return find_method(name, dataset, model, stream, results, paper=paper), ""
     if name in SELECTION_GRIDS:
         here = [(dataset, model, stream), (dataset, model, "single-task")]
         for place in (*here, ("mnist", "mlp", "single-task")):

@@ -129,7 +129,7 @@ def _train_job(runs: Sequence[Run], setting: Setting, bar: Progress) -> None:
     with _locked(runs, setting):
         # Another process may have trained some of them meanwhile, and seeds differ in the others.
         lacking = missing(runs, setting.results, setting.measured)
-        for alike in cut_into_jobs(lacking, len(runs), setting.data, setting.device):
+        for alike in cut_into_jobs(lacking, len(runs), side_by_side=True):
             about = records.provenance()  # of the code as it is now, not when the job has ended
             _train_parents(alike, setting, bar, about)
             job = Job(alike, setting)
