@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import pandas as pd
 import pytest
@@ -22,7 +24,7 @@ from swrlib.datasets import DATASETS
 from swrlib.engine.scales import SCALES
 from swrlib.methods import METHODS
 from swrlib.models import MODELS
-from swrlib.streams import STREAMS
+from swrlib.streams import STREAMS, SingleTask
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +89,26 @@ def test_the_summary_tells_pairs_of_lambda_apart(arguments, capsys):
     assert main(arguments(methods="swr:1e-4,1e-1 swr:1,1e-2")) == 0
     out, _ = capsys.readouterr()
     assert [line.split()[-1] for line in out.splitlines()[2:]] == ["1", "1"]  # runs of each
+
+
+@dataclass(frozen=True)
+class Untested(SingleTask):
+    """A stream that is evaluated on what it trains on alone."""
+
+    name: ClassVar[str] = "untested"
+
+    def stages(self, images, seed, labels=None):
+        stages = super().stages(images, seed, labels)
+        return [replace(stage, evaluated=("task",)) for stage in stages]
+
+
+def test_the_summary_is_of_what_was_evaluated(arguments, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(STREAMS, "untested", Untested)
+    assert main(arguments(stream="untested", seeds="0 1")) == 0
+    frame = swrlib.load_records(tmp_path / "results", epoch=1)
+    assert frame["test_accuracy"].isna().all()
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("vanilla"))
+    assert float(line.split()[-3]) == pytest.approx(frame["task_accuracy"].mean(), abs=1e-6)
 
 
 def test_the_same_command_trains_nothing_twice(arguments, tmp_path, capsys, monkeypatch):
