@@ -24,10 +24,7 @@ from swrlib.streams import STREAMS
 
 #: Options of ``train``. Where one without a default is not asked for, that of `swrlib.train` holds.
 OPTIONS: dict[str, dict[str, Any]] = {
-    "dataset": {
-        "required": True,
-        "help": f"one of {', '.join(DATASETS)}, or a folder of images",
-    },
+    "dataset": {"required": True, "help": f"one of {', '.join(DATASETS)}, or a folder of images"},
     "model": {"required": True, "help": f"one of {', '.join(MODELS)}"},
     "stream": {
         "required": True,

@@ -270,9 +270,7 @@ class Request:
         if isinstance(self.stream, str):
             return make_stream(self.stream, scale=self.scale, epochs=self.epochs, paper=paper)
         if self.epochs is not None:
-            raise ValueError(
-                "this stream has its epochs already: give epochs to make_stream instead"
-            )
+            raise ValueError("this stream has its epochs: give epochs to make_stream instead")
         return self.stream
 
     def _dataset_name(self) -> str:
@@ -283,14 +281,10 @@ class Request:
         return load_dataset(self.dataset, root=root).fingerprint
 
     def _methods(self, dataset: str, stream: Stream, paper: Paper) -> list[Method]:
-        given = self.methods
+        given = [self.methods] if isinstance(self.methods, str | Method) else self.methods
         path = os.fspath(self.dataset) if isinstance(self.dataset, str | os.PathLike) else None
-        return [
-            find_method(
-                method, dataset, self.model, stream.name, self.results, paper=paper, path=path
-            )
-            for method in ([given] if isinstance(given, str | Method) else given)
-        ]
+        place = (dataset, self.model, stream.name, self.results)
+        return [find_method(method, *place, paper=paper, path=path) for method in given]
 
 
 def resolve(**asked: Any) -> list[Run]:
