@@ -302,7 +302,7 @@ def counting(records: pd.DataFrame, scale: str) -> pd.DataFrame:
 
 
 def _as_in_the_paper(row: Any) -> bool:
-    if row.epoch != sum(paper.epochs[row.stream]) and not row.diverged:
+    if row.epoch != sum(paper.epochs.get(row.stream, ())) and not row.diverged:
         return False
     published = paper.published_lambda(row.method, row.dataset, row.model, row.stream)
     both = (row.lam_features, row.lam_classifier) if np.isnan(row.lam) else (row.lam, row.lam)

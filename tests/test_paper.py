@@ -3,6 +3,7 @@
 import ast
 import re
 
+import pandas as pd
 import pytest
 from image_folder import make_image_folder
 
@@ -13,6 +14,7 @@ from swrlib.engine.jobs import missing_jobs, resolve
 from swrlib.engine.strengths import borrow_method, find_method
 from swrlib.papers import ACCURACY_KINDS, Paper, find_paper
 from swrlib.papers import SWR as paper
+from swrlib.verdicts import judge_claim
 
 VGG16 = ("tinyimagenet", "vgg16")
 
@@ -294,6 +296,18 @@ def test_a_second_paper_trains(way, second, tmp_path, monkeypatch):
     assert set(rows["scale"]) == {"paper"} and rows["epoch"].max() == 3
     assert set(rows["lr"].dropna()) == {2e-2} and set(rows["batch_size"]) == {7}
     assert set(rows["optimizer"]) == {"sgd"} and set(rows["optimizer_momentum"]) == {0.9}
+
+
+def test_records_of_another_papers_streams_are_passed_over(root):
+    """A folder may hold both papers' runs: each claim is judged on its own."""
+    try:
+        frame = swrlib.load_records(root / "results", dataset="mnist", stream="single-task")
+    except FileNotFoundError:
+        pytest.skip("results/ holds no records yet")
+    other = frame.assign(stream="permuted-pixels", run=frame["run"].str[::-1])
+    claim = paper.find_claim("generalization-best")
+    alone, both = (judge_claim(claim, rows) for rows in (frame, pd.concat([frame, other])))
+    assert (alone.label, alone.detail) == (both.label, both.detail)
 
 
 def test_what_a_paper_lacks_is_said(second):
