@@ -20,10 +20,11 @@ import torch
 import swrlib
 from benchmarks.loops import random_images
 from benchmarks.measure import write
-from swrlib import paper, records, streams
+from swrlib import make_stream, records
 from swrlib.datasets import Dataset
 from swrlib.engine import loop
 from swrlib.methods import make_method
+from swrlib.papers import SWR as paper
 
 #: Table 1 without VGG-16: data set and model of each column.
 COLUMNS = (("mnist", "mlp"), ("cifar10", "cnn"), ("cifar100", "cnn"), ("cifar100", "cnn-bn"))
@@ -85,7 +86,7 @@ def equality(device: torch.device, quick: bool) -> dict[str, Any]:
             frame = swrlib.train(
                 dataset=data,
                 model=model,
-                stream=streams.make_stream("warm-start", epochs=2 if quick else 4),
+                stream=make_stream("warm-start", epochs=2 if quick else 4),
                 methods=["vanilla", "l2:1e-2", "l2-init:1e-2", "swr:1e-2", "head-reset"],
                 device=place,
                 dtype=torch.float64,
@@ -114,7 +115,7 @@ def table_1(device: torch.device, quick: bool) -> dict[str, Any]:
             return swrlib.train(
                 dataset=data,
                 model=model,
-                stream=streams.make_stream("single-task", epochs=2 if quick else 200),
+                stream=make_stream("single-task", epochs=2 if quick else 200),
                 methods=methods,
                 seeds=range(2 if quick else 5),
                 device=device,
@@ -162,7 +163,7 @@ def vgg16(device: torch.device, quick: bool) -> dict[str, Any]:
             frame = swrlib.train(
                 dataset=data,
                 model="vgg16",
-                stream=streams.make_stream("single-task", epochs=1 + epochs),
+                stream=make_stream("single-task", epochs=1 + epochs),
                 methods=method,
                 dtype=dtype,
                 batch_size=batch,
@@ -192,7 +193,7 @@ def milliseconds(
     frame = swrlib.train(
         dataset=data,
         model=model,
-        stream=streams.make_stream("single-task", epochs=3),
+        stream=make_stream("single-task", epochs=3),
         methods=[swrlib.SWR(lam=1e-4 * (1 + i / 1000)) for i in range(size)],
         device=device,
         stack=size,

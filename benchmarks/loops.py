@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import swrlib
-from swrlib import streams
+from swrlib import make_stream
 from swrlib.datasets import Dataset
 
 #: Images of a random data set: their shape, how many classes, and the size of a batch.
@@ -304,7 +304,7 @@ class Engine:
         frame = swrlib.train(
             dataset=self.data,
             model=self.model,
-            stream=streams.make_stream("single-task", epochs=1 + self.epochs),
+            stream=make_stream("single-task", epochs=1 + self.epochs),
             methods=list(self._methods()),
             dtype=self.dtype,
             batch_size=SHAPES[self.model][2],

@@ -21,9 +21,10 @@ import inputs
 import nbformat
 import yaml
 
-from swrlib import load_records, paper, verdicts
+from swrlib import load_records, verdicts
 from swrlib.notebook import badge, claim_line
 from swrlib.overview import Overview
+from swrlib.papers import SWR as paper
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 LABEL = re.compile(r"^(?:\(|:(?:name|label): *)([\w-]+)(?:\)=)?$", re.M)
@@ -158,7 +159,7 @@ def shown_verdicts(notebook: nbformat.NotebookNode) -> dict[str, list[dict[str, 
 
 def claims_page(notebooks: dict[str, nbformat.NotebookNode]) -> str:
     """Write the verdicts of all chapters as Markdown: how many of each, then chapter by chapter."""
-    words: dict[str, set[str]] = {claim.id: set() for claim in paper.CLAIMS}
+    words: dict[str, set[str]] = {claim.id: set() for claim in paper.claims}
     parts = []
     for name, notebook in notebooks.items():
         shown = shown_verdicts(notebook)
@@ -166,7 +167,7 @@ def claims_page(notebooks: dict[str, nbformat.NotebookNode]) -> str:
             continue
         title = find_heading(notebook).source.splitlines()[0].removeprefix("# ")
         lines = []
-        for claim in (claim for claim in paper.CLAIMS if claim.id in shown):
+        for claim in (claim for claim in paper.claims if claim.id in shown):
             words[claim.id] |= {verdict["verdict"] for verdict in shown[claim.id]}
             badges = dict.fromkeys(badge(v["verdict"], v["label"]) for v in shown[claim.id])
             line = claim_line(claim, " ".join(badges))
@@ -190,7 +191,7 @@ def trained_table() -> str:
     ]
     setting = ["stream", "dataset", "model", "split", "epochs"]
     for (stream, dataset, model, split, epochs), rows in records.groupby(setting):
-        methods = ", ".join(paper.label(m) for m in paper.LABELS if m in set(rows["method"]))
+        methods = ", ".join(paper.label(m) for m in paper.labels if m in set(rows["method"]))
         lams = rows["lam"].nunique() if split == "selection" else 1
         methods += f", {lams} λ" if lams > 1 else ""
         where = f"{paper.label(dataset)}, {paper.label(model)}"

@@ -1,7 +1,7 @@
 """Soft Weight Rescaling, reproduced: the method, its theory as checks, and the engine."""
 
 from swrlib.datasets import Dataset, load_dataset
-from swrlib.engine import train
+from swrlib.engine import make_stream, train
 from swrlib.layers import Layer, trace_layers
 from swrlib.loop import SoftWeightRescaling
 from swrlib.methods import (
@@ -20,7 +20,6 @@ from swrlib.methods import (
 from swrlib.models import build_model
 from swrlib.records import load_measures, load_records
 from swrlib.rescaling import rescale_
-from swrlib.streams import make_stream
 
 __all__ = [
     "L2",

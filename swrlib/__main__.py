@@ -8,80 +8,88 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
-from swrlib import paper
 from swrlib.datasets import DATASETS
 from swrlib.engine import Stopped, train
-from swrlib.engine.jobs import DTYPES
+from swrlib.engine.runs import DTYPES
+from swrlib.engine.scales import SCALES
 from swrlib.methods import METHODS
 from swrlib.models import MODELS
+from swrlib.papers import known_papers
 from swrlib.population import OPTIMIZERS
 from swrlib.streams import STREAMS
+
+#: Options of ``train``. Where one without a default is not asked for, that of `swrlib.train` holds.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "dataset": {"required": True, "help": f"one of {', '.join(DATASETS)}, or a folder of images"},
+    "model": {"required": True, "help": f"one of {', '.join(MODELS)}"},
+    "stream": {
+        "required": True,
+        "help": f"one of {', '.join(STREAMS)}; with options as {STREAMS['scaled'].written}",
+    },
+    "methods": {
+        "nargs": "+",
+        "default": ["vanilla", "swr"],
+        "help": f"of {', '.join(METHODS)}; with λ as swr:1e-3 or swr:1e-4,1e-1 (λ_f, λ_c), without "
+        "it the paper's",
+    },
+    "seeds": {"nargs": "+", "type": int, "default": [0], "help": "a run each"},
+    "scale": {"default": "quick", "help": f"{' or '.join(SCALES)}: how many epochs"},
+    "epochs": {"type": int, "help": "of each stage, instead of the scale's"},
+    "paper": {
+        "default": "swr",
+        "help": "whose λ's, epochs, rate, batch size and optimizer hold where nothing else is "
+        f"said: {' or '.join(known_papers())}, or a paper's TOML file",
+    },
+    "split": {"default": "all", "help": "all, or selection: a tenth held out"},
+    "measure": {"nargs": "*", "default": [], "help": "what else to measure"},
+    "results": {"default": "results", "help": "folder of records, read and written"},
+    "checkpoints": {
+        "help": "folder of checkpoints; default: .checkpoints here or, where nothing can be "
+        "written, in that of the records"
+    },
+    "batch-size": {"type": int, "help": "default: the paper's"},
+    "optimizer": {
+        "help": f"{' or '.join(OPTIMIZERS)}; momentum and weight decay as sgd:0.9,1e-4; default: "
+        "the paper's"
+    },
+    "optimizer-state": {"default": "kept", "help": "kept or new, at a change of data"},
+    "device": {"help": "cpu or cuda; default: what there is"},
+    "dtype": {
+        "default": "float32",
+        "choices": DTYPES,
+        "help": "bfloat16: products in it, all else in float32",
+    },
+    "tf32": {"action": "store_true", "help": "TensorFloat-32 on a CUDA device"},
+    "stack": {"type": int, "help": "most runs at once; default: what is fastest"},
+    "no-graphs": {
+        "dest": "graphs",
+        "action": "store_false",
+        "help": "capture no step on a CUDA device",
+    },
+    "minutes": {
+        "type": float,
+        "help": "stop at the next checkpoint after so many; SIGTERM asks for it, too",
+    },
+    "threads": {"type": int, "default": 1, "help": "threads of this job"},
+}
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     whole = argparse.ArgumentParser(prog="python -m swrlib", description=__doc__)
     commands = whole.add_subparsers(dest="command", required=True)
-    add = commands.add_parser(
+    train = commands.add_parser(
         "train",
         help="train what a folder of records lacks",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        argument_default=argparse.SUPPRESS,
     )
-    add.add_argument(
-        "--dataset", required=True, help=f"one of {', '.join(DATASETS)}, or a folder of images"
-    )
-    add.add_argument("--model", required=True, help=f"one of {', '.join(MODELS)}")
-    add.add_argument(
-        "--stream",
-        required=True,
-        help=f"one of {', '.join(STREAMS)}; the last as scaled:0.5,norm,untouched",
-    )
-    add.add_argument(
-        "--methods",
-        nargs="+",
-        default=["vanilla", "swr"],
-        help=f"of {', '.join(METHODS)}; with λ as swr:1e-3 or swr:1e-4,1e-1 (λ_f, λ_c), without it "
-        "the paper's",
-    )
-    add.add_argument("--seeds", nargs="+", type=int, default=[0])
-    add.add_argument("--scale", default="quick", help="quick or paper: how many epochs")
-    add.add_argument("--epochs", type=int, help="of each stage, instead of the scale's")
-    add.add_argument("--split", default="all", help="all, or selection: a tenth held out")
-    add.add_argument("--measure", nargs="*", default=[], help="what else to measure")
-    add.add_argument("--results", default="results", help="folder of records, read and written")
-    add.add_argument(
-        "--checkpoints",
-        help="folder of checkpoints; default: .checkpoints here or, where nothing can be written, "
-        "in that of the records",
-    )
-    add.add_argument("--batch-size", type=int, default=paper.BATCH_SIZE)
-    add.add_argument(
-        "--optimizer",
-        default="adam",
-        help=f"{' or '.join(OPTIMIZERS)}; momentum and weight decay as sgd:0.9,1e-4",
-    )
-    add.add_argument("--optimizer-state", default="kept", help="kept or new, at a change of data")
-    add.add_argument("--device", help="cpu or cuda; default: what there is")
-    add.add_argument(
-        "--dtype",
-        default="float32",
-        choices=[str(dtype).removeprefix("torch.") for dtype in DTYPES],
-        help="bfloat16: products in it, all else in float32",
-    )
-    add.add_argument("--tf32", action="store_true", help="TensorFloat-32 on a CUDA device")
-    add.add_argument("--stack", type=int, help="most runs at once; default: what is fastest")
-    add.add_argument(
-        "--no-graphs", dest="graphs", action="store_false", help="capture no step on a CUDA device"
-    )
-    add.add_argument(
-        "--minutes",
-        type=float,
-        help="stop at the next checkpoint after so many; SIGTERM asks for it, too",
-    )
-    add.add_argument("--threads", type=int, default=1, help="threads of this job")
+    for name, settings in OPTIONS.items():
+        train.add_argument(f"--{name}", **settings)
     return whole
 
 
@@ -104,14 +112,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = vars(parser().parse_args(arguments))
     given.pop("command")
-    threads, minutes = given.pop("threads"), given.pop("minutes")
+    threads, minutes = given.pop("threads"), given.pop("minutes", None)
     try:
         if threads < 1:
             raise ValueError(f"threads is {threads}: a job needs at least 1")
         if minutes is not None and not minutes > 0:
             raise ValueError(f"minutes is {minutes}: it must be more than 0")
         torch.set_num_threads(threads)
-        given["dtype"] = getattr(torch, given["dtype"])
         with _stop(minutes) as stop:
             frame = train(**given, stop=stop)
     except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
@@ -122,7 +129,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 3
     final = frame.sort_values("epoch").groupby("run").last()
     settings = ["method", "lam", "lam_features", "lam_classifier"]
-    summary = final.groupby(settings, dropna=False)["test_accuracy"]
+    outcome = "test_accuracy"
+    if final[outcome].isna().all() and "task_accuracy" in final:  # of a stream with no test
+        outcome = "task_accuracy"
+    summary = final.groupby(settings, dropna=False)[outcome]
     print(summary.agg(["mean", "std", "count"]).to_string())
     return 0
 

@@ -15,7 +15,8 @@ from typing import Any
 
 import pandas as pd
 
-from swrlib import paper, records
+from swrlib import records
+from swrlib.papers import SWR as paper
 
 COLUMNS = ("table", "name", "model", "processes", "threads", "runs", "repeat", "milliseconds")
 

@@ -22,7 +22,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from swrlib import paper
+from swrlib.papers import SWR as paper
 from swrlib.verdicts import (
     coefficient,
     final_accuracy,
@@ -406,7 +406,7 @@ def finals_beside_paper(records: pd.DataFrame, number: int) -> tuple[Figure, str
         The picture, a panel for each data set and model, and what it says.
     """
     figure, panels = _panels(records, height=3.4)
-    printed = paper.TABLES[number].accuracy
+    printed = paper.tables[number].accuracy
     sentences = []
     for ax, rows in panels:
         dataset, model, scale = rows.iloc[0][[*_CELL, "scale"]]
@@ -487,7 +487,7 @@ def scaling(rows: pd.DataFrame) -> tuple[Figure, str]:
     figure, axes = plt.subplots(2, 2, figsize=(7.2, 5.6), sharey="row", sharex=True)
     sides = {"untouched": "biases untouched", "proportional": "proportional"}
     first = rows.iloc[0]
-    printed = {p.measure: p.axis for p in paper.PANELS if p.cell == (*first[_CELL], "scaled")}
+    printed = {p.measure: p.axis for p in paper.panels if p.cell == (*first[_CELL], "scaled")}
     sentences = []
     for (measure, lines), line in zip(_SCALED.items(), axes, strict=True):
         for (biases, title), ax in zip(sides.items(), line, strict=True):

@@ -13,18 +13,21 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from swrlib import paper, records, streams, verdicts
+from swrlib import records, streams, verdicts
 from swrlib.checks import check_whole, nearest
 from swrlib.claims.proportionality import scaled_runs, scaling_verdicts
 from swrlib.datasets import DATASETS, Dataset
 from swrlib.engine import train
 from swrlib.engine.checkpoints import default_folder
-from swrlib.engine.jobs import stream_name
-from swrlib.engine.strengths import SELECTED_ON, selected_lambda
+from swrlib.engine.runs import stream_name
+from swrlib.engine.scales import SCALES
+from swrlib.engine.strengths import borrow_method
 from swrlib.loop import SoftWeightRescaling
 from swrlib.methods import Method
 from swrlib.models import MODELS
 from swrlib.overview import collapsed_runs
+from swrlib.papers import CHANGE_KINDS, Claim
+from swrlib.papers import SWR as paper
 from swrlib.verdicts import Verdict
 
 _PLAIN = (str, int, float, bool, list, tuple, dict, type(None))
@@ -63,45 +66,17 @@ class Chapter:
         given = parameters.get("results")
         self.results = Path(given) if given else self.root / "build" / "records"
 
-    def methods(self, names: Iterable[str], stream: str) -> list[str | Method]:
+    def methods(self, names: Iterable[str], stream: str) -> list[Method]:
         """Return methods with the paper's λ, or one borrowed from a near column, which is said."""
-        chosen: list[str | Method] = []
+        place, chosen = (self.dataset, self.model, stream), []
         for name in names:
-            source, lam = self._lambda(name, stream)
-            if source is None:
-                chosen.append(name)
-            elif lam is None:
-                print(f"{paper.label(name)} is left out: {source}")
-            else:
-                text = ",".join(
-                    f"{value:g}" for value in (lam if isinstance(lam, tuple) else [lam])
-                )
-                print(f"{paper.label(name)}: λ = {text}, {source}")
-                chosen.append(f"{name}:{text}")
+            method, said = borrow_method(name, *place, self.results, paper=paper)
+            if method is not None:
+                chosen.append(method)
+            if said:
+                of = paper.label(name)
+                print(f"{of}: {said}" if method is not None else f"{of} is left out: {said}")
         return chosen
-
-    def _lambda(self, name: str, stream: str) -> tuple[str | None, paper.Lambda | None]:
-        """Return where a λ comes from and λ; (None, None) where the name alone does."""
-        if name == "adamw":
-            places = [(self.dataset, self.model, stream), (self.dataset, self.model, "single-task")]
-            for place in [*places, ("mnist", "mlp", "single-task")]:
-                try:
-                    best = selected_lambda(name, *place, self.results)
-                except ValueError:
-                    continue
-                measured = SELECTED_ON.get(place[0], place[0])
-                where = f"{' '.join(map(paper.label, (measured, *place[1:])))}, paper scale"
-                return f"the best on held-out images of {where}", best
-            return "its λ has not been selected on held-out images", None
-        if name not in (*paper.GRIDS, *paper.WITH_SWRS_LAMBDA):
-            return None, None
-        if paper.published_lambda(name, self.dataset, self.model, stream) is not None:
-            return None, None
-        for dataset, model in paper.PAIRS:
-            if model == self.model:
-                lam = paper.published_lambda(name, dataset, model, stream)
-                return f"the paper's for {paper.label(dataset)} (none for {self.dataset})", lam
-        return "the paper has no λ for it", None
 
     def train(self, stream: str | streams.Stream, methods: Iterable[str], **options: Any) -> Any:
         """Train what the chapter's records lack, and return them (see `swrlib.train`)."""
@@ -167,7 +142,7 @@ def train_briefly(
     nn.Module
         The network, in evaluation mode.
     """
-    optimizer = torch.optim.Adam(network.parameters(), paper.LEARNING_RATE)
+    optimizer = torch.optim.Adam(network.parameters(), paper.learning_rate)
     if lam:
         SoftWeightRescaling(network, lam=lam).attach(optimizer)
     for chosen in torch.randint(len(data.train_images), (steps, batch)):
@@ -212,7 +187,7 @@ def begin(namespace: Mapping[str, Any], *names: str) -> Chapter:
 def _check(name: str, value: Any) -> None:
     choices: dict[str, Iterable[str]] = {
         "model": MODELS,
-        "scale": streams.SCALES,
+        "scale": SCALES,
         "access": ("full", "limited"),
         "stream": streams.STREAMS,
     }
@@ -268,7 +243,7 @@ def badge(verdict: str, text: str | None = None) -> str:
     return f'<span class="verdict verdict-{slug}">{html.escape(text or verdict)}</span>'
 
 
-def claim_line(claim: paper.Claim, badges: str) -> str:
+def claim_line(claim: Claim, badges: str) -> str:
     """Return a claim's line as HTML: its verdict, what it says, its place in the paper."""
     place = f'<span class="place">{html.escape(claim.place)}</span>'
     return f"<p>{badges} {html.escape(claim.sentence)} {place}</p>"
@@ -321,7 +296,7 @@ def judge(chapter: Chapter, *claims: str, quick: pd.DataFrame | None = None) -> 
     ----------
     chapter : Chapter
     *claims : str
-        Ids of `swrlib.paper.CLAIMS`.
+        Ids of the paper's claims.
     quick : DataFrame, optional
         The chapter's own records: shown below, with the same statistics and no verdict on the
         paper.
@@ -336,14 +311,14 @@ def judge(chapter: Chapter, *claims: str, quick: pd.DataFrame | None = None) -> 
     return found
 
 
-def _compared(claim: paper.Claim) -> str:
+def _compared(claim: Claim) -> str:
     """Say what a claim's comparisons are differences of."""
-    if claim.kind not in paper.CHANGE_KINDS:
+    if claim.kind not in CHANGE_KINDS:
         return "final accuracy"
     return "loss at changes" if claim.kind == "loses more" else "gain at changes"
 
 
-def _quick_comparisons(claims: Iterable[paper.Claim], quick: pd.DataFrame) -> None:
+def _quick_comparisons(claims: Iterable[Claim], quick: pd.DataFrame) -> None:
     first = quick.iloc[0]
     cell, scale = (first["dataset"], first["model"], first["stream"]), first["scale"]
     pairs = dict.fromkeys(
@@ -424,7 +399,7 @@ def finals_table(frame: pd.DataFrame) -> None:
         lines = {
             paper.label(method): _ending("last epoch", last, method)
             | _ending(f"last {epochs}", late, method)
-            for method in paper.LABELS
+            for method in paper.labels
             if method in last
         }
         table = pd.DataFrame.from_dict(lines, orient="index").to_html(border=0)

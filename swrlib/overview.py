@@ -12,7 +12,8 @@ import re
 
 import pandas as pd
 
-from swrlib import paper, verdicts
+from swrlib import verdicts
+from swrlib.papers import SWR as paper
 from swrlib.verdicts import Interval
 
 #: The paper's methods that are compared with SWR, and its streams, in the order of its sections.
@@ -36,7 +37,7 @@ class Overview:
         order = {
             (stream, *pair): None
             for stream in STREAMS
-            for pair in [*paper.PAIRS, *zip(finals["dataset"], finals["model"], strict=True)]
+            for pair in [*paper.pairs, *zip(finals["dataset"], finals["model"], strict=True)]
         }
         columns = ["stream", "dataset", "model"]
         wide = {
@@ -192,7 +193,7 @@ def repair(finals: pd.DataFrame) -> tuple[str, pd.DataFrame]:
         return verdicts.paired_interval(*pairs.to_numpy().T) if len(pairs) > 1 else None
 
     lines = {}
-    for method in (m for m in paper.LABELS if m in wide and m not in references.values()):
+    for method in (m for m in paper.labels if m in wide and m not in references.values()):
         line = {"ends at, %": f"{100 * wide[method].mean():.1f}"}
         for name, other in references.items():
             gap = against(method, other)
@@ -235,7 +236,7 @@ def against_itself(warm: pd.DataFrame, single: pd.DataFrame) -> pd.DataFrame:
         there = single[(single["dataset"] == dataset) & (single["model"] == model)]
         last, second = here["epoch"].max(), here.loc[here["stage"] == 2, "stage_epoch"].max()
         after, start = _up_to(here, last, second), _up_to(there, second, second)
-        for method in (m for m in paper.LABELS if m in after and m in start):
+        for method in (m for m in paper.labels if m in after and m in start):
             pairs = pd.concat([start[method], after[method]], axis=1, join="inner").dropna()
             if not len(pairs):
                 continue

@@ -4,25 +4,22 @@ A stage says which images, labels and pixels, for how many epochs at which rates
 when what is evaluated. Random choices (the half, the chunks) come from a processor generator keyed
 by seed and purpose, so that all methods of a seed see the same data.
 
-The streams of the paper: its Section 4 and Appendices D, E.
+Places in these docstrings are those of `swrlib.papers.SWR`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from swrlib import paper
-from swrlib.checks import check_whole, nearest
 from swrlib.datasets import Dataset
 from swrlib.theory.scaling import check_scaling, scale_
-
-SCALES = ("quick", "paper")
 
 
 def generator(seed: int, *purpose: object) -> torch.Generator:
@@ -74,6 +71,9 @@ class Stage:
         int64 [H·W]: a permutation of the pixels of all images, test images among them.
     batch_size : int, optional
         Instead of the run's.
+    classes : tuple of int, optional
+        The classes so far: the others' logits take no part, in training and where it is evaluated,
+        nor do the test images that are theirs. None: all.
     rows : {"epoch", "stage"}
         Whether a row is written, and evaluated for, after every epoch or after the stage alone:
         then training loss and accuracy are means over all of its steps.
@@ -87,6 +87,7 @@ class Stage:
     labels: Tensor | None = None
     pixels: Tensor | None = None
     batch_size: int | None = None
+    classes: tuple[int, ...] | None = None
     rows: Literal["epoch", "stage"] = "epoch"
     evaluated: tuple[Literal["test", "task"], ...] = ("test",)
 
@@ -111,7 +112,7 @@ class Stream:
     """
 
     epochs: tuple[int, ...]
-    learning_rate: float = paper.LEARNING_RATE
+    learning_rate: float = 1e-3
     name: ClassVar[str]
     #: Epochs of each stage at the quick scale: enough to see the shapes, minutes in all.
     quick: ClassVar[tuple[int, ...]] = ()
@@ -144,30 +145,40 @@ class Stream:
         return [f.name for f in fields(cls) if f.name not in ("epochs", "learning_rate")]
 
     @classmethod
-    def read_options(cls, text: str) -> dict[str, Any]:
-        """Return the options that are written behind the name, in their order."""
-        given, names = text.split(","), cls.option_names()
-        if len(given) != len(names):
+    def checked_options(cls, text: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options that are written behind the name, or given by keyword.
+
+        Raises
+        ------
+        ValueError
+            If they are given twice, or not those of this stream.
+        """
+        names = cls.option_names()
+        options = {name: value for name, value in options.items() if value is not None}
+        if text and options:
+            raise ValueError(
+                f"options of {cls.name!r} are given twice: behind the name and by keyword"
+            )
+        if text and len(given := text.split(",")) != len(names):
             takers = [kind for kind in STREAMS.values() if kind.written]
             raise ValueError(
                 f"cannot read the stream {cls.name}:{text}: only "
                 f"{' and '.join(repr(kind.name) for kind in takers)} takes more than its name, as "
                 f"in {' or '.join(repr(kind.written) for kind in takers)}"
             )
-        return {name: _number(value) for name, value in zip(names, given, strict=True)}
+        if text:
+            return dict(zip(names, map(_number, given), strict=True))
+        for option in options:
+            if option not in names:
+                owners = [k.name for k in STREAMS.values() if option in k.option_names()]
+                where = f"it belongs to {owners[0]!r}" if owners else "no stream has it"
+                raise ValueError(f"the stream {cls.name!r} has no option {option!r}: {where}")
+        return options
 
     def configuration(self) -> dict[str, Any]:
         """Return what is hashed."""
         parts = {"epochs": list(self.epochs), "learning_rate": self.learning_rate}
         return {"name": self.name} | parts | self.options()
-
-    @property
-    def scale(self) -> str:
-        """The scale whose epochs these are: "paper", "quick" or "custom"."""
-        for scale, epochs in (("paper", paper.EPOCHS.get(self.name)), ("quick", self.quick)):
-            if self.epochs == epochs and self.learning_rate == paper.LEARNING_RATE:
-                return scale
-        return "custom"
 
     @property
     def trained(self) -> int:
@@ -213,13 +224,16 @@ class SingleTaskDecay(Stream):
 
     name: ClassVar[str] = "single-task-decay"
     quick: ClassVar[tuple[int, ...]] = (20,)
+    #: What the rate is multiplied by, after which shares of the epochs.
+    factor: ClassVar[float] = 0.1
+    shares: ClassVar[tuple[float, ...]] = (0.5, 0.75)
 
     def stages(self, images: int, seed: int, labels: Tensor | None = None) -> list[Stage]:
         """Return a stage with everything."""
         (epochs,) = self.epochs
-        drops = [max(1, int(epochs * share)) for share in paper.DECAY_AT]
+        drops = [max(1, int(epochs * share)) for share in self.shares]
         rates = tuple(
-            self.learning_rate * paper.DECAY_FACTOR ** sum(epoch >= drop for drop in drops)
+            self.learning_rate * self.factor ** sum(epoch >= drop for drop in drops)
             for epoch in range(epochs)
         )
         return [Stage(torch.arange(images), rates)]
@@ -330,58 +344,3 @@ STREAMS: dict[str, type[Stream]] = {
     stream.name: stream
     for stream in (SingleTask, SingleTaskDecay, WarmStart, FullAccess, LimitedAccess, Scaled)
 }
-
-
-def make_stream(
-    name: str,
-    *,
-    scale: str = "quick",
-    epochs: int | None = None,
-    learning_rate: float = paper.LEARNING_RATE,
-    **options: Any,
-) -> Stream:
-    """Make a stream by name.
-
-    Parameters
-    ----------
-    name : {"single-task", "single-task-decay", "warm-start", "full-access", "limited-access", \
-"scaled"}
-        One data set throughout (4.3), the same with a decaying rate (Appendix E), a random half and
-        then everything (4.1), ten growing chunks or ten chunks alone (4.2), or Fig. 1: a trained
-        network whose weights are scaled and which is then fine-tuned. "scaled:0.5,norm,untouched"
-        names ratio, reading and biases, too.
-    scale : {"quick", "paper"}
-        Whose number of epochs.
-    epochs : int, optional
-        Epochs of each stage instead of the scale's.
-    learning_rate : float
-        The optimizer's; the decay multiplies it by 1/10 after a half and after three quarters.
-    **options
-        Those of ``scaled``: ``ratio``, which is needed, ``reading`` and ``biases`` (see
-        `swrlib.theory.scale_`).
-
-    Raises
-    ------
-    ValueError
-        If a name is unknown or a value senseless.
-    """
-    name, _, text = name.partition(":")
-    for what, value, known in (("stream", name, [*STREAMS]), ("scale", scale, SCALES)):
-        if value not in known:
-            raise ValueError(f"unknown {what} {value!r}: {nearest(value, known)}")
-    kind = STREAMS[name]
-    options = {option: value for option, value in options.items() if value is not None}
-    if text and options:
-        raise ValueError(f"options of {name!r} are given twice: behind the name and by keyword")
-    if text:
-        options = kind.read_options(text)
-    for option in options:
-        if option not in kind.option_names():
-            owners = [k.name for k in STREAMS.values() if option in k.option_names()]
-            where = f"it belongs to {owners[0]!r}" if owners else "no stream has it"
-            raise ValueError(f"the stream {name!r} has no option {option!r}: {where}")
-    if epochs is not None:
-        check_whole("epochs", epochs)
-    default = paper.EPOCHS[name] if scale == "paper" else kind.quick
-    chosen = default if epochs is None else (epochs,) * len(default)
-    return kind(chosen, learning_rate, **options)

@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
-from swrlib import paper
-from swrlib.paper import Accuracy, Cell, Claim, label
+from swrlib.papers import ACCURACY_KINDS, CHANGE_KINDS, Accuracy, Cell, Claim
+from swrlib.papers import SWR as paper
 from swrlib.records import COLUMNS
 
 #: Fewer seeds than this carry no verdict.
@@ -27,6 +27,8 @@ LEAST_SEEDS = 3
 CONFIDENCE = 0.95
 #: How many epochs the mean takes in that stands, without a verdict, beside the last epoch's.
 LATE = 10
+
+label = paper.label
 
 AGREES, COMPATIBLE = "agrees", "compatible"
 REPRODUCED, REVERSED, NOT_REPRODUCED = "reproduced", "reversed", "not reproduced"
@@ -157,8 +159,8 @@ def quarter_range(dataset: str, model: str, stream: str) -> float | None:
     Streams without a printed table take Table 1's column for the same dataset and model; None
     where there is none.
     """
-    tables = {table.stream: table for table in paper.TABLES.values()}
-    column = tables.get(stream, paper.TABLES[1]).accuracy.get((dataset, model), {})
+    tables = {table.stream: table for table in paper.tables.values()}
+    column = tables.get(stream, paper.tables[1]).accuracy.get((dataset, model), {})
     return float(np.ptp([printed.mean for printed in column.values()])) / 4 if column else None
 
 
@@ -300,7 +302,7 @@ def counting(records: pd.DataFrame, scale: str) -> pd.DataFrame:
 
 
 def _as_in_the_paper(row: Any) -> bool:
-    if row.epoch != sum(paper.EPOCHS[row.stream]) and not row.diverged:
+    if row.epoch != sum(paper.epochs.get(row.stream, ())) and not row.diverged:
         return False
     published = paper.published_lambda(row.method, row.dataset, row.model, row.stream)
     both = (row.lam_features, row.lam_classifier) if np.isnan(row.lam) else (row.lam, row.lam)
@@ -352,7 +354,7 @@ def table_cells(records: pd.DataFrame, number: int, *, scale: str = "paper") -> 
     ValueError
         If several runs of one seed count.
     """
-    table = paper.TABLES[number]
+    table = paper.tables[number]
     finals = counting(records, scale)
     finals = finals[finals["stream"] == table.stream]
     columns = table.accuracy
@@ -361,7 +363,7 @@ def table_cells(records: pd.DataFrame, number: int, *, scale: str = "paper") -> 
     rows = []
     for (dataset, model), printed in columns.items():
         here = finals[(finals["dataset"] == dataset) & (finals["model"] == model)]
-        ran = [method for method in paper.LABELS if method in set(here["method"])]
+        ran = [method for method in paper.labels if method in set(here["method"])]
         for method in dict.fromkeys([*printed, *ran]):
             ours = _by_seed(here, (dataset, model, table.stream), method)
             mean, sd, n = ours.mean(), ours.std(ddof=1), len(ours)
@@ -500,7 +502,7 @@ def judge_claim(
     Parameters
     ----------
     claim : Claim
-        One of `swrlib.paper.CLAIMS`.
+        One of the paper's.
     records : DataFrame
         What `swrlib.records.load_records` returns.
     cells : sequence of (dataset, model, stream), optional
@@ -519,10 +521,10 @@ def judge_claim(
     ValueError
         If several runs of one seed count.
     """
-    if claim.kind not in paper.ACCURACY_KINDS:
+    if claim.kind not in ACCURACY_KINDS:
         return Verdict(claim, IN_CHAPTER, IN_CHAPTER, claim.place, NOT_PRINTED)
     finals = counting(records, scale)
-    if claim.kind in paper.CHANGE_KINDS:
+    if claim.kind in CHANGE_KINDS:
         mean = changes_of_data(records).groupby("run")["drop"].mean()
         sign = -1 if claim.kind == "loses more" else 1  # so that the claimed side is the higher
         finals = finals.assign(test_accuracy=sign * finals["run"].map(mean))
@@ -623,7 +625,7 @@ def _compare(
 def _rule(claim: Claim, cell: Cell, interval: Interval, printed: Interval) -> str:
     """Apply the rule of the claim's kind with the threshold that belongs to this cell."""
     if claim.kind in ("ordering", "best", "loses more", "loses less"):
-        threshold = claim.margin or quarter_range(cell[0], cell[1], paper.TABLES[1].stream)
+        threshold = claim.margin or quarter_range(cell[0], cell[1], paper.tables[1].stream)
         if printed.difference > 0:
             threshold = printed.difference / 2
     else:

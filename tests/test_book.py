@@ -13,8 +13,9 @@ import pytest
 import yaml
 from browser import WIDTHS, find_chromium, list_pages, open_browser, open_page
 
-from swrlib import load_records, measures, notebook, paper, records, verdicts
+from swrlib import load_records, measures, notebook, records, verdicts
 from swrlib.overview import Overview, repair
+from swrlib.papers import SWR as paper
 
 ROOT = Path(__file__).resolve().parent.parent
 CHAPTERS = yaml.safe_load((ROOT / "config/quick.yaml").read_text())["chapters"]
@@ -114,7 +115,7 @@ def chapter_with(title: str, *banners: list[tuple[str, str, str]]) -> nbformat.N
 
 
 def test_the_page_of_claims_counts_each_claim_once():
-    claims = [claim.id for claim in paper.CLAIMS[:4]]
+    claims = [claim.id for claim in paper.claims[:4]]
     yes, no = verdicts.REPRODUCED, verdicts.NOT_REPRODUCED
     page = staging().claims_page(
         {
@@ -130,15 +131,15 @@ def test_the_page_of_claims_counts_each_claim_once():
         }
     )
     counts, first, second = re.split(r"^## ", page, flags=re.M)
-    total = len(paper.CLAIMS)
+    total = len(paper.claims)
     assert counts.startswith(f"{total} claims: ")
     expected = {yes: 2, no: 1, verdicts.MIXED: 1, verdicts.NOT_RUN: total - 4}
     for word, number in expected.items():
         assert notebook.badge(word, f"{number} {word}") in counts
     assert first.startswith("[First](../notebooks/one.ipynb)")
     assert second.startswith("[Second](../notebooks/other.ipynb)")
-    assert f"{no} (1 of 5 comparisons)" in first and paper.CLAIMS[1].sentence in first
-    row = next(line for line in second.splitlines() if paper.CLAIMS[2].sentence in line)
+    assert f"{no} (1 of 5 comparisons)" in first and paper.claims[1].sentence in first
+    row = next(line for line in second.splitlines() if paper.claims[2].sentence in line)
     assert notebook.badge(yes) in row and notebook.badge(no) in row
     assert f"{yes} &lt; {claims[2]}<br>{no} &lt; {claims[2]}" in row
 
@@ -176,7 +177,7 @@ def test_the_front_page_says_what_the_records_say():
     for method in ("vanilla", "swr"):
         assert cells.loc[method, "low"] < 0 < cells.loc[method, "high"]
     gain = overview.interval(*single, "swr", "vanilla").difference
-    printed = paper.TABLES[1].accuracy["cifar10", "cnn"]
+    printed = paper.tables[1].accuracy["cifar10", "cnn"]
     assert abs(gain - (printed["swr"].mean - printed["vanilla"].mean)) < 0.01
     assert printed["l2"].mean < printed["swr"].mean
 
@@ -186,7 +187,7 @@ def test_the_front_page_says_what_the_records_say():
     assert low(*single, "l2", "vanilla") > 0
     assert low("warm-start", "mnist", "mlp", "full-reset", "vanilla") < 0
 
-    rivals = [*paper.GRIDS, "head-reset"]
+    rivals = [*paper.grids, "head-reset"]
     for method in rivals:
         assert low("limited-access", "mnist", "mlp", method, "vanilla") < 0
     limited = ("limited-access", "cifar10", "cnn")
@@ -197,7 +198,7 @@ def test_the_front_page_says_what_the_records_say():
     assert "vgg16" not in set(trained["model"])
     above = {
         pair: column["swr"].mean - column["l2"].mean
-        for pair, column in paper.TABLES[1].accuracy.items()
+        for pair, column in paper.tables[1].accuracy.items()
     }
     assert max(above, key=above.get) == ("tinyimagenet", "vgg16")
 
@@ -250,7 +251,7 @@ def test_the_page_of_claims_has_what_the_chapters_show(site, chapters):
             assert lines, id
             badges = {notebook.badge(verdict["verdict"], verdict["label"]) for verdict in found}
             assert any(all(badge in line for badge in badges) for line in lines), id
-    unseen = {claim.id for claim in paper.CLAIMS} - of_all
+    unseen = {claim.id for claim in paper.claims} - of_all
     assert not unseen, f"no chapter shows a verdict on {unseen}"
 
 

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 import torch
 
-from swrlib import paper, verdicts
+from swrlib import verdicts
 from swrlib.claims import balancedness
+from swrlib.papers import SWR as paper
 from swrlib.theory import layer_balance
 
 NO_BALANCE, DECAY = (paper.find_claim(id) for id in ("lpq-balance", "decay-does-not-balance"))

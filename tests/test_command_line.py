@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import resource
 import shlex
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import pandas as pd
 import pytest
@@ -16,11 +19,12 @@ import torch
 from image_folder import make_image_folder
 
 import swrlib
-from swrlib.__main__ import main, parser
+from swrlib.__main__ import OPTIONS, main, parser
 from swrlib.datasets import DATASETS
+from swrlib.engine.scales import SCALES
 from swrlib.methods import METHODS
 from swrlib.models import MODELS
-from swrlib.streams import SCALES, STREAMS
+from swrlib.streams import STREAMS, SingleTask
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +91,26 @@ def test_the_summary_tells_pairs_of_lambda_apart(arguments, capsys):
     assert [line.split()[-1] for line in out.splitlines()[2:]] == ["1", "1"]  # runs of each
 
 
+@dataclass(frozen=True)
+class Untested(SingleTask):
+    """A stream that is evaluated on what it trains on alone."""
+
+    name: ClassVar[str] = "untested"
+
+    def stages(self, images, seed, labels=None):
+        stages = super().stages(images, seed, labels)
+        return [replace(stage, evaluated=("task",)) for stage in stages]
+
+
+def test_the_summary_is_of_what_was_evaluated(arguments, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(STREAMS, "untested", Untested)
+    assert main(arguments(stream="untested", seeds="0 1")) == 0
+    frame = swrlib.load_records(tmp_path / "results", epoch=1)
+    assert frame["test_accuracy"].isna().all()
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("vanilla"))
+    assert float(line.split()[-3]) == pytest.approx(frame["task_accuracy"].mean(), abs=1e-6)
+
+
 def test_the_same_command_trains_nothing_twice(arguments, tmp_path, capsys, monkeypatch):
     assert main(arguments()) == 0
     first = capsys.readouterr().out
@@ -137,6 +161,8 @@ def test_options_reach_the_run(arguments, tmp_path):
         ({"methods": "head-reset:0.1"}, "takes no λ"),
         ({"methods": "swr"}, "'swr:1e-3'"),
         ({"scale": "papr"}, "'paper'"),
+        ({"paper": "swrr"}, "'swr'"),
+        ({"paper": "nowhere.toml"}, "nowhere.toml"),
         ({"epochs": "0"}, "whole number"),
         ({"split": "selected"}, "'selection'"),
         ({"optimizer_state": "knew"}, "'new'"),
@@ -199,6 +225,22 @@ def test_the_help_names_everything_that_can_be_asked_for(capsys):
     flat = " ".join(text.split()).replace("- ", "-")
     for name in (*DATASETS, *MODELS, *STREAMS, *METHODS, *SCALES, "swr:1e-3", "swr:1e-4,1e-1"):
         assert name in flat
+    assert "default: None" not in flat
+
+
+def test_what_is_not_asked_for_is_as_in_the_library():
+    """The options are the parameters of `train`, but for those that no text can give."""
+    given = vars(parser().parse_args(["train", "--dataset", "d", "--model", "m", "--stream", "s"]))
+    parameters = inspect.signature(swrlib.train).parameters
+    offered = {name.replace("-", "_").replace("no_", "") for name in OPTIONS}
+    assert set(parameters) - offered == {"options", "root", "stop", "progress"}
+    assert offered - set(parameters) == {"minutes", "threads"}
+    for name in given.keys() - {"command", "threads", "dataset", "model", "stream", "results"}:
+        default = parameters[name].default
+        if name == "dtype":
+            assert f"torch.{given[name]}" == str(default)
+        else:
+            assert given[name] == (list(default) if isinstance(default, tuple) else default), name
 
 
 def test_a_run_that_the_memory_does_not_hold_is_refused(arguments, capsys, monkeypatch):

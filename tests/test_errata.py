@@ -20,8 +20,9 @@ from oracles import NamedLayer, algorithm_1, inputs_for, small_model, spread_fac
 from scipy import stats
 from torch import nn
 
-from swrlib import SoftWeightRescaling, paper, rescaling, train
+from swrlib import SoftWeightRescaling, rescaling, train
 from swrlib.methods import L2, METHODS, SWR, HeadReset, L2Init, SWRReinit
+from swrlib.papers import SWR as paper
 from swrlib.theory import (
     adam_norm_bound,
     balance_,
@@ -452,7 +453,7 @@ def test_10_more_settings_can_flatter_more():
     true = np.linspace(0, 2, 25)
     chosen = (draws + true).argmax(1)
     assert draws[np.arange(len(draws)), chosen].mean() < space["expected_maximum"](25) - 0.1
-    assert [len(paper.GRIDS[m]) for m in ("l2", "l2-init", "swr")] == [5, 5, 5]
+    assert [len(paper.grids[m]) for m in ("l2", "l2-init", "swr")] == [5, 5, 5]
     assert "split" in inspect.signature(train).parameters
 
 
@@ -514,8 +515,8 @@ def test_11_exchanged_lambdas_act_on_the_other_groups():
 
 def test_12_the_printed_numbers_separate_swr_and_l2_in_one_column():
     found = []
-    for pair in paper.PAIRS:
-        ours, rival = (paper.TABLES[1].accuracy[pair][m] for m in ("swr", "l2"))
+    for pair in paper.pairs:
+        ours, rival = (paper.tables[1].accuracy[pair][m] for m in ("swr", "l2"))
         error = math.hypot(ours.std, rival.std) / math.sqrt(ours.seeds)
         test = stats.ttest_ind_from_stats(
             *(ours.mean, ours.std, ours.seeds),
@@ -530,19 +531,19 @@ def test_12_the_printed_numbers_separate_swr_and_l2_in_one_column():
 
 def test_12_what_is_said_of_the_tables_is_in_the_tables():
     def means(number: int, pair: tuple[str, str]) -> dict[str, float]:
-        return {m: 100 * a.mean for m, a in paper.TABLES[number].accuracy[pair].items()}
+        return {m: 100 * a.mean for m, a in paper.tables[number].accuracy[pair].items()}
 
-    best = [max(means(1, pair), key=means(1, pair).get) for pair in paper.PAIRS]
+    best = [max(means(1, pair), key=means(1, pair).get) for pair in paper.pairs]
     assert best == ["swr", "swr", "swr", "l2", "swr"]
-    vgg = paper.PAIRS[-1]
+    vgg = paper.pairs[-1]
     first, fifth = means(1, vgg), means(5, vgg)
     assert first["swr"] - max(first["l2"], first["l2-init"], first["vanilla"]) > 4
     assert fifth["swr-reinit"] - max(fifth["l2"], fifth["l2-init"]) > 8
-    reinit_wins = [means(5, pair)["swr-reinit"] > means(5, pair)["swr"] for pair in paper.PAIRS]
+    reinit_wins = [means(5, pair)["swr-reinit"] > means(5, pair)["swr"] for pair in paper.pairs]
     assert reinit_wins == [True, True, True, True, False]
-    over_l2 = [means(5, pair)["swr-reinit"] > means(5, pair)["l2"] for pair in paper.PAIRS]
+    over_l2 = [means(5, pair)["swr-reinit"] > means(5, pair)["l2"] for pair in paper.pairs]
     assert over_l2 == [True, False, True, False, True]
-    assert sum(means(5, pair)["swr"] < means(5, pair)["l2"] for pair in paper.PAIRS) == 4
+    assert sum(means(5, pair)["swr"] < means(5, pair)["l2"] for pair in paper.pairs) == 4
 
 
 # --- 13 --------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from scipy import stats
 from swrlib import figures, make_stream, notebook, train, verdicts
 from swrlib.claims.norms import norms_by_layer
 from swrlib.claims.proportionality import scaled_runs
-from swrlib.paper import LABELS
+from swrlib.papers import SWR as paper
 from swrlib.verdicts import final_accuracy
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -70,7 +70,7 @@ def test_curves_are_the_means_over_seeds(records):
     shown = lines(figure.axes[0])
     for method in ("vanilla", "swr"):
         mean = records[records["method"] == method].groupby("epoch")["test_accuracy"].mean()
-        assert shown[LABELS[method]] == pytest.approx(mean.to_numpy())
+        assert shown[paper.labels[method]] == pytest.approx(mean.to_numpy())
 
 
 def test_long_curves_are_averaged_within_stages(records):
@@ -80,7 +80,7 @@ def test_long_curves_are_averaged_within_stages(records):
     rows = pd.concat([one] * 80).assign(epoch=epochs, stage=np.where(epochs > 40, 2, 1))
     figure = figures.curves(rows.assign(test_accuracy=accuracy, stage_epoch=0), changes=False)
     (ax,) = figure.axes
-    drawn = lines(ax)[LABELS["swr"]]
+    drawn = lines(ax)[paper.labels["swr"]]
     stages = pd.Series(accuracy).groupby(epochs > 40)
     expected = stages.rolling(figures.SMOOTHED, min_periods=1).mean()
     assert drawn == pytest.approx(expected.to_numpy())
@@ -108,7 +108,7 @@ def test_short_curves_have_no_point_of_their_own(records):
 def test_the_course_says_who_ended_where(records):
     figure, sentence = figures.course(records)
     ends = final_accuracy(records).groupby("method")["test_accuracy"].mean()
-    assert f"{LABELS[ends.idxmax()]} ends highest with {100 * ends.max():.1f}%" in sentence
+    assert f"{paper.labels[ends.idxmax()]} ends highest with {100 * ends.max():.1f}%" in sentence
     assert "quick scale" not in sentence and "custom" in figure.axes[0].get_title()
 
 
@@ -212,7 +212,7 @@ def test_courses_of_the_layers_and_their_sentence(records):
     ax, rows = panels[3]
     drawn = {line.get_label(): line.get_ydata() for line in ax.get_lines()}
     swr = rows[rows["method"] == "swr"].groupby("epoch")["norm"].mean()
-    np.testing.assert_allclose(drawn[LABELS["swr"]], swr)
+    np.testing.assert_allclose(drawn[paper.labels["swr"]], swr)
     (legend,) = figure.legends
     assert len({text.get_text() for text in legend.get_texts()}) == len(legend.get_texts()) > 1
     known = records[records["weight_norms"].notna() & (records["method"] == "swr")]

@@ -30,10 +30,11 @@ from swrlib import (
     SWRExceptNormalization,
     SWRReinit,
     Vanilla,
+    make_stream,
     records,
 )
 from swrlib.methods import METHODS, make_method
-from swrlib.streams import generator, make_stream
+from swrlib.streams import generator
 
 SEED = 3
 BATCH = 16  # 45 images: two batches and a short one of 13; half of them: 16 and 6

@@ -14,7 +14,9 @@ import torch
 from image_folder import make_image_folder
 from IPython.utils.capture import capture_output
 
-from swrlib import build_model, load_dataset, notebook, paper, trace_layers, train, verdicts
+from swrlib import build_model, load_dataset, notebook, trace_layers, train, verdicts
+from swrlib.methods import SWR, Vanilla
+from swrlib.papers import SWR as paper
 
 pytestmark = pytest.mark.usefixtures("shell")
 GOOD = {"dataset": "mnist-5k", "model": "mlp", "scale": "quick", "seeds": 2, "epochs": 1}
@@ -77,12 +79,16 @@ def test_a_chapters_own_parameters_are_checked_too(name, value):
 
 def test_a_lambda_that_is_borrowed_is_said(capsys):
     chapter = notebook.Chapter({"dataset": "cifar10", "model": "mlp"})
-    assert chapter.methods(["vanilla", "swr"], "warm-start") == ["vanilla", "swr:0.0001"]
+    assert chapter.methods(["vanilla", "swr"], "warm-start") == [Vanilla(), SWR(lam=0.0001)]
     assert "the paper's for MNIST" in capsys.readouterr().out
     chapter = notebook.Chapter({"dataset": "mnist-5k", "model": "mlp"})
-    assert chapter.methods(["swr"], "warm-start") == ["swr"]
+    assert chapter.methods(["swr"], "warm-start") == [SWR(lam=0.0001)]
+    assert capsys.readouterr().out == ""
     chapter = notebook.Chapter({"dataset": "cifar10", "model": "cnn-bn"})
-    assert chapter.methods(["swr"], "single-task") == ["swr:0.0001,0.1"]
+    assert chapter.methods(["swr"], "single-task") == [SWR(lam_features=1e-4, lam_classifier=0.1)]
+    assert "SWR: λ = 0.0001,0.1, the paper's for CIFAR-100" in capsys.readouterr().out
+    assert chapter.methods(["shrink-perturb"], "single-task") == []
+    assert capsys.readouterr().out == "S&P is left out: the paper has no λ for it\n"
 
 
 def test_badges_say_their_word():

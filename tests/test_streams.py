@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -12,10 +14,24 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_folder import make_image_folder
+from torch.nn.functional import cross_entropy
 
 import swrlib
+from swrlib import make_stream
 from swrlib.datasets import Dataset
-from swrlib.streams import STREAMS, LimitedAccess, Stage, generator, held_out, make_stream
+from swrlib.engine.jobs import plan
+from swrlib.engine.runs import resolve
+from swrlib.engine.scales import scale_of
+from swrlib.papers import SWR
+from swrlib.streams import (
+    STREAMS,
+    LimitedAccess,
+    SingleTaskDecay,
+    Stage,
+    Stream,
+    generator,
+    held_out,
+)
 
 sizes = st.integers(min_value=10, max_value=400)
 seeds = st.integers(min_value=0, max_value=2**31 - 1)
@@ -191,12 +207,17 @@ def test_the_papers_epochs():
 @pytest.mark.parametrize("name", STREAMS)
 def test_scales_and_their_names(name):
     ratio = 0.5 if name == "scaled" else None
+
+    def named(**options):
+        return scale_of(make_stream(name, ratio=ratio, **options), SWR)
+
     quick, paper = (make_stream(name, scale=scale, ratio=ratio) for scale in ("quick", "paper"))
     assert quick.epochs == STREAMS[name].quick
     assert sum(quick.epochs) < sum(paper.epochs) / 5
-    assert (quick.scale, paper.scale) == ("quick", "paper")
-    assert make_stream(name, scale="paper", epochs=7, ratio=ratio).scale == "custom"
-    assert make_stream(name, scale="paper", learning_rate=0.1, ratio=ratio).scale == "custom"
+    assert paper.epochs == SWR.epochs[name]
+    assert (named(), named(scale="paper")) == ("quick", "paper")
+    assert named(scale="paper", epochs=7) == "custom"
+    assert named(scale="paper", learning_rate=0.1) == "custom"
     assert make_stream(name, ratio=ratio) == quick  # quick by default
     asked = make_stream(name, epochs=7, ratio=ratio)
     assert asked.epochs == (7,) * len(quick.epochs)
@@ -214,6 +235,9 @@ def test_the_papers_decay():
     (stage,) = make_stream("single-task-decay", scale="paper").stages(10, 0)
     expected = [1e-3] * 100 + [1e-4] * 50 + [1e-5] * 50
     assert stage.learning_rates == pytest.approx(expected)
+    printed = SWR.details["decay"]
+    assert SingleTaskDecay.factor == printed["factor"]
+    assert list(SingleTaskDecay.shares) == printed["at"]
 
 
 @quick
@@ -277,6 +301,182 @@ def test_each_part_of_a_stream_is_hashed():
     ]
     hashes = {swrlib.records.run_hash(make_stream(**v).configuration()) for v in variants}
     assert len(hashes) == len(variants)
+
+
+# What a stage of one's own may say: its batch size, the classes so far
+
+
+def faces() -> Dataset:
+    """Return images of six classes, unequally many of each."""
+    draws = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (84, 1, 6, 6), generator=draws, dtype=torch.uint8)
+    labels = torch.tensor([0, 1, 2, 3, 4, 5, 5]).repeat(12)
+    return Dataset(
+        "faces", images[:56], labels[:56], images[56:], labels[56:], tuple("abcdef"), (0.5,), (0.3,)
+    )
+
+
+@dataclass(frozen=True)
+class Batched(Stream):
+    """Two stages, the second in batches of another size."""
+
+    second: int = 4
+    name: ClassVar[str] = "batched"
+
+    def stages(self, images, seed, labels=None):
+        first, second = self.constant_rates()
+        everything = torch.arange(images)
+        return [Stage(everything, first), Stage(everything, second, batch_size=self.second)]
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "second", "jobs"), [(16, 8, 1), (16, 128, 2), (128, 8, 2), (64, 64, 1)]
+)
+def test_seeds_lie_side_by_side_by_the_batches_of_the_stages(batch_size, second, jobs):
+    """Where all are small: a stage's own size counts, not the run's alone."""
+    data, stream = faces(), Batched((1, 1), second=second)
+    asked = {"dataset": data, "model": "mlp", "stream": stream, "methods": ["vanilla"]}
+    runs = resolve(**asked, seeds=[0, 1], batch_size=batch_size)
+    planned = plan(runs, data, torch.device("cpu"), 4)
+    assert [len(job) for job in planned] == [2 // jobs] * jobs
+
+
+def test_the_largest_batch_of_a_stage_has_to_fit(monkeypatch):
+    data = faces()
+    sizes = []
+
+    def noted(model, batch, dtype):
+        sizes.append(batch[0])
+        return 1
+
+    monkeypatch.setattr("swrlib.engine.jobs.needed_memory", noted)
+    for second in (40, 8, 1000):
+        stream = Batched((1, 1), second=second)
+        asked = {"dataset": data, "model": "mlp", "stream": stream, "methods": ["vanilla"]}
+        plan(resolve(**asked, seeds=[0], batch_size=16), data, torch.device("cpu"), 4)
+    assert sizes == [40, 16, 56]  # of 56 images
+
+
+@dataclass(frozen=True)
+class Incremental(Stream):
+    """Two classes more in each stage, in an order of the seed's, those before left out."""
+
+    name: ClassVar[str] = "incremental"
+
+    def stages(self, images, seed, labels=None):
+        order = torch.randperm(6, generator=generator(seed, self.name)).tolist()
+        return [
+            Stage(
+                torch.isin(labels, torch.tensor(order[2 * k : 2 * k + 2])).nonzero()[:14, 0],
+                rates,
+                classes=tuple(order[: 2 * k + 2]),
+                evaluated=("test", "task"),
+            )
+            for k, rates in enumerate(self.constant_rates())
+        ]
+
+
+def incremental_loop(data, stream, seed, batch_size) -> list[tuple[float, ...]]:
+    """Return losses and accuracies after each epoch: the logits that take part are picked out."""
+    torch.manual_seed(generator(seed, "weights").initial_seed())
+    model = swrlib.build_model("mlp", data).double()
+    optimizer = torch.optim.Adam(model.parameters(), lr=stream.learning_rate)
+    train, test = (
+        (images.double() / 255 - data.mean[0]) / data.std[0]
+        for images in (data.train_images, data.test_images)
+    )
+    found = []
+    for number, stage in enumerate(stream.stages(len(train), seed, data.train_labels), start=1):
+        so_far = torch.tensor(sorted(stage.classes))
+
+        def judged(images, labels, so_far=so_far):
+            """Return the mean loss and accuracy on images of the classes so far."""
+            known = torch.isin(labels, so_far)
+            logits = model(images[known])[:, so_far]
+            targets = torch.searchsorted(so_far, labels[known])
+            return cross_entropy(logits, targets), (logits.argmax(1) == targets).double().mean()
+
+        own = train[stage.indices], data.train_labels[stage.indices]
+        for epoch in range(1, stage.epochs + 1):
+            draw = generator(seed, "order", number, epoch)
+            losses = []
+            for batch in torch.randperm(len(own[0]), generator=draw).split(batch_size):
+                loss, _ = judged(own[0][batch], own[1][batch])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                losses.append(loss.item())
+            ends = *judged(test, data.test_labels), *judged(*own)
+            found.append((sum(losses) / len(losses), *(end.item() for end in ends)))
+    return found
+
+
+@pytest.fixture
+def handed(monkeypatch):
+    """Return the rows as the engine hands them over, which the records round."""
+    frames, write = [], swrlib.records.write_job
+
+    def keep(folder, rows, *arguments, **keywords):
+        frames.append(rows)
+        return write(folder, rows, *arguments, **keywords)
+
+    monkeypatch.setattr(swrlib.records, "write_job", keep)
+    return frames
+
+
+@pytest.mark.parametrize("stack", [1, 4])
+def test_classes_so_far_train_as_a_loop_that_picks_their_logits_out(stack, handed, tmp_path):
+    data, stream = faces(), Incremental((2, 2, 2), learning_rate=1e-2)
+    swrlib.train(
+        dataset=data,
+        model="mlp",
+        stream=stream,
+        methods=["vanilla", "swr:0.1"],
+        seeds=[3, 8],
+        batch_size=5,
+        measure="noise-accuracy",
+        dtype=torch.float64,
+        device="cpu",
+        stack=stack,
+        results=tmp_path,
+        checkpoints=tmp_path,
+        progress=False,
+    )
+    rows = pd.concat(handed)
+    assert not rows["diverged"].any()
+    losses, accuracies = (
+        ["train_loss", "test_loss", "task_loss"],
+        ["test_accuracy", "task_accuracy"],
+    )
+    for seed in (3, 8):
+        chosen = rows[(rows["seed"] == seed) & (rows["method"] == "vanilla") & (rows["epoch"] > 0)]
+        expected = np.array(incremental_loop(data, stream, seed, 5))
+        found = chosen[[*losses, *accuracies]].astype(float)
+        np.testing.assert_allclose(found[losses], expected[:, [0, 1, 3]], rtol=0, atol=1e-10)
+        np.testing.assert_allclose(found[accuracies], expected[:, [2, 4]], rtol=0, atol=1e-6)
+        # A measure looks at the same test images as the accuracy: those of the classes so far.
+        measured = swrlib.load_measures(tmp_path, measure="noise-accuracy", layer="0")
+        value = measured[measured["run"] == chosen["run"].iloc[0]].set_index("epoch")["value"]
+        assert value.loc[6] == pytest.approx(chosen["test_accuracy"].iloc[-1])
+
+
+def test_images_of_classes_that_are_not_so_far_are_refused(tmp_path):
+    @dataclass(frozen=True)
+    class Wrong(Incremental):
+        def stages(self, images, seed, labels=None):
+            stages = super().stages(images, seed, labels)
+            return [replace(stage, classes=stage.classes[1:]) for stage in stages]
+
+    with pytest.raises(ValueError, match="not among its classes") as caught:
+        swrlib.train(
+            dataset=faces(),
+            model="mlp",
+            stream=Wrong((1, 1, 1)),
+            device="cpu",
+            progress=False,
+            methods="vanilla",
+        )
+    assert "\n" not in str(caught.value) and ". " not in str(caught.value)
 
 
 # Fig. 1: a trained network, scaled, then fine-tuned

@@ -14,7 +14,6 @@ from torch import nn
 
 from swrlib import (
     make_stream,
-    paper,
     rescale_,
     rescaling,
     trace_layers,
@@ -22,6 +21,7 @@ from swrlib import (
     verdicts,
 )
 from swrlib.claims.proportionality import scaled_runs, scaling_verdicts
+from swrlib.papers import SWR as paper
 from swrlib.theory import output_gap, proportionality_gap
 
 # --- the gap -----------------------------------------------------------------------------------
@@ -273,7 +273,10 @@ def test_ratios_that_were_not_run_are_counted():
         return [verdict.label for verdict in scaling_verdicts(rows)]
 
     whole = pd.concat(
-        [made_up()[lambda rows: rows["ratio"] == 0].assign(ratio=r) for r in paper.FIGURE_1_RATIOS]
+        [
+            made_up()[lambda rows: rows["ratio"] == 0].assign(ratio=r)
+            for r in paper.details["figure_1_ratios"]
+        ]
     )
     assert labels(whole) == [YES] * 3
     few = made_up()  # ratios 0.5 and 0
@@ -321,4 +324,4 @@ def test_what_fig_1_is_made_of(tmp_path):
         scaled_runs(frame.assign(parent="0" * 16), tmp_path)
     for claim in scaling_verdicts(rows.reset_index()):
         assert claim.verdict == verdicts.TOO_FEW_SEEDS
-        assert claim.claim in paper.CLAIMS
+        assert claim.claim in paper.claims

@@ -13,12 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from swrlib import records
+from swrlib import make_stream, records
 from swrlib.datasets import Dataset
 from swrlib.engine.jobs import resolve
 from swrlib.engine.training import train
 from swrlib.methods import METHODS
-from swrlib.streams import make_stream
 
 NUMBERS = Path(__file__).with_name("trained_before.json")
 RESULTS = Path(__file__).parent.parent / "results"

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import inspect
 import itertools
 import math
 import multiprocessing
 import os
+import pydoc
 import random
 import re
 import shutil
@@ -31,11 +33,13 @@ from hypothesis import strategies as st
 from image_folder import make_image_folder
 
 import swrlib
-from swrlib import L2, SWR, AdamW, FullReset, HeadReset, SWRReinit, records
-from swrlib.engine import loop, training
+from swrlib import L2, SWR, AdamW, FullReset, HeadReset, SWRReinit, make_stream, records
+from swrlib.engine import loop, strengths, training
 from swrlib.engine.jobs import resolve
+from swrlib.engine.runs import Request
+from swrlib.engine.strengths import SELECTION_GRIDS
 from swrlib.stacks import needed_memory
-from swrlib.streams import STREAMS, make_stream
+from swrlib.streams import STREAMS
 
 # A server that has loaded the library, so that a process which is to be killed is there at once.
 processes = multiprocessing.get_context("forkserver")
@@ -379,13 +383,54 @@ def test_adamw_by_name_takes_the_best_of_the_selection(train, tmp_path, monkeypa
     message = str(caught.value)
     assert "python -m swrlib train" in message and "--split selection" in message
     assert "adamw:0.0001" in message and "--seeds 0 1" in message and "\n" not in message
-    grid = [f"adamw:{lam}" for lam in (1e-4, 1e-1, 50)]
+    grid = [f"adamw:{lam}" for lam in (*SELECTION_GRIDS["adamw"], 50)]
     stream = make_stream("single-task", epochs=6, learning_rate=1e-2)
     selection = train(methods=grid, seeds=[0, 1], split="selection", stream=stream)
     final = selection[selection["epoch"] == 6].groupby("lam")["test_accuracy"].mean()
     assert final.idxmax() != 50
     chosen = train(methods="adamw", stream=stream)
     assert set(chosen["lam"]) == {final.idxmax()}
+
+
+def test_the_best_of_an_incomplete_selection_is_not_taken(train, tmp_path, monkeypatch):
+    """What lacks is named, until all of the grid has two seeds of one length of training."""
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setenv("SWR_RESULTS", str(tmp_path / "empty"))
+    stream = make_stream("single-task", epochs=1, learning_rate=1e-2)
+    longer = make_stream("single-task", epochs=2, learning_rate=1e-2)
+    first, *others = (f"adamw:{lam}" for lam in SELECTION_GRIDS["adamw"])
+    selection = {"split": "selection", "stream": stream}
+    for more in (
+        {"methods": [first, *others], "seeds": [0]},
+        {"methods": others, "seeds": [1]},
+        {"methods": first, "seeds": [2]},  # the others have no such seed
+        {"methods": first, "seeds": [1], "stream": longer},  # of another length
+    ):
+        train(**(selection | more))
+        with pytest.raises(ValueError, match="has not been selected yet") as caught:
+            train(methods="adamw", stream=stream)
+    message = str(caught.value)
+    assert "\n" not in message and ". " not in message
+    assert "no record of λ = 0.0001 with seed 0, λ = 0.001 with seed 0" in message
+    train(**selection, methods=first, seeds=[1])
+    chosen = train(methods="adamw", stream=stream)
+    ends = train(**selection, methods=[first, *others], seeds=[0, 1])
+    ends = ends[ends["epoch"] == 1].groupby("lam")["test_accuracy"].mean()
+    assert ends[chosen["lam"].iloc[0]] == ends.max()
+
+
+def test_a_lambda_with_which_training_diverges_is_never_the_best(tmp_path, monkeypatch):
+    """Its last accuracy, here the highest, is that of a network that was lost."""
+    grid = SELECTION_GRIDS["adamw"]
+    rows = [
+        {"lam": lam, "seed": seed, "test_accuracy": 0.5 + lam / 4, "diverged": lam == 1}
+        for lam in grid
+        for seed in (0, 1)
+    ]
+    found = pd.DataFrame(rows).assign(run=range(len(rows)), epoch=3, epochs=3)
+    (table,) = strengths.final_accuracies(found)
+    assert strengths.best_of(table, grid) == 0.1
+    assert strengths.best_of(table.drop(columns=1), grid) is None
 
 
 # Hashes
@@ -1138,6 +1183,8 @@ def test_products_in_bfloat16_by_argument(model, train, jobs):
         ({"batch_size": 0}, ValueError, "batch_size"),
         ({"dtype": torch.int64}, ValueError, "dtype"),
         ({"dtype": torch.float16}, ValueError, "dtype is torch.float16"),
+        ({"dtype": "float46"}, ValueError, "'float64'"),
+        ({"paper": "swrr"}, ValueError, "'swr'"),
         ({"tf32": True}, ValueError, "TensorFloat-32"),
         ({"stack": 0}, ValueError, "stack is 0"),
         ({"stack": -1}, ValueError, "stack is -1"),
@@ -1163,6 +1210,20 @@ def test_bad_input_is_one_sentence_before_any_training(
     message = str(caught.value)
     assert "\n" not in message and ". " not in message
     assert not (tmp_path / "results").exists()
+
+
+def test_every_parameter_is_documented_and_a_wrong_one_refused(train):
+    signature = inspect.signature(swrlib.train)
+    assert list(signature.parameters) == [f.name for f in dataclasses.fields(Request)]
+    assert signature.parameters["seeds"].default == (0,)
+    text = pydoc.render_doc(swrlib.train, renderer=pydoc.plaintext)
+    documented = re.findall(r"^    (\w+) : ", text, flags=re.M)
+    assert documented == list(signature.parameters)
+    assert text.index("Parameters\n") < text.index("Returns\n") < text.index("Raises\n")
+    with pytest.raises(TypeError, match=r"train\(\) takes no 'model_': did you mean 'model'"):
+        train(model_="mlp")
+    with pytest.raises(TypeError, match="stream"):
+        swrlib.train(dataset="mnist", model="mlp")
 
 
 def test_results_that_are_no_folder_are_refused_before_training(train, tmp_path, monkeypatch):

@@ -12,7 +12,8 @@ import nbformat
 import pandas as pd
 import pytest
 
-from swrlib import load_records, paper
+from swrlib import load_records
+from swrlib.papers import SWR as paper
 from swrlib.records import load_provenance, read_provenance
 from swrlib.streams import STREAMS
 
@@ -77,7 +78,7 @@ def test_a_rule_was_made_when_the_page_says(history, row):
     ((commit, time),) = COMMIT.findall(made)
     date = git("show", "-s", "--format=%ad", "--date=format-local:%Y-%m-%d %H:%M", commit)
     assert date.decode().strip() == time
-    names = {label: name for name, label in paper.LABELS.items()}
+    names = {label: name for name, label in paper.labels.items()}
     for number, *setting in KNOWN.findall(known):
         dataset, model, stream = (names[label] for label in setting)
         assert int(number) == seeds_recorded(commit, dataset, model, stream), setting

@@ -9,9 +9,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from swrlib import paper, verdicts
+from swrlib import verdicts
 from swrlib.methods import METHODS
-from swrlib.paper import Accuracy, Claim, find_claim
+from swrlib.papers import ACCURACY_KINDS, Accuracy, Claim
+from swrlib.papers import SWR as paper
 from swrlib.records import COLUMNS, load_records
 from swrlib.verdicts import (
     cell_verdict,
@@ -38,7 +39,7 @@ def made_up(finals, *, scale="paper", **values):
     for (dataset, model, stream, method), accuracies in finals.items():
         lam = paper.published_lambda(method, dataset, model, stream)
         features, classifier = lam if isinstance(lam, tuple) else (lam, lam)
-        last = sum(paper.EPOCHS[stream])
+        last = sum(paper.epochs[stream])
         for seed, accuracy in enumerate(accuracies):
             for epoch, value in ((last - 1, 0.01), (last, accuracy)):
                 who = (dataset, model, stream, method, seed, scale, *sorted(values.items()))
@@ -129,8 +130,8 @@ def test_intervals_take_arrays_and_no_variance():
 
 def test_the_printed_numbers_give_the_known_t_values():
     # What the paper's own Table 1 can carry: SWR − L2 is significant for VGG-16 alone.
-    expected = dict(zip(paper.PAIRS, (2.0, 1.2, 0.75, -1.8, 6.8), strict=True))
-    for pair, column in paper.TABLES[1].accuracy.items():
+    expected = dict(zip(paper.pairs, (2.0, 1.2, 0.75, -1.8, 6.8), strict=True))
+    for pair, column in paper.tables[1].accuracy.items():
         a, b = column["swr"], column["l2"]
         t = stats.ttest_ind_from_stats(
             a.mean, a.std, a.seeds, b.mean, b.std, b.seeds, equal_var=False
@@ -202,7 +203,7 @@ def test_quarter_range():
 
 
 def papers_own(number, sd=None):
-    table = paper.TABLES[number]
+    table = paper.tables[number]
     return {
         (*pair, table.stream, method): seeds(a.mean, a.std if sd is None else sd, a.seeds)
         for pair, column in table.accuracy.items()
@@ -224,7 +225,7 @@ def test_the_papers_own_numbers_agree_with_it(number):
 @pytest.mark.parametrize("sd", [1e-5, None])
 def test_swapped_labels_never_agree(number, sd):
     """Two methods more than 2q apart in print, exchanged in the records."""
-    table = paper.TABLES[number]
+    table = paper.tables[number]
     swaps = [
         [
             (pair, a, b)
@@ -256,7 +257,7 @@ def test_swapping_vanilla_and_swr_changes_verdicts():
     for method in ("vanilla", "swr"):
         assert before.loc[method, "verdict"].isin(["agrees", "compatible"]).all()
         assert after.loc[method, "verdict"].isin(["agrees", "compatible"]).sum() == 0
-    claim = find_claim("generalization-best")
+    claim = paper.find_claim("generalization-best")
     assert judge_claim(claim, made_up(finals)).verdict == "reproduced"
     assert judge_claim(claim, swapped).verdict == "reversed"
     # The column alone renamed: what is now called SWR has no λ and is not taken for the paper's.
@@ -268,7 +269,7 @@ def test_swapping_vanilla_and_swr_changes_verdicts():
 def test_two_noisy_seeds_decide_nothing():
     records = made_up({key: values[:2] for key, values in papers_own(1, sd=0.02).items()})
     assert set(table_cells(records, 1)["verdict"]) == {"too few seeds"}
-    claim = find_claim("generalization-best")
+    claim = paper.find_claim("generalization-best")
     assert judge_claim(claim, records).verdict == "too few seeds"
     one = table_cells(records[records["seed"] == 0], 1)
     assert set(one["verdict"]) == {"too few seeds"} and one["low"].isna().all()
@@ -277,7 +278,7 @@ def test_two_noisy_seeds_decide_nothing():
 def test_an_empty_table():
     cells = table_cells(made_up({}), 1)
     assert len(cells) == 20 and set(cells["verdict"]) == {"not run"}
-    assert judge_claim(find_claim("generalization-best"), made_up({})).verdict == "not run"
+    assert judge_claim(paper.find_claim("generalization-best"), made_up({})).verdict == "not run"
 
 
 def test_final_means_the_last_epoch_and_only_the_papers_runs_count():
@@ -337,7 +338,7 @@ def test_quick_records_get_numbers_and_no_verdict_on_the_paper():
     assert set(cells["verdict"]) == {verdicts.QUICK}
     assert cells["paper_mean"].isna().all()
     assert set(table_cells(records, 1)["verdict"]) == {"not run"}
-    claim = find_claim("generalization-best")
+    claim = paper.find_claim("generalization-best")
     here = (("mnist-5k", "mlp", "single-task"),)
     verdict = judge_claim(claim, records, cells=here, scale="quick")
     assert verdict.verdict == verdict.label == verdicts.QUICK
@@ -517,7 +518,7 @@ def test_over_several_cells():
 def test_every_claim_of_the_paper_can_be_judged():
     streams = ("single-task", "single-task-decay", "warm-start", "full-access", "limited-access")
     methods = [method for method in METHODS if method != "adamw"]
-    pairs = (*paper.PAIRS, ("cifar10", "mlp"))
+    pairs = (*paper.pairs, ("cifar10", "mlp"))
     rng = np.random.default_rng(0)
     records = made_up(
         {
@@ -529,10 +530,10 @@ def test_every_claim_of_the_paper_can_be_judged():
     )
     records = with_changes(records, lambda method, seed: 0.01 * rng.normal())
     printed = {}
-    for one in paper.CLAIMS:
+    for one in paper.claims:
         verdict = judge_claim(one, records)
         printed[one.id] = verdict.printed
-        if one.kind in paper.ACCURACY_KINDS:
+        if one.kind in ACCURACY_KINDS:
             assert verdict.verdict not in ("not run", "too few seeds"), one.id
             assert verdict.label == verdict.verdict
             assert {c.n for c in verdict.comparisons} == {5}
@@ -583,7 +584,7 @@ def test_swapping_vanilla_and_swr_in_the_committed_records_changes_verdicts(root
     swapped.loc[swr, ["lam", "lam_features", "lam_classifier"]] = np.nan
 
     def labels(frame):
-        return {claim.id: judge_claim(claim, frame).label for claim in paper.CLAIMS}
+        return {claim.id: judge_claim(claim, frame).label for claim in paper.claims}
 
     before, after = labels(records), labels(swapped)
     assert any(before[claim] != after[claim] for claim in before), before
@@ -610,7 +611,7 @@ def test_swapping_vanilla_and_swr_in_the_committed_records_changes_verdicts(root
 def test_claims_on_changes_of_data_are_judged_by_what_a_change_costs(id, drops, expected):
     judged = paper.find_claim(id)
     cell = judged.cells[0]
-    methods = ("vanilla", *paper.GRIDS, "head-reset")
+    methods = ("vanilla", *paper.grids, "head-reset")
     finals = {(*cell, method): seeds(0.5) for method in methods}
     signs = [1, -1, 1, -1, 0]  # the same sum for every method, so that no noise has a side
     records = with_changes(

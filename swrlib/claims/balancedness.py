@@ -13,8 +13,9 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from swrlib import paper, verdicts
+from swrlib import verdicts
 from swrlib.loop import SoftWeightRescaling
+from swrlib.papers import SWR as paper
 from swrlib.theory import balance_, layer_balance, lpq_norm
 from swrlib.verdicts import Verdict
 

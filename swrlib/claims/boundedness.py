@@ -10,10 +10,11 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from swrlib import paper, verdicts
+from swrlib import verdicts
 from swrlib.claims.norms import norms_by_layer
 from swrlib.layers import Layer, trace, trace_layers
 from swrlib.loop import SoftWeightRescaling
+from swrlib.papers import SWR as paper
 from swrlib.rescaling import membership, multi_tensor_norms
 from swrlib.theory import adam_norm_bound, norm_bound
 from swrlib.verdicts import Verdict
@@ -96,7 +97,7 @@ def beside_bounds(
         lam, n = row[f"lam_{layer.group}"], row["start"]
         rounding = 2 * errors[place][layer.name] + 8 * UNIT
         entries = 1 if layer.weight is None else layer.weight.numel()
-        adam = adam_norm_bound(n, lam, lr=paper.LEARNING_RATE, entries=entries, when="before")
+        adam = adam_norm_bound(n, lam, lr=paper.learning_rate, entries=entries, when="before")
         sharp = bound(n, lam, row["B"], when="before")
         printed = norm_bound(n, lam, row["B"], kind="printed")
         rounded = [bound(n, lam, row["B"], when=w, rounding=rounding) for w in ("before", "after")]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from swrlib import paper, verdicts
+from swrlib import verdicts
+from swrlib.papers import SWR as paper
 from swrlib.verdicts import Verdict
 
 #: "Minimal overhead" is read as: a step takes at most this share longer.

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from swrlib import paper, verdicts
+from swrlib import verdicts
 from swrlib.datasets import Dataset
 from swrlib.layers import trace_layers
 from swrlib.loop import SoftWeightRescaling
+from swrlib.papers import SWR as paper
 from swrlib.streams import generator
 from swrlib.verdicts import Verdict
 
@@ -274,7 +275,7 @@ def train_on_schedule(
         ``way`` ("all" before the first fall), ``seed, epoch``, ``ratio`` (norm over its start,
         mean over layers) and ``accuracy`` (test, of the last epoch).
     """
-    optimizer = torch.optim.Adam(network.parameters(), paper.LEARNING_RATE)
+    optimizer = torch.optim.Adam(network.parameters(), paper.learning_rate)
     soft = SoftWeightRescaling(network, lam=lam)
     soft.attach(optimizer)
     first = next((i for i, rate in enumerate(rates) if rate < rates[0]), len(rates))
@@ -319,7 +320,7 @@ def _train_epoch(
     network: nn.Module, optimizer: torch.optim.Optimizer, data: Dataset, seed: int, number: int
 ) -> None:
     order = torch.randperm(len(data.train_images), generator=generator(seed, "order", number))
-    for chosen in order.split(paper.BATCH_SIZE):
+    for chosen in order.split(paper.batch_size):
         optimizer.zero_grad()
         images = data.normalize(data.train_images[chosen])
         cross_entropy(network(images), data.train_labels[chosen]).backward()
@@ -331,7 +332,7 @@ def _branch(
 ) -> tuple[nn.Module, torch.optim.Adam, SoftWeightRescaling]:
     """Copy a training, so that it can go on in several ways."""
     copied = copy.deepcopy(network)
-    adam = torch.optim.Adam(copied.parameters(), paper.LEARNING_RATE)
+    adam = torch.optim.Adam(copied.parameters(), paper.learning_rate)
     adam.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     rescaling = SoftWeightRescaling(copied, lam=lam)
     rescaling.load_state_dict(soft.state_dict())

@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from swrlib import paper, verdicts
+from swrlib import verdicts
 from swrlib.layers import trace_layers
 from swrlib.methods import SWRExceptNormalization
 from swrlib.models import build_model
+from swrlib.papers import SWR as paper
 from swrlib.verdicts import Verdict, setting
 
 #: SWR that leaves normalization layers alone.

@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from swrlib import paper, records, verdicts
+from swrlib import records, verdicts
 from swrlib.layers import trace_layers
 from swrlib.loop import SoftWeightRescaling
+from swrlib.papers import SWR as paper
+from swrlib.papers import Claim
 from swrlib.rescaling import Variant, rescale_
 from swrlib.theory import output_gap, proportionality_gap
 from swrlib.verdicts import Verdict
@@ -101,9 +103,10 @@ def scaling_verdicts(rows: pd.DataFrame) -> list[Verdict]:
     """
     scaled = rows[(rows["ratio"] < 1) & rows["biases"].isin(["proportional", "untouched"])]
     along = scaled[scaled["biases"] == "proportional"]
-    least = min(paper.FIGURE_1_RATIOS)  # another, if it is missing, would be another claim
+    asked = paper.details["figure_1_ratios"]
+    least = min(asked)  # another, if it is missing, would be another claim
     left = scaled[(scaled["biases"] == "untouched") & (scaled["ratio"] == least)]
-    ratios = len(paper.FIGURE_1_RATIOS) - 1  # but for 1
+    ratios = len(asked) - 1  # but for 1
     return [
         _scaling_verdict("scaling-keeps-accuracy", along, "after", "trained", ratios),
         _scaling_verdict("scaling-without-biases", left, "trained", "after", 1),
@@ -136,7 +139,7 @@ def _scaling_verdict(
 
 
 def _scaling_case(
-    claim: paper.Claim, group: pd.DataFrame, higher: str, lower: str
+    claim: Claim, group: pd.DataFrame, higher: str, lower: str
 ) -> tuple[str, float, str]:
     """Judge one ratio: the verdict, a number that is smaller where it is worse, and a text."""
     n, first = len(group), group.iloc[0]

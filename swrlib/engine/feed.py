@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from swrlib.datasets import Dataset
-from swrlib.streams import Stage
+from swrlib.streams import Stage, generator
 
+#: The label of a test image that is left out; torch counts no loss for it.
+LEFT_OUT = -100
 #: Images in a batch when nothing is learned from them, at least.
 EVALUATED = 256
 
@@ -43,13 +45,29 @@ class Feed:
                 if stage.labels is not None:
                     own[stage.indices.to(device)] = stage.labels.to(device, own.dtype)
         self.labels = labels  # [seeds, all images]
+        self.classes = self._classes(stages)  # [seeds, classes]
         pixels = [stage.pixels for stage in stages if stage.pixels is not None]
         self.pixels = torch.stack(pixels).to(device) if pixels else None  # [seeds, H·W]
 
-    def order(self, permutations: Sequence[Tensor]) -> Tensor:
-        """Return the positions of an epoch's images on the device, [seeds, images]."""
-        chosen = self.indices.gather(1, torch.stack(list(permutations)))
-        return chosen.to(self.labels.device)
+    def _classes(self, stages: Sequence[Stage]) -> Tensor | None:
+        """Return which classes there are so far, [seeds, classes]; None: all."""
+        if all(stage.classes is None for stage in stages):
+            return None
+        there = torch.zeros(len(stages), len(self.data.classes), dtype=torch.bool)
+        for own, stage in zip(there, stages, strict=True):
+            own[slice(None) if stage.classes is None else list(stage.classes)] = True
+        there = there.to(self.labels.device)
+        trained = self.labels.gather(1, self.indices.to(there.device))
+        if not there.gather(1, trained).all():
+            raise ValueError("a stage trains on images of classes that are not among its classes")
+        return there
+
+    def order(self, seeds: Sequence[int], stage: int, epoch: int) -> Tensor:
+        """Return the positions of an epoch's images in their order, [seeds, images]."""
+        draws = [generator(seed, "order", stage, epoch) for seed in seeds]
+        images = self.indices.shape[1]
+        orders = torch.stack([torch.randperm(images, generator=draw) for draw in draws])
+        return self.indices.gather(1, orders).to(self.labels.device)
 
     def batch(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Return images and labels of training images, as in `swrlib.population.Batch`."""
@@ -57,12 +75,18 @@ class Feed:
         return images, self.labels.gather(1, positions)
 
     def test(self, most: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield test images in batches; labels [1, N] are the same for all seeds."""
+        """Yield test images in batches; labels [1, N] are the same for all seeds.
+
+        With classes so far they are [seeds, N], those of other images `LEFT_OUT`.
+        """
         labels = self.data.test_labels[:most]
         seeds = 1 if self.pixels is None else len(self.pixels)
         for positions in torch.arange(len(labels), device=labels.device).split(self._evaluated()):
             images = self._images(self.data.test_images, positions.expand(seeds, -1))
-            yield images, labels[positions].unsqueeze(0)
+            own = labels[positions].unsqueeze(0)
+            if self.classes is not None:
+                own = own.where(self.classes[:, own[0]], LEFT_OUT)
+            yield images, own
 
     def task(self, most: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield what the stage trains on in batches, in its own order."""

@@ -24,13 +24,13 @@ from swrlib.datasets import Dataset
 from swrlib.engine.checkpoints import Checkpoint, save
 from swrlib.engine.devices import CapturedStep
 from swrlib.engine.feed import Feed
-from swrlib.engine.jobs import Run
 from swrlib.engine.progress import Progress
 from swrlib.engine.recorder import Recorder
+from swrlib.engine.runs import Run
 from swrlib.measures import Measure, StepMeasures
 from swrlib.methods import Method
 from swrlib.population import Batch, Blueprint, Members, Population
-from swrlib.streams import Stage, generator
+from swrlib.streams import Stage
 
 #: Seconds between checkpoints of a job, at the least.
 CHECKPOINT_EVERY = 30.0
@@ -183,7 +183,7 @@ class Job:
                 self._begin(number)
             elif rate < stage.learning_rates[epoch - 2]:
                 self._decay()
-            watch = self.epoch_(self._order(number, epoch), rate)
+            watch = self.epoch_(self.feed.order(self.seeds, number, epoch), rate)
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
             images = self.feed.indices.shape[1]
@@ -208,12 +208,6 @@ class Job:
         for method, members in self.groups:
             method.decay_(members)
 
-    def _order(self, number: int, epoch: int) -> Tensor:
-        """Return the positions of an epoch's images in their order, [seeds, images]."""
-        images = self.feed.indices.shape[1]
-        draws = [generator(seed, "order", number, epoch) for seed in self.seeds]
-        return self.feed.order([torch.randperm(images, generator=draw) for draw in draws])
-
     def epoch_(self, order: Tensor, rate: float) -> StepMeasures:
         """One pass over the images in this order; nothing in it waits for the device."""
         population, size = self.population, self.feed.batch_size
@@ -236,7 +230,9 @@ class Job:
 
     def step_(self, positions: Tensor, watch: StepMeasures) -> Batch:
         """One step of all runs on one batch: gradients, method, optimizer, method."""
-        batch = self.population.gradients_(*self.feed.batch(positions), features=self.features)
+        batch = self.population.gradients_(
+            *self.feed.batch(positions), features=self.features, classes=self.feed.classes
+        )
         with torch.no_grad():
             self.recorder.count(batch)
             watch.note(self.members)

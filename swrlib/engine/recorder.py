@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from swrlib.datasets import Dataset
-from swrlib.engine.feed import Feed
-from swrlib.engine.jobs import Run
+from swrlib.engine.feed import LEFT_OUT, Feed
+from swrlib.engine.runs import Run
 from swrlib.measures import (
     PROBED,
     PROBED_OF_STAGE,
@@ -102,7 +102,8 @@ class Recorder:
         found: dict[str, list[float]] = {}
         for name, batches in (("test", feed.test()), ("task", feed.task())):
             if name in plan.evaluated:
-                found[f"{name}_loss"], found[f"{name}_accuracy"] = self._evaluate(batches)
+                loss, accuracy = self._evaluate(batches, feed.classes)
+                found |= {f"{name}_loss": loss, f"{name}_accuracy": accuracy}
         if self.batches:
             found["train_loss"] = (self.losses / self.batches).tolist()
             found["train_accuracy"] = (self.correct / self.images).tolist()
@@ -174,16 +175,19 @@ class Recorder:
             run = self.names[member]
             self.measured.append((run, self.epoch, self.step, name, label, value))
 
-    def _evaluate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[list[float], ...]:
-        """Return loss and accuracy of each member."""
+    def _evaluate(
+        self, batches: Iterable[tuple[Tensor, Tensor]], classes: Tensor | None
+    ) -> tuple[list[float], ...]:
+        """Return loss and accuracy of each member on the images that are not left out."""
         losses, correct = torch.zeros_like(self.losses), torch.zeros_like(self.correct)
-        images = 0
+        images = torch.zeros_like(self.correct)
         for inputs, labels in batches:
             logits = self.population.stack(inputs, training=False)
-            of_each, hits = self.population.judge(logits, labels)
+            of_each, hits = self.population.judge(logits, labels, classes)
             losses += of_each.sum(1)
             correct += hits.sum(1)
-            images += labels.shape[1]
+            seen = (labels != LEFT_OUT).sum(1)  # of each seed, or of all
+            images += seen.repeat_interleave(len(images) // len(seen))
         return (losses / images).tolist(), (correct / images).tolist()
 
     def _norms(self) -> list[tuple[list[float], list[float]]]:
@@ -221,7 +225,8 @@ class Recorder:
 
 
 def _of_seed(batches: Batches, place: int) -> tuple[Tensor, Tensor]:
-    """Return images and labels as one seed has them, all batches together."""
-    images = [part if part.dim() == 4 else part[place] for part, _ in batches]
-    labels = [part[min(place, len(part) - 1)] for _, part in batches]
-    return torch.cat(images), torch.cat(labels)
+    """Return images and labels as one seed has them, all batches together, none left out."""
+    images = torch.cat([part if part.dim() == 4 else part[place] for part, _ in batches])
+    labels = torch.cat([part[min(place, len(part) - 1)] for _, part in batches])
+    kept = labels != LEFT_OUT
+    return images[kept], labels[kept]

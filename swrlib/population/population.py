@@ -135,7 +135,12 @@ class Population:
         return tensor.view(len(self.seeds), self.runs, *tensor.shape[1:])
 
     def gradients_(
-        self, images: Tensor, labels: Tensor, *, features: Collection[str] = ()
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        features: Collection[str] = (),
+        classes: Tensor | None = None,
     ) -> Batch:
         """Compute the gradients of the mean loss on a batch, and return what was seen.
 
@@ -145,9 +150,11 @@ class Population:
             As in `Batch`.
         features : collection of str
             Which features to keep.
+        classes : torch.Tensor, optional
+            As for `judge`.
         """
         logits, found = self.stack.forward(images, training=True, features=features)
-        losses, hits = self.judge(logits, labels)
+        losses, hits = self.judge(logits, labels, classes)
         losses = losses.mean(1)
         self.updates.forget_gradients()
         losses.sum().backward()
@@ -155,12 +162,17 @@ class Population:
         self.batch = Batch(images, labels, shown, losses.detach(), hits.sum(1))
         return self.batch
 
-    def judge(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def judge(
+        self, logits: Tensor, labels: Tensor, classes: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return losses and hits, [seeds·runs, N] each.
 
         Shapes: logits [seeds·runs, classes, N], labels [seeds, N], or [1, N] where all seeds have
-        the same.
+        the same; classes [seeds, classes], bool: which logits take part, None: all.
         """
+        if classes is not None:
+            without = ~classes.repeat_interleave(self.runs, 0).unsqueeze(2)
+            logits = logits.masked_fill(without, -torch.inf)
         targets = labels.unsqueeze(1).expand(len(self.seeds), self.runs, -1).reshape(len(self), -1)
         losses = cross_entropy(logits, targets, reduction="none")
         return losses, logits.max(1).indices == targets  # argmax is slow along this axis
