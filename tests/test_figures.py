@@ -18,6 +18,8 @@ from scipy import stats
 from swrlib import figures, make_stream, notebook, train, verdicts
 from swrlib.claims.norms import norms_by_layer
 from swrlib.claims.proportionality import scaled_runs
+from swrlib.figures.accuracy import LAST_EPOCH, SMOOTHED
+from swrlib.figures.norms import spread
 from swrlib.paper import LABELS
 from swrlib.verdicts import final_accuracy
 
@@ -55,14 +57,43 @@ def test_every_method_has_its_own_colour_and_marker():
     assert len({tuple(color) for color, _ in figures.STYLE.values()}) == len(figures.STYLE)
 
 
-def test_intervals_are_students(records):
+def test_intervals_are_students():
     values = np.random.default_rng(0).normal(size=(5, 3))
-    mean, half = figures.mean_and_interval(values)
+    mean, half = verdicts.mean_and_interval(values)
     for column in range(3):
         low, high = stats.ttest_1samp(values[:, column], 0).confidence_interval()
         assert (mean - half)[column] == pytest.approx(low)
         assert (mean + half)[column] == pytest.approx(high)
-    assert np.isnan(figures.mean_and_interval(values[:1])[1]).all()
+        assert figures.interval(pd.Series(values[:, column])) == pytest.approx((low, high))
+    assert np.isnan(verdicts.mean_and_interval(values[:1])[1]).all()
+
+
+def test_bands_are_students_intervals_and_lines_end_where_a_seed_does():
+    """By scipy; an epoch that one seed of a method did not reach is left out for that method."""
+    accuracy = np.random.default_rng(1).normal(size=(4, 3))
+    rows = [
+        {"method": method, "seed": seed, "epoch": epoch, "value": value + (method == "swr")}
+        for method in ("swr", "vanilla")
+        for (seed, epoch), value in np.ndenumerate(accuracy)
+    ]
+    rows = pd.DataFrame(rows)
+    rows = rows[(rows["method"] == "vanilla") | (rows["seed"] != 2) | (rows["epoch"] < 2)]
+    ax = matplotlib.figure.Figure().subplots()
+    figures.method_lines(ax, rows, "value", label="what")
+    assert [line.get_label() for line in ax.get_lines()] == ["vanilla", "SWR"]
+    assert [len(line.get_xdata()) for line in ax.get_lines()] == [3, 2]
+    for line, band, method in zip(ax.get_lines(), ax.collections, ("vanilla", "swr"), strict=True):
+        color, marker = figures.STYLE[method]
+        assert matplotlib.colors.same_color(line.get_color(), color)
+        assert line.get_marker() == marker
+        for epoch, mean in zip(line.get_xdata(), line.get_ydata(), strict=True):
+            seeds = rows[(rows["method"] == method) & (rows["epoch"] == epoch)]["value"]
+            edges = band.get_paths()[0].vertices
+            drawn = edges[edges[:, 0] == epoch][:, 1]
+            expected = stats.ttest_1samp(seeds, 0).confidence_interval()
+            assert (drawn.min(), drawn.max()) == pytest.approx(tuple(expected))
+            assert mean == pytest.approx(seeds.mean())
+    assert ax.get_ylabel() == "what"
 
 
 def test_curves_are_the_means_over_seeds(records):
@@ -82,14 +113,14 @@ def test_long_curves_are_averaged_within_stages(records):
     (ax,) = figure.axes
     drawn = lines(ax)[LABELS["swr"]]
     stages = pd.Series(accuracy).groupby(epochs > 40)
-    expected = stages.rolling(figures.SMOOTHED, min_periods=1).mean()
+    expected = stages.rolling(SMOOTHED, min_periods=1).mean()
     assert drawn == pytest.approx(expected.to_numpy())
     assert "5-epoch mean" in ax.get_ylabel()
     # The point at the end is the last epoch's own, as tables have it, and the picture says so.
     (end,) = (line for line in ax.get_lines() if len(line.get_xdata()) == 1)
     assert end.get_xydata().tolist() == [[80, pytest.approx(accuracy[-1])]]
     assert abs(accuracy[-1] - drawn[-1]) > 0.1, "smoothing would hide it"
-    assert figures.LAST_EPOCH in [text.get_text() for text in ax.get_legend().get_texts()]
+    assert LAST_EPOCH in [text.get_text() for text in ax.get_legend().get_texts()]
 
 
 def test_every_end_of_a_course_lies_within_its_axis(records):
@@ -102,7 +133,7 @@ def test_every_end_of_a_course_lies_within_its_axis(records):
 
 
 def test_short_curves_have_no_point_of_their_own(records):
-    assert figures.LAST_EPOCH not in lines(figures.curves(records).axes[0])
+    assert LAST_EPOCH not in lines(figures.curves(records).axes[0])
 
 
 def test_the_course_says_who_ended_where(records):
@@ -237,8 +268,8 @@ def test_two_coefficients_of_a_method_are_told_apart():
 
 
 def test_layers_of_a_deep_network_are_spread_from_the_first_to_the_last():
-    assert figures.spread(list("abcdefg")) == ["a", "d", "g"]
-    assert figures.spread(["a", "b"]) == ["a", "b"] and figures.spread(["a"]) == ["a"]
+    assert spread(list("abcdefg")) == ["a", "d", "g"]
+    assert spread(["a", "b"]) == ["a", "b"] and spread(["a"]) == ["a"]
 
 
 def test_figure_1_is_drawn_and_judged_from_scaled_runs(kept):
