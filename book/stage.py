@@ -22,8 +22,8 @@ import nbformat
 import yaml
 
 from swrlib import load_records, paper, verdicts
-from swrlib.notebook import badge, claim_line
 from swrlib.overview import Overview
+from swrlib.tables import badge, claim_line
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 LABEL = re.compile(r"^(?:\(|:(?:name|label): *)([\w-]+)(?:\)=)?$", re.M)

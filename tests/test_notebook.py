@@ -87,18 +87,18 @@ def test_a_lambda_that_is_borrowed_is_said(capsys):
 
 def test_badges_say_their_word():
     for verdict in ("reproduced", "not reproduced", verdicts.QUICK, "slightly higher by 0.1"):
-        assert verdict in notebook.badge(verdict)
-    assert "verdict-not-reproduced" in notebook.badge("not reproduced")
-    assert "verdict-quick" in notebook.badge(verdicts.QUICK)
+        assert verdict in tables.badge(verdict)
+    assert "verdict-not-reproduced" in tables.badge("not reproduced")
+    assert "verdict-quick" in tables.badge(verdicts.QUICK)
 
 
 def test_a_pages_own_runs_are_told_apart_from_the_papers(chapter, records):
     claim = paper.find_claim("decay-pull")
     values = [pd.Series([0.1, 0.2, 0.3]), pd.Series([0.0, 0.1, 0.1])]
     verdict = verdicts.judge_paired(claim, *values, 0.1, what="a < b", scale="quick")
-    text = shown(notebook.own_runs, [verdict], "quick")
+    text = shown(tables.own_runs, [verdict], "quick")
     assert "This page's own runs" in text and "a &lt; b" in text and "verdict-quick" in text
-    assert shown(notebook.own_runs, [verdict], "paper") == ""
+    assert shown(tables.own_runs, [verdict], "paper") == ""
 
 
 def test_the_banner_judges_and_folds_what_was_not_run(chapter, records):
@@ -113,9 +113,9 @@ def test_the_banner_judges_and_folds_what_was_not_run(chapter, records):
 
 def test_cells_show_the_verdict_and_fold_what_was_not_run(chapter):
     committed = chapter.paper_records("single-task")
-    text = shown(notebook.cells_table, verdicts.table_cells(committed, 1))
+    text = shown(tables.cells, verdicts.table_cells(committed, 1))
     assert "cells not run" in text and "MNIST MLP" in text and 'class="verdict' in text
-    assert "vanilla" in shown(notebook.cells_table, verdicts.table_cells(committed[:0], 1))
+    assert "vanilla" in shown(tables.cells, verdicts.table_cells(committed[:0], 1))
 
 
 def test_a_spike_in_the_last_epoch_is_seen_beside_the_last_ten(records):
@@ -124,7 +124,7 @@ def test_a_spike_in_the_last_epoch_is_seen_beside_the_last_ten(records):
     spike = records["epoch"] == 2
     records.loc[spike & (records["method"] == "swr"), "test_accuracy"] = 0.9
     records.loc[~spike & (records["method"] == "vanilla"), "test_accuracy"] = 0.95
-    text = shown(notebook.finals_table, records)
+    text = shown(tables.finals, records)
     lines = dict(re.findall(r"<th>([^<]+)</th>\s*((?:<td>.*?</td>\s*)+)", text))
     last = verdicts.final_accuracy(records).groupby("method")["test_accuracy"].mean()
     trained = records[records["epoch"] > 0]  # an untrained network's does not count
@@ -135,17 +135,17 @@ def test_a_spike_in_the_last_epoch_is_seen_beside_the_last_ten(records):
     gap = 100 * (last["swr"] - last["vanilla"])
     assert f"<td>{gap:+.2f} [" in lines["SWR"] and "<td>–</td>" in lines["vanilla"]
     assert "SWR is the most accurate method in the last epoch, vanilla over the last 2" in text
-    assert "over the last" not in shown(notebook.finals_table, records[spike])
+    assert "over the last" not in shown(tables.finals, records[spike])
     assert "last 2, %" in text and "last 10" not in text, "a stage of two epochs has no last ten"
 
 
 def test_a_run_that_collapsed_is_named_beside_its_table(records):
-    assert "collapsed" not in shown(notebook.finals_table, records)
+    assert "collapsed" not in shown(tables.finals, records)
     seeds = pd.concat(
         [records.assign(seed=seed, run=f"{seed}" + records["run"]) for seed in (0, 1, 2)]
     )
     lost = (seeds["method"] == "vanilla") & (seeds["seed"] == 1)
-    text = shown(notebook.finals_table, seeds.assign(test_accuracy=0.8 - 0.7 * lost))
+    text = shown(tables.finals, seeds.assign(test_accuracy=0.8 - 0.7 * lost))
     assert "vanilla ended at 10.0% with seed 1 (the mean of the others is 80.0%)" in text
     assert text.count("collapsed") == 1
 
@@ -154,7 +154,7 @@ def test_a_difference_needs_what_it_is_a_difference_from(records):
     """Where vanilla was not trained, or not with two of the seeds, there is a dash."""
 
     def differences(frame):
-        text = shown(notebook.finals_table, frame)
+        text = shown(tables.finals, frame)
         lines = dict(re.findall(r"<th>([^<]+)</th>\s*((?:<td>.*?</td>\s*)+)", text))
         return text, {
             name: re.findall(r"<td>(.*?)</td>", line)[1::2] for name, line in lines.items()
@@ -179,16 +179,16 @@ def test_the_most_accurate_method_is_sought_on_seeds_that_all_have(records):
     rows.loc[(rows["epoch"] == 1) & (rows["method"] == "vanilla"), "test_accuracy"] = 0.8
     rows.loc[rows["seed"] == 1, "test_accuracy"] = 0.9
     lucky = rows[(rows["seed"] == 0) | (rows["method"] == "swr")]
-    text = shown(notebook.finals_table, lucky)
+    text = shown(tables.finals, lucky)
     assert "1–2 seeds" in text
     assert "L2 is the most accurate method in the last epoch, vanilla over the last 2" in text
 
 
 def test_provenance_counts_the_runs(chapter):
     committed = chapter.paper_records("single-task", method="swr", dataset="mnist")
-    text = shown(notebook.provenance_table, committed)
+    text = shown(tables.provenance, committed)
     assert "commit" in text and committed["run"].nunique() == 5 and "runs" in text
-    assert "make paper" in shown(notebook.provenance_table, committed[:0])
+    assert "make paper" in shown(tables.provenance, committed[:0])
 
 
 def test_tabs_need_no_program():

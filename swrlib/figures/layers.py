@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from swrlib import paper
-from swrlib.figures.style import MARKED, STYLE, in_order
+from swrlib.figures import MARKED, STYLE, in_order
 from swrlib.verdicts import coefficient, setting
 
 _CELL = ["dataset", "model"]
@@ -26,7 +26,7 @@ def spread(names: Sequence[str], most: int = 3) -> list[str]:
     return [names[place] for place in places]
 
 
-def layer_panels(
+def panels(
     rows: pd.DataFrame, label: str, *, by: Sequence[str] = _CELL, **sharing: Any
 ) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
     """Lay out a line of panels for each setting, a panel for each of up to three layers.
