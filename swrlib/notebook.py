@@ -117,10 +117,16 @@ class Chapter:
             **options,
         )
 
-    def paper_records(self, stream: str, **filters: Any) -> pd.DataFrame:
-        """Return the committed records of a stream at paper scale; empty where there are none."""
+    def paper_records(self, *streams: str, **filters: Any) -> pd.DataFrame:
+        """Return the committed records at paper scale, of some streams or all; there may be none.
+
+        The filters are those of `swrlib.load_records`; all training images by default.
+        """
+        filters = {"scale": "paper", "split": "all"} | filters
+        if streams:
+            filters["stream"] = list(streams)
         try:
-            return records.load_records(stream=stream, scale="paper", split="all", **filters)
+            return records.load_records(**filters)
         except FileNotFoundError:
             return pd.DataFrame(columns=list(records.COLUMNS))
 
@@ -250,8 +256,7 @@ def judge(chapter: Chapter, *claims: str, quick: pd.DataFrame | None = None) -> 
         paper.
     """
     chosen = [paper.find_claim(claim) for claim in claims]
-    names = sorted({cell[2] for claim in chosen for cell in claim.cells})
-    at_paper_scale = pd.concat([chapter.paper_records(name) for name in names])
+    at_paper_scale = chapter.paper_records(*{cell[2] for claim in chosen for cell in claim.cells})
     found = [verdicts.judge_claim(claim, at_paper_scale) for claim in chosen]
     tables.banner(found)
     if quick is not None and len(quick):

@@ -246,7 +246,9 @@ def _ends(name: str, accuracy: pd.DataFrame) -> pd.DataFrame:
         own, gap = accuracy[method], "–"
         if method != "vanilla" and "vanilla" in accuracy:
             pairs = (own - accuracy["vanilla"]).dropna()
-            gap = _points(*verdicts.paired_interval(pairs, 0.0)) if len(pairs) > 1 else "–"
+            gap = (
+                _points(*verdicts.paired_interval(pairs.to_numpy(), 0.0)) if len(pairs) > 1 else "–"
+            )
         cells = {f"{name}, %": _percent(own.mean(), own.std()), f"{name} − vanilla": gap}
         lines[paper.label(method)] = cells
     return pd.DataFrame.from_dict(lines, orient="index")

@@ -17,9 +17,9 @@ from scipy import stats
 from swrlib.figures.accuracy import LAST_EPOCH, SMOOTHED
 from swrlib.figures.norms import spread
 
-from swrlib import figures, make_stream, notebook, train, verdicts
+from swrlib import figures, make_stream, train, verdicts
 from swrlib.claims.norms import norms_by_layer
-from swrlib.claims.proportionality import scaled_runs
+from swrlib.claims.proportionality import scaled_runs, scaling_verdicts
 from swrlib.figures import accuracies, layers
 from swrlib.paper import LABELS
 from swrlib.verdicts import final_accuracy
@@ -294,10 +294,7 @@ def test_figure_1_is_drawn_and_judged_from_scaled_runs(kept):
     assert along["after"].to_numpy() == pytest.approx(along["trained"].to_numpy(), abs=0.002)
     figure, sentence = accuracies.scaling(rows)
     assert len(figure.axes) == 4 and "Proportional, right after the scaling" in sentence
-    with capture_output() as shown:
-        verdicts = notebook.judge_scaling(notebook.Chapter({}), rows)
-    assert len(verdicts) == 3
-    assert any("own runs" in output.data.get("text/html", "") for output in shown.outputs)
+    assert len(scaling_verdicts(rows)) == 3
 
 
 def test_norm_courses_and_lambdas():
