@@ -196,8 +196,7 @@ def repair(finals: pd.DataFrame) -> tuple[str, pd.DataFrame]:
         line = {"ends at, %": f"{100 * wide[method].mean():.1f}"}
         for name, other in references.items():
             gap = against(method, other)
-            text = verdicts.in_points(*gap).replace(" points", "") if gap else _MISSING
-            line[f"minus {name}"] = text
+            line[f"minus {name}"] = verdicts.in_points(*gap, unit="") if gap else _MISSING
         lines[paper.label(method)] = line
     table = pd.DataFrame.from_dict(lines, orient="index")
     harm = against("full-reset", "vanilla")

@@ -14,13 +14,13 @@ import pandas as pd
 import pytest
 from IPython.utils.capture import capture_output
 from scipy import stats
-from swrlib.figures.accuracy import LAST_EPOCH, SMOOTHED
-from swrlib.figures.norms import spread
 
 from swrlib import figures, make_stream, train, verdicts
 from swrlib.claims.norms import norms_by_layer
 from swrlib.claims.proportionality import scaled_runs, scaling_verdicts
 from swrlib.figures import accuracies, layers
+from swrlib.figures.accuracies import LAST_EPOCH, SMOOTHED
+from swrlib.figures.layers import spread
 from swrlib.paper import LABELS
 from swrlib.verdicts import final_accuracy
 
