@@ -321,24 +321,15 @@ def explore_methods(frame: pd.DataFrame) -> None:
     from swrlib import figures
     from swrlib.figures import accuracies
 
-    present = [m for m in figures.STYLE if m in set(frame["method"])]
-
-    def draw(methods: tuple[str, ...]) -> str:
+    def draw(methods: Iterable[str]) -> str:
         chosen = frame[frame["method"].isin(methods)]
         return figures.as_html(*accuracies.course(chosen, references=False)) if len(chosen) else ""
 
+    present = figures.in_order(frame)
     choice = widgets.SelectMultiple(
         options=[(paper.label(m), m) for m in present],
-        value=tuple(m for m in present if m in ("vanilla", "swr", "full-reset")),
+        value=[m for m in present if m in ("vanilla", "swr", "full-reset")],
         rows=len(present),
     )
     explore(draw, methods=choice)
-    rivals = [m for m in present if m != "vanilla"]
-    panels(
-        {
-            paper.label(m): figures.as_html(
-                *accuracies.course(frame[frame["method"].isin(["vanilla", m])], references=False)
-            )
-            for m in rivals
-        }
-    )
+    panels({paper.label(m): draw(["vanilla", m]) for m in present if m != "vanilla"})

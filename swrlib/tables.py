@@ -141,17 +141,19 @@ def own_comparisons(claims: Iterable[paper.Claim], quick: pd.DataFrame) -> None:
     """
     first = quick.iloc[0]
     cell, scale = (first["dataset"], first["model"], first["stream"]), first["scale"]
-    rows = {
-        (paper.label(c.method), paper.label(c.rival), _compared(claim)): (
+    rows = [
+        (
+            *map(paper.label, (c.method, c.rival)),
+            _compared(claim),
             _points(c.difference, c.low, c.high),
             c.n,
         )
         for claim in claims
         for c in verdicts.judge_claim(claim, quick, cells=[cell], scale=scale).comparisons
         if c.n > 1
-    }
+    ]
     columns = ["method", "against", "of", "points [95%]", "seeds"]
-    table = pd.DataFrame([(*key, *value) for key, value in rows.items()], columns=columns)
+    table = pd.DataFrame(rows, columns=columns).drop_duplicates()
     text = framed(styled(table).hide(axis="index"), head="left")
     own = badge(verdicts.QUICK, f"{scale} scale: no verdict on the paper")
     show_html(

@@ -78,6 +78,15 @@ def method_courses(ax: Axes, rows: pd.DataFrame, value: str = "norm") -> None:
     ax.set_xlabel("epoch")
 
 
+def courses(norms: pd.DataFrame, label: str, **sharing: Any) -> Figure:
+    """Draw the courses of norms under each method: `panels`, `method_courses`, `legend_below`."""
+    figure, drawn = panels(norms, label, **sharing)
+    for ax, rows in drawn:
+        method_courses(ax, rows)
+    legend_below(figure)
+    return figure
+
+
 def legend_below(figure: Figure, columns: int = 5) -> None:
     """Give all panels of a picture one legend, below them."""
     found: dict[str, Any] = {}
@@ -126,18 +135,19 @@ def norm_courses(without: pd.DataFrame, with_swr: pd.DataFrame, lam: float) -> t
     (Figure, str)
         The picture and what it says.
     """
+    ways = {"vanilla": ("without", without), "swr": (f"SWR, λ = {lam:g}", with_swr)}
     columns = min(4, without.shape[1])
     lines = math.ceil(without.shape[1] / columns)
     figure, axes = plt.subplots(
         lines, columns, figsize=(2.4 * columns + 1.2, 2.7 * lines), squeeze=False, sharey=True
     )
     for layer, ax in zip(without, axes.flat, strict=False):
-        for method, norms in (("vanilla", without), ("swr", with_swr)):
+        for method, (name, norms) in ways.items():
             color, marker = STYLE[method]
-            name = "without" if method == "vanilla" else f"SWR, λ = {lam:g}"
+            style = {"color": color, "marker": marker, **MARKED}
             every = max(1, len(norms) // 5)
-            style = {"color": color, "marker": marker, "markevery": every, **MARKED}
-            ax.plot(norms[layer] / norms[layer].iloc[0], lw=1.8, label=name, **style)
+            course = norms[layer] / norms[layer].iloc[0]
+            ax.plot(course, lw=1.8, label=name, markevery=every, **style)
         ax.set_title(str(layer), fontsize=11)
         ax.set_xlabel("step")
     for ax in axes.flat[without.shape[1] :]:
