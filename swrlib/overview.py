@@ -76,10 +76,12 @@ class Overview:
             return _MISSING
         return f"{100 * wide[method].mean():.1f}%"
 
-    def gap(self, stream: str, dataset: str, model: str, a: str, b: str) -> str:
+    def gap(
+        self, stream: str, dataset: str, model: str, a: str, b: str, unit: str = " points"
+    ) -> str:
         """Write a's accuracy minus b's, paired over seeds, with its interval."""
         found = self.interval(stream, dataset, model, a, b)
-        return verdicts.in_points(*found) if found else _MISSING
+        return verdicts.in_points(*found, unit=unit) if found else _MISSING
 
     def printed(self, stream: str, dataset: str, model: str, a: str, b: str) -> str:
         """Write the printed difference of a and b."""
@@ -130,9 +132,9 @@ class Overview:
                     "seeds": self.seeds(*setting, "swr", *others),
                     "vanilla": self.mean(*setting, "vanilla"),
                     "SWR": self.mean(*setting, "swr"),
-                    "SWR − vanilla": self.gap(*setting, "swr", "vanilla").replace(" points", ""),
+                    "SWR − vanilla": self.gap(*setting, "swr", "vanilla", ""),
                     "best of the others": f"{paper.label(best)}, {self.mean(*setting, best)}",
-                    "SWR − that": self.gap(*setting, "swr", best).replace(" points", ""),
+                    "SWR − that": self.gap(*setting, "swr", best, ""),
                 }
             )
         table = pd.DataFrame(lines).to_html(index=False, border=0, classes="table")
