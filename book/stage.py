@@ -22,9 +22,9 @@ import nbformat
 import yaml
 
 from swrlib import load_records, verdicts
-from swrlib.notebook import badge, claim_line
 from swrlib.overview import Overview
 from swrlib.papers import SWR as paper
+from swrlib.tables import badge, claim_line
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 LABEL = re.compile(r"^(?:\(|:(?:name|label): *)([\w-]+)(?:\)=)?$", re.M)

@@ -8,16 +8,17 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
-from swrlib import records
 from swrlib.papers import SWR as paper
+from swrlib.records import results_folder
 
+T = TypeVar("T")
 COLUMNS = ("table", "name", "model", "processes", "threads", "runs", "repeat", "milliseconds")
 
 
@@ -44,24 +45,33 @@ def load_cost(path: str | os.PathLike[str] | None = None) -> tuple[pd.DataFrame,
     ValueError
         If the file is no such table.
     """
-    file = Path(path) if path is not None else _results_file("cost.json")
-    if not file.is_file():
-        raise FileNotFoundError(f"there are no measurements in {file}: `make bench` makes them")
-    try:
-        content = json.loads(file.read_text())
-        frame = pd.DataFrame([row for table in content.values() for row in table["rows"]])
-        machine = pd.DataFrame({name: table["machine"] for name, table in content.items()}).T
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file} is no table of measurements: `make bench` makes one") from error
+
+    def tables(content: Mapping[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
+        rows = [row for table in content.values() for row in table["rows"]]
+        machine = {name: table["machine"] for name, table in content.items()}
+        return pd.DataFrame(rows), pd.DataFrame(machine).T
+
+    file = Path(path or _results_file("cost.json"))
+    frame, machine = _read(file, "make bench", tables)
     if not len(frame) or not set(COLUMNS) <= set(frame.columns):
         raise ValueError(f"{file} lacks columns of a table of measurements: `make bench` makes one")
     return frame, machine
 
 
 def _results_file(name: str) -> Path:
-    results = records.results_folder()
-    new, old = results / "_benchmarks" / name, results / name
+    new, old = results_folder() / "_benchmarks" / name, results_folder() / name
     return old if old.is_file() and not new.is_file() else new
+
+
+def _read(file: Path, command: str, made: Callable[[Any], T]) -> T:
+    """Return what is made of a file's content; if there is none, name the command that makes it."""
+    if not file.is_file():
+        raise FileNotFoundError(f"there are no measurements in {file}: `{command}` makes them")
+    try:
+        return made(json.loads(file.read_text()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        message = f"{file} is no table of measurements: `{command}` makes one"
+        raise ValueError(message) from error
 
 
 @dataclass(frozen=True)
@@ -175,19 +185,10 @@ def load_gpu(path: str | os.PathLike[str] | None = None) -> OnGPU:
     ValueError
         If the file is no such table.
     """
-    file = Path(path) if path is not None else _results_file("gpu.json")
-    if not file.is_file():
-        if path is None:
-            return _on_gpu({})
-        raise FileNotFoundError(
-            f"there are no measurements in {file}: `python -m benchmarks.gpu` makes them"
-        )
-    try:
-        return _on_gpu(json.loads(file.read_text()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{file} is no table of measurements: `python -m benchmarks.gpu` makes one"
-        ) from error
+    file = Path(path or _results_file("gpu.json"))
+    if path is None and not file.is_file():
+        return _on_gpu({})
+    return _read(file, "python -m benchmarks.gpu", _on_gpu)
 
 
 def _on_gpu(content: Mapping[str, Any]) -> OnGPU:

@@ -1,4 +1,4 @@
-"""What the chapters share: checked parameters, provenance, verdicts, tables of what was trained."""
+"""What every chapter begins and ends with: checked parameters, provenance, verdicts, play."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from swrlib import records, streams, verdicts
+from swrlib import records, streams, tables, verdicts
 from swrlib.checks import check_whole, nearest
-from swrlib.claims.proportionality import scaled_runs, scaling_verdicts
 from swrlib.datasets import DATASETS, Dataset
 from swrlib.engine import train
 from swrlib.engine.checkpoints import default_folder
@@ -25,8 +24,6 @@ from swrlib.engine.strengths import borrow_method
 from swrlib.loop import SoftWeightRescaling
 from swrlib.methods import Method
 from swrlib.models import MODELS
-from swrlib.overview import collapsed_runs
-from swrlib.papers import CHANGE_KINDS, Claim
 from swrlib.papers import SWR as paper
 from swrlib.verdicts import Verdict
 
@@ -94,10 +91,16 @@ class Chapter:
             **options,
         )
 
-    def paper_records(self, stream: str, **filters: Any) -> pd.DataFrame:
-        """Return the committed records of a stream at paper scale; empty where there are none."""
+    def paper_records(self, *streams: str, **filters: Any) -> pd.DataFrame:
+        """Return the committed records at paper scale, of some streams or all; there may be none.
+
+        The filters are those of `swrlib.load_records`; all training images by default.
+        """
+        filters = {"scale": "paper", "split": "all"} | filters
+        if streams:
+            filters["stream"] = list(streams)
         try:
-            return records.load_records(stream=stream, scale="paper", split="all", **filters)
+            return records.load_records(**filters)
         except FileNotFoundError:
             return pd.DataFrame(columns=list(records.COLUMNS))
 
@@ -207,86 +210,11 @@ def _stamp(chapter: Chapter) -> None:
     about = records.provenance()
     given = ", ".join(f"{k} = {v}" for k, v in chapter.parameters.items() if v is not None)
     commit = (about["commit"] or "unknown")[:10] + (" with changes" if about["dirty"] else "")
-    show_html(
+    tables.show_html(
         f'<p class="provenance">This page ran{html.escape(given and f" with {given}")}; '
         f"commit {commit}, Python {about['python']}, torch {about['torch']}, "
         f"{html.escape(str(about['processor']))}, {about['date'][:10]}.</p>"
     )
-
-
-def show_html(text: str) -> None:
-    """Display HTML in a notebook."""
-    from IPython.display import HTML, display
-
-    display(HTML(text))
-
-
-def show_table(title: str, table: pd.DataFrame, form: str = "{}") -> None:
-    """Display a table below its title; a dash stands for a missing number, or for no rows at all.
-
-    Parameters
-    ----------
-    title : str
-        What the table is of: plain text.
-    table : DataFrame
-    form : str
-        How a float is written.
-    """
-    text = table.to_html(border=0, float_format=form.format, na_rep="–") if len(table) else "–"
-    show_html(f'<p>{html.escape(title)}</p><div class="table-container">{text}</div>')
-
-
-def badge(verdict: str, text: str | None = None) -> str:
-    """Return a verdict's badge as HTML; the word says it, symbol and colour only help."""
-    other = verdict in (verdicts.QUICK, verdicts.CUSTOM)
-    slug = "quick" if other else verdict.split(" by ")[0].replace(" ", "-")
-    return f'<span class="verdict verdict-{slug}">{html.escape(text or verdict)}</span>'
-
-
-def claim_line(claim: Claim, badges: str) -> str:
-    """Return a claim's line as HTML: its verdict, what it says, its place in the paper."""
-    place = f'<span class="place">{html.escape(claim.place)}</span>'
-    return f"<p>{badges} {html.escape(claim.sentence)} {place}</p>"
-
-
-def banner(found: Iterable[Verdict]) -> None:
-    """Show the verdict of each claim, with the numbers behind it and the paper's own.
-
-    For the page of all claims the verdicts travel along, as metadata of the output.
-    """
-    from IPython.display import display
-
-    judged, waiting, handed_on = [], [], []
-    for verdict in found:
-        claim = verdict.claim
-        about = {"claim": claim.id, "verdict": verdict.verdict, "label": verdict.label}
-        handed_on.append(about | {"detail": verdict.detail})
-        line = claim_line(claim, badge(verdict.verdict, verdict.label))
-        if verdict.verdict == verdicts.NOT_RUN:
-            waiting.append(f'<div class="claim">{line}</div>')
-            continue
-        detail = html.escape(verdict.detail)
-        if verdict.printed != verdicts.NOT_PRINTED:
-            detail += f" The same rule on the printed numbers: {html.escape(verdict.printed)}."
-        judged.append(f'<div class="claim">{line}<p class="detail">{detail}</p></div>')
-    if waiting:
-        number = "One claim" if len(waiting) == 1 else f"{len(waiting)} claims"
-        judged.append(_folded(f"{number} not run at paper scale", "".join(waiting)))
-    text = f'<div class="claims">{"".join(judged)}</div>'
-    metadata = {"text/html": {"verdicts": handed_on}}
-    display({"text/html": text}, raw=True, metadata=metadata)
-
-
-def own_runs(found: Iterable[Verdict], scale: str) -> None:
-    """Show what a rule says of a page's own runs, where they are not at the paper's scale."""
-    if scale != "paper":
-        for verdict in found:
-            line = f"{badge(verdict.verdict)} This page's own runs. {html.escape(verdict.detail)}"
-            show_html(f"<p>{line}</p>")
-
-
-def _folded(title: str, content: str) -> str:
-    return f"<details><summary>{html.escape(title)}</summary>{content}</details>"
 
 
 def judge(chapter: Chapter, *claims: str, quick: pd.DataFrame | None = None) -> list[Verdict]:
@@ -302,158 +230,12 @@ def judge(chapter: Chapter, *claims: str, quick: pd.DataFrame | None = None) -> 
         paper.
     """
     chosen = [paper.find_claim(claim) for claim in claims]
-    names = sorted({cell[2] for claim in chosen for cell in claim.cells})
-    at_paper_scale = pd.concat([chapter.paper_records(name) for name in names])
+    at_paper_scale = chapter.paper_records(*{cell[2] for claim in chosen for cell in claim.cells})
     found = [verdicts.judge_claim(claim, at_paper_scale) for claim in chosen]
-    banner(found)
+    tables.banner(found)
     if quick is not None and len(quick):
-        _quick_comparisons(chosen, quick)
+        tables.own_comparisons(chosen, quick)
     return found
-
-
-def _compared(claim: Claim) -> str:
-    """Say what a claim's comparisons are differences of."""
-    if claim.kind not in CHANGE_KINDS:
-        return "final accuracy"
-    return "loss at changes" if claim.kind == "loses more" else "gain at changes"
-
-
-def _quick_comparisons(claims: Iterable[Claim], quick: pd.DataFrame) -> None:
-    first = quick.iloc[0]
-    cell, scale = (first["dataset"], first["model"], first["stream"]), first["scale"]
-    pairs = dict.fromkeys(
-        (c.method, c.rival, _compared(claim), c.n, c.difference, c.low, c.high)
-        for claim in claims
-        for c in verdicts.judge_claim(claim, quick, cells=[cell], scale=scale).comparisons
-        if c.n > 1
-    )
-    rows = "".join(
-        f"<tr><td>{paper.label(method)}</td><td>{paper.label(rival)}</td><td>{of}</td>"
-        f"<td>{_with_interval(gap, low, high)}</td><td>{n}</td></tr>"
-        for method, rival, of, n, gap, low, high in pairs
-    )
-    head = "<tr><th>method</th><th>against</th><th>of</th><th>points [95%]</th><th>seeds</th></tr>"
-    table = f'<div class="table-container"><table class="dataframe">{head}{rows}</table></div>'
-    own = f"{scale} scale: no verdict on the paper"
-    show_html(
-        f"<p>{badge(verdicts.QUICK, own)} This page's own runs, on {paper.label(cell[0])}.</p>"
-        + (_folded("The same comparisons on them, paired over seeds", table) if rows else "")
-    )
-
-
-def cells_table(cells: pd.DataFrame) -> None:
-    """Show ours beside the paper's: mean ± standard deviation (n), difference and verdict."""
-
-    def accuracy(mean: float, sd: float, n: int) -> str:
-        return f"{_mean_and_deviation(mean, sd)} ({n})" if n else "–"
-
-    names = ("method", "verdict", "ours, % (n)", "paper, % (n)", "difference [95%]")
-    head = "".join(f"<th>{name}</th>" for name in names)
-
-    def table(rows: pd.DataFrame) -> str:
-        lines = []
-        for (dataset, model), group in rows.groupby(["dataset", "model"], sort=False):
-            setting = html.escape(f"{paper.label(dataset)} {paper.label(model)}")
-            lines.append(f'<tr><th colspan="{len(names)}" scope="rowgroup">{setting}</th></tr>')
-            for row in group.itertuples():
-                interval = "–"
-                if pd.notna(row.low):
-                    interval = _with_interval(row.difference, row.low, row.high)
-                fields = [
-                    html.escape(paper.label(row.method)),
-                    badge(row.verdict),
-                    accuracy(row.ours_mean, row.ours_sd, row.n),
-                    accuracy(row.paper_mean, row.paper_sd, row.paper_n),
-                    interval,
-                ]
-                lines.append("<tr>" + "".join(f"<td>{field}</td>" for field in fields) + "</tr>")
-        start = '<div class="table-container"><table class="dataframe"><thead><tr>'
-        return f"{start}{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
-
-    run, waiting = cells[cells["n"] > 0], cells[cells["n"] == 0]
-    rest = _folded(f"{len(waiting)} cells not run", table(waiting)) if len(waiting) else ""
-    show_html((table(run) if len(run) else "") + rest)
-
-
-def finals_table(frame: pd.DataFrame) -> None:
-    """Show how accurate each method ends: in the last epoch, and over the last ten.
-
-    Differences are from vanilla, paired over the seeds that both have; a dash where there is no
-    vanilla, or less than two such seeds. Where the last epoch and the last ten name another method
-    as the most accurate one, on the seeds that all methods have, a sentence says so. Of a stage of
-    fewer than ten epochs the mean is over all of them.
-
-    Parameters
-    ----------
-    frame : DataFrame
-        Records of one stream.
-    """
-    finals = verdicts.final_accuracy(frame)
-    finals["late"] = finals["run"].map(verdicts.late_accuracy(frame))
-    for _, rows in finals.groupby(["dataset", "model", "scale"]):
-        last, late = (
-            rows.pivot_table(index="seed", columns="method", values=value)
-            for value in ("test_accuracy", "late")
-        )
-        epochs = min(verdicts.LATE, int(rows["stage_epoch"].max()))
-        lines = {
-            paper.label(method): _ending("last epoch", last, method)
-            | _ending(f"last {epochs}", late, method)
-            for method in paper.labels
-            if method in last
-        }
-        table = pd.DataFrame.from_dict(lines, orient="index").to_html(border=0)
-        seeds = verdicts.seed_count(rows)
-        text = f"Accuracy at the end, {verdicts.setting(rows)}, "
-        text += "one seed" if seeds == "1" else f"{seeds} seeds"
-        if "vanilla" not in last:
-            text += "; vanilla was not trained here, so there is no difference from it."
-        else:
-            text += "." if seeds == "1" else "; differences are paired over them."
-        best, steady = (table.dropna().mean() for table in (last, late))
-        if best.notna().all() and best.idxmax() != steady.idxmax():
-            text += f" {paper.label(best.idxmax())} is the most accurate method in the last epoch, "
-            text += f"{paper.label(steady.idxmax())} over the last {epochs}."
-        for said, others in collapsed_runs(last):
-            text += f" A run collapsed and counts like any other: {said} ({others})."
-        show_html(f'<p>{html.escape(text)}</p><div class="table-container">{table}</div>')
-
-
-def _ending(name: str, accuracy: pd.DataFrame, method: str) -> dict[str, str]:
-    """Write a method's mean ± deviation in percent and its difference from vanilla."""
-    own = accuracy[method]
-    cells = {f"{name}, %": _mean_and_deviation(own.mean(), own.std()), f"{name} − vanilla": "–"}
-    if method == "vanilla" or "vanilla" not in accuracy:
-        return cells
-    gap = (own - accuracy["vanilla"]).dropna()
-    if len(gap) > 1:
-        cells[f"{name} − vanilla"] = _with_interval(*verdicts.paired_interval(gap.to_numpy(), 0.0))
-    return cells
-
-
-def _mean_and_deviation(mean: float, deviation: float) -> str:
-    spread = f" ± {100 * deviation:.2f}" if pd.notna(deviation) else ""
-    return f"{100 * mean:.2f}{spread}"
-
-
-def _with_interval(difference: float, low: float, high: float) -> str:
-    return f"{100 * difference:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
-
-
-def provenance_table(frame: pd.DataFrame) -> None:
-    """Show where records come from: how many runs, with what, on what, when."""
-    if not len(frame):
-        show_html("<p>There are no records at paper scale: <code>make paper</code> makes them.</p>")
-        return
-    about = records.load_provenance()
-    about = about[about["run"].isin(frame["run"])]
-    columns = ["commit", "dirty", "torch", "python", "device", "processor"]
-    days = about.assign(day=about["date"].str[:10], commit=about["commit"].str[:10])
-    table = days.groupby(columns, dropna=False).agg(
-        runs=("run", "nunique"), first_day=("day", "min"), last_day=("day", "max")
-    )
-    shown = table.reset_index().to_html(index=False)
-    show_html(f'<div class="table-container">{shown}</div>')
 
 
 def panels(items: Mapping[str, str]) -> None:
@@ -475,7 +257,7 @@ def panels(items: Mapping[str, str]) -> None:
             f'<label for="{name}-{number}">{html.escape(label)}</label>'
             f'<div class="panel">{content}</div>'
         )
-    show_html('<div class="panels">' + "".join(parts) + "</div>")
+    tables.show_html('<div class="panels">' + "".join(parts) + "</div>")
 
 
 def explore(draw: Callable[..., str], **controls: Any) -> None:
@@ -511,44 +293,17 @@ def explore_methods(frame: pd.DataFrame) -> None:
     import ipywidgets as widgets
 
     from swrlib import figures
+    from swrlib.figures import accuracies
 
-    present = [m for m in figures.STYLE if m in set(frame["method"])]
-
-    def draw(methods: tuple[str, ...]) -> str:
+    def draw(methods: Iterable[str]) -> str:
         chosen = frame[frame["method"].isin(methods)]
-        return figures.as_html(*figures.course(chosen, references=False)) if len(chosen) else ""
+        return figures.as_html(*accuracies.course(chosen, references=False)) if len(chosen) else ""
 
+    present = figures.in_order(frame)
     choice = widgets.SelectMultiple(
         options=[(paper.label(m), m) for m in present],
-        value=tuple(m for m in present if m in ("vanilla", "swr", "full-reset")),
+        value=[m for m in present if m in ("vanilla", "swr", "full-reset")],
         rows=len(present),
     )
     explore(draw, methods=choice)
-    rivals = [m for m in present if m != "vanilla"]
-    panels(
-        {
-            paper.label(m): figures.as_html(
-                *figures.course(frame[frame["method"].isin(["vanilla", m])], references=False)
-            )
-            for m in rivals
-        }
-    )
-
-
-def judge_scaling(chapter: Chapter, own: pd.DataFrame) -> list[Verdict]:
-    """Judge Fig. 1's claims on the committed records, and show this page's own numbers below."""
-    committed = chapter.paper_records("scaled", dataset="cifar10", model="cnn")
-    found = scaling_verdicts(scaled_runs(committed))
-    banner(found)
-    lines = "".join(
-        f"<li>{html.escape(f'{verdict.claim.sentence} {verdict.detail}')}</li>"
-        for verdict in scaling_verdicts(own)
-    )
-    first = own.iloc[0]
-    kind = verdicts.QUICK if first["scale"] == "quick" else verdicts.CUSTOM
-    if first["scale"] != "paper":
-        show_html(
-            f"<p>{badge(kind)} This page's own runs, on {paper.label(first['dataset'])}:</p>"
-            f'<ul class="comparisons">{lines}</ul>'
-        )
-    return found
+    panels({paper.label(m): draw(["vanilla", m]) for m in present if m != "vanilla"})

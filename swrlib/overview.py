@@ -77,10 +77,12 @@ class Overview:
             return _MISSING
         return f"{100 * wide[method].mean():.1f}%"
 
-    def gap(self, stream: str, dataset: str, model: str, a: str, b: str) -> str:
+    def gap(
+        self, stream: str, dataset: str, model: str, a: str, b: str, unit: str = " points"
+    ) -> str:
         """Write a's accuracy minus b's, paired over seeds, with its interval."""
         found = self.interval(stream, dataset, model, a, b)
-        return verdicts.in_points(*found) if found else _MISSING
+        return verdicts.in_points(*found, unit=unit) if found else _MISSING
 
     def printed(self, stream: str, dataset: str, model: str, a: str, b: str) -> str:
         """Write the printed difference of a and b."""
@@ -131,9 +133,9 @@ class Overview:
                     "seeds": self.seeds(*setting, "swr", *others),
                     "vanilla": self.mean(*setting, "vanilla"),
                     "SWR": self.mean(*setting, "swr"),
-                    "SWR − vanilla": self.gap(*setting, "swr", "vanilla").replace(" points", ""),
+                    "SWR − vanilla": self.gap(*setting, "swr", "vanilla", ""),
                     "best of the others": f"{paper.label(best)}, {self.mean(*setting, best)}",
-                    "SWR − that": self.gap(*setting, "swr", best).replace(" points", ""),
+                    "SWR − that": self.gap(*setting, "swr", best, ""),
                 }
             )
         table = pd.DataFrame(lines).to_html(index=False, border=0, classes="table")
@@ -197,8 +199,7 @@ def repair(finals: pd.DataFrame) -> tuple[str, pd.DataFrame]:
         line = {"ends at, %": f"{100 * wide[method].mean():.1f}"}
         for name, other in references.items():
             gap = against(method, other)
-            text = verdicts.in_points(*gap).replace(" points", "") if gap else _MISSING
-            line[f"minus {name}"] = text
+            line[f"minus {name}"] = verdicts.in_points(*gap, unit="") if gap else _MISSING
         lines[paper.label(method)] = line
     table = pd.DataFrame.from_dict(lines, orient="index")
     harm = against("full-reset", "vanilla")

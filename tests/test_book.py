@@ -13,7 +13,7 @@ import pytest
 import yaml
 from browser import WIDTHS, find_chromium, list_pages, open_browser, open_page
 
-from swrlib import load_records, measures, notebook, records, verdicts
+from swrlib import load_records, measures, records, tables, verdicts
 from swrlib.overview import Overview, repair
 from swrlib.papers import SWR as paper
 
@@ -135,12 +135,12 @@ def test_the_page_of_claims_counts_each_claim_once():
     assert counts.startswith(f"{total} claims: ")
     expected = {yes: 2, no: 1, verdicts.MIXED: 1, verdicts.NOT_RUN: total - 4}
     for word, number in expected.items():
-        assert notebook.badge(word, f"{number} {word}") in counts
+        assert tables.badge(word, f"{number} {word}") in counts
     assert first.startswith("[First](../notebooks/one.ipynb)")
     assert second.startswith("[Second](../notebooks/other.ipynb)")
     assert f"{no} (1 of 5 comparisons)" in first and paper.claims[1].sentence in first
     row = next(line for line in second.splitlines() if paper.claims[2].sentence in line)
-    assert notebook.badge(yes) in row and notebook.badge(no) in row
+    assert tables.badge(yes) in row and tables.badge(no) in row
     assert f"{yes} &lt; {claims[2]}<br>{no} &lt; {claims[2]}" in row
 
 
@@ -249,7 +249,7 @@ def test_the_page_of_claims_has_what_the_chapters_show(site, chapters):
             claim = paper.find_claim(id)
             lines = [line for line in page.splitlines() if claim.sentence in line]
             assert lines, id
-            badges = {notebook.badge(verdict["verdict"], verdict["label"]) for verdict in found}
+            badges = {tables.badge(verdict["verdict"], verdict["label"]) for verdict in found}
             assert any(all(badge in line for badge in badges) for line in lines), id
     unseen = {claim.id for claim in paper.claims} - of_all
     assert not unseen, f"no chapter shows a verdict on {unseen}"

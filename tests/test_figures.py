@@ -15,9 +15,12 @@ import pytest
 from IPython.utils.capture import capture_output
 from scipy import stats
 
-from swrlib import figures, make_stream, notebook, train, verdicts
+from swrlib import figures, make_stream, train, verdicts
 from swrlib.claims.norms import norms_by_layer
-from swrlib.claims.proportionality import scaled_runs
+from swrlib.claims.proportionality import scaled_runs, scaling_verdicts
+from swrlib.figures import accuracies, layers
+from swrlib.figures.accuracies import LAST_EPOCH, SMOOTHED
+from swrlib.figures.layers import spread
 from swrlib.papers import SWR as paper
 from swrlib.verdicts import final_accuracy
 
@@ -55,18 +58,47 @@ def test_every_method_has_its_own_colour_and_marker():
     assert len({tuple(color) for color, _ in figures.STYLE.values()}) == len(figures.STYLE)
 
 
-def test_intervals_are_students(records):
+def test_intervals_are_students():
     values = np.random.default_rng(0).normal(size=(5, 3))
-    mean, half = figures.mean_and_interval(values)
+    mean, half = verdicts.mean_and_interval(values)
     for column in range(3):
         low, high = stats.ttest_1samp(values[:, column], 0).confidence_interval()
         assert (mean - half)[column] == pytest.approx(low)
         assert (mean + half)[column] == pytest.approx(high)
-    assert np.isnan(figures.mean_and_interval(values[:1])[1]).all()
+        assert figures.interval(pd.Series(values[:, column])) == pytest.approx((low, high))
+    assert np.isnan(verdicts.mean_and_interval(values[:1])[1]).all()
+
+
+def test_bands_are_students_intervals_and_lines_end_where_a_seed_does():
+    """By scipy; an epoch that one seed of a method did not reach is left out for that method."""
+    accuracy = np.random.default_rng(1).normal(size=(4, 3))
+    rows = [
+        {"method": method, "seed": seed, "epoch": epoch, "value": value + (method == "swr")}
+        for method in ("swr", "vanilla")
+        for (seed, epoch), value in np.ndenumerate(accuracy)
+    ]
+    rows = pd.DataFrame(rows)
+    rows = rows[(rows["method"] == "vanilla") | (rows["seed"] != 2) | (rows["epoch"] < 2)]
+    ax = matplotlib.figure.Figure().subplots()
+    figures.method_lines(ax, rows, "value", label="what")
+    assert [line.get_label() for line in ax.get_lines()] == ["vanilla", "SWR"]
+    assert [len(line.get_xdata()) for line in ax.get_lines()] == [3, 2]
+    for line, band, method in zip(ax.get_lines(), ax.collections, ("vanilla", "swr"), strict=True):
+        color, marker = figures.STYLE[method]
+        assert matplotlib.colors.same_color(line.get_color(), color)
+        assert line.get_marker() == marker
+        for epoch, mean in zip(line.get_xdata(), line.get_ydata(), strict=True):
+            seeds = rows[(rows["method"] == method) & (rows["epoch"] == epoch)]["value"]
+            edges = band.get_paths()[0].vertices
+            drawn = edges[edges[:, 0] == epoch][:, 1]
+            expected = stats.ttest_1samp(seeds, 0).confidence_interval()
+            assert (drawn.min(), drawn.max()) == pytest.approx(tuple(expected))
+            assert mean == pytest.approx(seeds.mean())
+    assert ax.get_ylabel() == "what"
 
 
 def test_curves_are_the_means_over_seeds(records):
-    figure = figures.curves(records)
+    figure = accuracies.curves(records)
     shown = lines(figure.axes[0])
     for method in ("vanilla", "swr"):
         mean = records[records["method"] == method].groupby("epoch")["test_accuracy"].mean()
@@ -78,18 +110,18 @@ def test_long_curves_are_averaged_within_stages(records):
     epochs = np.arange(1, 81)
     accuracy = np.random.default_rng(0).normal(size=80)
     rows = pd.concat([one] * 80).assign(epoch=epochs, stage=np.where(epochs > 40, 2, 1))
-    figure = figures.curves(rows.assign(test_accuracy=accuracy, stage_epoch=0), changes=False)
+    figure = accuracies.curves(rows.assign(test_accuracy=accuracy, stage_epoch=0), changes=False)
     (ax,) = figure.axes
     drawn = lines(ax)[paper.labels["swr"]]
     stages = pd.Series(accuracy).groupby(epochs > 40)
-    expected = stages.rolling(figures.SMOOTHED, min_periods=1).mean()
+    expected = stages.rolling(SMOOTHED, min_periods=1).mean()
     assert drawn == pytest.approx(expected.to_numpy())
     assert "5-epoch mean" in ax.get_ylabel()
     # The point at the end is the last epoch's own, as tables have it, and the picture says so.
     (end,) = (line for line in ax.get_lines() if len(line.get_xdata()) == 1)
     assert end.get_xydata().tolist() == [[80, pytest.approx(accuracy[-1])]]
     assert abs(accuracy[-1] - drawn[-1]) > 0.1, "smoothing would hide it"
-    assert figures.LAST_EPOCH in [text.get_text() for text in ax.get_legend().get_texts()]
+    assert LAST_EPOCH in [text.get_text() for text in ax.get_legend().get_texts()]
 
 
 def test_every_end_of_a_course_lies_within_its_axis(records):
@@ -97,16 +129,16 @@ def test_every_end_of_a_course_lies_within_its_axis(records):
     last = rows["epoch"] == rows["epoch"].max()
     rows = rows.assign(test_accuracy=0.9 + 0.01 * rows["epoch"])
     rows.loc[last & (rows["method"] == "swr"), "test_accuracy"] = 0.1
-    figure, _ = figures.course(rows)
+    figure, _ = accuracies.course(rows)
     assert figure.axes[0].get_ylim()[0] < 0.1
 
 
 def test_short_curves_have_no_point_of_their_own(records):
-    assert figures.LAST_EPOCH not in lines(figures.curves(records).axes[0])
+    assert LAST_EPOCH not in lines(accuracies.curves(records).axes[0])
 
 
 def test_the_course_says_who_ended_where(records):
-    figure, sentence = figures.course(records)
+    figure, sentence = accuracies.course(records)
     ends = final_accuracy(records).groupby("method")["test_accuracy"].mean()
     assert f"{paper.labels[ends.idxmax()]} ends highest with {100 * ends.max():.1f}%" in sentence
     assert "quick scale" not in sentence and "custom" in figure.axes[0].get_title()
@@ -116,10 +148,10 @@ def test_final_accuracies_and_their_differences(records):
     finals = final_accuracy(records).pivot_table(
         index="seed", columns="method", values="test_accuracy"
     )
-    points = np.concatenate([line.get_xdata() for line in figures.finals(records).axes[0].lines])
+    points = np.concatenate([line.get_xdata() for line in accuracies.finals(records).axes[0].lines])
     assert set(finals.to_numpy().ravel().round(6)) <= set(np.round(points.astype(float), 6))
     twice = pd.concat([records, records.assign(dataset="mnist", run=records["run"] + "x")])
-    figure, sentence = figures.paired_differences(twice)
+    figure, sentence = accuracies.paired_differences(twice)
     gaps = 100 * (finals["swr"] - finals["vanilla"])
     assert len(figure.axes) == 2
     for ax in figure.axes:
@@ -132,13 +164,13 @@ def test_no_difference_is_drawn_where_the_rival_is_missing(records):
     """Neither where it was not trained, nor where no seed has both."""
     bare = records[records["method"] != "vanilla"].assign(dataset="cifar100")
     bare["run"] += "x"
-    figure, sentence = figures.paired_differences(pd.concat([records, bare]))
+    figure, sentence = accuracies.paired_differences(pd.concat([records, bare]))
     (empty,) = (ax for ax in figure.axes if "CIFAR-100" in ax.get_title())
     assert not empty.lines and "vanilla was not trained here" in empty.texts[0].get_text()
     assert "CIFAR-100, MLP, custom scale: vanilla was not trained here" in sentence
     apart = records[(records["method"] != "swr") | (records["seed"] == 0)]
     apart = apart[(apart["method"] != "vanilla") | (apart["seed"] == 1)]
-    figure, sentence = figures.paired_differences(apart)
+    figure, sentence = accuracies.paired_differences(apart)
     names = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
     assert "L2" in names and "SWR" not in names and "SWR" not in sentence
     assert "nan" not in sentence and "1–2 seeds" in figure.axes[0].get_title()
@@ -151,7 +183,7 @@ def captions(chapter: str) -> dict[str, str]:
 
 
 def test_means_stand_above_their_points_and_captions_say_so(records):
-    ax = figures.finals(records).axes[0]
+    ax = accuracies.finals(records).axes[0]
     assert ax.yaxis_inverted()
     points, means = (
         [line.get_ydata()[0] for line in ax.lines if (len(line.get_xdata()) > 1) == several]
@@ -182,17 +214,17 @@ def test_drops_compare_the_first_epoch_of_a_stage_with_the_last_before(records):
     row = changes[(changes["method"] == "full-reset") & (changes["seed"] == 0)].iloc[0]
     assert row["drop"] == pytest.approx(accuracy[2] - accuracy[1])
     assert row["train_accuracy"] == pytest.approx(one["train_accuracy"].iloc[-1])
-    figure, sentence = figures.drops(changes)
+    figure, sentence = accuracies.drops(changes)
     assert len(figure.axes) == 2 and "points on average" in sentence
     twice = pd.concat([changes, changes.assign(dataset="mnist", drop=-1.0)])
-    figure, sentence = figures.drops(twice)
+    figure, sentence = accuracies.drops(twice)
     assert len(figure.axes) == 4 and "-100.0 points on average" in sentence
 
 
 def test_finals_beside_the_paper_draw_its_bands_at_paper_scale_alone(records):
     records = records[records["stage"] == 1].assign(stream="single-task")
-    own, _ = figures.finals_beside_paper(records, 1)
-    theirs, sentence = figures.finals_beside_paper(
+    own, _ = accuracies.finals_beside_paper(records, 1)
+    theirs, sentence = accuracies.finals_beside_paper(
         records.assign(scale="paper", dataset="mnist"), 1
     )
     assert not own.axes[0].patches and len(theirs.axes[0].patches) == 3
@@ -202,10 +234,10 @@ def test_finals_beside_the_paper_draw_its_bands_at_paper_scale_alone(records):
 def test_courses_of_the_layers_and_their_sentence(records):
     norms = norms_by_layer(records)
     twice = pd.concat([norms, norms.assign(dataset="cifar10", lam=norms["lam"] * 2)])
-    figure, panels = figures.layer_panels(twice, "‖W‖")
+    figure, panels = layers.panels(twice, "‖W‖")
     for ax, rows in panels:
-        figures.method_courses(ax, rows)
-    figures.legend_below(figure)
+        layers.method_courses(ax, rows)
+    layers.legend_below(figure)
     names = ["linear1", "linear2", "linear3"]
     assert [axes.get_title(loc="left").split("\n")[-1] for axes in figure.axes] == names * 2
     assert panels[0][0].get_title(loc="left").startswith("CIFAR-10, MLP, ")
@@ -217,14 +249,14 @@ def test_courses_of_the_layers_and_their_sentence(records):
     assert len({text.get_text() for text in legend.get_texts()}) == len(legend.get_texts()) > 1
     known = records[records["weight_norms"].notna() & (records["method"] == "swr")]
     ratio = known.groupby("run")["weight_norms"].agg(lambda n: n.iloc[-1][0] / n.iloc[0][0]).mean()
-    assert f"at {ratio:.2f} times its initial value with SWR" in figures.growth_sentence(norms)
+    assert f"at {ratio:.2f} times its initial value with SWR" in layers.growth_sentence(norms)
 
 
 def test_two_coefficients_of_a_method_are_told_apart():
     rows = pd.DataFrame({"method": "swr", "lam": [0.1, 0.1, np.nan, np.nan], "epoch": [0, 1] * 2})
     rows["lam_features"], rows["lam_classifier"] = [0.1, 0.1, 0.2, 0.2], [0.1, 0.1, 0.3, 0.3]
     ax = matplotlib.figure.Figure().subplots()
-    figures.method_courses(ax, rows.assign(norm=[1.0, 2.0, 1.0, 3.0]))
+    layers.method_courses(ax, rows.assign(norm=[1.0, 2.0, 1.0, 3.0]))
     lines = {x.get_label(): x for x in ax.get_lines() if not x.get_label().startswith("_")}
     assert {n: (line.get_linestyle(), line.get_ydata()[1]) for n, line in lines.items()} == {
         "SWR, λ = 0.1": ("-", 2.0),
@@ -237,8 +269,8 @@ def test_two_coefficients_of_a_method_are_told_apart():
 
 
 def test_layers_of_a_deep_network_are_spread_from_the_first_to_the_last():
-    assert figures.spread(list("abcdefg")) == ["a", "d", "g"]
-    assert figures.spread(["a", "b"]) == ["a", "b"] and figures.spread(["a"]) == ["a"]
+    assert spread(list("abcdefg")) == ["a", "d", "g"]
+    assert spread(["a", "b"]) == ["a", "b"] and spread(["a"]) == ["a"]
 
 
 def test_figure_1_is_drawn_and_judged_from_scaled_runs(kept):
@@ -260,17 +292,14 @@ def test_figure_1_is_drawn_and_judged_from_scaled_runs(kept):
     assert len(rows) == 12
     along = rows[rows["biases"] == "proportional"]
     assert along["after"].to_numpy() == pytest.approx(along["trained"].to_numpy(), abs=0.002)
-    figure, sentence = figures.scaling(rows)
+    figure, sentence = accuracies.scaling(rows)
     assert len(figure.axes) == 4 and "Proportional, right after the scaling" in sentence
-    with capture_output() as shown:
-        verdicts = notebook.judge_scaling(notebook.Chapter({}), rows)
-    assert len(verdicts) == 3
-    assert any("own runs" in output.data.get("text/html", "") for output in shown.outputs)
+    assert len(scaling_verdicts(rows)) == 3
 
 
 def test_norm_courses_and_lambdas():
     norms = pd.DataFrame({"a": [1.0, 2.0, 3.0], "b": [2.0, 2.0, 2.0]})
-    figure, sentence = figures.norm_courses(norms, norms / 2 + 0.5, 1e-2)
+    figure, sentence = layers.norm_courses(norms, norms / 2 + 0.5, 1e-2)
     assert "3.00" in sentence and "λ = 0.01" in sentence
     assert figure.axes[0].get_lines()[0].get_ydata() == pytest.approx([1, 2, 3])
 
@@ -282,7 +311,7 @@ def test_pictures_carry_their_alternative_text_and_do_not_change(records, cloud)
     figures.use_style()
     for _ in range(2):
         with capture_output() as shown:
-            figures.show(figures.curves(records), "what it says", cloud=cloud)
+            figures.show(accuracies.curves(records), "what it says", cloud=cloud)
         (output,) = shown.outputs
         assert output.metadata[kind]["alt"] == "what it says"
         pictures.append(output.data[kind])
@@ -290,7 +319,7 @@ def test_pictures_carry_their_alternative_text_and_do_not_change(records, cloud)
 
 
 def test_a_picture_as_html_escapes_its_text(records):
-    image = figures.as_html(figures.curves(records), 'a "quoted" <word>')
+    image = figures.as_html(accuracies.curves(records), 'a "quoted" <word>')
     assert "a &quot;quoted&quot; &lt;word&gt;" in image
     data = re.search(r"base64,([^\"]+)", image).group(1)
     assert b"<svg" in base64.b64decode(data)

@@ -1,6 +1,5 @@
-"""What every chapter begins and ends with: parameters refused or resolved, badges, tables, tabs."""
+"""What every chapter begins and ends with: parameters refused or resolved, verdicts, play."""
 
-import re
 from pathlib import Path
 
 import matplotlib
@@ -14,7 +13,7 @@ import torch
 from image_folder import make_image_folder
 from IPython.utils.capture import capture_output
 
-from swrlib import build_model, load_dataset, notebook, trace_layers, train, verdicts
+from swrlib import build_model, load_dataset, notebook, trace_layers, train
 from swrlib.methods import SWR, Vanilla
 from swrlib.papers import SWR as paper
 
@@ -91,22 +90,6 @@ def test_a_lambda_that_is_borrowed_is_said(capsys):
     assert capsys.readouterr().out == "S&P is left out: the paper has no λ for it\n"
 
 
-def test_badges_say_their_word():
-    for verdict in ("reproduced", "not reproduced", verdicts.QUICK, "slightly higher by 0.1"):
-        assert verdict in notebook.badge(verdict)
-    assert "verdict-not-reproduced" in notebook.badge("not reproduced")
-    assert "verdict-quick" in notebook.badge(verdicts.QUICK)
-
-
-def test_a_pages_own_runs_are_told_apart_from_the_papers(chapter, records):
-    claim = paper.find_claim("decay-pull")
-    values = [pd.Series([0.1, 0.2, 0.3]), pd.Series([0.0, 0.1, 0.1])]
-    verdict = verdicts.judge_paired(claim, *values, 0.1, what="a < b", scale="quick")
-    text = shown(notebook.own_runs, [verdict], "quick")
-    assert "This page's own runs" in text and "a &lt; b" in text and "verdict-quick" in text
-    assert shown(notebook.own_runs, [verdict], "paper") == ""
-
-
 def test_the_banner_judges_and_folds_what_was_not_run(chapter, records):
     text = shown(
         notebook.judge, chapter, "generalization-best", "generalization-vgg", quick=records
@@ -115,86 +98,6 @@ def test_the_banner_judges_and_folds_what_was_not_run(chapter, records):
     assert claim.place in text
     assert "not run at paper scale" in text and "no verdict on the paper" in text
     assert "verdict-reproduced" not in text.split("This page's own runs")[1]
-
-
-def test_cells_show_the_verdict_and_fold_what_was_not_run(chapter):
-    committed = chapter.paper_records("single-task")
-    text = shown(notebook.cells_table, verdicts.table_cells(committed, 1))
-    assert "cells not run" in text and "MNIST MLP" in text and 'class="verdict' in text
-    assert "vanilla" in shown(notebook.cells_table, verdicts.table_cells(committed[:0], 1))
-
-
-def test_a_spike_in_the_last_epoch_is_seen_beside_the_last_ten(records):
-    again = records[records["epoch"] == 1].assign(epoch=2, stage_epoch=2)
-    records = pd.concat([records, again], ignore_index=True).assign(test_accuracy=0.5)
-    spike = records["epoch"] == 2
-    records.loc[spike & (records["method"] == "swr"), "test_accuracy"] = 0.9
-    records.loc[~spike & (records["method"] == "vanilla"), "test_accuracy"] = 0.95
-    text = shown(notebook.finals_table, records)
-    lines = dict(re.findall(r"<th>([^<]+)</th>\s*((?:<td>.*?</td>\s*)+)", text))
-    last = verdicts.final_accuracy(records).groupby("method")["test_accuracy"].mean()
-    trained = records[records["epoch"] > 0]  # an untrained network's does not count
-    late = trained.groupby(["method", "run"])["test_accuracy"].mean().groupby("method").mean()
-    for method, name in ((m, paper.label(m)) for m in last.index):
-        assert f"<td>{100 * last[method]:.2f} ± " in lines[name]
-        assert f"<td>{100 * late[method]:.2f} ± " in lines[name]
-    gap = 100 * (last["swr"] - last["vanilla"])
-    assert f"<td>{gap:+.2f} [" in lines["SWR"] and "<td>–</td>" in lines["vanilla"]
-    assert "SWR is the most accurate method in the last epoch, vanilla over the last 2" in text
-    assert "over the last" not in shown(notebook.finals_table, records[spike])
-    assert "last 2, %" in text and "last 10" not in text, "a stage of two epochs has no last ten"
-
-
-def test_a_run_that_collapsed_is_named_beside_its_table(records):
-    assert "collapsed" not in shown(notebook.finals_table, records)
-    seeds = pd.concat(
-        [records.assign(seed=seed, run=f"{seed}" + records["run"]) for seed in (0, 1, 2)]
-    )
-    lost = (seeds["method"] == "vanilla") & (seeds["seed"] == 1)
-    text = shown(notebook.finals_table, seeds.assign(test_accuracy=0.8 - 0.7 * lost))
-    assert "vanilla ended at 10.0% with seed 1 (the mean of the others is 80.0%)" in text
-    assert text.count("collapsed") == 1
-
-
-def test_a_difference_needs_what_it_is_a_difference_from(records):
-    """Where vanilla was not trained, or not with two of the seeds, there is a dash."""
-
-    def differences(frame):
-        text = shown(notebook.finals_table, frame)
-        lines = dict(re.findall(r"<th>([^<]+)</th>\s*((?:<td>.*?</td>\s*)+)", text))
-        return text, {
-            name: re.findall(r"<td>(.*?)</td>", line)[1::2] for name, line in lines.items()
-        }
-
-    text, lines = differences(records)
-    assert "–" not in lines["SWR"] and "paired over them" in text
-    text, lines = differences(records[records["method"] != "vanilla"])
-    assert set(lines) == {"SWR", "L2", paper.label("adamw")}
-    assert all(found == ["–", "–"] for found in lines.values())
-    assert "vanilla was not trained here" in text and "paired" not in text
-    one = (records["method"] == "vanilla") & (records["seed"] == 1)
-    _, lines = differences(records[~one])
-    assert lines["SWR"] == ["–", "–"]
-
-
-def test_the_most_accurate_method_is_sought_on_seeds_that_all_have(records):
-    """A seed that only one method has, and that is good for all, makes it no better."""
-    again = records[records["epoch"] == 1].assign(epoch=2, stage_epoch=2)
-    rows = pd.concat([records, again], ignore_index=True).assign(test_accuracy=0.5)
-    rows.loc[(rows["epoch"] == 2) & (rows["method"] == "l2"), "test_accuracy"] = 0.6
-    rows.loc[(rows["epoch"] == 1) & (rows["method"] == "vanilla"), "test_accuracy"] = 0.8
-    rows.loc[rows["seed"] == 1, "test_accuracy"] = 0.9
-    lucky = rows[(rows["seed"] == 0) | (rows["method"] == "swr")]
-    text = shown(notebook.finals_table, lucky)
-    assert "1–2 seeds" in text
-    assert "L2 is the most accurate method in the last epoch, vanilla over the last 2" in text
-
-
-def test_provenance_counts_the_runs(chapter):
-    committed = chapter.paper_records("single-task", method="swr", dataset="mnist")
-    text = shown(notebook.provenance_table, committed)
-    assert "commit" in text and committed["run"].nunique() == 5 and "runs" in text
-    assert "make paper" in shown(notebook.provenance_table, committed[:0])
 
 
 def test_tabs_need_no_program():
@@ -230,6 +133,17 @@ def test_what_is_explored_follows_the_widgets_without_an_output_widget():
     assert answer.value == "<b>2</b>"
     level.value, loud.value = 4, True
     assert answer.value == "<b>4!</b>"
+
+
+def test_records_at_paper_scale_are_of_one_stream_of_several_or_of_all(chapter, monkeypatch):
+    streams = {name: chapter.paper_records(name) for name in ("single-task", "warm-start")}
+    both = chapter.paper_records(*streams)
+    assert len(both) == sum(map(len, streams.values())) > 0
+    assert set(both["stream"]) == set(streams) < set(chapter.paper_records()["stream"])
+    assert set(both["split"]) == {"all"} and set(both["scale"]) == {"paper"}
+    assert set(chapter.paper_records(split="selection")["split"]) == {"selection"}
+    monkeypatch.setenv("SWR_RESULTS", str(chapter.root / "nowhere"))
+    assert not len(chapter.paper_records()) and "method" in chapter.paper_records("single-task")
 
 
 def test_chapters_keep_their_records(chapter, records):

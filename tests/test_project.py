@@ -227,7 +227,7 @@ ROOMS = [
     *("checks", "files", "memory", "papers", "graph", "layers", "rescaling", "loop", "theory"),
     *("datasets", "models", "streams", "wide", "walks", "stacks", "population", "methods"),
     *("measures", "records", "engine", "verdicts", "cost", "claims", "overview"),
-    *("figures", "notebook"),
+    *("tables", "figures", "notebook"),
 ]
 
 

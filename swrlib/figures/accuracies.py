@@ -1,0 +1,330 @@
+"""Accuracies: along a training, over changes of data, at its end, by λ, and Fig. 1's."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from swrlib.figures import (
+    BAND,
+    COLORS,
+    MARKED,
+    STYLE,
+    complete,
+    in_order,
+    interval,
+    method_lines,
+    setting_panels,
+)
+from swrlib.papers import SWR as paper
+from swrlib.verdicts import final_accuracy, mean_and_interval, setting
+
+#: Epochs that long curves are averaged over, and the name of the points that are not.
+SMOOTHED = 5
+LAST_EPOCH = "last epoch alone"
+_RIM: dict[str, Any] = {"markersize": 8, "markeredgecolor": "0.15"}
+
+
+def curves(
+    records: pd.DataFrame,
+    *,
+    value: str = "test_accuracy",
+    label: str = "test accuracy",
+    first_epoch: int = 0,
+    changes: bool = True,
+    references: dict[str, float] | None = None,
+    ax: Axes | None = None,
+) -> Figure:
+    """Draw one curve a method: the mean over seeds with a t interval.
+
+    Up to 60 epochs single runs stand thin behind it. Of more, each epoch is averaged with those
+    before it in its stage, `SMOOTHED` in all, or spikes would hide everything; the axis says so,
+    and a point with a dark rim at the end is the mean of the last epoch alone, as tables have it.
+
+    Parameters
+    ----------
+    records : DataFrame
+        What `swrlib.load_records` returns, of one data set, model and stream.
+    value, label : str
+        Which column, and its name on the axis.
+    first_epoch : int
+        The first epoch drawn.
+    changes : bool
+        Mark the changes of data.
+    references : dict of str to float, optional
+        Dashed horizontal lines by name.
+    ax : Axes, optional
+        Where to draw.
+    """
+    ax = ax or plt.subplots()[1]
+    shown = records[records["epoch"] >= first_epoch].sort_values("epoch")
+    starts = shown[(shown["stage_epoch"] == 1) & (shown["stage"] > 1)]["epoch"].unique()
+    shown = complete(shown, value)
+    long = shown["epoch"].nunique() > 60
+    if long:
+        _last_points(ax, shown, value)
+        label = f"{label}, {SMOOTHED}-epoch mean"
+        late = shown.groupby(["method", "seed", "stage"])[value].rolling(SMOOTHED, min_periods=1)
+        shown = shown.assign(**{value: late.mean().droplevel([0, 1, 2])})
+    else:  # of long ones they would hide the means
+        thin = {"lw": 0.5, "alpha": 0.35, "legend": False, "ax": ax}
+        palette = {method: STYLE[method][0] for method in shown["method"].unique()}
+        runs = {"hue": "method", "palette": palette, "units": "seed", "estimator": None}
+        sns.lineplot(shown, x="epoch", y=value, **runs, **thin)
+    method_lines(ax, shown, value, label=label)
+    for start in starts if changes else ():
+        ax.axvline(start - 0.5, color="0.75", lw=0.8, zorder=0)
+    for (name, level), line in zip((references or {}).items(), itertools.cycle(("--", ":"))):
+        ax.axhline(level, color="0.35", lw=1.2, ls=line, label=name)
+    if long:
+        ax.plot([], [], ls="", marker="o", color="white", label=LAST_EPOCH, **_RIM)
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return ax.get_figure()  # type: ignore[return-value]
+
+
+def _last_points(ax: Axes, rows: pd.DataFrame, value: str) -> None:
+    for method in in_order(rows):
+        own = rows[rows["method"] == method]
+        last = own[own["epoch"] == own["epoch"].max()]
+        color, marker = STYLE[method]
+        point = {"color": color, "marker": marker, "zorder": 4, **_RIM}
+        ax.plot(last["epoch"].iloc[:1], [last[value].mean()], **point)
+
+
+def course(records: pd.DataFrame, *, references: bool = True) -> tuple[Figure, str]:
+    """Draw the course of test accuracy, a panel for each data set and model.
+
+    Parameters
+    ----------
+    records : DataFrame
+        What `swrlib.load_records` returns, of one stream.
+    references : bool
+        Dashed lines at the final accuracy of vanilla and of full reset.
+
+    Returns
+    -------
+    (Figure, str)
+        The picture, and a sentence that says who ended highest and lowest.
+    """
+    figure, panels = setting_panels(records, height=4.2)
+    sentences = []
+    for ax, rows in panels:
+        ends = final_accuracy(rows).groupby("method")["test_accuracy"].mean()
+        lines = {
+            f"{paper.label(m)} at the end": float(ends[m])
+            for m in ("vanilla", "full-reset")
+            if references and m in ends
+        }
+        curves(rows, first_epoch=1, references=lines, ax=ax)
+        # A network right after a reset would press all curves together; every end is shown.
+        low = min(rows[rows["epoch"] >= 1]["test_accuracy"].quantile(0.08), ends.min())
+        high = rows["test_accuracy"].max()
+        ax.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+        sentences.append(
+            who_ends_where(rows, "{} ends highest with {:.1%} and {} lowest with {:.1%}")
+        )
+    figure.tight_layout()
+    return figure, " ".join(sentences)
+
+
+def who_ends_where(rows: pd.DataFrame, form: str) -> str:
+    """Say of one setting which method ends highest and which lowest, and at what accuracy."""
+    ends = final_accuracy(rows).groupby("method")["test_accuracy"].mean()
+    extremes = ((paper.label(str(m)), ends[m]) for m in (ends.idxmax(), ends.idxmin()))
+    return f"{setting(rows)}: {form.format(*itertools.chain(*extremes))}."
+
+
+def drops(changes: pd.DataFrame) -> tuple[Figure, str]:
+    """Draw what `swrlib.verdicts.changes_of_data` returned; return the picture and what it says."""
+    figure, panels = setting_panels(changes, height=3.6, columns=2, width=8.6)
+    sentences = []
+    names = ("test accuracy gained at a change", "training accuracy at the end")
+    for axes, part in panels:
+        for value, name, ax in zip(("drop", "train_accuracy"), names, axes, strict=True):
+            whole = {"errorbar": ("pi", 100), "lw": 1.5}  # from the least to the greatest
+            method_lines(ax, part, value, x="stage", label=name, **whole)
+        axes[0].axhline(0, color="0.35", lw=1, ls="--")
+        axes[1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        means = part.groupby("method")["drop"].mean().sort_values()
+        sentences.append(
+            f"{setting(part)}: at a change of data {paper.label(str(means.index[0]))} moves by "
+            f"{100 * means.iloc[0]:+.1f} points on average, {paper.label(str(means.index[-1]))} "
+            f"by {100 * means.iloc[-1]:+.1f}."
+        )
+    figure.tight_layout()
+    return figure, " ".join(sentences)
+
+
+def by_lambda(finals: pd.DataFrame) -> tuple[Figure, str]:
+    """Draw final accuracy against λ, one point per seed, the mean as a line; say where it is best.
+
+    Parameters
+    ----------
+    finals : DataFrame
+        ``lam``, ``test_accuracy``, a row a run.
+    """
+    figure, ax = plt.subplots(figsize=(6, 3))
+    mean = finals.groupby("lam")["test_accuracy"].mean()
+    color, marker = STYLE["swr"]
+    ax.plot(finals["lam"], finals["test_accuracy"], ls="", marker=marker, color=color, alpha=0.5)
+    ax.plot(mean, color=color, lw=1.8)
+    ax.set(xscale="log", xlabel="λ", ylabel="held-out accuracy")
+    return figure, (
+        f"Held-out accuracy by λ: best at λ = {mean.idxmax():g} with {100 * mean.max():.1f}%, "
+        f"least at λ = {mean.idxmin():g} with {100 * mean.min():.1f}%."
+    )
+
+
+def _seeds_and_means(ax: Axes, values: dict[str, pd.Series], label: str) -> None:
+    """Draw a row a method: a point per seed, and the mean with its t interval just above them."""
+    for row, (method, by_seed) in enumerate(values.items()):
+        color, marker = STYLE[method]
+        mean, half = mean_and_interval(by_seed.to_numpy())
+        heights = np.full(len(by_seed), row) + 0.18
+        ax.plot(by_seed, heights, ls="", alpha=0.5, ms=5, color=color, marker=marker)
+        ax.errorbar(mean, row - 0.12, xerr=half, capsize=3, ms=7, color=color, marker=marker)
+    ax.set(yticks=range(len(values)), yticklabels=map(paper.label, values))
+    ax.set(xlabel=label, ylim=(len(values) - 0.5, -0.5))
+
+
+def finals(records: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
+    """Draw final test accuracies: one point per seed, the mean with its t interval beside them."""
+    ax = ax or plt.subplots(figsize=(7.2, 3.2))[1]
+    accuracy = dict(iter(final_accuracy(records).groupby("method")["test_accuracy"]))
+    rows = {method: accuracy[method] for method in in_order(records)}
+    _seeds_and_means(ax, rows, "final test accuracy")
+    return ax.get_figure()  # type: ignore[return-value]
+
+
+def paired_differences(records: pd.DataFrame, *, against: str = "vanilla") -> tuple[Figure, str]:
+    """Draw final accuracy minus a rival's, seed by seed, with the paired 95% t interval.
+
+    Parameters
+    ----------
+    records : DataFrame
+        What `swrlib.load_records` returns, of one stream.
+    against : str
+        The rival.
+
+    Returns
+    -------
+    (Figure, str)
+        The picture, a panel for each data set and model, and what it says. Settings without the
+        rival have an empty panel, methods that share no seed with it no row.
+    """
+    finals = final_accuracy(records)
+    figure, panels = setting_panels(finals, height=0.45 * finals["method"].nunique() + 0.9)
+    sentences = []
+    for ax, rows in panels:
+        table = 100 * rows.pivot_table(index="seed", columns="method", values="test_accuracy")
+        if against not in table:
+            said = f"{paper.label(against)} was not trained here"
+            ax.text(0.5, 0.5, said, ha="center", transform=ax.transAxes)
+            ax.set(xticks=[], yticks=[])
+            sentences.append(f"{setting(rows)}: {said}.")
+            continue
+        gaps = {m: (table[m] - table[against]).dropna() for m in in_order(rows) if m != against}
+        gaps = {method: gap for method, gap in gaps.items() if len(gap)}
+        above = f"points above {paper.label(against)}"
+        _seeds_and_means(ax, gaps, f"percentage {above}, final test accuracy")
+        ax.axvline(0, color="0.35", lw=1, ls="--")
+        said = ", ".join(f"{paper.label(m)} {gap.mean():+.2f}" for m, gap in gaps.items())
+        sentences.append(f"{setting(rows)}, {above}: {said}.")
+    figure.tight_layout()
+    return figure, " ".join(sentences)
+
+
+def finals_beside_paper(records: pd.DataFrame, number: int) -> tuple[Figure, str]:
+    """Draw final accuracies with Table 1's or 5's means ± standard deviations as bands.
+
+    Returns
+    -------
+    (Figure, str)
+        The picture, a panel for each data set and model, and what it says.
+    """
+    figure, panels = setting_panels(records, height=3.4)
+    sentences = []
+    for ax, rows in panels:
+        finals(rows, ax=ax)
+        dataset, model, scale = rows.iloc[0][["dataset", "model", "scale"]]
+        printed = (
+            paper.tables[number].accuracy.get((dataset, model), {}) if scale == "paper" else {}
+        )
+        for row, method in enumerate(in_order(rows)):
+            if method in printed:
+                mean, std = printed[method].mean, printed[method].std
+                ax.barh(row, 2 * std, left=mean - std, height=0.8, color="0.85", zorder=0)
+                ax.plot([mean] * 2, [row - 0.4, row + 0.4], color="0.5", lw=1)
+        sentences.append(who_ends_where(rows, "{} ends highest with {:.2%}, {} lowest with {:.2%}"))
+    figure.tight_layout()
+    return figure, " ".join(sentences)
+
+
+#: The accuracies of Fig. 1, by column of `swrlib.claims.proportionality.scaled_runs`: name and
+#: line. Those of trained networks stand in one panel, that right after the scaling in another, as
+#: in print.
+_SCALED = {
+    "fine-tuned accuracy": {
+        "best_before": ("best before the scaling", {"color": COLORS[7], "ls": "-."}),
+        "best_after": ("best of the fine-tuning", {"color": COLORS[0], "marker": "o"}),
+    },
+    "accuracy after scaling": {
+        "after": ("right after the scaling", {"color": COLORS[1], "ls": "--", "marker": "s"}),
+    },
+}
+
+
+def scaling(rows: pd.DataFrame) -> tuple[Figure, str]:
+    """Draw Fig. 1, for one reading of the ratio.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        What `swrlib.claims.proportionality.scaled_runs` returned, of one reading.
+
+    Returns
+    -------
+    (Figure, str)
+        The picture, without proportionality on the left and with it on the right, the printed axes
+        behind it where the records are the paper's; and what it says.
+    """
+    figure, axes = plt.subplots(2, 2, figsize=(7.2, 5.6), sharey="row", sharex=True)
+    sides = {"untouched": "biases untouched", "proportional": "proportional"}
+    first = rows.iloc[0]
+    cell = (first["dataset"], first["model"], "scaled")
+    printed = {p.measure: p.axis for p in paper.panels if p.cell == cell}
+    sentences = []
+    for (measure, lines), line in zip(_SCALED.items(), axes, strict=True):
+        for (biases, title), ax in zip(sides.items(), line, strict=True):
+            part = rows[rows["biases"] == biases]
+            for value, (name, style) in lines.items():
+                table = part.pivot_table(index="seed", columns="ratio", values=value).dropna(axis=1)
+                look = {"errorbar": interval, "err_kws": BAND, "lw": 1.8, **MARKED, **style}
+                sns.lineplot(table.melt(), x="ratio", y="value", ax=ax, label=name, **look)
+                mean = table.mean()
+                if value != "best_before":
+                    sentences.append(
+                        f"{title.capitalize()}, {name}: {mean.iloc[-1]:.1%} at ratio "
+                        f"{mean.index[-1]:g}, {mean.iloc[0]:.1%} at {mean.index[0]:g}."
+                    )
+            if measure in printed and first["scale"] == "paper":
+                ax.axhspan(*printed[measure], color="0.94", zorder=-1, lw=0)  # type: ignore[misc]
+            ax.get_legend().remove()
+            ax.set(xlabel="scaling ratio", xlim=(1.03, -0.03), ylabel="")
+            ax.tick_params(labelsize=9)
+        line[0].set_ylabel(measure, fontsize=10)
+    for ax, title in zip(axes[0], sides.values(), strict=True):
+        ax.set(xlabel="")
+        ax.set_title(title, fontsize=11)
+    found = [ax.get_legend_handles_labels() for ax in axes[:, 1]]
+    handles, labels = (list(itertools.chain(*part)) for part in zip(*found, strict=True))
+    figure.legend(handles, labels, loc="upper center", ncols=2, bbox_to_anchor=(0.5, 1.08))
+    figure.tight_layout()
+    return figure, " ".join(sentences)

@@ -1,0 +1,273 @@
+"""Tables and badges: pandas' Styler within frames that scroll on a phone, words beside colours."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import pandas as pd
+from pandas.api.types import is_float
+from pandas.io.formats.style import Styler
+
+from swrlib import records, verdicts
+from swrlib.overview import collapsed_runs
+from swrlib.papers import CHANGE_KINDS, Claim
+from swrlib.papers import SWR as paper
+from swrlib.verdicts import Verdict
+
+#: Writes a difference and its interval without a unit, which the head of the column has.
+_points = partial(verdicts.in_points, unit="")
+
+
+def show_html(text: str) -> None:
+    """Display HTML in a notebook."""
+    from IPython.display import HTML, display
+
+    display(HTML(text))
+
+
+def styled(table: pd.DataFrame, form: str = "{}") -> Styler:
+    """Return pandas' Styler of a table: floats as the form says, a dash for what is missing."""
+
+    def written(value: Any) -> Any:
+        return form.format(value) if is_float(value) else value
+
+    return table.style.format(written, na_rep="–", escape="html").format_index(escape="html")
+
+
+def framed(table: Styler, *, head: str = "right") -> str:
+    """Return a table as HTML, in a frame of its own that scrolls where it is wider than the page.
+
+    Parameters
+    ----------
+    table : Styler
+    head : str
+        Where the names of columns stand.
+    """
+    table.set_table_styles(
+        [{"selector": "thead th", "props": f"text-align: {head}"}], overwrite=False
+    )
+    text = table.to_html(table_attributes='class="dataframe"')
+    return f'<div class="table-container">{text}</div>'
+
+
+def show(title: str, table: pd.DataFrame, form: str = "{}") -> None:
+    """Display a table below its title, which is plain text; a dash where it has no rows."""
+    text = framed(styled(table, form)) if len(table) else '<div class="table-container">–</div>'
+    show_html(f"<p>{html.escape(title)}</p>{text}")
+
+
+def folded(title: str, content: str) -> str:
+    """Return HTML that is opened by a click on its title."""
+    return f"<details><summary>{html.escape(title)}</summary>{content}</details>"
+
+
+# ---------------------------------------------------------------------------------------------
+# Verdicts
+
+
+def badge(verdict: str, text: str | None = None) -> str:
+    """Return a verdict's badge as HTML; the word says it, symbol and colour only help."""
+    other = verdict in (verdicts.QUICK, verdicts.CUSTOM)
+    slug = "quick" if other else verdict.split(" by ")[0].replace(" ", "-")
+    return f'<span class="verdict verdict-{slug}">{html.escape(text or verdict)}</span>'
+
+
+def claim_line(claim: Claim, badges: str) -> str:
+    """Return a claim's line as HTML: its verdict, what it says, its place in the paper."""
+    place = f'<span class="place">{html.escape(claim.place)}</span>'
+    return f"<p>{badges} {html.escape(claim.sentence)} {place}</p>"
+
+
+def banner(found: Iterable[Verdict]) -> None:
+    """Show the verdict of each claim, with the numbers behind it and the paper's own.
+
+    For the page of all claims the verdicts travel along, as metadata of the output.
+    """
+    from IPython.display import display
+
+    judged, waiting, handed_on = [], [], []
+    for verdict in found:
+        about = {"claim": verdict.claim.id, "verdict": verdict.verdict, "label": verdict.label}
+        handed_on.append(about | {"detail": verdict.detail})
+        line = claim_line(verdict.claim, badge(verdict.verdict, verdict.label))
+        if verdict.verdict == verdicts.NOT_RUN:
+            waiting.append(f'<div class="claim">{line}</div>')
+            continue
+        detail = html.escape(verdict.detail)
+        if verdict.printed != verdicts.NOT_PRINTED:
+            detail += f" The same rule on the printed numbers: {html.escape(verdict.printed)}."
+        judged.append(f'<div class="claim">{line}<p class="detail">{detail}</p></div>')
+    if waiting:
+        number = "One claim" if len(waiting) == 1 else f"{len(waiting)} claims"
+        judged.append(folded(f"{number} not run at paper scale", "".join(waiting)))
+    text = f'<div class="claims">{"".join(judged)}</div>'
+    metadata = {"text/html": {"verdicts": handed_on}}
+    display({"text/html": text}, raw=True, metadata=metadata)
+
+
+def own_runs(found: list[Verdict], rows: pd.DataFrame) -> None:
+    """Show what rules say of a page's own runs, where they are not at the paper's scale.
+
+    Parameters
+    ----------
+    found : list of Verdict
+        Of several claims each one's sentence is given, too.
+    rows : DataFrame
+        The runs: with ``scale`` and ``dataset``.
+    """
+    first = rows.iloc[0]
+    if first["scale"] == "paper":
+        return
+    if len({verdict.claim.id for verdict in found}) < 2:
+        for verdict in found:
+            line = f"{badge(verdict.verdict)} This page's own runs. {html.escape(verdict.detail)}"
+            show_html(f"<p>{line}</p>")
+        return
+    kind = badge(verdicts.QUICK if first["scale"] == "quick" else verdicts.CUSTOM)
+    lines = "".join(f"<li>{html.escape(f'{v.claim.sentence} {v.detail}')}</li>" for v in found)
+    title = f"<p>{kind} This page's own runs, on {paper.label(first['dataset'])}:</p>"
+    show_html(f'{title}<ul class="comparisons">{lines}</ul>')
+
+
+def own_comparisons(claims: Iterable[Claim], quick: pd.DataFrame) -> None:
+    """Show the comparisons of claims on a page's own records, which give no verdict on the paper.
+
+    Parameters
+    ----------
+    claims : iterable of Claim
+    quick : DataFrame
+        Records of one data set, model and stream.
+    """
+    first = quick.iloc[0]
+    cell, scale = (first["dataset"], first["model"], first["stream"]), first["scale"]
+    rows = [
+        (
+            *map(paper.label, (c.method, c.rival)),
+            _compared(claim),
+            _points(c.difference, c.low, c.high),
+            c.n,
+        )
+        for claim in claims
+        for c in verdicts.judge_claim(claim, quick, cells=[cell], scale=scale).comparisons
+        if c.n > 1
+    ]
+    columns = ["method", "against", "of", "points [95%]", "seeds"]
+    table = pd.DataFrame(rows, columns=columns).drop_duplicates()
+    text = framed(styled(table).hide(axis="index"), head="left")
+    own = badge(verdicts.QUICK, f"{scale} scale: no verdict on the paper")
+    show_html(
+        f"<p>{own} This page's own runs, on {paper.label(cell[0])}.</p>"
+        + (folded("The same comparisons on them, paired over seeds", text) if rows else "")
+    )
+
+
+def _compared(claim: Claim) -> str:
+    """Say what a claim's comparisons are differences of."""
+    if claim.kind not in CHANGE_KINDS:
+        return "final accuracy"
+    return "loss at changes" if claim.kind == "loses more" else "gain at changes"
+
+
+# ---------------------------------------------------------------------------------------------
+# What was trained
+
+
+def _percent(mean: float, deviation: float) -> str:
+    spread = f" ± {100 * deviation:.2f}" if pd.notna(deviation) else ""
+    return f"{100 * mean:.2f}{spread}"
+
+
+def cells(found: pd.DataFrame) -> None:
+    """Show what `swrlib.verdicts.table_cells` returned: ours beside the paper's, and verdicts."""
+
+    def table(rows: pd.DataFrame) -> str:
+        lines: list[list[str]] = []
+        for (dataset, model), group in rows.groupby(["dataset", "model"], sort=False):
+            lines.append([f"{paper.label(dataset)} {paper.label(model)}", *[""] * 4])
+            for row in group.itertuples():
+                ours = f"{_percent(row.ours_mean, row.ours_sd)} ({row.n})" if row.n else "–"
+                printed = _percent(row.paper_mean, row.paper_sd)
+                theirs = f"{printed} ({row.paper_n})" if row.paper_n else "–"
+                gap = _points(row.difference, row.low, row.high)
+                lines.append([paper.label(row.method), row.verdict, ours, theirs, gap])
+        names = ["method", "verdict", "ours, % (n)", "paper, % (n)", "difference [95%]"]
+        shown = styled(pd.DataFrame(lines, columns=names)).hide(axis="index")
+        shown.format(lambda verdict: verdict and badge(verdict), subset=["verdict"])
+        heads = [number for number, line in enumerate(lines) if not line[1]]
+        shown.set_properties(subset=(heads, "method"), **{"font-weight": "bold"})
+        return framed(shown, head="left")
+
+    run, waiting = found[found["n"] > 0], found[found["n"] == 0]
+    rest = folded(f"{len(waiting)} cells not run", table(waiting)) if len(waiting) else ""
+    show_html((table(run) if len(run) else "") + rest)
+
+
+def finals(frame: pd.DataFrame) -> None:
+    """Show how accurate each method ends: in the last epoch, and over the last ten.
+
+    Differences are from vanilla, paired over the seeds that both have; a dash where there is no
+    vanilla, or less than two such seeds. Where the last epoch and the last ten name another method
+    as the most accurate one, on the seeds that all methods have, a sentence says so. Of a stage of
+    fewer than ten epochs the mean is over all of them.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Records of one stream.
+    """
+    finals = verdicts.final_accuracy(frame)
+    finals["late"] = finals["run"].map(verdicts.late_accuracy(frame))
+    for _, rows in finals.groupby(["dataset", "model", "scale"]):
+        last, late = (
+            rows.pivot_table(index="seed", columns="method", values=value)
+            for value in ("test_accuracy", "late")
+        )
+        epochs = min(verdicts.LATE, int(rows["stage_epoch"].max()))
+        parts = [_ends("last epoch", last), _ends(f"last {epochs}", late)]
+        seeds = verdicts.seed_count(rows)
+        text = f"Accuracy at the end, {verdicts.setting(rows)}, "
+        text += "one seed" if seeds == "1" else f"{seeds} seeds"
+        if "vanilla" not in last:
+            text += "; vanilla was not trained here, so there is no difference from it."
+        else:
+            text += "." if seeds == "1" else "; differences are paired over them."
+        best, steady = (table.dropna().mean() for table in (last, late))
+        if best.notna().all() and best.idxmax() != steady.idxmax():
+            text += f" {paper.label(best.idxmax())} is the most accurate method in the last epoch, "
+            text += f"{paper.label(steady.idxmax())} over the last {epochs}."
+        for said, others in collapsed_runs(last):
+            text += f" A run collapsed and counts like any other: {said} ({others})."
+        show(text, pd.concat(parts, axis=1))
+
+
+def _ends(name: str, accuracy: pd.DataFrame) -> pd.DataFrame:
+    """Write each method's mean ± deviation in percent and its difference from vanilla."""
+    lines: dict[str, dict[str, Any]] = {}
+    for method in (m for m in paper.labels if m in accuracy):
+        own, gap = accuracy[method], "–"
+        if method != "vanilla" and "vanilla" in accuracy:
+            pairs = (own - accuracy["vanilla"]).dropna()
+            gap = (
+                _points(*verdicts.paired_interval(pairs.to_numpy(), 0.0)) if len(pairs) > 1 else "–"
+            )
+        cells = {f"{name}, %": _percent(own.mean(), own.std()), f"{name} − vanilla": gap}
+        lines[paper.label(method)] = cells
+    return pd.DataFrame.from_dict(lines, orient="index")
+
+
+def provenance(frame: pd.DataFrame) -> None:
+    """Show where records come from: how many runs, with what, on what, when."""
+    if not len(frame):
+        show_html("<p>There are no records at paper scale: <code>make paper</code> makes them.</p>")
+        return
+    about = records.load_provenance()
+    about = about[about["run"].isin(frame["run"])]
+    columns = ["commit", "dirty", "torch", "python", "device", "processor"]
+    days = about.assign(day=about["date"].str[:10], commit=about["commit"].str[:10])
+    table = days.groupby(columns, dropna=False).agg(
+        runs=("run", "nunique"), first_day=("day", "min"), last_day=("day", "max")
+    )
+    show_html(framed(styled(table.reset_index()).hide(axis="index")))
