@@ -22,6 +22,7 @@ from torch.nn.utils import prune
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from swrlib import SoftWeightRescaling, rescale_, rescaling, trace_layers
+from swrlib.plan import Plan
 
 VARIANTS = ("proportional", "printed")
 
@@ -930,7 +931,7 @@ def test_the_summary_says_where_the_printed_algorithm_and_branches_end_proportio
     ours = SoftWeightRescaling(small_model("norms"), 0.1).summary()
     assert (ours["proportional"] == "yes").all()
     assert ours.columns.tolist() == [
-        *("kind", "group", "initial_norm", "norm", "factor", "proportional")
+        *("kind", "group", "lam", "initial_norm", "norm", "factor", "proportional")
     ]
 
     class Residual(nn.Module):
@@ -1049,13 +1050,13 @@ def test_mutant_sign_of_lambda_is_caught(mutate):
 
 def test_mutant_forgotten_running_statistics_are_caught(monkeypatch):
     test_running_statistics_follow_the_scale_of_what_enters_them()
-    real = SoftWeightRescaling._make_plan
+    real = Plan.__init__
 
-    def forgetful(self, weights, tensors):
-        real(self, weights, tensors)
+    def forgetful(self, *arguments):
+        real(self, *arguments)
         self._statistics = []
 
-    monkeypatch.setattr(SoftWeightRescaling, "_make_plan", forgetful)
+    monkeypatch.setattr(Plan, "__init__", forgetful)
     assert caught_by(test_running_statistics_follow_the_scale_of_what_enters_them)
 
 
@@ -1063,9 +1064,10 @@ def test_mutant_swapped_groups_are_caught(monkeypatch):
     real = SoftWeightRescaling._step
 
     def swapped(self, skipped):
-        self._lam_features, self._lam_classifier = self._lam_classifier, self._lam_features
+        features, classifier = self.lam
+        self.lam = classifier, features
         real(self, skipped)
-        self._lam_features, self._lam_classifier = self._lam_classifier, self._lam_features
+        self.lam = features, classifier
 
     monkeypatch.setattr(SoftWeightRescaling, "_step", swapped)
     assert caught_by(check_algorithm, "cnn", (1e-3, 0.3), "proportional", 3)
