@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import operator
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from swrlib.layers import Layer
+from swrlib.rescaling import LARGEST_FACTOR
 
 
 def warn(sentence: str) -> None:
@@ -48,7 +50,7 @@ class Cautions:
         """Take these things for said."""
         self._said |= {f"{kind}:{name}" for name in about}
 
-    def of_biases(self, layers: Iterable[Layer]) -> None:
+    def of_biases(self, layers: Iterable[Any]) -> None:
         """Warn of biases that ceased to be parameters."""
         self.say(
             biases_left(layers),
@@ -65,17 +67,30 @@ class Cautions:
             "torch.autocast",
         )
 
-    def of_zeros(self, layers: Sequence[str], norms: Sequence[float]) -> None:
-        """Warn of layers that have no norm to return to, or none at all."""
-        if not all(norms):
-            self.say(
-                [name for name, norm in zip(layers, norms, strict=True) if not norm],
-                "the norm of {} is zero, now or at the start: SWR leaves a layer as it is where it "
-                "has no norm to return to (factor 1)",
-                kind="zero",
-            )
+    def of_norms(
+        self, layers: Sequence[str], norms: Sequence[float], least: Sequence[float]
+    ) -> None:
+        """Warn of layers without a norm, and of norms so small that a factor was limited.
+
+        ``least``: the norm below which that happens, by layer; 0 where there is no n_l either.
+        """
+        if all(map(operator.le, least, norms)) and all(norms):
+            return
+        self.say(
+            [name for name, norm in zip(layers, norms, strict=True) if not norm],
+            "the norm of {} is zero, now or at the start: SWR leaves a layer as it is where it has "
+            "no norm to return to (factor 1)",
+            kind="zero",
+        )
+        found = zip(layers, norms, least, strict=True)
+        self.say(
+            [name for name, norm, low in found if 0 < norm < low],
+            "the norm of {} is so much smaller than at the start that one step would multiply it "
+            f"by more than {LARGEST_FACTOR:g}: it is multiplied by that",
+            kind="limit",
+        )
 
 
-def biases_left(layers: Iterable[Layer]) -> list[str]:
+def biases_left(layers: Iterable[Any]) -> list[str]:
     """Name the biases that are no parameters, so that they cannot be scaled along."""
     return [f"{layer.name}.bias" for layer in layers if layer.computes_its_bias]

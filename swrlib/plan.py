@@ -10,18 +10,13 @@ import torch
 from torch import Tensor
 
 from swrlib import rescaling
-from swrlib.choice import Strengths
+from swrlib.choice import Included, Strengths, trainable
 from swrlib.layers import Layer, Network
-
-
-def trainable(parameter: Tensor | None) -> bool:
-    """Whether there is a parameter that an optimizer may change."""
-    return parameter is not None and parameter.requires_grad
 
 
 @dataclass(frozen=True)
 class Present:
-    """The tensors of the layers as they are now; frozen ones are out.
+    """The tensors of layers as they are now; frozen ones are out.
 
     Attributes
     ----------
@@ -38,7 +33,7 @@ class Present:
     key: tuple[object, ...]
 
     @classmethod
-    def of(cls, layers: Sequence[Layer]) -> Present:
+    def of(cls, layers: Sequence[Layer | Included]) -> Present:
         """Look at the layers' parameters."""
         weights: list[Tensor] = []
         tensors: list[Tensor] = []
@@ -63,8 +58,8 @@ class Plan:
     Parameters
     ----------
     network : Network
-    layers : sequence of Layer
-        Those of the network that have parameters.
+    layers : sequence of Layer or Included
+        What is rescaled.
     members : mapping of str to set of str
         By layer, whose factors make up its C_l.
     present : Present
@@ -79,14 +74,18 @@ class Plan:
         The layers whose weights are scaled.
     targets : torch.Tensor
         Their n_l.
-    factors : torch.Tensor, optional
-        Their c_l in the last step.
+    initial : list of float
+        The same on the host.
+    least : list of float
+        The norms below which a factor is limited.
+    factors, norms : torch.Tensor, optional
+        Their c_l in the last step, and the norms before it.
     """
 
     def __init__(
         self,
         network: Network,
-        layers: Sequence[Layer],
+        layers: Sequence[Layer | Included],
         members: Mapping[str, set[str]],
         present: Present,
         initial: Mapping[str, float],
@@ -94,8 +93,11 @@ class Plan:
         running_statistics: bool,
     ) -> None:
         self.key = present.key
+        self.initial: list[float] = []
+        self.least: list[float] = []
         self.names = [layer.name for layer in layers if trainable(layer.weight)]
         self.factors: Tensor | None = None
+        self.norms: Tensor | None = None
         products: list[set[str]] = []
         for layer in layers:
             if trainable(layer.weight):
@@ -116,7 +118,8 @@ class Plan:
             return
         with torch.inference_mode(False), torch.no_grad():  # for later steps in any mode
             norms = rescaling.multi_tensor_norms(present.weights)
-            self.targets = norms.new_tensor([initial[name] for name in self.names])
+            self.initial = [initial[name] for name in self.names]
+            self.targets = norms.new_tensor(self.initial)
             self._with_key = {
                 key: norms.new_tensor([strengths.key_of[name] == key for name in self.names])
                 for key in strengths.values
@@ -134,10 +137,24 @@ class Plan:
         """Return the parts of the soft factors that the present λ's make."""
         self._changes = strengths.changes
         lam = sum(mask * strengths.values[key] for key, mask in self._with_key.items())
+        self.least = [
+            strengths.of(name) * target / (rescaling.LARGEST_FACTOR - 1 + strengths.of(name))
+            for name, target in zip(self.names, self.initial, strict=True)
+        ]
         return rescaling.pull_and_rest(self.targets, lam)
 
+    @property
+    def norms_after(self) -> tuple[Tensor, ...]:
+        """Factors of the norms after the last step, the same but for rounding; empty before it."""
+        return () if self.norms is None or self.factors is None else (self.norms, self.factors)
+
     def rescale_(
-        self, present: Present, strengths: Strengths, skipped: Tensor | None = None
+        self,
+        present: Present,
+        strengths: Strengths,
+        skipped: Tensor | None = None,
+        *,
+        idle: bool = False,
     ) -> list[float]:
         """Rescale once.
 
@@ -147,6 +164,8 @@ class Plan:
         strengths : Strengths
         skipped : torch.Tensor, optional
             Non-zero where the optimizer skipped its step.
+        idle : bool
+            Whether such a step counts as none at all, so that the factors of the last one stay.
 
         Returns
         -------
@@ -157,9 +176,13 @@ class Plan:
             self._rescale.pull, self._rescale.rest = self._terms(strengths)
         if skipped is not None:
             skipped = skipped.to(self.targets.device, non_blocking=True)
-        self.factors, norms = self._rescale(present.weights, present.tensors, skipped)
+        factors, norms = self._rescale(present.weights, present.tensors, skipped)
+        before, self.factors, self.norms = self.factors, factors, norms
+        if idle and before is not None:
+            assert skipped is not None
+            self.factors = before.where(skipped, factors)
         if self._statistics:
-            scales = rescaling.cumulative_factors(self.factors, *self._statistics_members)
+            scales = rescaling.cumulative_factors(factors, *self._statistics_members)
             means = [module.running_mean for module in self._statistics]
             rescaling.multi_tensor_multiply_(means, scales.unbind())
             variances = [module.running_var for module in self._statistics]

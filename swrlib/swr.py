@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,10 +13,12 @@ from torch.utils.hooks import RemovableHandle
 
 from swrlib import rescaling, summary
 from swrlib.attachment import Attachments
-from swrlib.cautions import Cautions, biases_left, listed, warn
-from swrlib.choice import Strengths
-from swrlib.layers import parameters_outside, trace
-from swrlib.plan import Plan, Present, trainable
+from swrlib.cautions import Cautions, biases_left
+from swrlib.choice import Choice, Lam, Selection, Strengths
+from swrlib.layers import Layer, trace
+from swrlib.plan import Plan, Present
+from swrlib.steps import Change, claim
+from swrlib.structure import Structure
 from swrlib.targets import Targets
 
 
@@ -61,8 +63,10 @@ class SoftWeightRescaling:
     Notes
     -----
     Frozen tensors (``requires_grad=False``) are never written. `step` makes a small, fixed number
-    of calls whatever the depth, and none that waits for the device. A layer that is put into the
-    model later is not seen: construct it again.
+    of calls whatever the depth, and none that waits for the device. No factor is larger than 10,
+    which none is on the paper's models: without that limit a norm that has all but vanished would
+    blow up every bias behind its layer. Weights that an optimizer keeps for itself (averages, slow
+    weights) are not rescaled, which a warning says where its state shows them.
 
     Examples
     --------
@@ -75,11 +79,13 @@ class SoftWeightRescaling:
     def __init__(
         self,
         model: nn.Module,
-        lam: float | None = None,
+        lam: float | Mapping[str, float] | None = None,
         *,
         lam_features: float | None = None,
         lam_classifier: float | None = None,
         classifier: Sequence[str] | None = None,
+        exclude: Choice | Iterable[Choice] | None = None,
+        include: Choice | Iterable[Choice] | None = None,
         variant: rescaling.Variant = "proportional",
         running_statistics: bool = False,
         layers: Sequence[str] | None = None,
@@ -91,24 +97,23 @@ class SoftWeightRescaling:
         self._network = replace(network, steps=steps)
         self._variant: rescaling.Variant = variant
         self._members = rescaling.membership(self._network, variant)
-        self._strengths = Strengths(network.layers, lam, lam_features, lam_classifier)
         self._running_statistics = running_statistics
-        self.layers = [la for la in network.layers if la.weight is not None or la.bias is not None]
-        if not any(trainable(layer.weight) for layer in self.layers):
-            raise ValueError(
-                f"{type(model).__name__} has no trainable weight in a linear, convolution or "
-                "normalization layer, so there is nothing to rescale"
-            )
-        if outside := parameters_outside(model, self.layers):
-            warn(
-                "SWR leaves alone the parameters outside the linear, convolution and normalization "
-                f"layers that were traced: {listed(outside)}"
-            )
+        self._selection = Selection.of(model, network.layers, include, exclude)
+        self._members |= {row.name: {row.name} for row in self._selection.rows[len(self.layers) :]}
+        self._scaled = self._selection.scaled
+        self._strengths = Strengths(self._scaled, lam, lam_features, lam_classifier)
+        self._structure = Structure(model)
         self._cautions = Cautions()
-        self._cautions.note(biases_left(self.layers))
+        self._cautions.note(biases_left(self._scaled))
         self._plan: Plan | None = None
-        self._attachments = Attachments()
+        self._attachments = Attachments(self._cautions)
+        self._by_hand = False
         self.retarget()
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The layers that were found, in the order of the forward pass."""
+        return [row for row in self._selection.rows if isinstance(row, Layer)]
 
     @property
     def variant(self) -> rescaling.Variant:
@@ -125,9 +130,18 @@ class SoftWeightRescaling:
         self._running_statistics, self._stale = value, True
 
     @property
+    def lam(self) -> float | tuple[float, float] | dict[str, float]:
+        """λ; the pair (λ_f, λ_c) where they differ; λ by pattern. One number sets all."""
+        return self._strengths.lam
+
+    @lam.setter
+    def lam(self, value: Lam) -> None:
+        self._strengths.lam = value
+
+    @property
     def lam_features(self) -> float:
         """λ_f, of the feature extractor."""
-        return self._strengths.values["features"]
+        return self._strengths.group("features")
 
     @lam_features.setter
     def lam_features(self, value: float) -> None:
@@ -136,55 +150,77 @@ class SoftWeightRescaling:
     @property
     def lam_classifier(self) -> float:
         """λ_c, of the classifier."""
-        return self._strengths.values["classifier"]
+        return self._strengths.group("classifier")
 
     @lam_classifier.setter
     def lam_classifier(self, value: float) -> None:
         self._strengths.set(classifier=value)
 
-    @property
-    def lam(self) -> float | tuple[float, float]:
-        """λ; the pair (λ_f, λ_c) where they differ. One number sets both."""
-        return self._strengths.lam
-
-    @lam.setter
-    def lam(self, value: float | tuple[float, float]) -> None:
-        pair = value if isinstance(value, tuple) and len(value) == 2 else (value, value)
-        self._strengths.set(features=pair[0], classifier=pair[1])
-
     @torch.no_grad()
     def step(self) -> None:
         """Rescale once; call it after each ``optimizer.step()``, or `attach` it instead.
 
-        With ``torch.amp.GradScaler``, attach it: a step that the scaler skips must not be rescaled.
+        Where nothing has changed the weights since the last rescaling, nothing is done: a wrapped
+        optimizer that accumulates gradients takes no step, nor does one that
+        ``torch.amp.GradScaler`` makes skip it (with a fused optimizer, attach it: that leaves no
+        trace).
 
         Raises
         ------
         ValueError
-            If a weight has become another one than at the start: computed (pruned, parametrized),
-            of another shape (sharded), or another layer's Parameter. Nothing is changed then.
+            If it is attached, or another object rescales these weights; if the model has changed:
+            a module was replaced, a weight is computed (pruned, parametrized), of another shape
+            (sharded), or another layer's Parameter. Nothing is changed then.
         """
-        self._step(None)
+        if self._attachments.live():
+            raise ValueError(
+                "SWR is attached to an optimizer, after whose steps it rescales: leave out step(), "
+                "or remove the handle that attach() returned"
+            )
+        present = Present.of(self._scaled)
+        if not self._by_hand:
+            claim(present.tensors, self)
+            self._by_hand = True
+        missing = self._change.missing(present)
+        self._step(missing, idle=missing is not None)
+        if self._plan is not None and present.weights:
+            known = self._plan.norms_after if missing is None else ()
+            self._change.note(present, *known)
 
     def attach(self, optimizer: torch.optim.Optimizer) -> RemovableHandle:
         """Rescale the whole model after every step that the optimizer takes from now on.
 
         A step that mixed-precision training skips counts as none. ``handle.remove()`` detaches. Of
-        several optimizers of one model attach the one that steps last. A copy of the optimizer has
-        no hooks: attach it again.
+        several optimizers of one model attach the one that steps last; of wrapped ones (by
+        accelerate, Lightning, a sharpness-aware optimizer) either. A copy of the optimizer has no
+        hooks: attach it again.
 
         Raises
         ------
-        ValueError
-            If the optimizer holds none of the parameters that are rescaled, or is attached already.
+        TypeError, ValueError
+            If it is no optimizer, or runs no hooks; if it holds none of the parameters that are
+            rescaled, or is attached already; if another object rescales these weights; if a module
+            of the model was replaced.
 
         Warns
         -----
         UserWarning
-            If another optimizer is attached: each one's steps would rescale the model.
+            If another optimizer is attached: each one's steps would rescale the model. If the
+            optimizer decays the same weights, holds parameters that are not the model's, or keeps
+            weights of its own. Once, if ten steps pass without a rescaling.
         """
-        tensors = [p for la in self.layers for p in (la.weight, la.bias) if p is not None]
-        return self._attachments.add(optimizer, tensors, self._step)
+        self._structure.refuse_changes()
+        weights = {la.name: la.weight for la in self._scaled if la.weight is not None}
+        claim(Present.of(self._scaled).tensors, self)
+        handle = self._attachments.add(optimizer, weights, self._step, self._structure)
+        self._by_hand = False
+        return handle
+
+    def owns(self) -> str:
+        """Say how to end the rescaling of these weights; empty where nothing rescales them."""
+        if self._attachments.live():
+            return "call remove() of the handle that its attach() returned, or make a new optimizer"
+        return "delete it with del, where its step() is no longer called" * self._by_hand
 
     @torch.no_grad()
     def retarget(self) -> None:
@@ -195,34 +231,41 @@ class SoftWeightRescaling:
         ValueError
             If there is no weight, or a norm is not a finite number.
         """
-        self._targets = Targets(self.layers)
-        self._stale = True
+        self._targets = Targets(self._scaled)
+        self._begin_anew()
+
+    def norms(self) -> Tensor:
+        """Return the present norms in the order of the rows of `summary`, [rows].
+
+        nan where there is no weight. Nothing waits for the device: for a log of each step, say.
+        """
+        return summary.norms(self._selection.rows)
+
+    def factors(self) -> Tensor:
+        """Return the factors c_l of the last step, like `norms`; nan before the first."""
+        plan = self._plan
+        if plan is None or plan.factors is None:
+            return torch.full_like(self.norms(), math.nan)
+        rows = [row.name for row in self._selection.rows]
+        return summary.aligned(rows, plan.names, plan.factors)
 
     def summary(self) -> Any:
         """Return a pandas.DataFrame with a row for each layer.
 
-        Columns: ``kind``, ``group``, ``lam`` (λ), ``initial_norm`` (n_l), ``norm``, ``factor`` (the
-        last c_l) and ``proportional``: "yes", or where and why a rescaling stops to keep the
-        function's shape. The index is the layer's name.
+        Columns: ``kind``, ``group``, ``lam`` (λ; nan where the layer is excluded),
+        ``initial_norm`` (n_l), ``norm``, ``factor`` (the last c_l) and ``proportional``: "yes", or
+        where and why a rescaling stops to keep the function's shape. The index is the layer's name.
         """
-        plan = self._plan
-        factors = {} if plan is None else summary.by_name(plan.names, plan.factors)
         ends = summary.where_proportionality_ends(
-            self._network, self._variant, self.running_statistics
+            self._network, self._variant, self.running_statistics, self._selection.excluded
         )
-        reasons = [ends[layer.name] for layer in self.layers]
-        return summary.table(
-            self.layers, self._strengths, self._targets.by_layer(), factors, reasons
-        )
+        initial, rows = self._targets.by_layer(), self._selection.rows
+        return summary.table(rows, self._strengths, initial, self.norms(), self.factors(), ends)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs: n_l and shape by layer, λ and the variant."""
-        return self._targets.state() | {
-            "lam_features": self.lam_features,
-            "lam_classifier": self.lam_classifier,
-            "variant": self.variant,
-            "running_statistics": self.running_statistics,
-        }
+        options = {"variant": self.variant, "running_statistics": self.running_statistics}
+        return self._targets.state() | self._strengths.state() | options
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned.
@@ -232,8 +275,7 @@ class SoftWeightRescaling:
         ValueError
             If the state is another model's or another variant's; nothing is changed then.
         """
-        present = self.state_dict()
-        missing = set(present) - set(state)
+        missing = set(self.state_dict()) - set(state)
         if missing:
             raise ValueError(f"the state dict lacks {', '.join(sorted(missing))}")
         for option in ("variant", "running_statistics"):
@@ -242,39 +284,44 @@ class SoftWeightRescaling:
                     f"the state dict was made with {option}={state[option]!r}: construct "
                     f"SoftWeightRescaling with it too"
                 )
-        lams = {key: state[f"lam_{key}"] for key in ("features", "classifier")}
-        strengths = copy.deepcopy(self._strengths)
-        strengths.set(**lams)
+        strengths = self._strengths.loaded(state)
         self._targets.load(state)
-        self._strengths, self._stale = strengths, True
+        self._strengths = strengths
+        self._begin_anew()
 
     def __getstate__(self) -> dict[str, Any]:
         # The plan is made anew by a copy: its views would not survive pickling.
         return {**self.__dict__, "_plan": None}
 
-    def _step(self, skipped: Tensor | None) -> None:
-        present = Present.of(self.layers)
+    def _begin_anew(self) -> None:
+        """Let the next step lay out a plan, and act in any case."""
+        self._stale, self._change = True, Change()
+
+    @torch.no_grad()
+    def _step(self, skipped: Tensor | None, *, idle: bool = False) -> None:
+        self._structure.refuse_changes()
+        present = Present.of(self._scaled)
         if self._plan is None or self._stale or self._plan.key != present.key:
             self._plan = self._lay_out(present)
         if present.weights:
-            norms = self._plan.rescale_(present, self._strengths, skipped)
-            self._cautions.of_zeros(self._plan.names, norms)
+            norms = self._plan.rescale_(present, self._strengths, skipped, idle=idle)
+            self._cautions.of_norms(self._plan.names, norms, self._plan.least)
 
     def _lay_out(self, present: Present) -> Plan:
         """Lay out who is multiplied by whom; again only when a tensor is another or elsewhere."""
-        self._targets.refuse_other_weights(self.layers)
-        self._cautions.of_biases(self.layers)
-        initial = self._targets.by_layer()
+        self._targets.refuse_other_weights(self._scaled)
+        claim(present.tensors, self)
+        self._cautions.of_biases(self._scaled)
+        self._cautions.of_half_precision(present.weights)
         plan = Plan(
             self._network,
-            self.layers,
+            self._scaled,
             self._members,
             present,
-            initial,
+            self._targets.by_layer(),
             self._strengths,
             self.running_statistics,
         )
-        self._cautions.of_zeros(plan.names, [initial[name] for name in plan.names])
-        self._cautions.of_half_precision(present.weights)
+        self._cautions.of_norms(plan.names, plan.initial, plan.least)
         self._stale = False
         return plan

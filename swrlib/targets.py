@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from swrlib.cautions import weight_of
+from swrlib.choice import Included
 from swrlib.layers import Layer, refuse_parameters
 from swrlib.rescaling import multi_tensor_norms
 
@@ -16,7 +17,7 @@ class Targets:
 
     Parameters
     ----------
-    layers : sequence of Layer
+    layers : sequence of Layer or Included
         Their present norms are taken.
 
     Raises
@@ -25,7 +26,7 @@ class Targets:
         If there is no weight, or a norm is not a finite number.
     """
 
-    def __init__(self, layers: Sequence[Layer]) -> None:
+    def __init__(self, layers: Sequence[Layer | Included]) -> None:
         weights = {layer.name: layer.weight for layer in layers if layer.weight is not None}
         for name, weight in weights.items():
             if weight.is_meta:
@@ -61,7 +62,7 @@ class Targets:
             raise ValueError("the initial norms of the state dict are not finite numbers ≥ 0")
         self.norms = norms
 
-    def refuse_other_weights(self, layers: Sequence[Layer]) -> None:
+    def refuse_other_weights(self, layers: Sequence[Layer | Included]) -> None:
         """Refuse weights that are no longer what the norms were taken of.
 
         Raises
