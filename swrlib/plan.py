@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,8 +13,7 @@ from swrlib.choice import Included, Strengths, trainable
 from swrlib.layers import Layer, Network
 
 
-@dataclass(frozen=True)
-class Present:
+class Present(NamedTuple):
     """The tensors of layers as they are now; frozen ones are out.
 
     Attributes

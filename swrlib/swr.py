@@ -182,10 +182,9 @@ class SoftWeightRescaling:
             claim(present.tensors, self)
             self._by_hand = True
         missing = self._change.missing(present)
-        self._step(missing, idle=missing is not None)
+        self._step(missing, present)
         if self._plan is not None and present.weights:
-            known = self._plan.norms_after if missing is None else ()
-            self._change.note(present, *known)
+            self._change.note(present, self._plan.norms_after if missing is None else ())
 
     def attach(self, optimizer: torch.optim.Optimizer) -> RemovableHandle:
         """Rescale the whole model after every step that the optimizer takes from now on.
@@ -297,10 +296,10 @@ class SoftWeightRescaling:
         """Let the next step lay out a plan, and act in any case."""
         self._stale, self._change = True, Change()
 
-    @torch.no_grad()
-    def _step(self, skipped: Tensor | None, *, idle: bool = False) -> None:
+    def _step(self, skipped: Tensor | None, present: Present | None = None) -> None:
         self._structure.refuse_changes()
-        present = Present.of(self._scaled)
+        idle = present is not None and skipped is not None
+        present = present or Present.of(self._scaled)
         if self._plan is None or self._stale or self._plan.key != present.key:
             self._plan = self._lay_out(present)
         if present.weights:
