@@ -225,5 +225,7 @@ def _resemble(kept: Any, weight: Tensor) -> bool:
     """Say whether a tensor is nearly a weight, in other precision or shape perhaps."""
     if not isinstance(kept, Tensor) or kept.numel() != weight.numel() or weight.numel() < 4:
         return False
+    if kept.data_ptr() == weight.data_ptr():  # the weight itself
+        return False
     kept, weight = kept.detach().flatten().float(), weight.flatten().float()
     return bool((kept - weight).norm() < 0.5 * weight.norm())

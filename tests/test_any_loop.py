@@ -171,10 +171,21 @@ def sharpness_aware(model, optimizer, seed, closure=False):
     optimizer.second_step(zero_grad=True)
 
 
+class Copying(SAM):
+    """It goes back by copying, and by no exchange of tensors."""
+
+    @torch.no_grad()
+    def second_step(self, zero_grad=False):
+        for p in self.param_groups[0]["params"]:
+            p.copy_(self.state[p]["old_p"])
+        self.base_optimizer.step()
+
+
+@pytest.mark.parametrize("kind", [SAM, Copying])
 @pytest.mark.parametrize("closure", [False, True])
-def test_a_sharpness_aware_optimizer_is_followed_once_a_step(closure):
+def test_a_sharpness_aware_optimizer_is_followed_once_a_step(closure, kind):
     model, theirs = mlp(), mlp()
-    optimizer = SAM(model.parameters(), torch.optim.SGD, lr=0.1)
+    optimizer = kind(model.parameters(), torch.optim.SGD, lr=0.1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         SoftWeightRescaling(model, 0.1).attach(optimizer)
