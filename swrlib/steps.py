@@ -87,15 +87,17 @@ def parameters_of(optimizer: Any) -> list[Tensor]:
 class Change:
     """Whether weights were changed since they were looked at last.
 
-    Versions of tensors and the steps of optimizers tell that it happened, but not that it did not:
-    ``weight.data -= …`` and a replayed CUDA graph leave no trace. Then the norms tell, on the
-    device, without waiting for it.
+    Versions of tensors and the steps of optimizers tell that it happened. That they did not move
+    says something only where they have moved before, and not even then that nothing happened:
+    ``weight.data -= …`` and a replayed CUDA graph leave no trace. The norms do, and they are
+    compared on the device, without waiting for it.
     """
 
     def __init__(self) -> None:
         self._versions: tuple[int, ...] | None = None
         self._count = 0
         self._norms: tuple[Tensor, ...] = ()
+        self._moves = False
 
     def note(self, present: Present, norms: tuple[Tensor, ...] = ()) -> None:
         """Take note of the tensors as they are now.
@@ -111,9 +113,12 @@ class Change:
 
     def missing(self, present: Present) -> Tensor | None:
         """Return None where the tensors were changed, else a tensor that is true if not."""
-        if self._versions is None or self._count != _Last.count:
+        if self._versions is None:
             return None
-        if self._versions != tuple(map(_version, present.tensors)):
+        versions = tuple(map(_version, present.tensors))
+        moved = self._count != _Last.count or self._versions != versions
+        self._moves = self._moves or moved
+        if moved or not self._moves:
             return None
         now, before = multi_tensor_norms(present.weights), self._norms[0]
         if before.device != now.device or before.shape != now.shape:

@@ -160,10 +160,9 @@ class SoftWeightRescaling:
     def step(self) -> None:
         """Rescale once; call it after each ``optimizer.step()``, or `attach` it instead.
 
-        Where nothing has changed the weights since the last rescaling, nothing is done: a wrapped
-        optimizer that accumulates gradients takes no step, nor does one that
-        ``torch.amp.GradScaler`` makes skip it (with a fused optimizer, attach it: that leaves no
-        trace).
+        Where an optimizer has changed the weights between earlier calls and has not since the last
+        one, nothing is done: a wrapped optimizer that accumulates gradients takes no step, nor does
+        one that ``torch.amp.GradScaler`` makes skip it (a fused one has to be attached for that).
 
         Raises
         ------

@@ -322,6 +322,8 @@ def assigned_data(model):
 @pytest.mark.parametrize("loaded", [False, True])
 def test_called_after_every_batch_it_acts_after_every_step(make, every, loaded):
     """As where a wrapper's step() accumulates: a call without a step does nothing."""
+    if make is assigned_data and every > 1:
+        pytest.skip("what leaves no trace at all cannot be told from repeated calls")
     model, theirs = mlp(), mlp()
     ours, other = make(model), make(theirs)
     swr, reference = SoftWeightRescaling(model, 0.1), SoftWeightRescaling(theirs, 0.1)
@@ -339,12 +341,35 @@ def test_called_after_every_batch_it_acts_after_every_step(make, every, loaded):
     assert difference(model, mlp()) > 0.1
 
 
+def test_replayed_steps_are_followed_though_they_leave_no_trace_any_more():
+    """As where the first steps are taken as usual, and later ones by a captured CUDA graph."""
+    model, theirs = mlp(), mlp()
+    swr, reference = SoftWeightRescaling(model, 0.1), SoftWeightRescaling(theirs, 0.1)
+    for step in range(8):
+        for network in (model, theirs):
+            for parameter in network.parameters():
+                changed = parameter.detach() if step < 4 or network is theirs else parameter.data
+                changed.mul_(1.2)
+        swr.step()
+        reference.step()
+    assert difference(model, theirs) < 1e-12
+
+
+def test_repeated_calls_without_an_optimizer_rescale_each_time():
+    model = mlp()
+    swr, start = SoftWeightRescaling(model, 0.1), twin(model)
+    double(model)
+    for _ in range(5):
+        swr.step()
+    assert norm_ratios(model, start) == pytest.approx([1 + 0.9**5] * 3)
+
+
 def test_a_step_that_the_scaler_skips_is_none_by_hand():
     model = mlp().float()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     swr = SoftWeightRescaling(model, 0.5)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    for seed, spoil in ((0, False), (1, True)):
+    for seed, spoil in ((0, False), (1, False), (2, True)):
         x, y = batch(seed)
         optimizer.zero_grad()
         scaler.scale(cross_entropy(model(x.float()), y)).backward()
@@ -360,7 +385,9 @@ def test_a_step_that_the_scaler_skips_is_none_by_hand():
 def test_no_call_waits_for_the_device_to_see_whether_a_step_was_taken(monkeypatch):
     model = mlp()
     swr = SoftWeightRescaling(model, 0.1)
-    swr.step()
+    for _ in range(2):
+        double(model)
+        swr.step()
     reads: list[torch.Tensor] = []
     monkeypatch.setattr(torch.Tensor, "__bool__", lambda t: reads.append(t) or True)
     swr.step()
@@ -376,7 +403,7 @@ class Masters(torch.optim.SGD):
     def step(self, closure=None):
         for group in self.param_groups:
             for p in group["params"]:
-                master = self.state[p].setdefault("master", p.detach().double().flatten())
+                master = self.state[p].setdefault("master", p.detach().double().flatten().clone())
                 master.sub_(p.grad.double().flatten(), alpha=group["lr"])
                 p.data.copy_(master.view_as(p))
 
