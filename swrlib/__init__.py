@@ -3,7 +3,6 @@
 from swrlib.datasets import Dataset, load_dataset
 from swrlib.engine import make_stream, train
 from swrlib.layers import Layer, trace_layers
-from swrlib.loop import SoftWeightRescaling
 from swrlib.methods import (
     L2,
     SWR,
@@ -20,6 +19,7 @@ from swrlib.methods import (
 from swrlib.models import build_model
 from swrlib.records import load_measures, load_records
 from swrlib.rescaling import rescale_
+from swrlib.swr import SoftWeightRescaling
 
 __all__ = [
     "L2",

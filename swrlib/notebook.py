@@ -21,10 +21,10 @@ from swrlib.engine.checkpoints import default_folder
 from swrlib.engine.runs import stream_name
 from swrlib.engine.scales import SCALES
 from swrlib.engine.strengths import borrow_method
-from swrlib.loop import SoftWeightRescaling
 from swrlib.methods import Method
 from swrlib.models import MODELS
 from swrlib.papers import SWR as paper
+from swrlib.swr import SoftWeightRescaling
 from swrlib.verdicts import Verdict
 
 _PLAIN = (str, int, float, bool, list, tuple, dict, type(None))

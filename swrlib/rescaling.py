@@ -90,12 +90,17 @@ def pull_and_rest(initial_norms: Tensor, lam: Tensor | float) -> tuple[Tensor, T
     return (lam * initial_norms).where(there, 0.0), rest.where(there, 1.0)
 
 
+#: No factor is larger than this. Algorithm 1 has no such limit: a norm that has all but vanished
+#: makes a factor that, through the product, would blow up every bias behind its layer at once.
+LARGEST_FACTOR = 10.0
+
+
 def soft_factors(norms: Tensor, pull: Tensor, rest: Tensor) -> Tensor:
     """Return c_l = (λ n_l + (1 − λ) ‖W_l‖) / ‖W_l‖ = pull/‖W_l‖ + rest; 1 where ‖W_l‖ is zero.
 
-    Shapes: [..., layers] each.
+    At most `LARGEST_FACTOR`. Shapes: [..., layers] each.
     """
-    return torch.addcdiv(rest, pull, norms).nan_to_num_(1.0, 1.0)
+    return torch.addcdiv(rest, pull, norms).nan_to_num_(1.0, 1.0).clamp_max_(LARGEST_FACTOR)
 
 
 def cumulative_factors(

@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from swrlib import verdicts
-from swrlib.loop import SoftWeightRescaling
 from swrlib.papers import SWR as paper
+from swrlib.swr import SoftWeightRescaling
 from swrlib.theory import balance_, layer_balance, lpq_norm
 from swrlib.verdicts import Verdict
 

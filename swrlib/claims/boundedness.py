@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from swrlib import verdicts
 from swrlib.claims.norms import norms_by_layer
 from swrlib.layers import Layer, trace, trace_layers
-from swrlib.loop import SoftWeightRescaling
 from swrlib.papers import SWR as paper
 from swrlib.rescaling import membership, multi_tensor_norms
+from swrlib.swr import SoftWeightRescaling
 from swrlib.theory import adam_norm_bound, norm_bound
 from swrlib.verdicts import Verdict
 
