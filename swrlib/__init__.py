@@ -3,7 +3,6 @@
 from swrlib.datasets import Dataset, load_dataset
 from swrlib.engine import train
 from swrlib.layers import Layer, trace_layers
-from swrlib.loop import SoftWeightRescaling
 from swrlib.methods import (
     L2,
     SWR,
@@ -21,6 +20,7 @@ from swrlib.models import build_model
 from swrlib.records import load_measures, load_records
 from swrlib.rescaling import rescale_
 from swrlib.streams import make_stream
+from swrlib.swr import SoftWeightRescaling
 
 __all__ = [
     "L2",

@@ -91,8 +91,6 @@ class Network:
         What the scale of a layer's parameters does, where it does not just scale the output.
     traced : bool
         Whether the steps between the layers are known: not where the layers were named.
-    composites : tuple of str
-        Modules that were taken for one operation and have layers inside.
     """
 
     layers: list[Layer]
@@ -102,7 +100,6 @@ class Network:
     patched: bool = False
     effects: Mapping[str, Effect] = field(default_factory=dict)
     traced: bool = True
-    composites: tuple[str, ...] = ()
 
     def fault(self, layer: Layer) -> str:
         """Return why scaling a layer's parameters does not just scale its output, or nothing."""
@@ -263,7 +260,6 @@ def trace(
             if effect != "scales" and not isinstance(modules[name], declared)
         },
         traced=layers is None or layers == [""],
-        composites=tuple(step.label for step in found.steps if _has_layers(step)),
     )
 
 
@@ -289,20 +285,6 @@ def _predecessors(steps: Sequence[Step]) -> dict[str, tuple[str, ...]]:
             before[step.name] = reaching
         sources[step.name] = (step.name,) if step.kind == "layer" else reaching
     return before
-
-
-def _has_layers(step: Step) -> bool:
-    """Return whether an operation is a module whose layers an example input reaches."""
-    if step.module is None or step.kind == "layer":
-        return False
-    inside = [m for m in step.module.modules() if not isinstance(m, nn.MultiheadAttention)]
-    hidden = {
-        n
-        for m in step.module.modules()
-        if isinstance(m, nn.MultiheadAttention)
-        for n in m.modules()
-    }  # attention uses their weights, and never calls them
-    return any(kind_of(module) for module in inside if module not in hidden)
 
 
 def _traced(model: nn.Module, example: Any, normalizations: graph.Classes) -> graph.Graph:

@@ -21,10 +21,10 @@ from swrlib.engine import train
 from swrlib.engine.checkpoints import default_folder
 from swrlib.engine.jobs import stream_name
 from swrlib.engine.strengths import SELECTED_ON, selected_lambda
-from swrlib.loop import SoftWeightRescaling
 from swrlib.methods import Method
 from swrlib.models import MODELS
 from swrlib.overview import collapsed_runs
+from swrlib.swr import SoftWeightRescaling
 from swrlib.verdicts import Verdict
 
 _PLAIN = (str, int, float, bool, list, tuple, dict, type(None))

@@ -92,12 +92,17 @@ def pull_and_rest(initial_norms: Tensor, lam: Tensor | float) -> tuple[Tensor, T
     return (lam * initial_norms).where(there, 0.0), rest.where(there, 1.0)
 
 
+#: No factor is larger than this. Algorithm 1 has no such limit: a norm that has all but vanished
+#: makes a factor that, through the product, would blow up every bias behind its layer at once.
+LARGEST_FACTOR = 10.0
+
+
 def soft_factors(norms: Tensor, pull: Tensor, rest: Tensor) -> Tensor:
     """Return c_l = (λ n_l + (1 − λ) ‖W_l‖) / ‖W_l‖ = pull/‖W_l‖ + rest; 1 where ‖W_l‖ is zero.
 
-    Shapes: [..., layers] each.
+    At most `LARGEST_FACTOR`. Shapes: [..., layers] each.
     """
-    return torch.addcdiv(rest, pull, norms).nan_to_num_(1.0, 1.0)
+    return torch.addcdiv(rest, pull, norms).nan_to_num_(1.0, 1.0).clamp_max_(LARGEST_FACTOR)
 
 
 def cumulative_factors(
@@ -199,12 +204,6 @@ def membership_mask(products: Sequence[set[str]], layers: Sequence[str]) -> Tens
     """Write products of factors as a mask, bool [products, layers]; other layers have factor 1."""
     rows = [[name in product for name in layers] for product in products]
     return torch.tensor(rows, dtype=torch.bool).view(len(products), len(layers))
-
-
-def entering(network: Network, members: Mapping[str, set[str]], layer: Layer) -> set[str]:
-    """Return the layers whose factors make up the scale of a layer's input."""
-    order = [la.name for la in network.layers]
-    return members[max(layer.predecessors, key=order.index)] if layer.predecessors else set()
 
 
 def rescale_(

@@ -63,7 +63,7 @@ def follow(
     factors: Mapping[str, float] | None = None,
     *,
     frozen: Container[str] = (),
-    also: Callable[[Layer, Scale], str] = lambda layer, scale: "",
+    also: Callable[[Layer, Scale], str] = lambda layer, enters: "",
 ) -> Course:
     """Follow the scales through a network.
 
@@ -75,7 +75,7 @@ def follow(
     frozen : container of str
         Layers whose factor is 1 then.
     also : callable, optional
-        Further faults of a layer, from it and the scale of its output; empty where there is none.
+        Further faults of a layer, from it and the scale of its input; empty where there is none.
 
     Returns
     -------
@@ -89,7 +89,7 @@ def follow(
         reason = next((walk.faults[i] for i in step.inputs if i in walk.faults), "")
         if step.kind == "layer":
             scale, fault = walk.through_layer(position, step, layers[step.name])
-            fault = fault or also(layers[step.name], scale)
+            fault = fault or also(layers[step.name], walk.enters[step.name])
         else:
             scale, fault = walk.through_operation(position, step)
         walk.scales[step.name] = scale

@@ -224,19 +224,9 @@ def test_the_readme_says_how_long_the_benchmarks_take(root):
 
 #: Rooms of the library from the ground up: none imports one that stands after it.
 ROOMS = [
-    *(
-        "checks",
-        "files",
-        "memory",
-        "paper",
-        "operations",
-        "graph",
-        "layers",
-        "scales",
-        "rescaling",
-        "loop",
-        "theory",
-    ),
+    *("checks", "files", "memory", "paper", "operations", "graph", "effects", "parameters"),
+    *("order", "layers", "scales", "rescaling", "cautions"),
+    *("choice", "targets", "structure", "plan", "steps", "attachment", "summary", "swr", "theory"),
     *("datasets", "models", "streams", "wide", "walks", "stacks", "population", "methods"),
     *("measures", "records", "engine", "verdicts", "cost", "claims", "overview"),
     *("figures", "notebook"),

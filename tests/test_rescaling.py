@@ -22,6 +22,7 @@ from torch.nn.utils import prune
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from swrlib import SoftWeightRescaling, rescale_, rescaling, trace_layers
+from swrlib.plan import Plan
 
 VARIANTS = ("proportional", "printed")
 
@@ -114,6 +115,7 @@ def test_lambda_zero_changes_no_bit_and_one_restores_the_norms():
     off.step()
     for name, value in model.state_dict().items():
         assert torch.allclose(value, before[name], rtol=1e-15, atol=0)
+    del off  # the other one is to rescale now
     fixed.step()
     for name, norm in start.items():
         assert math.isclose(float(model.get_parameter(name).detach().norm()), norm, rel_tol=1e-14)
@@ -930,7 +932,7 @@ def test_the_summary_says_where_the_printed_algorithm_and_branches_end_proportio
     ours = SoftWeightRescaling(small_model("norms"), 0.1).summary()
     assert (ours["proportional"] == "yes").all()
     assert ours.columns.tolist() == [
-        *("kind", "group", "initial_norm", "norm", "factor", "proportional")
+        *("kind", "group", "lam", "initial_norm", "norm", "factor", "proportional")
     ]
 
     class Residual(nn.Module):
@@ -1049,23 +1051,24 @@ def test_mutant_sign_of_lambda_is_caught(mutate):
 
 def test_mutant_forgotten_running_statistics_are_caught(monkeypatch):
     test_running_statistics_follow_the_scale_of_what_enters_them()
-    real = SoftWeightRescaling._make_plan
+    real = Plan.__init__
 
-    def forgetful(self, weights, tensors):
-        real(self, weights, tensors)
+    def forgetful(self, *arguments):
+        real(self, *arguments)
         self._statistics = []
 
-    monkeypatch.setattr(SoftWeightRescaling, "_make_plan", forgetful)
+    monkeypatch.setattr(Plan, "__init__", forgetful)
     assert caught_by(test_running_statistics_follow_the_scale_of_what_enters_them)
 
 
 def test_mutant_swapped_groups_are_caught(monkeypatch):
     real = SoftWeightRescaling._step
 
-    def swapped(self, skipped):
-        self._lam_features, self._lam_classifier = self._lam_classifier, self._lam_features
-        real(self, skipped)
-        self._lam_features, self._lam_classifier = self._lam_classifier, self._lam_features
+    def swapped(self, skipped, **options):
+        features, classifier = self.lam
+        self.lam = classifier, features
+        real(self, skipped, **options)
+        self.lam = features, classifier
 
     monkeypatch.setattr(SoftWeightRescaling, "_step", swapped)
     assert caught_by(check_algorithm, "cnn", (1e-3, 0.3), "proportional", 3)

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from swrlib import paper, verdicts
-from swrlib.loop import SoftWeightRescaling
+from swrlib.swr import SoftWeightRescaling
 from swrlib.theory import balance_, layer_balance, lpq_norm
 from swrlib.verdicts import Verdict
 

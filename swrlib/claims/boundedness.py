@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from swrlib import paper, verdicts
 from swrlib.claims.norms import norms_by_layer
 from swrlib.layers import Layer, trace, trace_layers
-from swrlib.loop import SoftWeightRescaling
 from swrlib.rescaling import membership, multi_tensor_norms
+from swrlib.swr import SoftWeightRescaling
 from swrlib.theory import adam_norm_bound, norm_bound
 from swrlib.verdicts import Verdict
 

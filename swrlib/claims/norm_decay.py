@@ -16,8 +16,8 @@ from torch.nn.functional import cross_entropy
 from swrlib import paper, verdicts
 from swrlib.datasets import Dataset
 from swrlib.layers import trace_layers
-from swrlib.loop import SoftWeightRescaling
 from swrlib.streams import generator
+from swrlib.swr import SoftWeightRescaling
 from swrlib.verdicts import Verdict
 
 # ---------------------------------------------------------------------------------------------

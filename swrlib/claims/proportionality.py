@@ -17,8 +17,8 @@ from torch.nn.functional import cross_entropy
 
 from swrlib import paper, records, verdicts
 from swrlib.layers import trace_layers
-from swrlib.loop import SoftWeightRescaling
 from swrlib.rescaling import Variant, rescale_
+from swrlib.swr import SoftWeightRescaling
 from swrlib.theory import output_gap, proportionality_gap
 from swrlib.verdicts import Verdict
 

@@ -1,9 +1,8 @@
 """The paper's statements as functions: pure, on modules and tensors, nothing of the caller's moves.
 
 One module a statement: `proportionality` has Theorem 1 (Section 3.2, Appendix A), `boundedness`
-Theorem 2 (Section 3.3, Appendix B), `lipschitz`,
-`convolutions` and `ascent` Corollary 2.1, `balancedness`
-Definition 2, Theorem 3 and Fig. 5's balance, `scaling` Fig. 1's scaling.
+Theorem 2 (Section 3.3, Appendix B), `lipschitz`, `convolutions` and `ascent` Corollary 2.1,
+`balancedness` Definition 2, Theorem 3 and Fig. 5's balance, `scaling` Fig. 1's scaling.
 """
 
 from swrlib.theory.ascent import lipschitz_lower_bound

@@ -169,8 +169,8 @@ def plane_bound(
     axes[0] = axes[0][: (counts[0] + 1) // 2]  # -ω has the same eigenvalues
     cells = torch.tensor(list(itertools.product(*axes)), dtype=torch.float64)
     half = torch.tensor([math.pi / n for n in counts]) * torch.tensor([d > 0 for d in degrees])
-    corners = itertools.product(*((-0.5, 0.5) if d else (0.0,) for d in degrees))
-    corners = torch.tensor(list(corners), dtype=torch.float64)  # type: ignore[assignment]
+    sides = itertools.product(*((-0.5, 0.5) if d else (0.0,) for d in degrees))
+    corners = torch.tensor(list(sides), dtype=torch.float64)
     size = products.shape[-1]
     most = max(1, 4_000_000 // products[0].numel())  # cells at a time
     bound, excess = 0.0, EXCESS * max(1, size / 64)
@@ -194,7 +194,8 @@ def _products(
     weight = weight.unflatten(0, (groups, -1))
     sizes = [(k - 1) * d + 1 for k, d in zip(weight.shape[3:], dilation, strict=True)]
     kernel = weight.new_zeros(*weight.shape[:3], *sizes)
-    kernel[(..., *(slice(None, None, d) for d in dilation))] = weight
+    taps: Any = (..., *(slice(None, None, d) for d in dilation))
+    kernel[taps] = weight
     if max(stride) == 1 and kernel.shape[2] < kernel.shape[1]:
         kernel = kernel.transpose(1, 2)  # the adjoint has the same norm, and fewer rows
     degrees = [(k - 1) // s for k, s in zip(sizes, stride, strict=True)]
@@ -203,9 +204,9 @@ def _products(
 
     def moved(sign: int, offset: tuple[int, ...]) -> Tensor:
         by = [sign * s * o for s, o in zip(stride, offset, strict=True)]
-        return kernel[
-            (..., *(slice(max(0, b), k + min(0, b)) for b, k in zip(by, sizes, strict=True)))
-        ].flatten(3)
+        parts = [slice(max(0, b), k + min(0, b)) for b, k in zip(by, sizes, strict=True)]
+        part: Any = (..., *parts)
+        return kernel[part].flatten(3)
 
     pairs = [(moved(1, offset), moved(-1, offset)) for offset in offsets]
     products = torch.stack([torch.einsum("goit,gpit->gop", *pair) for pair in pairs])

@@ -1,0 +1,320 @@
+"""Which layers are rescaled, and how strongly."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import Tensor, nn
+
+from swrlib.cautions import listed, warn
+from swrlib.checks import nearest
+from swrlib.graph import kind_of
+from swrlib.layers import Group, Layer, parameters_outside, unwrap
+from swrlib.rescaling import checked_lambda
+
+#: A name or a pattern of names, a class of modules, or a function of name and module.
+Choice = str | type[nn.Module] | Callable[[str, nn.Module], bool]
+#: One λ, the pair (λ_f, λ_c), or one for each pattern of names.
+Lam = float | tuple[float, float] | Mapping[str, float]
+
+_GROUPS = ("features", "classifier")
+
+
+def fits(pattern: str, name: str) -> bool:
+    """Whether a pattern is a layer's name or that of a module around it: "head", "blocks.*.fc"."""
+    return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
+
+
+def chosen(
+    choices: Choice | Iterable[Choice] | None,
+    names: Mapping[str, nn.Module],
+    model: nn.Module,
+    option: str,
+) -> set[str]:
+    """Return those of some names in a model that choices fit, each with its module.
+
+    A class fits what lies in a module of it, too.
+
+    Raises
+    ------
+    TypeError
+        If one is neither a name nor a class nor a function.
+    ValueError
+        If one fits nothing.
+    """
+    if choices is None:
+        return set()
+    several = isinstance(choices, Iterable) and not isinstance(choices, str | type)
+    modules = dict(unwrap(model).named_modules())
+    found: set[str] = set()
+    for choice in choices if several else [choices]:  # type: ignore[union-attr]
+        if isinstance(choice, str):
+            fitting = {name for name in names if fits(choice, name)}
+        elif isinstance(choice, type):
+            of_class = [name for name, module in modules.items() if isinstance(module, choice)]
+            fitting = {n for n in names if any(n == c or n.startswith(f"{c}.") for c in of_class)}
+        elif callable(choice):
+            fitting = {name for name, module in names.items() if choice(name, module)}
+        else:
+            raise TypeError(f"{option} takes names, classes or functions, not {choice!r}")
+        if not fitting:
+            called = repr(choice) if isinstance(choice, str) else getattr(choice, "__name__", "…")
+            raise ValueError(f"{option}: {called} fits nothing: {nearest(called, names)}")
+        found |= fitting
+    return found
+
+
+@dataclass(frozen=True)
+class Included:
+    """A weight outside of all layers that is pulled to its norm on request, by itself.
+
+    Theorem 1 does not speak of it: no bias follows its factor.
+    """
+
+    name: str
+    kind: str
+    module: nn.Module = field(repr=False)
+    parameter: str
+    group: Group = "features"
+    bias: None = None
+    computes_its_bias: bool = False
+
+    @property
+    def weight(self) -> nn.Parameter | None:
+        """The weight, None where it is no parameter any more."""
+        return self.module._parameters.get(self.parameter)
+
+
+_KINDS: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
+    ((nn.Embedding, nn.EmbeddingBag), "embedding"),
+    ((nn.MultiheadAttention,), "attention"),
+    ((nn.RNNBase, nn.RNNCellBase), "recurrent"),
+)
+
+
+def included(
+    choices: Choice | Iterable[Choice] | None, model: nn.Module, outside: Sequence[str]
+) -> list[Included]:
+    """Return the weights among the parameters outside of all layers that ``include=`` names.
+
+    A module stands for its matrices; a vector has to be named in full.
+    """
+    if choices is None:
+        return []
+    modules = dict(unwrap(model).named_modules())
+    owners = {name: modules[name.rpartition(".")[0]] for name in outside}
+    found = []
+    for name in sorted(chosen(choices, owners, model, "include"), key=list(outside).index):
+        parameter = name.rpartition(".")[2]
+        named = isinstance(choices, str) and choices == name
+        named = named or (isinstance(choices, Iterable) and name in choices)
+        if owners[name]._parameters[parameter].dim() > 1 or named:
+            kinds = (kind for classes, kind in _KINDS if isinstance(owners[name], classes))
+            found.append(Included(name, next(kinds, "other"), owners[name], parameter))
+    if not found:
+        raise ValueError("include: what it names has no matrix; name a vector in full")
+    return found
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is rescaled.
+
+    Attributes
+    ----------
+    rows : list of Layer or Included
+        All that have parameters, those that are left alone too.
+    excluded : frozenset of str
+        The names of those.
+    """
+
+    rows: list[Layer | Included]
+    excluded: frozenset[str]
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        layers: Sequence[Layer],
+        include: Choice | Iterable[Choice] | None,
+        exclude: Choice | Iterable[Choice] | None,
+    ) -> Selection:
+        """Choose; what is left alone unasked is named in a warning."""
+        known = [la for la in layers if la.weight is not None or la.bias is not None]
+        modules = {layer.name: layer.module for layer in known}
+        excluded = chosen(exclude, modules, model, "exclude")
+        outside = parameters_outside(model, known)
+        more = included(include, model, outside)
+        names = {one.name for one in more}
+        if left := [name for name in outside if name not in names]:
+            reached = unreached(model, left)
+            remedy = f"; {listed(reached)} would be reached with example=" if reached else ""
+            warn(
+                "SWR leaves alone the parameters outside the linear, convolution and normalization "
+                f"layers that were traced: {listed(left)}{remedy}"
+            )
+        selection = cls([*known, *more], frozenset(excluded))
+        if not any(trainable(row.weight) for row in selection.scaled):
+            raise ValueError(
+                f"{type(model).__name__} has no trainable weight in a linear, convolution or "
+                "normalization layer, so there is nothing to rescale"
+            )
+        return selection
+
+    @property
+    def scaled(self) -> list[Layer | Included]:
+        """Those that are rescaled."""
+        return [row for row in self.rows if row.name not in self.excluded]
+
+
+def unreached(model: nn.Module, outside: Iterable[str]) -> list[str]:
+    """Name the layers among modules with parameters outside of all layers that were traced."""
+    modules = dict(unwrap(model).named_modules())
+    owners = dict.fromkeys(name.rpartition(".")[0] for name in outside)
+    # Attention uses the weights of its layers itself and never calls them.
+    hidden = {
+        inner
+        for module in modules.values()
+        if isinstance(module, nn.MultiheadAttention)
+        for inner in module.modules()
+    }
+    found = [name for name in owners if kind_of(modules[name]) and modules[name] not in hidden]
+    return [name for name in found if not _weight_is_computed(modules[name])]
+
+
+def _weight_is_computed(module: nn.Module) -> bool:
+    return not isinstance(module._parameters.get("weight"), nn.Parameter)
+
+
+def trainable(parameter: Tensor | None) -> bool:
+    """Whether there is a parameter that an optimizer may change."""
+    return parameter is not None and parameter.requires_grad
+
+
+class Strengths:
+    """λ of each layer.
+
+    Parameters
+    ----------
+    layers : sequence of Layer or Included
+        Those that are rescaled.
+    lam, lam_features, lam_classifier
+        As for `swrlib.SoftWeightRescaling`.
+
+    Attributes
+    ----------
+    key_of : dict of str to str
+        By layer, under what its λ is kept: a group, or a pattern.
+    values : dict of str to float
+        λ by key.
+    changes : int
+        How often a value was set.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer | Included],
+        lam: float | Mapping[str, float] | None,
+        lam_features: float | None = None,
+        lam_classifier: float | None = None,
+    ) -> None:
+        pair = (lam_features, lam_classifier)
+        if lam is not None and pair != (None, None):
+            raise ValueError("give either lam, or lam_features and lam_classifier, not both")
+        if lam is None and None in pair:
+            raise ValueError("λ is missing: give lam, or both lam_features and lam_classifier")
+        self.changes = 0
+        self.by_pattern = isinstance(lam, Mapping)
+        if isinstance(lam, Mapping):
+            self.values = {key: checked_lambda(v, f"λ of {key!r}") for key, v in lam.items()}
+            self.key_of = _patterns([layer.name for layer in layers], list(lam))
+            return
+        self.key_of = {layer.name: layer.group for layer in layers}
+        both = pair if lam is None else (lam, lam)
+        self.values = {k: checked_lambda(v, "λ") for k, v in zip(_GROUPS, both, strict=True)}
+        there = {layer.group for layer in layers if layer.weight is not None}
+        for group in _GROUPS:
+            if lam is None and group not in there:
+                warn(
+                    f"lam_{group} applies to nothing: no layer that is rescaled belongs to the "
+                    f"{group} (see summary(), and classifier=)"
+                )
+
+    def of(self, layer: str) -> float:
+        """Return λ of a layer, nan where it is not rescaled."""
+        return self.values[self.key_of[layer]] if layer in self.key_of else math.nan
+
+    def set(self, **values: float) -> None:
+        """Set the λ of groups; nothing is changed where one is no λ."""
+        if self.by_pattern:
+            raise ValueError("λ was given by pattern: set lam to a mapping of the same patterns")
+        self._set({key: checked_lambda(v, f"lam_{key}") for key, v in values.items()})
+
+    def _set(self, values: Mapping[str, float]) -> None:
+        self.values = {**self.values, **values}
+        self.changes += 1
+
+    def group(self, name: str) -> float:
+        """Return the λ of a group."""
+        if self.by_pattern:
+            raise ValueError(f"λ was given by pattern: read lam, not lam_{name}")
+        return self.values[name]
+
+    @property
+    def lam(self) -> float | tuple[float, float] | dict[str, float]:
+        """The one λ, the pair, or those of the patterns."""
+        if self.by_pattern:
+            return dict(self.values)
+        features, classifier = (self.values[group] for group in _GROUPS)
+        return features if features == classifier else (features, classifier)
+
+    @lam.setter
+    def lam(self, value: Lam) -> None:
+        if isinstance(value, Mapping):
+            if not self.by_pattern or set(value) - set(self.values):
+                known = ", ".join(self.values)
+                raise ValueError(f"λ's can be set for what they were given for: {known}")
+            self._set({key: checked_lambda(v, f"λ of {key!r}") for key, v in value.items()})
+        elif self.by_pattern:
+            self._set(dict.fromkeys(self.values, checked_lambda(value)))
+        else:
+            pair = value if isinstance(value, tuple) and len(value) == 2 else (value, value)
+            self.set(**dict(zip(_GROUPS, pair, strict=True)))
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint needs."""
+        if self.by_pattern:
+            return {"lam": dict(self.values)}
+        return {f"lam_{group}": self.values[group] for group in _GROUPS}
+
+    def loaded(self, state: Mapping[str, Any]) -> Strengths:
+        """Return a copy with the λ's that `state` returned."""
+        other = copy.copy(self)
+        if self.by_pattern:
+            other.lam = state["lam"]
+        else:
+            other.set(**{group: state[f"lam_{group}"] for group in _GROUPS})
+        return other
+
+
+def _patterns(layers: Sequence[str], patterns: Sequence[str]) -> dict[str, str]:
+    """Return for each layer the first pattern that fits; each must be the first for some layer."""
+    found = {
+        name: next((pattern for pattern in patterns if fits(pattern, name)), None)
+        for name in layers
+    }
+    if without := [name for name, pattern in found.items() if pattern is None]:
+        raise ValueError(
+            f"no pattern of lam fits {listed(without)}: add '*' as the last, or exclude= them"
+        )
+    if idle := [pattern for pattern in patterns if pattern not in found.values()]:
+        raise ValueError(
+            f"{listed([repr(p) for p in idle])} of lam applies to no layer (the first pattern that "
+            f"fits a layer counts): {nearest(idle[0], layers)}"
+        )
+    return {name: pattern for name, pattern in found.items() if pattern is not None}

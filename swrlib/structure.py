@@ -1,0 +1,65 @@
+"""What a model was made of, so that a change of it is noticed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+
+from swrlib.cautions import listed
+from swrlib.layers import unwrap
+
+
+class Structure:
+    """The modules of a model.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = unwrap(model)
+        self._take()
+
+    def _take(self) -> None:
+        modules = dict(self.model.named_modules())
+        self._children = [(m, list(m._modules.values())) for m in modules.values() if m._modules]
+        self._modules = modules
+
+    def refuse_changes(self) -> None:
+        """Refuse a model whose modules are others than before; asked at every step.
+
+        Raises
+        ------
+        ValueError
+            If a module was taken out or replaced, or one with parameters was put in.
+        """
+        for module, children in self._children:
+            if list(module._modules.values()) != children:
+                self._refuse_others()
+
+    def _refuse_others(self) -> None:
+        now = dict(self.model.named_modules())
+        inside = {id(unwrap(module)) for module in now.values()}
+        for name, was in self._modules.items():
+            if id(was) not in inside:
+                there = f"a new {type(now[name]).__name__}" if name in now else "gone"
+                raise ValueError(
+                    f"module {name!r} ({type(was).__name__}) is {there}: after a change of the "
+                    "model construct SoftWeightRescaling again, and attach it again"
+                )
+        before = {id(module) for module in self._modules.values()}
+        for name, module in now.items():
+            if id(module) not in before and any(True for _ in module.parameters(recurse=False)):
+                raise ValueError(
+                    f"module {name!r} ({type(module).__name__}) was put into the model: after a "
+                    "change of the model construct SoftWeightRescaling again, and attach it again"
+                )
+        self._take()
+
+    def strangers(self, parameters: Iterable[Tensor]) -> str:
+        """Describe the parameters that are not the model's; empty where all are."""
+        own = {id(parameter) for parameter in self.model.parameters()}
+        shapes = [str(list(p.shape)) for p in parameters if id(p) not in own]
+        return f"{len(shapes)} of shape {listed(shapes)}" if shapes else ""

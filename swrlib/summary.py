@@ -1,0 +1,118 @@
+"""The table that says what was found and done, and how far the function keeps its shape."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from swrlib import rescaling
+from swrlib.cautions import listed
+from swrlib.choice import Included, Strengths, trainable
+from swrlib.layers import Layer, Network
+from swrlib.scales import Scale, follow
+
+
+def table(
+    rows: Sequence[Layer | Included],
+    strengths: Strengths,
+    initial: Mapping[str, float],
+    norms: Tensor,
+    factors: Tensor,
+    ends: Mapping[str, str],
+) -> Any:
+    """Return a pandas.DataFrame with a row for each layer: see `SoftWeightRescaling.summary`."""
+    import pandas as pd
+
+    alone = [row.name for row in rows if isinstance(row, Included)]
+    found = []
+    for row, norm, factor in zip(rows, norms.tolist(), factors.tolist(), strict=True):
+        reason = ends.get(row.name, "yes")
+        if alone and not reason.startswith("no"):
+            reason = f"no: Theorem 1 does not cover {listed(alone)}, scaled by request"
+        found.append(
+            {
+                "layer": row.name,
+                "kind": row.kind,
+                "group": row.group,
+                "lam": strengths.of(row.name),
+                "initial_norm": initial.get(row.name, math.nan),
+                "norm": norm,
+                "factor": factor,
+                "proportional": reason,
+            }
+        )
+    return pd.DataFrame(found).set_index("layer")
+
+
+def where_proportionality_ends(
+    network: Network,
+    variant: rescaling.Variant,
+    running_statistics: bool,
+    excluded: Collection[str] = (),
+) -> dict[str, str]:
+    """Return for each step whether its output is a multiple of what it was.
+
+    "yes"; "no" and why; or "not traced", where the layers were named and what stands between them
+    is not known.
+
+    Parameters
+    ----------
+    network : Network
+    variant : {"proportional", "printed"}
+    running_statistics : bool
+        Whether they are scaled along.
+    excluded : collection of str
+        Layers that are left alone.
+    """
+    members = rescaling.membership(network, variant)
+    exact = rescaling.membership(network, "proportional")
+    frozen = {la.name for la in network.layers if not trainable(la.weight)} | {*excluded}
+
+    def also(layer: Layer, enters: Scale) -> str:
+        if layer.bias is not None and members[layer.name] != exact[layer.name]:
+            return f"Algorithm 1 as printed misscales the bias of {layer.name}"
+        if _lags(layer, running_statistics) and {*enters.powers} - frozen:
+            return f"{layer.name} is in evaluation mode and its statistics lag"
+        alone = layer.name in excluded
+        still = layer.bias is not None and (alone or not layer.bias.requires_grad)
+        if still and members[layer.name] - frozen:
+            return f"the bias of {layer.name} is {'excluded' if alone else 'frozen'}"
+        return ""
+
+    faults = follow(network, frozen=frozen, also=also).faults
+    unknown = "yes" if network.traced else "not traced"
+    return {
+        step.name: f"no: {faults[step.name]}" if step.name in faults else unknown
+        for step in network.steps
+    }
+
+
+def _lags(layer: Layer, running_statistics: bool) -> bool:
+    """Say whether a layer normalizes by statistics that do not follow its input's scale."""
+    statistics = getattr(layer.module, "running_mean", None)
+    return not (statistics is None or layer.module.training or running_statistics)
+
+
+def aligned(rows: Sequence[str], names: Sequence[str], values: Tensor) -> Tensor:
+    """Put the values of some rows at their places among all, nan elsewhere: [rows].
+
+    Nothing waits for the device.
+    """
+    if list(rows) == list(names):
+        return values.clone()
+    nothing = values.new_full((), math.nan)
+    by_name = dict(zip(names, values.unbind(), strict=True))
+    return torch.stack([by_name.get(name, nothing) for name in rows])
+
+
+def norms(rows: Sequence[Layer | Included]) -> Tensor:
+    """Return the present norms, nan where there is no weight: [rows]."""
+    weights = {row.name: row.weight.detach() for row in rows if row.weight is not None}
+    if not weights:
+        return torch.full((len(rows),), math.nan)
+    present = rescaling.multi_tensor_norms(list(weights.values()))
+    return aligned([row.name for row in rows], list(weights), present)
