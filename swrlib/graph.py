@@ -402,12 +402,15 @@ def _exported(model: nn.Module, example: Any, normalizations: Classes) -> Graph:
         call, path = _unit(node, model, normalizations)
         if path:  # a layer may use what is its own
             used[node] = {name for name in used[node] if name.rpartition(".")[0] != path}
-        if not inputs or _returns_no_activations(target):
+        if _returns_no_activations(target):
+            used[node] = set()
+            continue
+        if not inputs:
             continue  # bookkeeping of parameters and buffers, numbers
         if path:
             names[node] = path
             # A layer may be several operations: only the first of a call enters it.
-            if path not in inputs or calls[path] != call:
+            if calls.get(path) != call:
                 module = model.get_submodule(path)
                 label = f"{path!r} ({type(module).__name__})"
                 layer = Step(path, "layer", inputs)

@@ -173,8 +173,9 @@ class _Walk:
         scale, fault = self.meet(branches, f"operation {step.label}")
         if step.kind == "sum" and not any(powers.values()):  # compared: true or false
             return Scale({}, position), fault
-        if step.kind == "other" and not (fault or self._agree(scale, 1.0)):
-            fault = self._bent(step.label, scale)
+        if step.kind == "other":
+            alone = all(self._agree(self.scales[name], 1.0) for name in step.inputs)
+            fault = "" if alone else self._bent(step.label, scale)
         return scale, fault
 
     def _power(self, position: int, step: Step) -> tuple[Scale, str]:
