@@ -1,146 +1,44 @@
-"""A traced network: its steps in the order of the forward pass, and what each operation does.
+"""A traced network: its steps in the order of the forward pass, and what each does to a scale.
 
-Two ways of tracing lead to the same list of steps: `torch.fx`, which needs no input, and
-`torch.export`, which follows any code on an example input. What an operation does to activations
-stands in one table, `OPERATIONS`; layers, the theory and stacks of replicas read it there.
+Two ways of tracing lead to the same list of steps: `torch.fx`, which needs no input and follows the
+path of a call with the required arguments alone, and `torch.export`, which follows any code on an
+example. What an operation does to activations stands in one table (`swrlib.operations`).
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import inspect
+import io
+import logging
 import operator
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from swrlib.checks import first_line
-
-# -------------------------------------------------------------------------------------------------
-# What operations do
-
-Role = Literal[
-    "entries", "places", "window", "reduction", "sum", "join", "product", "quotient", "shape"
-]
-#: option(name, position, default): what an operation was given beside its input, which is at 0.
-Option = Callable[[str, int, Any], Any]
-
-
-@dataclass(frozen=True)
-class Operation:
-    """What a function does to its first operand.
-
-    Attributes
-    ----------
-    role : str
-        "entries": to every entry by itself (or drops it); "places": entries move, are repeated or
-        left out; "window": over its last ``axes`` axes, each channel by itself; "reduction": over
-        axes that it is told; "sum", "join": of branches; "product", "quotient": with a constant;
-        "shape": it returns no activations.
-    homogeneous : bool
-        Whether f(c·x) = c·f(x) for every c > 0.
-    slope : float or callable, optional
-        How much it stretches a change of its input at most, where that does not depend on sizes; a
-        function of its options, which returns None where there is no bound.
-    axes : int, optional
-        Of a window; None where it works over all axes behind the channels.
-    linear, maximum : bool
-        Whether it is linear, or the maximum over windows: then sizes decide how much it stretches.
-    """
-
-    role: Role
-    homogeneous: bool = False
-    slope: float | Callable[[Option], float | None] | None = None
-    axes: int | None = None
-    linear: bool = False
-    maximum: bool = False
-
-    @property
-    def elementwise(self) -> bool:
-        """Whether every entry of the result depends on the same entry of the input alone."""
-        return self.role in ("entries", "product", "quotient")
-
-
-def _unless_random(option: Option) -> float | None:
-    return None if option("training", 2, None) or option("train", 2, False) is True else 1.0
-
-
-def _steepest(name: str, default: float) -> Callable[[Option], float]:
-    return lambda option: max(1.0, abs(option(name, 1, default)))
-
-
-# By name, in one spelling (see `spelled`) for functions, methods and modules.
-_TABLE = {
-    "relu identity neg abs contiguous clone detach": Operation("entries", True, 1.0),
-    "leakyrelu": Operation("entries", True, _steepest("negative_slope", 0.01)),
-    "prelu": Operation(
-        "entries", True, lambda option: max(1.0, float(option("weight", 1, None).abs().max()))
-    ),
-    "rrelu": Operation("entries", True),
-    "dropout dropout1d dropout2d dropout3d featuredropout": Operation(
-        "entries", True, _unless_random
-    ),
-    "to type float double half tocopy": Operation("entries", True),  # they round
-    # Smooth, or not homogeneous; slopes are rounded up.
-    "relu6 hardtanh tanh softsign logsigmoid tanhshrink": Operation("entries", slope=1.0),
-    "sigmoid": Operation("entries", slope=0.25),
-    "hardsigmoid": Operation("entries", slope=0.1667),
-    "erf": Operation("entries", slope=1.1284),
-    "gelu": Operation("entries", slope=1.1290),  # exact and by tanh
-    "silu": Operation("entries", slope=1.0999),
-    "mish": Operation("entries", slope=1.0885),
-    "hardswish": Operation("entries", slope=1.5),
-    "selu": Operation("entries", slope=1.7581),
-    "elu": Operation("entries", slope=_steepest("alpha", 1.0)),
-    # They fall without bound, or jump.
-    "celu": Operation("entries", slope=lambda option: 1.0 if option("alpha", 1, 1.0) > 0 else None),
-    "softplus": Operation(
-        "entries", slope=lambda option: 1.0 if option("threshold", 2, 20.0) >= 20 else None
-    ),
-    "flatten unflatten reshape view permute transpose t numpyt squeeze unsqueeze pixelshuffle": (
-        Operation("places", True, 1.0)
-    ),
-    # They may repeat entries, or return several tensors.
-    "expand getitem chunk split unbind narrow slice select index": Operation("places", True),
-    **{f"avgpool{n}d adaptiveavgpool{n}d": Operation("window", True, axes=n, linear=True)
-       for n in (1, 2, 3)},
-    **{f"maxpool{n}d": Operation("window", True, axes=n, maximum=True) for n in (1, 2, 3)},
-    **{f"adaptivemaxpool{n}d lppool{n}d": Operation("window", True, axes=n) for n in (1, 2, 3)},
-    **{f"zeropad{n}d": Operation("window", True, 1.0, axes=n) for n in (1, 2, 3)},
-    "reflectionpad2d replicationpad2d upsamplenearest2d upsamplebilinear2d": Operation(
-        "window", True, axes=2, linear=True
-    ),
-    "upsample interpolate": Operation("window", True, linear=True),
-    "mean sum": Operation("reduction", True, linear=True),
-    "amax": Operation("reduction", True, 1.0),
-    "add iadd sub isub rsub": Operation("sum"),
-    "cat concat concatenate stack": Operation("join"),
-    "mul imul multiply": Operation("product"),
-    "div truediv itruediv divide": Operation("quotient"),
-    "size shape dim ndim numel dtype device asserttensormetadata": Operation("shape"),
-}  # fmt: skip
-OPERATIONS = {name: does for names, does in _TABLE.items() for name in names.split()}
-
-#: Functions that write into their first operand, and those that give the same and do not.
-OUT_OF_PLACE: dict[Any, Callable[..., Any]] = {
-    operator.iadd: operator.add,
-    operator.isub: operator.sub,
-    operator.imul: operator.mul,
-    operator.itruediv: operator.truediv,
-}
-
-
-def spelled(name: str) -> str:
-    """Reduce "max_pool2d", "MaxPool2d", "relu_" and "relu.default" to one spelling."""
-    return name.split(".")[0].replace("_", "").lower()
-
+from swrlib.operations import (
+    OPERATIONS,
+    OUT_OF_PLACE,
+    Operation,
+    classify,
+    given,
+    is_place,
+    lags,
+    spelled,
+)
 
 # -------------------------------------------------------------------------------------------------
 # Layers
 
 Kind = Literal["linear", "convolution", "normalization"]
-NORMALIZATIONS = (
+Classes = tuple[type[nn.Module], ...]
+NORMALIZATIONS: Classes = (
     nn.modules.batchnorm._NormBase,  # batch and instance normalization of any dimension
     nn.LayerNorm,
     nn.GroupNorm,
@@ -158,7 +56,7 @@ def kind_of(module: nn.Module | None) -> Kind | None:
 
 
 def has_own_forward(module: nn.Module) -> bool:
-    """Say whether a module computes something else than the class of torch.nn it comes from."""
+    """Return whether a module computes something else than the class of torch.nn it comes from."""
     kinds = (c for c in type(module).__mro__ if c.__module__.startswith("torch.nn.modules."))
     base = next(kinds, nn.Module)
     return "forward" in vars(module) or any(
@@ -170,22 +68,38 @@ def has_own_forward(module: nn.Module) -> bool:
 # -------------------------------------------------------------------------------------------------
 # Steps
 
+StepKind = Literal["input", "layer", "homogeneous", "power", "sum", "other"]
+
 
 @dataclass(frozen=True)
 class Step:
     """One operation of the forward pass, with the steps that feed it.
 
-    ``kind`` is "input", "layer", "homogeneous" (f(c·x) = c·f(x) for c > 0), "sum" (branches are
-    added or concatenated) or "other" (anything else, a constant that is added among them).
+    Attributes
+    ----------
+    name : str
+    kind : str
+        "input"; "layer"; "homogeneous", f(c·x) = c·f(x) for c > 0; "power", f(c·x, d·y) =
+        c^p·d^q·f(x, y), p and q as in ``powers``; "sum", branches of one scale are added,
+        concatenated or compared; "other", anything else, a constant that is added among them.
+    inputs : tuple of str
+    powers : tuple of float
+        Of each input's scale in the result's; 0 for a mask, an index, and what is normalized.
+    label, operation : str
+        As a message calls it: a module by its own name and its type; in one spelling: "maxpool2d".
+    lags : bool
+        Whether it normalizes by running statistics that no rescaling reaches.
     """
 
     name: str
-    kind: Literal["input", "layer", "homogeneous", "sum", "other"]
+    kind: StepKind
     inputs: tuple[str, ...]
-    label: str = ""  # as a message calls it: a module by its own name and its type
-    operation: str = ""  # in one spelling: "maxpool2d"
+    label: str = ""
+    operation: str = ""
     node: fx.Node | None = field(default=None, repr=False, compare=False)
     module: nn.Module | None = field(default=None, repr=False, compare=False)
+    powers: tuple[float, ...] = ()
+    lags: bool = False
 
     @property
     def does(self) -> Operation | None:
@@ -205,13 +119,8 @@ class Step:
         return by_name or target in OUT_OF_PLACE
 
 
-def given(node: fx.Node, *names: str) -> dict[str, Any]:
-    """Return what an operation was given beside its input, by name."""
-    return dict(zip(names, node.args[1:], strict=False)) | dict(node.kwargs)
-
-
 def flattens_rows(step: Step) -> bool:
-    """Say whether an operation flattens everything behind the batch: flatten(1), view(n, -1)."""
+    """Return whether an operation flattens all behind the batch: flatten(1), view(n, -1)."""
     assert step.node is not None
     if step.operation == "flatten":
         ends = given(step.node, "start_dim", "end_dim")
@@ -227,7 +136,7 @@ def flattens_rows(step: Step) -> bool:
 
 
 def _is_batch(size: Any) -> bool:
-    """Say whether a size is x.size(0) or x.shape[0]."""
+    """Return whether a size is x.size(0) or x.shape[0]."""
     if not isinstance(size, fx.Node) or size.args[1:] != (0,):
         return False
     if size.target == "size":
@@ -235,6 +144,10 @@ def _is_batch(size: Any) -> bool:
     shape = size.args[0]
     read = isinstance(shape, fx.Node) and (shape.target == "size" or shape.args[1:] == ("shape",))
     return size.target is operator.getitem and read
+
+
+# -------------------------------------------------------------------------------------------------
+# Tracing
 
 
 @dataclass(frozen=True)
@@ -252,35 +165,76 @@ class Graph:
         shape or type.
     nodes : torch.fx.Graph
         All that was traced.
+    left_out : tuple of str
+        What the forward pass may be given besides, and was not: "mask=None".
     """
 
     steps: list[Step]
     outputs: tuple[str, ...]
     used: frozenset[str]
     nodes: fx.Graph = field(repr=False)
+    left_out: tuple[str, ...] = ()
 
 
 class Untraceable(ValueError):
-    """A network cannot be traced."""
+    """A network cannot be traced; ``why`` says it in one line."""
+
+    def __init__(self, sentence: str, error: Exception) -> None:
+        self.why = first_line(error)
+        super().__init__(f"{sentence} ({self.why})")
 
 
-def trace(model: nn.Module, example: Tensor | None = None) -> Graph:
+def trace(model: nn.Module, example: Any = None, *, normalizations: Classes = ()) -> Graph:
     """Trace a network, without an input or on an example.
 
     What its forward pass writes into it stays there, as do constants that the trace refers to.
 
+    Parameters
+    ----------
+    model : torch.nn.Module
+    example : optional
+        What the forward pass takes, as for `call_arguments`. Without one, the path is traced that a
+        call takes which gives the required arguments alone.
+    normalizations : tuple of type
+        Classes of modules that normalize, besides torch's.
+
     Raises
     ------
     Untraceable
-        If that fails.
+        If that fails; from nothing, since torch's own account has hundreds of lines.
     ValueError
         If nothing is returned.
     """
-    return _symbolic(model) if example is None else _exported(model, example)
+    if example is None:
+        return _symbolic(model, normalizations)
+    return _exported(model, example, normalizations)
+
+
+def call_arguments(model: nn.Module, example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the positional and keyword arguments that an example stands for.
+
+    A tuple holds positional arguments, a mapping whose keys are parameters of the forward pass
+    keyword arguments, as does such a mapping at the end of a tuple; anything else is the one
+    argument. Where that does not fit the forward pass, the example as it is is its one argument.
+    """
+    signature = inspect.signature(model.forward)
+
+    def fits(args: tuple[Any, ...], keywords: Mapping[str, Any]) -> bool:
+        try:
+            signature.bind(*args, **keywords)
+        except TypeError:
+            return False
+        return True
+
+    args = example if isinstance(example, tuple) else (example,)
+    keywords: Any = args[-1] if args and isinstance(args[-1], Mapping) else {0: None}
+    if all(isinstance(key, str) for key in keywords) and fits(args[:-1], keywords):
+        return args[:-1], dict(keywords)
+    return (args, {}) if fits(args, {}) else ((example,), {})
 
 
 def is_leaf(module: nn.Module, name: str = "") -> bool:
-    """Say whether a module is one operation."""
+    """Return whether a module is one operation."""
     return _Tracer().is_leaf_module(module, name)
 
 
@@ -297,46 +251,53 @@ for _function in OUT_OF_PLACE:
 
 
 class _Tracer(fx.Tracer):
+    def __init__(self, normalizations: Classes = ()) -> None:
+        super().__init__()
+        self.normalizations = normalizations
+        self.left_out: list[str] = []
+
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return kind_of(m) is not None or super().is_leaf_module(m, module_qualified_name)
+        layer = kind_of(m) is not None or isinstance(m, self.normalizations)
+        return layer or super().is_leaf_module(m, module_qualified_name)
 
-
-def _classify(
-    operation: str, node: fx.Node, names: dict[fx.Node, str]
-) -> Literal["homogeneous", "sum", "other"]:
-    """Classify an operation by the table and by which of its operands depend on the input."""
-    does = OPERATIONS.get(operation)
-    operands: list[fx.Node] = []  # with repetitions: x * x has two
-    fx.map_arg((node.args, node.kwargs), operands.append)
-    activations = [operand for operand in operands if operand in names]
-    types = [a for a in (*node.args, *node.kwargs.values()) if isinstance(a, torch.dtype)]
-    if does is None or not all(t.is_floating_point or t.is_complex for t in types):
-        return "other"  # whole numbers, too
-    if does.role == "join":
-        return "sum" if activations == operands else "other"
-    if does.role == "sum":  # a single one here means that a constant is added to it
-        return "sum" if len(activations) > 1 else "other"
-    if does.role == "product":
-        return "homogeneous" if len(activations) == 1 else "other"
-    if does.role == "quotient":
-        divided = [*node.args[:1]] == activations and not node.kwargs
-        return "homogeneous" if divided else "other"
-    first = operands[:1] == activations[:1]  # not so in constant.to(x)
-    return "homogeneous" if does.homogeneous and first else "other"
+    def create_args_for_root(
+        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
+    ) -> tuple[Any, list[Any]]:
+        """Give the required arguments alone (fx would give all, and `if mask is None` mislead)."""
+        parameters = [*inspect.signature(root_fn).parameters.values()][1:]
+        required = [p for p in parameters if p.default is p.empty and p.kind < p.VAR_POSITIONAL]
+        named = [p for p in parameters if p.default is p.empty and p.kind is p.KEYWORD_ONLY]
+        if not required + named:  # it has to be given something
+            required = [p for p in parameters if p.kind <= p.VAR_POSITIONAL][:1]
+        self.left_out = [
+            f"{p.name}={p.default!r}" if p.default is not p.empty else str(p).partition(":")[0]
+            for p in parameters
+            if p not in required + named
+        ]
+        args = [self.create_proxy("placeholder", p.name, (), {}) for p in required]
+        keywords = {p.name: self.create_proxy("placeholder", p.name, (), {}) for p in named}
+        return functools.partial(root_fn, **keywords) if named else root_fn, [self.root, *args]
 
 
 def _step(
     target: str, node: fx.Node, names: dict[fx.Node, str], module: nn.Module | None = None
 ) -> Step:
     operation = spelled(target)
-    kind = _classify(operation, node, names)
-    inputs = tuple(dict.fromkeys(names[n] for n in node.all_input_nodes if n in names))
-    # A mask or an index taken from another tensor is no activation: only the first operand counts.
-    inputs = inputs[:1] if kind == "homogeneous" else inputs
-    return Step(names[node], kind, inputs, _label(node, module), operation, node, module)
+    kind, powers = classify(operation, node, names, module)
+    sources = list(dict.fromkeys(n for n in node.all_input_nodes if n in names))
+    inputs = tuple(dict.fromkeys(names[n] for n in sources))
+    by_name = dict.fromkeys(inputs, 0.0)
+    for source, power in powers.items():
+        found = by_name[names[source]]  # several nodes may be one value, or parts of one
+        by_name[names[source]] = max(found, power) if kind == "sum" else found + power
+    label, powers_of_inputs = _label(node, module), tuple(by_name.values())
+    return Step(
+        *(names[node], kind, inputs, label, operation, node, module, powers_of_inputs),
+        lags=lags(operation, node),
+    )
 
 
 def _label(node: fx.Node, module: nn.Module | None) -> str:
@@ -345,18 +306,25 @@ def _label(node: fx.Node, module: nn.Module | None) -> str:
     return f"{str(node.target)!r} ({type(module).__name__})"
 
 
+def _normalized(
+    name: str, inputs: tuple[str, ...], label: str, node: fx.Node, module: nn.Module | None = None
+) -> Step:
+    """Return the step of a module that is declared to normalize, and is no layer of torch's."""
+    powers = (0.0,) * len(inputs)
+    return Step(name, "power", inputs, label, node=node, module=module, powers=powers)
+
+
 def _returns_no_activations(target: str) -> bool:
     does = OPERATIONS.get(spelled(target))
     return does is not None and does.role == "shape"
 
 
-def _symbolic(model: nn.Module) -> Graph:
+def _symbolic(model: nn.Module, normalizations: Classes) -> Graph:
+    tracer = _Tracer(normalizations)
     try:
-        graph = _Tracer().trace(model)
+        graph = tracer.trace(model)
     except Exception as error:
-        raise Untraceable(
-            f"{type(model).__name__} cannot be traced ({first_line(error)})"
-        ) from error
+        raise Untraceable(f"{type(model).__name__} cannot be traced", error) from None
     steps: list[Step] = []
     names: dict[fx.Node, str] = {}
     used: dict[fx.Node, set[str]] = {}
@@ -364,7 +332,7 @@ def _symbolic(model: nn.Module) -> Graph:
         inputs = tuple(names[n] for n in node.all_input_nodes if n in names)
         used[node] = set().union(*(used[n] for n in node.all_input_nodes))
         if node.op == "output":
-            return Graph(steps, inputs, frozenset(used[node]), graph)
+            return Graph(steps, inputs, frozenset(used[node]), graph, tuple(tracer.left_out))
         if node.op == "get_attr":
             used[node] = {str(node.target)}
             continue  # a constant
@@ -374,13 +342,7 @@ def _symbolic(model: nn.Module) -> Graph:
         elif node.op == "call_module":
             module = model.get_submodule(node.target)
             names[node] = node.target if kind_of(module) else node.name
-            if kind_of(module):
-                steps.append(Step(node.target, "layer", inputs, node=node, module=module))
-            elif has_own_forward(module):
-                label = _label(node, module)
-                steps.append(Step(node.name, "other", inputs, label, node=node, module=module))
-            else:
-                steps.append(_step(type(module).__name__, node, names, module))
+            steps.append(_module_step(module, node, names, inputs, normalizations))
         else:
             target = node.target if isinstance(node.target, str) else node.target.__name__
             if node.target is getattr:
@@ -396,13 +358,25 @@ def _symbolic(model: nn.Module) -> Graph:
     raise ValueError(f"{type(model).__name__} returns nothing")
 
 
-def _exported(model: nn.Module, example: Tensor) -> Graph:
-    try:
-        program = torch.export.export(model, (example,))
-    except Exception as error:
-        raise Untraceable(
-            f"{type(model).__name__} cannot be traced on the example ({first_line(error)})"
-        ) from error
+def _module_step(
+    module: nn.Module,
+    node: fx.Node,
+    names: dict[fx.Node, str],
+    inputs: tuple[str, ...],
+    normalizations: Classes,
+) -> Step:
+    if kind_of(module):
+        return Step(names[node], "layer", inputs, node=node, module=module)
+    label = _label(node, module)
+    if isinstance(module, normalizations):
+        return _normalized(names[node], inputs, label, node, module)
+    if has_own_forward(module):
+        return Step(names[node], "other", inputs, label, node=node, module=module)
+    return _step(type(module).__name__, node, names, module)
+
+
+def _exported(model: nn.Module, example: Any, normalizations: Classes) -> Graph:
+    program = _export(model, example)
     users = set(program.graph_signature.user_inputs)
     parameters = program.graph_signature.inputs_to_parameters
     used: dict[fx.Node, set[str]] = {}
@@ -424,23 +398,53 @@ def _exported(model: nn.Module, example: Tensor) -> Graph:
                 names[node] = node.name
                 steps.append(Step(node.name, "input", (), node=node))
             continue
-        target = str(node.target).removeprefix("aten.")
-        stack = node.meta.get("nn_module_stack") or {"": ("", None)}
-        call, (path, _) = list(stack.items())[-1]
-        within = bool(path) and kind_of(model.get_submodule(path)) is not None
-        if within:  # a layer may use what is its own
+        target = getattr(node.target, "__name__", str(node.target))
+        call, path = _unit(node, model, normalizations)
+        if path:  # a layer may use what is its own
             used[node] = {name for name in used[node] if name.rpartition(".")[0] != path}
-        if not inputs or _returns_no_activations(target):
+        if _returns_no_activations(target):
+            used[node] = set()
+            continue
+        if not inputs:
             continue  # bookkeeping of parameters and buffers, numbers
-        if within:
+        if path:
             names[node] = path
             # A layer may be several operations: only the first of a call enters it.
-            if path not in inputs or calls[path] != call:
-                steps.append(Step(path, "layer", inputs))
+            if calls.get(path) != call:
+                module = model.get_submodule(path)
+                label = f"{path!r} ({type(module).__name__})"
+                layer = Step(path, "layer", inputs)
+                steps.append(layer if kind_of(module) else _normalized(path, inputs, label, node))
             calls[path] = call
-        elif node.target is operator.getitem:
+        elif node.target is operator.getitem and not is_place(node):
             names[node] = inputs[0]
         else:
             names[node] = node.name
             steps.append(_step(target, node, names))
     raise ValueError(f"{type(model).__name__} returns nothing")
+
+
+def _unit(node: fx.Node, model: nn.Module, normalizations: Classes) -> tuple[str, str]:
+    """Return the call and the path of the layer, or the normalization, that an operation is in."""
+    stack = node.meta.get("nn_module_stack") or {}
+    for call, (path, _) in stack.items():
+        module = model.get_submodule(path) if path else None
+        if kind_of(module) is not None or isinstance(module, normalizations):
+            return call, path
+    return "", ""
+
+
+def _export(model: nn.Module, example: Any) -> Any:
+    """Export a model quietly: where that fails, torch prints what it had come to."""
+    held, printed = logging.root.manager.disable, io.StringIO()
+    try:
+        logging.disable(logging.CRITICAL)
+        with contextlib.redirect_stderr(printed):
+            program = torch.export.export(model, *call_arguments(model, example))
+    except Exception as error:
+        name = type(model).__name__
+        raise Untraceable(f"{name} cannot be traced on the example", error) from None
+    finally:
+        logging.disable(held)
+    sys.stderr.write(printed.getvalue())
+    return program

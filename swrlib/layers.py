@@ -7,8 +7,10 @@ own models, is looked at.
 from __future__ import annotations
 
 import contextlib
+import sys
+import warnings
 from collections import OrderedDict
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,7 +19,10 @@ from torch import Tensor, nn
 
 from swrlib import graph
 from swrlib.checks import nearest
-from swrlib.graph import Kind, Step, has_own_forward, kind_of
+from swrlib.effects import Effect, effect_of
+from swrlib.graph import Kind, Step, kind_of
+from swrlib.order import Order, ordered
+from swrlib.parameters import refuse_parameters, shared
 
 Group = Literal["features", "classifier"]
 
@@ -72,8 +77,20 @@ def _parameter(module: nn.Module, name: str) -> nn.Parameter | None:
 class Network:
     """A traced model: its layers in the order of the forward pass, and all steps between them.
 
-    ``reused``: parameters of layers that other code uses too, on the way to the output.
-    ``patched``: whether the model was given another forward than the one that was traced.
+    Attributes
+    ----------
+    layers : list of Layer
+    steps : list of Step
+    outputs : tuple of str
+        The steps that are returned.
+    reused : frozenset of str
+        Parameters of layers that other code uses too, on the way to the output.
+    patched : bool
+        Whether the model was given another forward than the one that was traced.
+    effects : mapping of str to str
+        What the scale of a layer's parameters does, where it does not just scale the output.
+    traced : bool
+        Whether the steps between the layers are known: not where the layers were named.
     """
 
     layers: list[Layer]
@@ -81,12 +98,14 @@ class Network:
     outputs: tuple[str, ...]
     reused: frozenset[str] = frozenset()
     patched: bool = False
+    effects: Mapping[str, Effect] = field(default_factory=dict)
+    traced: bool = True
 
     def fault(self, layer: Layer) -> str:
-        """Say why scaling a layer's parameters does not just scale its output; empty if it does."""
+        """Return why scaling a layer's parameters does not just scale its output, or nothing."""
         if self.patched:
             return "the model was given a forward that only tracing on an example input can see"
-        if has_own_forward(layer.module):
+        if self.effects.get(layer.name) == "other":
             return f"{layer.name!r} ({type(layer.module).__name__}) has a forward of its own"
         if layer.computes_its_bias:
             return (
@@ -146,16 +165,18 @@ def left_alone(model: nn.Module) -> Iterator[None]:
                     tensor.copy_(kept)
 
 
-def trace_layers(model: nn.Module, example: Tensor | None = None) -> list[Layer]:
+def trace_layers(model: nn.Module, example: Any = None) -> list[Layer]:
     """Return the layers of a model in the order of its forward pass.
 
     Parameters
     ----------
     model : torch.nn.Module
         Compiled and data-parallel models are looked into.
-    example : torch.Tensor, optional
-        An input of the model, shape [batch, …]. Needed only where the forward pass depends on
-        values that `torch.fx` cannot follow.
+    example : optional
+        What the forward pass takes: an input, shape [batch, …]; a tuple of positional arguments; a
+        mapping of keyword arguments, by itself or at the end of the tuple. Needed where the forward
+        pass depends on values that `torch.fx` cannot follow, or takes another path with an argument
+        that has a default.
 
     Returns
     -------
@@ -165,16 +186,22 @@ def trace_layers(model: nn.Module, example: Tensor | None = None) -> list[Layer]
     ------
     ValueError
         If the model cannot be traced, or uses a layer or a weight in more than one place.
+
+    Warns
+    -----
+    UserWarning
+        If the forward pass takes more arguments than an example or its required ones give.
     """
     return trace(model, example).layers
 
 
 def trace(
     model: nn.Module,
-    example: Tensor | None = None,
+    example: Any = None,
     *,
     classifier: Sequence[str] | None = None,
-    layers: Sequence[str] | None = None,
+    layers: Order | None = None,
+    normalizations: Sequence[type[nn.Module]] = (),
 ) -> Network:
     """Trace a model into its layers and the steps between them.
 
@@ -183,12 +210,17 @@ def trace(
     model, example
         As for `trace_layers`.
     classifier : sequence of str, optional
-        Names of modules: every layer in one of them belongs to the classifier. By default, the
-        layers from the first fully connected one after the last convolution on; without
-        convolutions, from the last fully connected one on.
-    layers : sequence of str, optional
-        Names of the layers in the order of the forward pass, each feeding the next: for a model
-        that cannot be traced.
+        Names of modules: every layer in one of them belongs to the classifier. By default the last
+        fully connected layer on the way to each output; and all of them after the last convolution
+        where they form a chain, as VGG's do, but not a vision transformer's.
+    layers : optional
+        For a model that cannot be traced, the names of its layers: in the order of the forward
+        pass, each feeding the next; a list of such lists, each of which begins at the input; or a
+        mapping from each layer to the name, or names, of those that feed it.
+    normalizations : sequence of type, optional
+        Classes of modules that normalize their input besides torch's: the product of factors starts
+        anew behind them. One derived from a normalization of torch's is a layer; the parameters of
+        another are left alone.
 
     Raises
     ------
@@ -196,49 +228,69 @@ def trace(
         If a name is unknown, the model cannot be traced, a layer is used twice, or a parameter
         cannot be scaled in place (`refuse_parameters`).
     TypeError
-        If the model is no module.
+        If the model is no module, or a normalization no class of modules.
 
     Notes
     -----
     Hooks are taken to watch, not to change what they see.
     """
     model = unwrap(model)
+    declared = _checked_classes(normalizations)
     modules = dict(model.named_modules(remove_duplicate=False))
     if layers is None and kind_of(model):
         layers = [""]  # the model is itself one layer
-    used: frozenset[str] = frozenset()
     if layers is not None:
-        steps, outputs = _chain(layers, modules)
+        found = ordered(layers, modules, declared)
     else:
-        traced = _traced(model, example)
-        steps, outputs, used = traced.steps, traced.outputs, traced.used
+        found = _traced(model, example, declared)
+    before = _predecessors(found.steps)
+    refuse_parameters({name: modules[name] for name in before}, model)
+    kinds = {name: kind for name in before if (kind := kind_of(modules[name]))}
+    groups = _groups(kinds, before, found, classifier, modules)
+    effects = {name: effect_of(modules[name]) for name in kinds}
+    return Network(
+        [Layer(n, kinds[n], groups[n], before[n], modules[n]) for n in kinds],
+        found.steps,
+        found.outputs,
+        frozenset(name for name in found.used if name.rpartition(".")[0] in before),
+        patched=layers is None and example is None and "forward" in vars(model),
+        effects={
+            name: effect
+            for name, effect in effects.items()
+            if effect != "scales" and not isinstance(modules[name], declared)
+        },
+        traced=layers is None or layers == [""],
+    )
 
+
+def _checked_classes(normalizations: Sequence[type[nn.Module]]) -> graph.Classes:
+    classes = tuple(normalizations) if isinstance(normalizations, Iterable) else (normalizations,)
+    for given in classes:
+        if not (isinstance(given, type) and issubclass(given, nn.Module)):
+            raise TypeError(f"normalizations takes classes of modules, not {given!r}")
+    return classes
+
+
+def _predecessors(steps: Sequence[Step]) -> dict[str, tuple[str, ...]]:
+    """Return for each layer those whose output reaches it with no other layer between."""
     sources: dict[str, tuple[str, ...]] = {}
     before: dict[str, tuple[str, ...]] = {}
     for step in steps:
-        reaching = tuple(dict.fromkeys(s for i in step.inputs for s in sources[i]))
+        # A mask or an index is no activation: only the first operand counts.
+        inputs = step.inputs[:1] if step.kind == "homogeneous" else step.inputs
+        reaching = tuple(dict.fromkeys(s for i in inputs for s in sources[i]))
         if step.kind == "layer":
             if step.name in before:
-                raise ValueError(_shared(step.name, step.name))
+                raise ValueError(shared(step.name, step.name))
             before[step.name] = reaching
         sources[step.name] = (step.name,) if step.kind == "layer" else reaching
-    names = list(before)
-    refuse_parameters({name: modules[name] for name in names}, model)
-    groups = _groups([(name, kind_of(modules[name])) for name in names], classifier, modules)
-    found = [
-        Layer(name, kind, groups[name], before[name], modules[name])
-        for name in names
-        if (kind := kind_of(modules[name]))
-    ]
-    reused = frozenset(name for name in used if name.rpartition(".")[0] in before)
-    patched = layers is None and example is None and "forward" in vars(model)
-    return Network(found, steps, outputs, reused, patched)
+    return before
 
 
-def _traced(model: nn.Module, example: Tensor | None) -> graph.Graph:
+def _traced(model: nn.Module, example: Any, normalizations: graph.Classes) -> graph.Graph:
     try:
         with left_alone(model):
-            return graph.trace(model, example)
+            found = graph.trace(model, example, normalizations=normalizations)
     except graph.Untraceable as error:
         remedy = (
             "SoftWeightRescaling takes the names of its layers in order instead (layers=[…])"
@@ -247,7 +299,22 @@ def _traced(model: nn.Module, example: Tensor | None) -> graph.Graph:
             "SoftWeightRescaling the names of the layers in the order of the forward pass "
             "(layers=[…])"
         )
-        raise ValueError(f"{error}: {remedy}") from error
+        raise ValueError(f"{error}: {remedy}") from None
+    if found.left_out:
+        warnings.warn(
+            f"the forward of {type(model).__name__} was traced with {', '.join(found.left_out)}: "
+            "where it is called with others and takes another path then, pass them in example=",
+            stacklevel=_outside(),
+        )
+    return found
+
+
+def _outside() -> int:
+    """Return how many frames up the code begins that is none of this library."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith("swrlib"):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def parameters_outside(model: nn.Module, layers: Sequence[Layer]) -> list[str]:
@@ -261,136 +328,67 @@ def parameters_outside(model: nn.Module, layers: Sequence[Layer]) -> list[str]:
 
 
 def _groups(
-    kinds: list[tuple[str, Kind | None]],
+    kinds: Mapping[str, Kind],
+    before: Mapping[str, Sequence[str]],
+    found: graph.Graph,
     classifier: Sequence[str] | None,
-    modules: dict[str, nn.Module],
+    modules: Mapping[str, nn.Module],
 ) -> dict[str, Group]:
-    if classifier is not None:
-        if isinstance(classifier, str):
-            raise TypeError(f"classifier takes a list of module names: [{classifier!r}]")
-        groups: dict[str, Group] = dict.fromkeys((name for name, _ in kinds), "features")
-        for chosen in classifier:
-            if chosen not in modules:
-                raise ValueError(f"the model has no module {chosen!r}: {nearest(chosen, modules)}")
-            inside = [n for n in groups if n == chosen or n.startswith(f"{chosen}." * bool(chosen))]
-            if not inside:
-                raise ValueError(f"module {chosen!r} of the classifier has no layer in it")
-            groups |= dict.fromkeys(inside, "classifier")
-        return groups
-    convolutions = [i for i, (_, kind) in enumerate(kinds) if kind == "convolution"]
-    linears = [i for i, (_, kind) in enumerate(kinds) if kind == "linear"]
+    chosen = (
+        _classifier(kinds, before, found)
+        if classifier is None
+        else _named_classifier(kinds, classifier, modules)
+    )
+    return {name: "classifier" if name in chosen else "features" for name in kinds}
+
+
+def _named_classifier(
+    kinds: Mapping[str, Kind], classifier: Sequence[str], modules: Mapping[str, nn.Module]
+) -> set[str]:
+    if isinstance(classifier, str):
+        raise TypeError(f"classifier takes a list of module names: [{classifier!r}]")
+    found: set[str] = set()
+    for chosen in classifier:
+        if chosen not in modules:
+            raise ValueError(f"the model has no module {chosen!r}: {nearest(chosen, modules)}")
+        inside = {n for n in kinds if n == chosen or n.startswith(f"{chosen}." * bool(chosen))}
+        if not inside:
+            raise ValueError(f"module {chosen!r} of the classifier has no layer in it")
+        found |= inside
+    return found
+
+
+def _classifier(
+    kinds: Mapping[str, Kind], before: Mapping[str, Sequence[str]], found: graph.Graph
+) -> set[str]:
+    """Return the last linear layer before each output, or the chain of them behind convolutions."""
+    heads: set[str] = set()
+    chains: set[str] = set()
+    for last in _reaching(found):
+        # Back from the output, along the one way there is.
+        chain = [last]
+        while kinds[chain[-1]] != "convolution" and len(before[chain[-1]]) == 1:
+            chain.append(before[chain[-1]][0])
+        linear = [place for place, name in enumerate(chain) if kinds[name] == "linear"]
+        if linear:
+            heads |= {*chain[: linear[0] + 1]}
+            chains |= {*chain[: linear[-1] + 1]}
+    names = list(kinds)
+    convolutions = [place for place, name in enumerate(names) if kinds[name] == "convolution"]
     if convolutions:
-        linears = [i for i in linears if i > convolutions[-1]][:1]
-    first = linears[-1] if linears else len(kinds)
-    return {name: "features" if i < first else "classifier" for i, (name, _) in enumerate(kinds)}
+        late = {name for name in names[convolutions[-1] :] if kinds[name] == "linear"}
+        if late and late <= chains:
+            return chains & {*names[convolutions[-1] :]}
+    return heads
 
 
-def _shared(first: str, second: str) -> str:
-    where = f"layer {first!r} is used twice" if first == second else f"{first!r} and {second!r}"
-    share = "" if first == second else " share one weight"
-    return f"{where}{share}: a weight has one norm to return to, so give each use its own"
-
-
-def refuse_parameters(layers: Mapping[str, nn.Module], model: nn.Module | None = None) -> None:
-    """Refuse parameters of layers that cannot be scaled in place, each by itself.
-
-    Raises
-    ------
-    ValueError
-        If one has no shape yet, holds whole numbers, is sparse or distributed, has entries that
-        share memory, or shares it with another parameter of the layers, or of the model if given.
-    """
-    for name, module in layers.items():
-        _refuse_parameters(name, module)
-    whole = {"": model} if model is not None else layers
-    parameters = [
-        (".".join(filter(None, (prefix, name))), parameter)
-        for prefix, module in whole.items()
-        for name, parameter in module.named_parameters(remove_duplicate=False)
-    ]
-    _refuse_shared_weights(parameters, layers)
-
-
-def _refuse_parameters(layer: str, module: nn.Module) -> None:
-    for kind, parameter in module.named_parameters(recurse=False):
-        name = ".".join(filter(None, (layer, kind)))
-        if nn.parameter.is_lazy(parameter):
-            raise ValueError(f"{name} has no shape yet: run the model once on an input")
-        if not (parameter.is_floating_point() or parameter.is_complex()):
-            raise ValueError(
-                f"{name} holds {parameter.dtype} numbers, which cannot be scaled: "
-                "convert the model to floating-point numbers first"
-            )
-        if hasattr(parameter, "placements"):  # a DTensor
-            raise ValueError(
-                f"{name} is distributed over processes: SWR needs the norms of whole weights"
-            )
-        if parameter.layout is not torch.strided:
-            raise ValueError(f"{name} is sparse: make it dense first")
-        extent = 0
-        for stride, size in sorted(zip(parameter.stride(), parameter.shape, strict=True)):
-            if size > 1 and stride <= extent:
-                raise ValueError(f"entries of {name} share memory: clone it first")
-            extent += (size - 1) * stride
-
-
-def _refuse_shared_weights(
-    parameters: Iterable[tuple[str, nn.Parameter]], names: Container[str]
-) -> None:
-    """Refuse layers whose parameters lie in the same memory, be they one Parameter or several."""
-    stretches = []
-    for name, parameter in parameters:
-        if (
-            nn.parameter.is_lazy(parameter)
-            or parameter.layout is not torch.strided
-            or not parameter.numel()
-        ):
-            continue
-        # On the device "meta" there is no memory.
-        storage = parameter.untyped_storage().data_ptr() or id(parameter)
-        begin = parameter.storage_offset()
-        axes = zip(parameter.shape, parameter.stride(), strict=True)
-        last = begin + sum((size - 1) * stride for size, stride in axes)
-        stretches.append((storage, begin, last, name, parameter))
-    # The sort is stable: of one tensor's names the first stays first.
-    stretches.sort(key=lambda stretch: stretch[:2])
-    held: Any = (None, 0, -1, "", None)
-    for stretch in stretches:
-        storage, begin, last, name, parameter = stretch
-        if storage == held[0] and begin <= held[2]:
-            owners = (held[3].rpartition(".")[0], name.rpartition(".")[0])
-            if any(layer in names for layer in owners) and _meet(held[4], parameter):
-                raise ValueError(_shared(held[3], name))
-        if storage != held[0] or last > held[2]:
-            held = stretch
-
-
-def _meet(first: Tensor, second: Tensor) -> bool:
-    """Say whether two tensors in overlapping stretches of one memory have an entry in common."""
-    if first.storage_offset() == second.storage_offset():
-        return True
-    entries = []
-    for tensor in (first, second):
-        places = torch.tensor(tensor.storage_offset())
-        for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
-            places = places.unsqueeze(-1) + stride * torch.arange(size)
-        entries.append(places.flatten())
-    return bool(torch.isin(*entries).any())
-
-
-def _chain(
-    layers: Sequence[str], modules: dict[str, nn.Module]
-) -> tuple[list[Step], tuple[str, ...]]:
-    if isinstance(layers, str):
-        raise TypeError(f"layers takes a list of module names: [{layers!r}]")
-    steps = [Step("input", "input", ())]
-    for name in layers:
-        if name not in modules:
-            raise ValueError(f"the model has no module {name!r}: {nearest(name, modules)}")
-        if kind_of(modules[name]) is None:
-            raise ValueError(
-                f"module {name!r} is a {type(modules[name]).__name__}, not a linear, convolution "
-                "or normalization layer: leave it out of layers="
-            )
-        steps.append(Step(name, "layer", (steps[-1].name,)))
-    return steps, (steps[-1].name,)
+def _reaching(found: graph.Graph) -> list[str]:
+    """Return the layers that reach an output with no other layer between."""
+    steps = {step.name: step for step in found.steps}
+    waiting, seen = list(found.outputs), set()
+    while waiting:
+        name = waiting.pop()
+        if name not in seen:
+            seen.add(name)
+            waiting += steps[name].inputs if steps[name].kind != "layer" else ()
+    return [name for name in seen if steps[name].kind == "layer"]

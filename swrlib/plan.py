@@ -11,6 +11,7 @@ from torch import Tensor
 from swrlib import rescaling
 from swrlib.choice import Included, Strengths, trainable
 from swrlib.layers import Layer, Network
+from swrlib.scales import follow
 
 
 class Present(NamedTuple):
@@ -107,8 +108,9 @@ class Plan:
             for layer in network.layers
             if running_statistics and getattr(layer.module, "running_mean", None) is not None
         ]
+        course = follow(network)
         enters = [
-            rescaling.entering(network, members, layer)
+            {*course.enters[layer.name].powers}
             for layer in network.layers
             if any(layer.module is module for module in self._statistics)
         ]

@@ -30,6 +30,8 @@ from torch import Tensor, nn
 
 from swrlib.checks import nearest
 from swrlib.layers import Layer, Network, trace
+from swrlib.order import Order
+from swrlib.scales import follow
 
 Variant = Literal["proportional", "printed"]
 
@@ -184,18 +186,17 @@ def membership(network: Network, variant: Variant) -> dict[str, set[str]]:
     """Return for each layer the layers whose factors make up its C_l, in the given variant.
 
     Where branches meet, the product goes on from the last layer in the order of the forward pass,
-    as Algorithm 1's running C does.
+    as Algorithm 1's running C does. The factor of a layer that standardizes its weight enters none.
     """
     check_variant(variant)
-    names = [layer.name for layer in network.layers]
+    if variant == "proportional":
+        scales = follow(network).scales
+        return {layer.name: {*scales[layer.name].powers} for layer in network.layers}
     last = max((i for i, la in enumerate(network.layers) if la.kind == "normalization"), default=-1)
     members: dict[str, set[str]] = {}
+    before: set[str] = set()
     for i, layer in enumerate(network.layers):
-        if variant == "printed":
-            enters = set() if i < last or i == 0 else members[names[i - 1]]
-        else:
-            enters = set() if layer.kind == "normalization" else entering(network, members, layer)
-        members[layer.name] = {layer.name} | enters
+        members[layer.name] = before = {layer.name} | (before if i >= last else set())
     return members
 
 
@@ -205,19 +206,15 @@ def membership_mask(products: Sequence[set[str]], layers: Sequence[str]) -> Tens
     return torch.tensor(rows, dtype=torch.bool).view(len(products), len(layers))
 
 
-def entering(network: Network, members: Mapping[str, set[str]], layer: Layer) -> set[str]:
-    """Return the layers whose factors make up the scale of a layer's input."""
-    order = [la.name for la in network.layers]
-    return members[max(layer.predecessors, key=order.index)] if layer.predecessors else set()
-
-
 def rescale_(
     model: nn.Module,
     factors: Sequence[float] | Mapping[str, float],
     *,
     variant: Variant = "proportional",
     running_statistics: bool = True,
-    example: Tensor | None = None,
+    example: Any = None,
+    layers: Order | None = None,
+    normalizations: Sequence[type[nn.Module]] = (),
 ) -> float:
     """Scale every layer by a positive factor and the biases so that the function keeps its shape.
 
@@ -236,8 +233,11 @@ def rescale_(
     running_statistics : bool
         Whether batch normalization's running mean and variance follow the scale of their input, so
         that the evaluation mode is proportional at once.
-    example : torch.Tensor, optional
+    example : optional
         As for `trace_layers`.
+    layers, normalizations : optional
+        As for `SoftWeightRescaling`. With ``layers``, C holds where all that stands between them is
+        positively homogeneous.
 
     Returns
     -------
@@ -251,12 +251,11 @@ def rescale_(
         of different scale are added, or an operation is not positively homogeneous. The model is
         left as it was.
     """
-    network = trace(model, example)
-    for layer in network.layers:
-        if fault := network.fault(layer):
-            raise ValueError(f"a scaled layer would do more than scale its output: {fault}")
+    network = trace(model, example, layers=layers, normalizations=normalizations)
     c = _checked_factors(network.layers, factors)
-    enters, constant = _propagate(network, c)
+    course = follow(network, c)
+    if fault := course.fault:
+        raise ValueError(fault)
     tensors: list[Tensor] = []
     scales: list[float] = []
     members = membership(network, variant)
@@ -269,12 +268,12 @@ def rescale_(
             scales.append(math.prod(c[name] for name in sorted(members[layer.name])))
         mean = getattr(layer.module, "running_mean", None)
         if running_statistics and mean is not None:
-            scale = enters[layer.name]
+            scale = course.enters[layer.name].value(c)
             tensors += [mean, layer.module.running_var]  # type: ignore[list-item]
             scales += [scale, scale**2]
     for tensor, scale in zip(tensors, scales, strict=True):
         tensor.mul_(scale)
-    return constant
+    return course.outputs.value(c)
 
 
 def _checked_factors(
@@ -302,40 +301,6 @@ def _checked_factors(
         if layer.weight is None and value != 1:
             raise ValueError(f"layer {layer.name!r} has no weight to scale: its factor must be 1")
     return result
-
-
-def _propagate(network: Network, factors: Mapping[str, float]) -> tuple[dict[str, float], float]:
-    """Follow the scale C through the network: what enters each layer, and what comes out."""
-    kinds = {layer.name: layer.kind for layer in network.layers}
-    scale: dict[str, float] = {}
-    enters: dict[str, float] = {}
-
-    def agreed(inputs: Sequence[str], where: str) -> float:
-        values = [scale[i] for i in inputs]
-        if values and not all(math.isclose(v, values[0], rel_tol=1e-9) for v in values):
-            listed = ", ".join(f"{i}: {v:.6g}" for i, v in zip(inputs, values, strict=True))
-            raise ValueError(
-                f"the branches that meet at {where} have different scales ({listed}): choose "
-                "factors whose products along both branches agree"
-            )
-        return values[0] if values else 1.0
-
-    for step in network.steps:
-        if step.kind == "layer":
-            enters[step.name] = agreed(step.inputs, f"layer {step.name!r}")
-            c = factors[step.name]
-            scale[step.name] = c if kinds[step.name] == "normalization" else c * enters[step.name]
-        elif step.kind == "other":
-            value = agreed(step.inputs, f"operation {step.label}")
-            if not math.isclose(value, 1.0, rel_tol=1e-9):
-                raise ValueError(
-                    f"operation {step.label} is not positively homogeneous and its input is "
-                    f"scaled by {value:.6g}: the factors before it must multiply to 1"
-                )
-            scale[step.name] = 1.0
-        else:
-            scale[step.name] = agreed(step.inputs, f"operation {step.label}")
-    return enters, agreed(network.outputs, "the output")
 
 
 def checked_lambda(value: Any, name: str = "lam") -> float:

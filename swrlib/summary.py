@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from swrlib import rescaling
 from swrlib.cautions import listed
 from swrlib.choice import Included, Strengths, trainable
 from swrlib.layers import Layer, Network
+from swrlib.scales import Scale, follow
 
 
 def table(
@@ -30,7 +31,7 @@ def table(
     found = []
     for row, norm, factor in zip(rows, norms.tolist(), factors.tolist(), strict=True):
         reason = ends.get(row.name, "yes")
-        if alone and reason == "yes":
+        if alone and not reason.startswith("no"):
             reason = f"no: Theorem 1 does not cover {listed(alone)}, scaled by request"
         found.append(
             {
@@ -51,9 +52,12 @@ def where_proportionality_ends(
     network: Network,
     variant: rescaling.Variant,
     running_statistics: bool,
-    excluded: Container[str] = (),
+    excluded: Collection[str] = (),
 ) -> dict[str, str]:
-    """Return "yes" for each step of the network, or why its output is no multiple of what it was.
+    """Return for each step whether its output is a multiple of what it was.
+
+    "yes"; "no" and why; or "not traced", where the layers were named and what stands between them
+    is not known.
 
     Parameters
     ----------
@@ -61,35 +65,30 @@ def where_proportionality_ends(
     variant : {"proportional", "printed"}
     running_statistics : bool
         Whether they are scaled along.
-    excluded : container of str
+    excluded : collection of str
         Layers that are left alone.
     """
-    ends: dict[str, str] = {}
-    layers = {layer.name: layer for layer in network.layers}
     members = rescaling.membership(network, variant)
     exact = rescaling.membership(network, "proportional")
-    moving = {n for n, la in layers.items() if trainable(la.weight) and n not in excluded}
-    for step in network.steps:
-        reason = next((ends[i] for i in step.inputs if ends[i] != "yes"), "yes")
-        if reason == "yes" and step.kind == "other" and step.inputs:
-            reason = f"no: {step.label} is not positively homogeneous"
-        if reason == "yes" and step.kind == "sum" and len(step.inputs) > 1:
-            reason = f"no: {step.label} adds branches of different scale"
-        if reason == "yes" and step.kind == "layer":
-            layer = layers[step.name]
-            if fault := network.fault(layer):
-                reason = f"no: {fault}"
-            alone = layer.name in excluded
-            frozen = layer.bias is not None and (alone or not layer.bias.requires_grad)
-            if frozen and members[layer.name] & moving:
-                reason = f"no: the bias of {layer.name} is {'excluded' if alone else 'frozen'}"
-            entering = rescaling.entering(network, members, layer)
-            if _lags(layer, running_statistics) and entering & moving:
-                reason = f"no: {layer.name} is in evaluation mode and its statistics lag"
-            if layer.bias is not None and members[layer.name] != exact[layer.name]:
-                reason = f"no: Algorithm 1 as printed misscales the bias of {layer.name}"
-        ends[step.name] = reason
-    return ends
+    frozen = {la.name for la in network.layers if not trainable(la.weight)} | {*excluded}
+
+    def also(layer: Layer, enters: Scale) -> str:
+        if layer.bias is not None and members[layer.name] != exact[layer.name]:
+            return f"Algorithm 1 as printed misscales the bias of {layer.name}"
+        if _lags(layer, running_statistics) and {*enters.powers} - frozen:
+            return f"{layer.name} is in evaluation mode and its statistics lag"
+        alone = layer.name in excluded
+        still = layer.bias is not None and (alone or not layer.bias.requires_grad)
+        if still and members[layer.name] - frozen:
+            return f"the bias of {layer.name} is {'excluded' if alone else 'frozen'}"
+        return ""
+
+    faults = follow(network, frozen=frozen, also=also).faults
+    unknown = "yes" if network.traced else "not traced"
+    return {
+        step.name: f"no: {faults[step.name]}" if step.name in faults else unknown
+        for step in network.steps
+    }
 
 
 def _lags(layer: Layer, running_statistics: bool) -> bool:

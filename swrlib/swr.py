@@ -16,6 +16,7 @@ from swrlib.attachment import Attachments
 from swrlib.cautions import Cautions, biases_left
 from swrlib.choice import Choice, Lam, Selection, Strengths
 from swrlib.layers import Layer, trace
+from swrlib.order import Order
 from swrlib.plan import Plan, Present
 from swrlib.steps import Change, claim
 from swrlib.structure import Structure
@@ -34,17 +35,21 @@ class SoftWeightRescaling:
     lam_features, lam_classifier : float
         … or one λ each for the feature extractor and the classifier (Section 3.3).
     classifier : sequence of str, optional
-        Names of the modules that form the classifier. By default, the fully connected layers after
-        the last convolution; the last layer where there is no convolution.
+        Names of the modules that form the classifier. By default, the last fully connected layer
+        on the way to the output; after the last convolution, all of them, where they form a chain.
     variant : {"proportional", "printed"}
         How biases are scaled: so that the function keeps its shape, or as Algorithm 1 is printed.
     running_statistics : bool
         Scale batch normalization's running statistics along, so that evaluation mode follows at
         once; otherwise they catch up in training, as in the paper.
-    layers : sequence of str, optional
-        Names of the layers in the order of the forward pass, for a model that cannot be traced.
-    example : torch.Tensor, optional
-        As for `trace_layers`.
+    layers : optional
+        For a model that cannot be traced, the names of its layers: a list in the order of the
+        forward pass, each feeding the next; a list of such chains, each of which begins at the
+        input; or a mapping from each layer to the names of those that feed it.
+    normalizations : sequence of type, optional
+        Classes of modules that normalize their input, besides torch's.
+    example : optional
+        As for `trace_layers`: an input, a tuple of arguments, a mapping of keyword arguments.
 
     Raises
     ------
@@ -88,10 +93,13 @@ class SoftWeightRescaling:
         include: Choice | Iterable[Choice] | None = None,
         variant: rescaling.Variant = "proportional",
         running_statistics: bool = False,
-        layers: Sequence[str] | None = None,
-        example: Tensor | None = None,
+        layers: Order | None = None,
+        normalizations: Sequence[type[nn.Module]] = (),
+        example: Any = None,
     ) -> None:
-        network = trace(model, example, classifier=classifier, layers=layers)
+        network = trace(
+            model, example, classifier=classifier, layers=layers, normalizations=normalizations
+        )
         # Without the graph, which a copy or a pickle of this object would take along.
         steps = [replace(step, node=None, module=None) for step in network.steps]
         self._network = replace(network, steps=steps)

@@ -22,7 +22,8 @@ from torch import Tensor, fx, nn
 
 from swrlib import wide
 from swrlib.checks import nearest
-from swrlib.graph import OUT_OF_PLACE, Graph, Step, flattens_rows, given, kind_of
+from swrlib.graph import Graph, Step, flattens_rows, kind_of
+from swrlib.operations import OUT_OF_PLACE, given
 from swrlib.wide import Mode, Setting, Unstackable, apart, named, refuse, units
 
 #: Operations that oneDNN computes in its own layout, blocks of channels that fill a vector
@@ -220,8 +221,9 @@ class _Layout:
         if flattens_rows(step):
             operands = operands[:1]  # the others are the size of the batch
         does, module = step.does, step.module
+        unknown = does is None or does.role not in _FOLLOWED
         if step.kind != "layer" and (
-            does is None or (module is not None and any(True for _ in module.parameters()))
+            unknown or (module is not None and any(True for _ in module.parameters()))
         ):
             refuse(named(step))
         if not all(operand in by_node for operand in operands):

@@ -224,7 +224,8 @@ def test_the_readme_says_how_long_the_benchmarks_take(root):
 
 #: Rooms of the library from the ground up: none imports one that stands after it.
 ROOMS = [
-    *("checks", "files", "memory", "papers", "graph", "layers", "rescaling", "cautions"),
+    *("checks", "files", "memory", "papers", "operations", "graph", "effects", "parameters"),
+    *("order", "layers", "scales", "rescaling", "cautions"),
     *("choice", "targets", "structure", "plan", "steps", "attachment", "summary", "swr", "theory"),
     *("datasets", "models", "streams", "wide", "walks", "stacks", "population", "methods"),
     *("measures", "records", "engine", "verdicts", "cost", "claims", "overview"),

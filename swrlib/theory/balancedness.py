@@ -18,8 +18,9 @@ import pandas as pd
 import torch
 from torch import Tensor, fx, nn
 
-from swrlib.graph import Step, flattens_rows, given, kind_of
+from swrlib.graph import Step, flattens_rows, kind_of
 from swrlib.layers import Layer, Network, trace
+from swrlib.operations import given
 
 
 def layer_balance(model: nn.Module, reference: nn.Module) -> pd.Series:
@@ -245,18 +246,20 @@ def _chain(network: Network) -> list[Layer]:
             )
         if fault := network.fault(layer):
             raise ValueError(f"a scaled layer would do more than scale its output: {fault}")
+        if layer.name in network.effects:
+            raise ValueError(f"{layer.name} standardizes its weight, whose scale does nothing")
     layers = _weighted(network)
     positions = {layer.name: position for position, layer in enumerate(layers)}
     places: dict[str, _Place | None] = {}
     for step in network.steps:
-        if step.kind == "sum":
-            raise ValueError(f"{step.label} joins branches: only chains of layers are rebalanced")
-        if step.kind == "other":
-            raise ValueError(f"{step.label} is not positively homogeneous: scales do not pass it")
-        if step.kind == "input":
-            places[step.name] = None
+        if step.kind != "layer" and all(places[name] is None for name in step.inputs):
+            places[step.name] = None  # before the first layer, and behind the last, all may happen
         elif step.kind == "homogeneous":
             places[step.name] = _place_after(step, places[step.inputs[0]])
+        elif step.kind == "sum":
+            raise ValueError(f"{step.label} joins branches: only chains of layers are rebalanced")
+        elif step.kind != "layer":
+            raise ValueError(f"{step.label} is not positively homogeneous: scales do not pass it")
         else:
             position = positions[step.name]
             layer = layers[position]

@@ -6,8 +6,10 @@ import copy
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from swrlib.checks import first_line
+from swrlib.graph import call_arguments
 from swrlib.layers import unwrap
 
 
@@ -55,12 +57,17 @@ def refuse_inputs(inputs: Tensor) -> None:
         raise ValueError(f"the inputs have the shape {tuple(inputs.shape)}: there are none")
 
 
-def run(network: nn.Module, inputs: Tensor) -> Any:
-    """Return a model's output, without leaving its inputs to it: it may change them in place."""
+def run(network: nn.Module, inputs: Any) -> Any:
+    """Return a model's output, without leaving its inputs to it: it may change them in place.
+
+    ``inputs``: a tensor, or all that the forward pass takes, as for `swrlib.trace_layers`.
+    """
+    copies = tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, inputs)
     try:
-        return network(inputs.clone())
+        args, keywords = call_arguments(network, copies)
+        return network(*args, **keywords)
     except Exception as error:
+        shape = f" of shape {tuple(inputs.shape[1:])}" if isinstance(inputs, Tensor) else ""
         raise ValueError(
-            f"{type(network).__name__} fails on an input of shape {tuple(inputs.shape[1:])}: "
-            f"{first_line(error)}"
+            f"{type(network).__name__} fails on an input{shape}: {first_line(error)}"
         ) from error

@@ -10,109 +10,21 @@ which has a constant in evaluation mode alone.
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Callable
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
 from swrlib import graph
-from swrlib.checks import first_line, nearest
+from swrlib.checks import nearest
 from swrlib.graph import Step, has_own_forward, kind_of
+from swrlib.theory.convolutions import conv_spectral_norm, operator_norm
 from swrlib.theory.copies import evaluated, refuse_inputs, run
 
 Norm = Literal["spectral", "frobenius"]
 
 # What an operation may return beside numbers and tensors: none of it follows the input's values.
 _SHAPES = (int, torch.Size, torch.dtype, torch.device)
-#: Share of an operator norm that the iteration may miss.
-TOLERANCE = 5e-7
-
-
-def operator_norm(function: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> float:
-    """Return the greatest singular value of a linear function of inputs of this shape.
-
-    By Lanczos iteration on the function and its adjoint, in float64, to `TOLERANCE`; only small
-    ones are written out. NaN where the function is not finite.
-    """
-    from scipy.sparse.linalg import LinearOperator, svds  # not needed to train
-
-    start = torch.zeros(1, *shape, dtype=torch.float64)
-    output, adjoint = torch.func.vjp(function, start)[:2]
-    size = (output.numel(), start.numel())
-
-    def forward(x: np.ndarray) -> np.ndarray:
-        return function(torch.from_numpy(np.ascontiguousarray(x)).view_as(start)).numpy().ravel()
-
-    def backward(y: np.ndarray) -> np.ndarray:
-        (x,) = adjoint(torch.from_numpy(np.ascontiguousarray(y)).view_as(output))
-        return x.numpy().ravel()
-
-    narrow, apply = (size[1], forward) if size[1] <= size[0] else (size[0], backward)
-    with torch.no_grad():
-        first = np.random.default_rng(0).standard_normal(narrow)
-        once = np.linalg.norm(apply(first))
-        if not (0 < once < math.inf):
-            return float(once) if once == 0 else math.nan
-        if narrow <= 40:
-            columns = [apply(row) for row in np.eye(narrow)]
-            return float(np.linalg.norm(np.stack(columns, 1), 2))
-        operator = LinearOperator(size, matvec=forward, rmatvec=backward, dtype=np.float64)
-        # ARPACK's tolerance is on the square.
-        values = svds(
-            operator,
-            k=1,
-            v0=first,
-            tol=2 * TOLERANCE,
-            ncv=40,
-            return_singular_vectors=False,
-        )
-    return float(values[0])
-
-
-@torch.inference_mode(False)
-def conv_spectral_norm(module: nn.Module, input_shape: tuple[int, ...]) -> float:
-    """Return the spectral norm of a convolution as an operator on inputs of their real size.
-
-    Not that of the kernel written as a matrix, which is no bound: strides, padding, groups and
-    dilation are as in the module; its bias is left out.
-
-    Parameters
-    ----------
-    module : torch.nn.Conv1d, Conv2d, Conv3d or transposed
-    input_shape : tuple of int
-        Channels and sizes of one input: (C, H, W).
-
-    Raises
-    ------
-    TypeError
-        If the module is no convolution.
-    ValueError
-        If inputs of this shape do not fit it, or its weight is not real.
-    """
-    if kind_of(module) != "convolution":
-        raise TypeError(f"{type(module).__name__} is no convolution")
-    if has_own_forward(module):
-        raise TypeError(f"{type(module).__name__} has a forward of its own: it may be another map")
-    linear: Any = evaluated(module).cpu().double()
-    dimensions = linear.weight.dim() - 2
-    given = input_shape
-    try:
-        input_shape = tuple(operator.index(size) for size in input_shape)
-    except TypeError:
-        input_shape = ()
-    if len(input_shape) != 1 + dimensions:
-        raise ValueError(
-            f"inputs of shape {given} do not fit: channels and {dimensions} sizes of one input are "
-            "needed, whole numbers"
-        )
-    try:
-        offset = linear(torch.zeros(1, *input_shape, dtype=torch.float64))
-        return operator_norm(lambda x: linear(x) - offset, input_shape)
-    except RuntimeError as error:
-        raise ValueError(f"inputs of shape {given} do not fit: {first_line(error)}") from error
 
 
 @torch.inference_mode(False)
@@ -122,12 +34,14 @@ def lipschitz_bound(model: nn.Module, example: Tensor, *, norm: Norm = "spectral
     Parameters
     ----------
     model : torch.nn.Module
-        What `torch.fx` can trace; it is left as it is.
+        What `torch.fx` can trace; it is left as it is. Called with one input alone: an argument
+        with a default keeps it.
     example : torch.Tensor
         Inputs, [batch, …]: their size decides the norm of convolutions.
     norm : {"spectral", "frobenius"}
-        Exact operator norms of linear and convolution layers; or the paper's Frobenius norms, those
-        of convolutions times √(taps that an input meets), without which they bound nothing.
+        Operator norms of linear and convolution layers, of large convolutions from just above
+        (`conv_spectral_norm`); or the paper's Frobenius norms, those of convolutions times √(taps
+        that an input meets), without which they bound nothing.
 
     Returns
     -------
@@ -149,8 +63,7 @@ def lipschitz_bound(model: nn.Module, example: Tensor, *, norm: Norm = "spectral
     try:
         traced = graph.trace(network)
     except graph.Untraceable as error:
-        why = first_line(error.__cause__)  # type: ignore[arg-type]
-        raise ValueError(f"{type(model).__name__} cannot be traced: {why}") from error
+        raise ValueError(f"{type(model).__name__} cannot be traced: {error.why}") from None
     walk = _Constants(network, traced, norm)
     with torch.no_grad():
         expected = run(network, example)

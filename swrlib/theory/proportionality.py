@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ def output_gap(
     scaled: nn.Module,
     model: nn.Module,
     constant: float,
-    inputs: Tensor,
+    inputs: Any,
     *,
     training: bool | None = False,
 ) -> float:
@@ -31,7 +32,8 @@ def output_gap(
     constant : float
         C.
     inputs : torch.Tensor
-        x, shape [batch, …], of the models' dtype and device.
+        x, shape [batch, …], of the models' dtype and device; or all that they take, as for
+        `swrlib.trace_layers`.
     training : bool or None
         Compare in training mode, in evaluation mode, or, with None, each as it stands. Random
         layers draw the same for both.
@@ -69,12 +71,12 @@ def output_gap(
 def proportionality_gap(
     model: nn.Module,
     factors: Sequence[float] | Mapping[str, float],
-    inputs: Tensor,
+    inputs: Any,
     *,
     variant: Variant = "proportional",
     running_statistics: bool = True,
     training: bool | None = False,
-    example: Tensor | None = None,
+    example: Any = None,
 ) -> float:
     """Scale a copy of a model and measure how far it is from C times the model.
 
@@ -89,8 +91,8 @@ def proportionality_gap(
         Never changed.
     factors, variant, running_statistics, example
         As for `swrlib.rescale_`, which also gives C.
-    inputs : torch.Tensor
-        x, shape [batch, …], of the model's dtype and device.
+    inputs
+        As for `output_gap`.
     training : bool or None
         As for `output_gap`.
 
