@@ -88,10 +88,11 @@ class Loop:
     optimizer: torch.optim.Optimizer = None
     seen: list = field(default_factory=list)  # images, one by one
     drawn: int = 0
+    options: dict = field(default_factory=dict)
 
     def draw(self, purpose):
         torch.manual_seed(generator(self.seed, purpose).initial_seed())
-        return swrlib.build_model(self.name, self.data).double()
+        return swrlib.build_model(self.name, self.data, **self.options).double()
 
     def run(self, stream, plain):
         self.initial = self.draw("weights")
@@ -407,6 +408,29 @@ def tolerance(name, optimizer):
 def test_the_engine_equals_a_plain_loop(name, optimizer, noise, tmp_path, monkeypatch):
     compare = compared(monkeypatch, tmp_path, noise, name, optimizer)
     compare(PAIRS[name][1], tolerance(name, optimizer))
+
+
+OPTIONS = {
+    "layer norm": {"layer_norm": True, "initialization": "he"},
+    "crelu": {"activation": "crelu", "initialization": "glorot"},
+    "identity": {"activation": "identity", "hidden": (12, 9, 7)},
+    "leaky": {"activation": "leaky_relu", "hidden": ()},
+}
+
+
+@pytest.mark.parametrize("name", ["l2", "swr", "wasserstein", "spectral", "l2-er", "fire"])
+@pytest.mark.parametrize("case", OPTIONS)
+def test_other_networks_equal_a_plain_loop(case, name, noise, tmp_path, monkeypatch):
+    if (name, case) == ("l2-er", "leaky"):
+        with pytest.raises(ValueError, match="needs a hidden layer"):
+            engine(monkeypatch, tmp_path, noise, PAIRS[name][0], options=OPTIONS[case])
+        return
+    theirs, make = OPTIMIZERS["sgd"]
+    options = {"options": OPTIONS[case], "optimizer": theirs}
+    found = engine(monkeypatch, tmp_path, noise, PAIRS[name][0], **options)
+    for seed in SEEDS:
+        loop = Loop(seed, noise, "mlp", make, options=OPTIONS[case])
+        assert_same(found, seed, PAIRS[name][0], loop.run(STREAM, PAIRS[name][1]), 1e-11)
 
 
 @pytest.mark.parametrize("name", [name for name in PAIRS if name != "vanilla"])
