@@ -21,6 +21,7 @@ from swrlib.models import build_model
 from swrlib.records import load_measures, load_records
 from swrlib.rescaling import rescale_
 from swrlib.streams import make_stream
+from swrlib.streams_tasks import LabelShuffled, PixelPermuted
 
 __all__ = [
     "L2",
@@ -30,8 +31,10 @@ __all__ = [
     "FullReset",
     "HeadReset",
     "L2Init",
+    "LabelShuffled",
     "Layer",
     "Method",
+    "PixelPermuted",
     "SWRExceptNormalization",
     "SWRReinit",
     "ShrinkPerturb",

@@ -119,7 +119,7 @@ class Loop:
             for epoch in range(1, stage.epochs + 1):
                 draw = generator(self.seed, "order", number, epoch)
                 order = stage.indices[torch.randperm(len(stage.indices), generator=draw)]
-                losses = []
+                losses = [] if stage.rows == "epoch" or epoch == 1 else losses
                 for batch in order.split(BATCH):
                     self.model.train()
                     loss = cross_entropy(self.model(shown[batch]), labels[batch])
@@ -305,18 +305,18 @@ PAIRS = {
     "wasserstein": (Wasserstein(lam=3.0), wasserstein(3.0)),
     "spectral": (SpectralRegularization(lam=0.1), spectral(0.1, 10)),
     "l2-er": (
-        L2EffectiveRank(lam=0.1, rate=0.1, every=4, images=12),
+        L2EffectiveRank(lam=0.1, rate=0.1, every=4, watched=12),
         l2_er(0.1, 0.1, 4, 12),
     ),
     "l2-er, last layer": (
-        L2EffectiveRank(lam=0.0, rate=0.1, every=3, images=9, layers=1),
+        L2EffectiveRank(lam=0.0, rate=0.1, every=3, watched=9, layers=1),
         l2_er(0.0, 0.1, 3, 9, layers=1),
     ),
     "fire": (FIRE(), fire()),
     "fire, exact": (FIRE(iterations=None), fire(None)),
     "fire, present norm": (FIRE(norm="present"), fire(norm="present")),
     "fire, initial norm": (FIRE(iterations=5, norm="initial"), fire(5, norm="initial")),
-    "redo": (ReDo(threshold=0.6, every=4, images=10), redo(0.6, 4, 10)),
+    "redo": (ReDo(threshold=0.6, every=4, watched=10), redo(0.6, 4, 10)),
     "shrink-perturb-noise": (
         ShrinkPerturbNoise(lam=0.4, deviation=0.05),
         shrink_perturb_noise(0.4, 0.05),
@@ -400,7 +400,9 @@ def compared(monkeypatch, tmp_path, data, name, optimizer, model="mlp", stream=S
 
 def tolerance(name, optimizer):
     """Adam amplifies rounding where gradients vanish, as the regularizer's sorting does."""
-    return 1e-5 if name == "wasserstein" and optimizer == "adam" else 1e-12
+    if name == "wasserstein" and optimizer == "adam":
+        return 1e-5
+    return 1e-10 if "exact" in name else 1e-12  # an SVD
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -497,7 +499,7 @@ MANY = [
     FullReset(),
     *(method for name, (method, _) in PAIRS.items() if name != "vanilla" and "," not in name),
     Wasserstein(lam=1.0),
-    L2EffectiveRank(lam=0.2, rate=0.1, every=4, images=12),
+    L2EffectiveRank(lam=0.2, rate=0.1, every=4, watched=12),
     FIRE(iterations=3),
 ]
 
@@ -527,7 +529,7 @@ def test_an_interrupted_training_carries_on_bit_for_bit(name, noise, tmp_path, m
     stream = make_stream("warm-start", epochs=4, learning_rate=RATE)
     method = PAIRS[name][0]
     # Another strength beside it: these share the images in a checkpoint.
-    methods = [method, *([L2EffectiveRank(lam=0.3, rate=0.1, every=4, images=12)])]
+    methods = [method, *([L2EffectiveRank(lam=0.3, rate=0.1, every=4, watched=12)])]
     options = {"stream": stream}
     whole = engine(monkeypatch, tmp_path / "whole", noise, methods, **options)
     asked = itertools.count(1)
@@ -643,7 +645,7 @@ def test_a_weight_below_full_rank_is_named_once(noise, tmp_path, monkeypatch):
         (lambda: SpectralRegularization(lam=1, iterations=0), "iterations is 0"),
         (lambda: L2EffectiveRank(lam=0, rate=-1), "rate of l2-er"),
         (lambda: L2EffectiveRank(lam=0, every=0), "every is 0"),
-        (lambda: L2EffectiveRank(lam=0, images=1.5), "images is 1.5"),
+        (lambda: L2EffectiveRank(lam=0, watched=1.5), "watched is 1.5"),
         (lambda: L2EffectiveRank(lam=0, layers=0), "layers is 0"),
         (lambda: FIRE(iterations=0), "iterations is 0"),
         (lambda: FIRE(norm="presnet"), "'present'"),
@@ -670,8 +672,10 @@ def test_redo_names_what_hinders_it(model, noise, tmp_path, monkeypatch):
 
 def test_methods_by_name():
     assert make_method("wasserstein", 0.1) == Wasserstein(lam=0.1)
-    assert make_method("l2-er", 1e-3) == L2EffectiveRank(lam=1e-3, rate=1e-2, every=100, images=100)
+    assert make_method("l2-er", 1e-3) == L2EffectiveRank(
+        lam=1e-3, rate=1e-2, every=100, watched=100
+    )
     assert make_method("spectral", 1e-3) == SpectralRegularization(lam=1e-3, iterations=10)
     assert make_method("fire") == FIRE(iterations=10, norm="isometry")
-    assert make_method("redo") == ReDo(threshold=0.025, every=1000, images=100)
+    assert make_method("redo") == ReDo(threshold=0.025, every=1000, watched=100)
     assert make_method("shrink-perturb-noise", 0.4) == ShrinkPerturbNoise(lam=0.4, deviation=0.01)

@@ -32,7 +32,7 @@ class L2EffectiveRank(L2):
         Of the separate step.
     every : int
         After how many minibatches it is taken.
-    images : int
+    watched : int
         How many of the latest images it looks at: those of ``every`` minibatches in the release.
     layers : int, optional
         How many hidden layers count, from the last on; None: all.
@@ -40,7 +40,7 @@ class L2EffectiveRank(L2):
 
     rate: float = 1e-2
     every: int = 100
-    images: int = 100
+    watched: int = 100
     layers: int | None = None
     name: ClassVar[str] = "l2-er"
 
@@ -49,7 +49,7 @@ class L2EffectiveRank(L2):
         if not isinstance(self.rate, int | float) or not 0 <= self.rate < float("inf"):
             raise ValueError(f"rate of {self.name} is {self.rate!r}: it is a number from 0 on")
         object.__setattr__(self, "rate", float(self.rate))
-        for option in ("every", "images", "layers"):
+        for option in ("every", "watched", "layers"):
             value = getattr(self, option)
             if option != "layers" or value is not None:
                 check_whole(option, value)
@@ -60,7 +60,7 @@ class L2EffectiveRank(L2):
         if not steps:
             raise ValueError(f"{self.name} needs a hidden layer, and the network has none")
         members.fixed["steps"] = steps[-(self.layers or len(steps)) :]
-        watching.watch(members, self.images)
+        watching.watch(members, self.watched)
 
     def after_step_(self, members: Members) -> None:
         """Keep the images."""

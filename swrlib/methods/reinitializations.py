@@ -108,13 +108,13 @@ class ReDo(Method):
         τ: a unit's mean absolute feature over the layer's mean of them.
     every : int
         After how many steps.
-    images : int
+    watched : int
         On how many of the latest images activity is measured.
     """
 
     threshold: float = 0.025
     every: int = 1000
-    images: int = 100
+    watched: int = 100
     name: ClassVar[str] = "redo"
 
     def __post_init__(self) -> None:
@@ -124,7 +124,7 @@ class ReDo(Method):
             )
         object.__setattr__(self, "threshold", float(self.threshold))
         check_whole("every", self.every)
-        check_whole("images", self.images)
+        check_whole("watched", self.watched)
 
     def start(self, members: Members) -> None:
         """Note which features are whose, and where its parameters are."""
@@ -160,7 +160,7 @@ class ReDo(Method):
         members.memory["drawn"] = torch.zeros(
             len(members.population.seeds), runs, dtype=torch.int64, device=members.weights[0].device
         )
-        watching.watch(members, self.images)
+        watching.watch(members, self.watched)
 
     def after_step_(self, members: Members) -> None:
         """Keep the images."""

@@ -57,11 +57,6 @@ class LossHessian:
     parameters : sequence of str, optional
         The names of those that count, in this order; default: all.
 
-    Attributes
-    ----------
-    gradient : torch.Tensor
-        [P], of the same parameters, one after another.
-
     Raises
     ------
     ValueError
