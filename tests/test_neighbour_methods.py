@@ -119,7 +119,8 @@ class Loop:
             for epoch in range(1, stage.epochs + 1):
                 draw = generator(self.seed, "order", number, epoch)
                 order = stage.indices[torch.randperm(len(stage.indices), generator=draw)]
-                losses = [] if stage.rows == "epoch" or epoch == 1 else losses
+                if stage.rows == "epoch" or epoch == 1:
+                    losses = []
                 for batch in order.split(BATCH):
                     self.model.train()
                     loss = cross_entropy(self.model(shown[batch]), labels[batch])

@@ -56,7 +56,7 @@ def newton_schulz(matrix: Tensor, iterations: int = 10) -> Tensor:
 
 
 def slices(weight: Tensor, kernel_axes: int) -> Tensor:
-    """Return a kernel [..., out, in, *places] as matrices [..., *places, out, in]: a view.
+    """Return a kernel [..., out, in, places…] as matrices [..., places…, out, in]: a view.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def slices(weight: Tensor, kernel_axes: int) -> Tensor:
 
 
 def unsliced(matrices: Tensor, kernel_axes: int) -> Tensor:
-    """Return matrices [..., *places, out, in] as a kernel [..., out, in, *places]: a view."""
+    """Return matrices [..., places…, out, in] as a kernel [..., out, in, places…]: a view."""
     axes = tuple(range(-kernel_axes, 0))
     return matrices.movedim(tuple(axis - 2 for axis in axes), axes) if axes else matrices
 
@@ -80,7 +80,7 @@ def reinitialized(weight: Tensor, kernel_axes: int = 0, iterations: int | None =
     Parameters
     ----------
     weight : torch.Tensor
-        [..., out, in, *places].
+        [..., out, in, places…].
     kernel_axes : int
         As for `slices`.
     iterations : int, optional
@@ -101,7 +101,7 @@ def deviation_from_isometry(weight: Tensor, kernel_axes: int = 0) -> Tensor:
     Parameters
     ----------
     weight : torch.Tensor
-        [..., out, in, *places].
+        [..., out, in, places…].
     kernel_axes : int
         As for `slices`.
 

@@ -66,11 +66,11 @@ def stable_rank(values: Tensor) -> Tensor:
 
 
 def effective_rank(values: Tensor, guard: float = 0.0) -> Tensor:
-    """Return exp(−Σ p_i ln(p_i + guard)) with p_i = |σ_i| / Σ|σ_i|, 0 of values that are all zero.
+    """Return exp(−Σ p_i ln(p_i + guard)) over the shares p_i of the sum.
 
-    Roy and Vetterli's, with a guard of 0. The release of *Spectral Collapse Drives Loss of
-    Plasticity* (Prakash, He, Guo et al.) has a guard of 1e-8. The result can be differentiated;
-    with a guard also where values are zero.
+    Absolute values count; of values that are all zero it is 0, by definition. Roy and Vetterli's
+    has a guard of 0, the release of *Spectral Collapse Drives Loss of Plasticity* (Prakash, He, Guo
+    et al.) one of 1e-8. The result can be differentiated; with a guard also where values are zero.
 
     Parameters
     ----------
@@ -189,7 +189,7 @@ def difference_norms(now: Iterable[Tensor], before: Iterable[Tensor]) -> dict[st
     Returns
     -------
     dict of str to float
-        "sum", Σ|Δ|; "mean", the mean of |Δ|; "l2", √ΣΔ².
+        "sum" and "mean" of the absolute differences; "l2", the root of the sum of squares.
 
     Raises
     ------

@@ -37,7 +37,7 @@ class Spectrum:
     dimension: int
 
     def epsilon_rank(self, epsilons: Tensor) -> Tensor:
-        """Return the share of eigenvalues with |λ| > ε: Σ w_i·1[|θ_i| > ε].
+        """Return the share of eigenvalues outside ±ε: the weight of the nodes outside of it.
 
         Parameters
         ----------
@@ -69,7 +69,7 @@ class Spectrum:
         """Return the ε-rank as the paper's release integrates it: not the one to rely on.
 
         The density with variance 1e-5·max(1, range), on 10,000 points from below the smallest node
-        to above the largest, by the trapezoidal rule over the points with |t| > ε alone. The rule
+        to above the largest, by the trapezoidal rule over the points outside ±ε alone. The rule
         bridges the gap that is left out, so that values above 1 occur; and in a wide spectrum no
         point lies within ±ε, so that the result measures the width of the spectrum.
 
@@ -94,7 +94,9 @@ class Spectrum:
         return torch.stack([torch.trapezoid(values[mask], grid[mask]) for mask in kept])
 
     def effective_rank(self, *, weighted: bool = True) -> float:
-        """Return exp(−Σ p ln p) over the eigenvalues λ, with p = |λ|/Σ|λ|; 0 if all are 0.
+        """Return exp(−Σ p ln p) over the eigenvalues, p their shares of the sum of absolute values.
+
+        0, by definition, if all are 0.
 
         Parameters
         ----------
