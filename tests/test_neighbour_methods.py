@@ -33,7 +33,7 @@ from swrlib.methods import (
     reinitializations,
 )
 from swrlib.population import SGD, Adam
-from swrlib.streams import generator, make_stream
+from swrlib.streams import generator
 
 SEEDS = (3, 8)
 BATCH = 7  # 40 images: five batches and a short one
@@ -331,7 +331,7 @@ OPTIMIZERS = {
         lambda parameters: torch.optim.SGD(parameters, lr=RATE, momentum=0.9, weight_decay=0.1),
     ),
 }
-STREAM = make_stream("warm-start", epochs=2, learning_rate=RATE)
+STREAM = swrlib.make_stream("warm-start", epochs=2, learning_rate=RATE)
 
 
 def engine(monkeypatch, tmp_path, data, methods, **options):
@@ -441,7 +441,7 @@ def test_other_networks_equal_a_plain_loop(case, name, noise, tmp_path, monkeypa
 def test_convolutions_equal_a_plain_loop(name, model, noise, tmp_path, monkeypatch):
     if (name, model) == ("redo", "cnn-bn"):
         pytest.skip("refused: it has normalizations")
-    stream = make_stream("warm-start", epochs=1, learning_rate=RATE)
+    stream = swrlib.make_stream("warm-start", epochs=1, learning_rate=RATE)
     compare = compared(monkeypatch, tmp_path, noise, name, "sgd", model=model, stream=stream)
     compare(PAIRS[name][1], 1e-9 if model == "cnn-bn" else 1e-11)
 
@@ -527,7 +527,7 @@ class Stop(Exception):
 @pytest.mark.parametrize("name", ["l2-er", "redo", "fire", "wasserstein", "spectral"])
 def test_an_interrupted_training_carries_on_bit_for_bit(name, noise, tmp_path, monkeypatch):
     """The latest images, and how often units were drawn, are part of a checkpoint."""
-    stream = make_stream("warm-start", epochs=4, learning_rate=RATE)
+    stream = swrlib.make_stream("warm-start", epochs=4, learning_rate=RATE)
     method = PAIRS[name][0]
     # Another strength beside it: these share the images in a checkpoint.
     methods = [method, *([L2EffectiveRank(lam=0.3, rate=0.1, every=4, watched=12)])]
@@ -631,7 +631,7 @@ def test_a_weight_below_full_rank_is_named_once(noise, tmp_path, monkeypatch):
             members.weights[1][:, :, :2] = 0
             super().change_(members, stage)
 
-    stream = make_stream("limited-access", epochs=1, learning_rate=RATE)
+    stream = swrlib.make_stream("limited-access", epochs=1, learning_rate=RATE)
     with pytest.warns(UserWarning, match="below full") as caught:
         rows, _ = engine(monkeypatch, tmp_path, noise, Dead(), stream=stream, model="mlp")
     (message,) = [str(w.message) for w in caught if "below full" in str(w.message)]

@@ -17,7 +17,7 @@ from test_neighbour_methods import (
 
 import swrlib
 from swrlib.datasets import Dataset
-from swrlib.streams import generator, make_stream
+from swrlib.streams import generator
 from swrlib.streams_tasks import LabelShuffled, PixelPermuted
 
 LABELS = torch.arange(500) % 7 // 2  # classes of different sizes
@@ -67,15 +67,15 @@ def test_pixels_are_permuted():
 
 
 def test_names_and_options():
-    stream = make_stream("label-shuffled", epochs=3, tasks=5, images=64, learning_rate=1e-2)
+    stream = swrlib.make_stream("label-shuffled", epochs=3, tasks=5, images=64, learning_rate=1e-2)
     assert stream == LabelShuffled((3,) * 5, 1e-2, images=64)
-    assert make_stream("label-shuffled:5,64", epochs=3, learning_rate=1e-2) == stream
-    assert make_stream("pixel-permuted:5,64,100", epochs=3).options() == {
+    assert swrlib.make_stream("label-shuffled:5,64", epochs=3, learning_rate=1e-2) == stream
+    assert swrlib.make_stream("pixel-permuted:5,64,100", epochs=3).options() == {
         "tasks": 5,
         "images": 64,
         "pixels": 100,
     }
-    assert make_stream("label-shuffled").epochs == (50,) * 8
+    assert swrlib.make_stream("label-shuffled").epochs == (50,) * 8
     assert stream.configuration()["epochs"] == [3] * 5
 
 
@@ -88,7 +88,7 @@ def test_names_and_options():
         (lambda: LabelShuffled((1,), tasks=0), "tasks is 0"),
         (lambda: LabelShuffled((1,), images=1.5), "images is 1.5"),
         (lambda: PixelPermuted((1,), pixels=0), "pixels is 0"),
-        (lambda: make_stream("label-shufled"), "'label-shuffled'"),
+        (lambda: swrlib.make_stream("label-shufled"), "'label-shuffled'"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_sentence(make, words):
