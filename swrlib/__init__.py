@@ -19,6 +19,7 @@ from swrlib.methods import (
 from swrlib.models import build_model
 from swrlib.records import load_measures, load_records
 from swrlib.rescaling import rescale_
+from swrlib.streams_tasks import LabelShuffled, PixelPermuted
 from swrlib.swr import SoftWeightRescaling
 
 __all__ = [
@@ -29,8 +30,10 @@ __all__ = [
     "FullReset",
     "HeadReset",
     "L2Init",
+    "LabelShuffled",
     "Layer",
     "Method",
+    "PixelPermuted",
     "SWRExceptNormalization",
     "SWRReinit",
     "ShrinkPerturb",

@@ -25,9 +25,14 @@ from swrlib.theory import (
     lipschitz_bound,
     lipschitz_lower_bound,
     lpq_norm,
+    ranks,
     scale_,
 )
+from swrlib.theory.curvature import gradient_hessian_overlap, spectrum_summary
+from swrlib.theory.isometry import deviation_from_isometry
+from swrlib.theory.last_layers import last_layers_hessian
 from swrlib.theory.scaling import BIASES, READINGS
+from swrlib.theory.spectrum import hessian_spectrum
 
 #: How many test images measures look at, where they look at images.
 PROBED = 1000
@@ -39,6 +44,10 @@ ASCENDED = 16
 NOISE = (0.25, 0.5, 1.0)
 #: Scaling ratios of Fig. 1 that "scaled-accuracy" tries.
 SCALING_RATIOS = (1.0, 0.8, 0.6, 0.4, 0.2, 0.0)
+#: Steps of Lanczos' method for "spectrum", on how many of a stage's images.
+SPECTRUM_ORDER, SPECTRUM_IMAGES = 60, 1000
+#: At which ε "spectrum" takes the ε-rank.
+EPSILONS = tuple(10 ** (exponent / 4) for exponent in range(-16, 5))
 
 
 # ---------------------------------------------------------------------------------------------
@@ -246,6 +255,82 @@ def _scaled_accuracy(snapshot: Snapshot) -> dict[str, float]:
     return found
 
 
+# ---------------------------------------------------------------------------------------------
+# At the start and the end of stages, on what the stage trains on
+
+
+def _of_stage(snapshot: Snapshot, most: int | None = None) -> tuple[Tensor, Tensor]:
+    assert snapshot.stage_images is not None and snapshot.stage_labels is not None
+    return snapshot.stage_images[:most], snapshot.stage_labels[:most]
+
+
+@torch.no_grad()
+def _features(snapshot: Snapshot) -> dict[str, float]:
+    """Return ranks and activity of each hidden layer's features, by "measure, layer"."""
+    images, _ = _of_stage(snapshot)
+    model = copy.deepcopy(snapshot.model).eval()
+    layers = [layer for layer in trace(model).layers if layer.kind != "normalization"]
+    found: dict[str, float] = {}
+
+    def note(values: Tensor, layer: str) -> None:
+        singular = torch.linalg.svdvals(values.flatten(1).double())
+        found[f"srank, {layer}"] = float(ranks.srank(singular))
+        found[f"effective-rank, {layer}"] = float(ranks.effective_rank(singular))
+        found[f"entropy, {layer}"] = ranks.unit_entropy(values)
+        found[f"entropy-of-each, {layer}"] = ranks.unit_entropy(values, of_each=True)
+        found[f"dead, {layer}"] = float(ranks.dead_units(values))
+
+    for before, layer in itertools.pairwise(layers):
+        layer.module.register_forward_pre_hook(
+            lambda module, given, name=before.name: note(given[0], name)
+        )
+    model(images)
+    return found
+
+
+def _hessian(snapshot: Snapshot) -> dict[str, float]:
+    """Return what is said of the Hessian over the last two layers by its eigenvalues."""
+    hessian = last_layers_hessian(snapshot.model, *_of_stage(snapshot))
+    return spectrum_summary(torch.linalg.eigvalsh(hessian))
+
+
+def _spectrum(snapshot: Snapshot) -> dict[str, float]:
+    """Return ε-ranks and extreme eigenvalues of the whole network's Hessian."""
+    images, labels = _of_stage(snapshot, SPECTRUM_IMAGES)
+    order = min(SPECTRUM_ORDER, sum(p.numel() for p in snapshot.model.parameters()))
+    found = hessian_spectrum(snapshot.model, images, labels, order=order)
+    epsilons = found.epsilon_rank(torch.tensor(EPSILONS, dtype=torch.float64)).tolist()
+    return {f"epsilon-rank {e:.3g}": r for e, r in zip(EPSILONS, epsilons, strict=True)} | {
+        "largest": float(found.nodes.max()),
+        "smallest": float(found.nodes.min()),
+        "effective-rank": found.effective_rank(),
+    }
+
+
+def _overlap(snapshot: Snapshot) -> dict[str, float]:
+    """Return the overlap of the gradient with the Hessian, of all parameters."""
+    return {"": gradient_hessian_overlap(snapshot.model, *_of_stage(snapshot))}
+
+
+@torch.no_grad()
+def _weights(snapshot: Snapshot) -> dict[str, float]:
+    """Return sizes, distances from the initialization, ranks and deviations from isometry."""
+    now, before = list(snapshot.model.parameters()), list(snapshot.initial.parameters())
+    found: dict[str, float] = {}
+    zeros = [torch.zeros_like(parameter) for parameter in now]
+    for what, values in (("size", zeros), ("distance", before)):
+        norms = ranks.difference_norms(now, values)
+        found |= {f"{what} {kind}": value for kind, value in norms.items()}
+    for layer in trace(snapshot.model).layers:
+        if layer.weight is not None and layer.weight.dim() > 1:
+            weight = layer.weight.detach()
+            singular = torch.linalg.svdvals(weight.flatten(1).double())
+            found[f"srank, {layer.name}"] = float(ranks.srank(singular))
+            deviation = deviation_from_isometry(weight, weight.dim() - 2)
+            found[f"deviation-from-isometry, {layer.name}"] = float(deviation)
+    return found
+
+
 @dataclass(frozen=True)
 class Measure:
     """What is measured, and when.
@@ -278,6 +363,7 @@ class Measure:
         return self.when == "epoch" and due
 
 
+_OF_STAGES: tuple[Literal["start"], Literal["end"]] = ("start", "end")
 MEASURES = {
     measure.name: measure
     for measure in (
@@ -291,6 +377,17 @@ MEASURES = {
         Measure("lipschitz", _lipschitz, every=10),
         Measure("noise-accuracy", _noise_accuracy, every=10),
         Measure("scaled-accuracy", _scaled_accuracy, every=None),
+        *(
+            Measure(f"{name}-{when}", function, when)
+            for name, function in (
+                ("features", _features),
+                ("hessian", _hessian),
+                ("spectrum", _spectrum),
+                ("overlap", _overlap),
+                ("weights", _weights),
+            )
+            for when in _OF_STAGES
+        ),
     )
 }
 

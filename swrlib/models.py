@@ -2,31 +2,65 @@
 
 All are sequences of named modules: what `torch.fx` traces, a reader can read. The paper's weights
 are drawn with PyTorch's default initialization from torch's global generator (the paper does not
-say which; its release does the same), ResNet-18's as torchvision draws them.
+say which; its release does the same), unless another is asked for; ResNet-18's as torchvision
+draws them.
 """
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from swrlib.checks import check_whole, nearest
 from swrlib.datasets import Dataset
 
+
+class CReLU(nn.Module):
+    """Concatenated ReLU (Shang et al., 2016): twice as many units, of x and of −x."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return both, one behind the other along the units or channels."""
+        return torch.cat([nn.functional.relu(inputs), nn.functional.relu(-inputs)], 1)
+
+
 # Max pooling stands before the activation below: a function that never falls commutes with the
-# maximum exactly, and has a quarter of the work. So every activation here must be non-decreasing.
+# maximum exactly, and has a quarter of the work. Only of those that fall somewhere, of CReLU, it
+# stands behind.
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "leaky_relu": nn.LeakyReLU,
     "tanh": nn.Tanh,
+    "identity": nn.Identity,
+    "crelu": CReLU,
+}
+
+
+def _glorot(weight: Tensor) -> None:
+    nn.init.xavier_uniform_(weight)
+
+
+def _he(weight: Tensor) -> None:
+    nn.init.kaiming_uniform_(weight, nonlinearity="relu")
+
+
+# What draws a weight; biases are zero then. PyTorch's default draws both.
+_INITIALIZATIONS: dict[str, Callable[[Tensor], None] | None] = {
+    "pytorch": None,
+    "glorot": _glorot,
+    "he": _he,
 }
 
 # Blocks of convolutions (channels of each; every block ends with a pooling by 2), the size of
 # their kernels, and the hidden units of the fully connected layers. Whatever stands here may be
 # given as an option, but for blocks and kernels.
-_FULLY_CONNECTED: dict[str, Any] = {"activation": "relu"}
+_FULLY_CONNECTED: dict[str, Any] = {
+    "activation": "relu",
+    "initialization": "pytorch",
+    "layer_norm": False,
+}
 _CONVOLUTIONAL: dict[str, Any] = {
     **_FULLY_CONNECTED,
     "normalization": False,
@@ -70,11 +104,14 @@ def build_model(name: str, dataset: Dataset, **options: Any) -> nn.Module:
     dataset
         Gives the shape of the images and the number of classes.
     **options
-        `activation`: `relu`, `leaky_relu` or `tanh`. `hidden`: units of the hidden fully connected
-        layers. With convolutions also `normalization`: whether batch norm follows each of them,
-        and `convolution_bias`: whether they have a bias (VGG-16: True; False as the paper's
-        Section 3.3 suggests before batch norm). ResNet-18 has one option, `width`: the channels
-        of its first blocks, 64; those of the last are eight times as many.
+        `activation`: `relu`, `leaky_relu` (of slope 0.01), `tanh`, `identity` or `crelu`. `hidden`:
+        units of the hidden fully connected layers. `layer_norm`: whether layer norm stands before
+        their activations. `initialization`: `pytorch`, or uniform and with zero biases `glorot`
+        (Glorot and Bengio, 2010) and `he` (He et al., 2015). With convolutions also
+        `normalization`: whether batch norm follows each of them, and `convolution_bias`: whether
+        they have a bias (VGG-16: True; False as the paper's Section 3.3 suggests before batch
+        norm). ResNet-18 has one option, `width`: the channels of its first blocks, 64; those of the
+        last are eight times as many.
 
     Returns
     -------
@@ -97,12 +134,28 @@ def build_model(name: str, dataset: Dataset, **options: Any) -> nn.Module:
     settings = settings | options
     if name == "resnet18":
         return _resnet18(dataset, **settings)
-    activation = settings["activation"]
-    if activation not in _ACTIVATIONS:
-        raise ValueError(
-            f"there is no activation {activation!r}: {nearest(activation, _ACTIVATIONS)}"
-        )
-    channels, height, width = dataset.shape
+    for option, values in (("activation", _ACTIVATIONS), ("initialization", _INITIALIZATIONS)):
+        if settings[option] not in values:
+            raise ValueError(
+                f"there is no {option} {settings[option]!r}: {nearest(settings[option], values)}"
+            )
+    _check_size(name, dataset, blocks, kernel)
+    network = nn.Sequential()
+    units = _add_convolutions(network, dataset, blocks, kernel, settings)
+    network.add_module("flatten", nn.Flatten())
+    _add_linear(network, (units, *settings["hidden"], len(dataset.classes)), settings)
+    if draw := _INITIALIZATIONS[settings["initialization"]]:
+        for module in network:
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                draw(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+    return network
+
+
+def _check_size(name: str, dataset: Dataset, blocks: tuple[Any, ...], kernel: int) -> None:
+    """Refuse images that are too small to be pooled once for each block."""
+    _, height, width = dataset.shape
     least = 1  # with padding 1, a convolution takes kernel - 3 pixels away
     for block in blocks:
         least = 2 * least + (kernel - 3) * len(block)
@@ -112,29 +165,54 @@ def build_model(name: str, dataset: Dataset, **options: Any) -> nn.Module:
             f"{least}x{least} pixels, not {height}x{width}: enlarge them or take another model"
         )
 
-    network = nn.Sequential()
-    convolutions = 0
+
+def _add_convolutions(
+    network: nn.Sequential,
+    dataset: Dataset,
+    blocks: tuple[Any, ...],
+    kernel: int,
+    settings: dict[str, Any],
+) -> int:
+    """Add blocks of convolutions, and return how many entries their maps have."""
+    channels, height, width = dataset.shape
+    activation, bias = _ACTIVATIONS[settings["activation"]], settings.get("convolution_bias", True)
+    count = 0
     for number, block in enumerate(blocks, start=1):
         for position, outputs in enumerate(block, start=1):
-            convolutions += 1
-            network.add_module(
-                f"conv{convolutions}",
-                nn.Conv2d(channels, outputs, kernel, padding=1, bias=settings["convolution_bias"]),
-            )
+            count += 1
+            convolution = nn.Conv2d(channels, outputs, kernel, padding=1, bias=bias)
+            parts: dict[str, nn.Module] = {f"conv{count}": convolution}
             if settings["normalization"]:
-                network.add_module(f"norm{convolutions}", nn.BatchNorm2d(outputs))
-            channels, height, width = outputs, height + 3 - kernel, width + 3 - kernel
+                parts[f"norm{count}"] = nn.BatchNorm2d(outputs)
+            height, width = height + 3 - kernel, width + 3 - kernel
+            last: dict[str, nn.Module] = {f"activation{count}": activation()}
             if position == len(block):
-                network.add_module(f"pool{number}", nn.MaxPool2d(2))
+                pool = {f"pool{number}": nn.MaxPool2d(2)}
+                last = last | pool if activation is CReLU else pool | last
                 height, width = height // 2, width // 2
-            network.add_module(f"activation{convolutions}", _ACTIVATIONS[activation]())
-    network.add_module("flatten", nn.Flatten())
-    units = (channels * height * width, *settings["hidden"], len(dataset.classes))
-    for number, (inputs, outputs) in enumerate(pairwise(units), start=1):
+            for key, module in (parts | last).items():
+                network.add_module(key, module)
+            channels = _factor(activation) * outputs
+    return channels * height * width
+
+
+def _add_linear(network: nn.Sequential, units: tuple[int, ...], settings: dict[str, Any]) -> None:
+    """Add fully connected layers; layer norm and activation behind all but the last."""
+    activation = _ACTIVATIONS[settings["activation"]]
+    before = sum(isinstance(module, nn.Conv2d) for module in network)
+    inputs = units[0]
+    for number, outputs in enumerate(units[1:], start=1):
         network.add_module(f"linear{number}", nn.Linear(inputs, outputs))
         if number < len(units) - 1:
-            network.add_module(f"activation{convolutions + number}", _ACTIVATIONS[activation]())
-    return network
+            if settings["layer_norm"]:
+                network.add_module(f"norm{before + number}", nn.LayerNorm(outputs))
+            network.add_module(f"activation{before + number}", activation())
+        inputs = _factor(activation) * outputs
+
+
+def _factor(activation: type[nn.Module]) -> int:
+    """Return how many features an activation makes of a unit."""
+    return 2 if activation is CReLU else 1
 
 
 def _resnet18(dataset: Dataset, width: int) -> nn.Module:

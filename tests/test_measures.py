@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import swrlib
-from swrlib import build_model, load_dataset, measures, train
+from swrlib import build_model, load_dataset, measures, theory, train
 from swrlib.measures import MEASURES, Norms, Snapshot, balance_change, balance_worse
 from swrlib.theory import balance_, lpq_norm
 
@@ -106,3 +106,86 @@ def test_what_is_due_is_measured_and_disturbs_nothing(tmp_path):
 def test_an_unknown_measure_is_refused_with_the_nearest_name():
     with pytest.raises(ValueError, match="'lipschitz'"):
         measures.checked_measures(("lipshitz",))
+
+
+STAGE_MEASURES = [name for name, measure in MEASURES.items() if measure.when in ("start", "end")]
+
+
+def test_stage_measures_look_at_what_the_stage_trains_on(tmp_path):
+    """Each equals the function that it names, on the network as it was then."""
+    kept = []
+
+    def keep(snapshot):
+        kept.append(copy.deepcopy(snapshot))
+        return {"": float(len(snapshot.stage_images))}
+
+    watch = [measures.Measure(f"kept-{when}", keep, when) for when in ("start", "end")]
+    train(
+        dataset="mnist-5k",
+        model="mlp",
+        stream="warm-start",
+        epochs=1,
+        methods="swr:1e-2",
+        seeds=[1],
+        options={"hidden": (12, 8)},
+        measure=[*STAGE_MEASURES, *watch],
+        results=tmp_path,
+        checkpoints=tmp_path / "c",
+        progress=False,
+    )
+    table = swrlib.load_measures(tmp_path).set_index(["epoch", "measure", "layer"])["value"]
+    moments = [(0, "start"), (1, "end"), (1, "start"), (2, "end")]
+    assert len(kept) == len(moments)
+    for (epoch, when), shot in zip(moments, kept, strict=True):
+
+        def stored(name, layer, epoch=epoch, when=when):
+            return table[epoch, f"{name}-{when}", layer]
+
+        images, labels = shot.stage_images, shot.stage_labels
+        assert len(images) == 2000
+        model = shot.model.eval()
+        with torch.no_grad():
+            first = model.activation1(model.linear1(images.flatten(1)))
+            second = model.activation2(model.linear2(first))
+        for layer, values in (("linear1", first), ("linear2", second)):
+            singular = torch.linalg.svdvals(values.double())
+            rank = float(theory.effective_rank(singular))
+            assert stored("features", f"effective-rank, {layer}") == pytest.approx(rank, rel=1e-5)
+            dead = int((values == 0).all(0).sum())
+            assert stored("features", f"dead, {layer}") == dead
+        hessian = theory.last_layers_hessian(model, images, labels)
+        values = torch.linalg.eigvalsh(hessian)
+        assert stored("hessian", "srank") == float(theory.srank(values))
+        assert stored("hessian", "largest") == pytest.approx(float(values.max()), rel=1e-5)
+        found = theory.hessian_spectrum(model, images[:1000], labels[:1000])
+        assert stored("spectrum", "largest") == pytest.approx(float(found.nodes.max()), rel=1e-5)
+        rank = found.epsilon_rank(torch.tensor(0.01, dtype=torch.float64))
+        assert stored("spectrum", "epsilon-rank 0.01") == pytest.approx(float(rank), rel=1e-5)
+        overlap = theory.gradient_hessian_overlap(model, images, labels)
+        assert stored("overlap", "") == pytest.approx(overlap, rel=1e-5)
+        pairs = zip(model.parameters(), shot.initial.parameters(), strict=True)
+        moved = sum(float((p - q).double().square().sum()) for p, q in pairs) ** 0.5
+        assert stored("weights", "distance l2") == pytest.approx(moved, rel=1e-5, abs=1e-12)
+        gram = (model.linear3.weight @ model.linear3.weight.T).double()
+        other = (model.linear3.weight.T @ model.linear3.weight).double()
+        small = min((gram, other), key=len)
+        deviation = float((small - torch.eye(len(small))).square().sum()) / len(small)
+        kept_deviation = stored("weights", "deviation-from-isometry, linear3")
+        assert kept_deviation == pytest.approx(deviation, rel=1e-5)
+    assert table[0, "weights-start", "distance l2"] == 0
+
+
+def test_a_hessian_that_is_too_large_is_refused_before_training(tmp_path):
+    with pytest.raises(ValueError, match=r"11110 parameters.*whole network's spectrum"):
+        train(
+            dataset="mnist-5k",
+            model="mlp",
+            stream="single-task",
+            epochs=1,
+            methods="vanilla",
+            measure=["hessian-start"],
+            results=tmp_path / "results",
+            checkpoints=tmp_path / "c",
+            progress=False,
+        )
+    assert not list((tmp_path / "results").glob("*.parquet"))

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from swrlib.datasets import Dataset
-from swrlib.models import MODELS, build_model
+from swrlib.models import MODELS, CReLU, build_model
 
 
 def images(channels, height, width, classes=10):
@@ -161,13 +161,97 @@ def test_the_same_seed_gives_the_same_weights_in_every_place():
 
 @pytest.mark.parametrize(
     ("activation", "kind"),
-    [("relu", nn.ReLU), ("leaky_relu", nn.LeakyReLU), ("tanh", nn.Tanh)],
+    [
+        ("relu", nn.ReLU),
+        ("leaky_relu", nn.LeakyReLU),
+        ("tanh", nn.Tanh),
+        ("identity", nn.Identity),
+        ("crelu", CReLU),
+    ],
 )
 @pytest.mark.parametrize("name", ["mlp", "cnn", "cnn-bn", "vgg16"])
 def test_activations(name, activation, kind):
     model = on_meta(name, CIFAR10, activation=activation)
     expected = {"mlp": 2, "cnn": 3, "cnn-bn": 3, "vgg16": 15}[name]
     assert sum(type(part) is kind for part in model) == expected
+
+
+def test_without_an_activation_a_network_is_linear():
+    torch.manual_seed(0)
+    model = build_model("mlp", MNIST, activation="identity").double()
+    x, y = torch.randn(2, 3, 1, 28, 28, dtype=torch.double)
+    zero = model(0 * x)
+    torch.testing.assert_close(model(x + 2 * y) - zero, model(x) + 2 * model(y) - 3 * zero)
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+def test_crelu_shows_both_signs_to_the_next_layer(name):
+    torch.manual_seed(0)
+    model = build_model(name, CIFAR10, activation="crelu", hidden=(7, 6)).double()
+    x = torch.randn(4, 3, 32, 32, dtype=torch.double)
+    expected = x
+    layers = [part for part in model if isinstance(part, nn.Linear | nn.Conv2d)]
+    for layer in layers:
+        if isinstance(layer, nn.Linear):
+            expected = layer(expected.flatten(1))
+        else:
+            expected = functional.conv2d(expected, layer.weight, layer.bias, padding=1)
+        if layer is not layers[-1]:
+            expected = torch.cat([expected.clamp(min=0), (-expected).clamp(min=0)], 1)
+        if isinstance(layer, nn.Conv2d):  # not before: the second half falls
+            expected = functional.max_pool2d(expected, 2)
+    assert torch.equal(model(x), expected)
+    assert [layer.out_features for layer in layers[-3:]] == [7, 6, 10]
+    assert [layer.in_features for layer in layers[-2:]] == [14, 12]
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn-bn"])
+def test_layer_norm_stands_before_the_activations(name):
+    torch.manual_seed(0)
+    model = build_model(name, CIFAR10, layer_norm=True, hidden=(7, 6)).double().eval()
+    names = [key for key, _ in model.named_children()]
+    linear = [key for key, part in model.named_children() if isinstance(part, nn.Linear)]
+    for key in linear[:-1]:
+        norm, activation = names[names.index(key) + 1 :][:2]
+        assert isinstance(model.get_submodule(norm), nn.LayerNorm)
+        assert isinstance(model.get_submodule(activation), nn.ReLU)
+    assert names[-1] == linear[-1]
+    assert len(set(names)) == len(names)
+    given = torch.randn(5, model.get_submodule(linear[0]).in_features, dtype=torch.double)
+    behind = nn.Sequential(*[model.get_submodule(n) for n in names[names.index(linear[0]) :][:2]])
+    response = model.get_submodule(linear[0])(given)
+    centred = response - response.mean(1, keepdim=True)
+    expected = centred / (centred.square().mean(1, keepdim=True) + 1e-5).sqrt()
+    torch.testing.assert_close(behind(given), expected)
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "cnn-bn"])
+@pytest.mark.parametrize(
+    ("initialization", "bound"),
+    [
+        ("glorot", lambda inputs, outputs: math.sqrt(6 / (inputs + outputs))),
+        ("he", lambda inputs, outputs: math.sqrt(6 / inputs)),
+    ],
+)
+def test_initializations(name, initialization, bound):
+    torch.manual_seed(0)
+    model = build_model(name, MNIST, initialization=initialization)
+    for layer in model:
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            places = layer.weight[0, 0].numel()
+            outputs, inputs = layer.weight.shape[:2]
+            limit = bound(inputs * places, outputs * places)
+            assert 0.9 * limit < layer.weight.abs().max() <= limit
+            assert abs(layer.weight.mean()) < 0.1 * limit
+            assert layer.bias is None or not layer.bias.any()
+
+
+def test_the_default_initialization_is_pytorchs_alone():
+    torch.manual_seed(3)
+    default = build_model("cnn", CIFAR10).state_dict()
+    torch.manual_seed(3)
+    named = build_model("cnn", CIFAR10, initialization="pytorch", layer_norm=False).state_dict()
+    assert all(torch.equal(value, named[key]) for key, value in default.items())
 
 
 def test_hidden_units():
@@ -182,8 +266,10 @@ def test_hidden_units():
         ("vgg", TINY_IMAGENET, {}, ("'vgg'", "did you mean 'vgg16'")),
         ("cnn_bn", CIFAR10, {}, ("'cnn_bn'", "did you mean 'cnn-bn'")),
         ("vgg16", CIFAR10, {"normalisation": False}, ("did you mean 'normalization'",)),
-        ("mlp", CIFAR10, {"normalization": True}, ("of mlp", "activation")),
+        ("mlp", CIFAR10, {"normalization": True}, ("of mlp", "initialization")),
         ("mlp", CIFAR10, {"activation": "rleu"}, ("did you mean 'relu'",)),
+        ("mlp", CIFAR10, {"initialization": "xavier"}, ("'xavier'", "glorot")),
+        ("mlp", CIFAR10, {"layernorm": True}, ("did you mean 'layer_norm'",)),
         ("vgg16", MNIST, {}, ("32x32", "28x28")),
         ("vgg16", images(3, 64, 31), {}, ("32x32", "64x31")),
         ("cnn", images(3, 9, 32), {}, ("10x10", "9x32")),

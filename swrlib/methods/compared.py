@@ -1,17 +1,11 @@
-"""The methods that the paper compares: one small class each, acting on many runs at once.
-
-A method holds its λ and says what it does to the gradients, before and after a step, at a change of
-data and at a decay of the learning rate. It acts on `swrlib.population.Members`: runs of one kind
-of method that train side by side, each parameter a tensor with leading axes of seeds and runs and λ
-a vector over runs, so that a penalty's gradient is one operation and needs no autograd.
-"""
+"""The methods that the paper compares, and AdamW."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
-from swrlib.checks import nearest
+from swrlib.methods.base import Method, Penalty
 from swrlib.population import Members
 from swrlib.rescaling import (
     SoftRescaling,
@@ -25,89 +19,7 @@ from swrlib.rescaling import (
 
 
 @dataclass(frozen=True)
-class Method:
-    """A method with its hyperparameters; the base class does nothing, which is "vanilla"."""
-
-    name: ClassVar[str]
-    #: Fields whose values differ between runs that are handled together.
-    stacked: ClassVar[tuple[str, ...]] = ("lam",)
-    #: Whether it begins a new optimizer for its own runs, at a change of data say.
-    new_optimizer: ClassVar[bool] = False
-    #: The modules whose outputs it looks at in every step (`Members.features`).
-    features: ClassVar[tuple[str, ...]] = ()
-
-    def configuration(self) -> dict[str, Any]:
-        """Return what is hashed: the name and every option."""
-        return {"name": self.name} | {f.name: getattr(self, f.name) for f in fields(self)}
-
-    def columns(self) -> dict[str, Any]:
-        """Return what stands in the records: λ, λ_f, λ_c and the variant, None where there is none.
-
-        Where one λ serves both groups, all three are it.
-        """
-        lam = getattr(self, "lam", None)
-        return {
-            "lam": lam,
-            "lam_features": getattr(self, "lam_features", None),
-            "lam_classifier": getattr(self, "lam_classifier", None),
-            "variant": getattr(self, "variant", None),
-        }
-
-    def kind(self) -> tuple[object, ...]:
-        """Return what runs must have in common to be handled together."""
-        return (
-            type(self),
-            *(getattr(self, f.name) for f in fields(self) if f.name not in self.stacked),
-        )
-
-    def start(self, members: Members) -> None:
-        """Take note of what is needed later; called once, before the first step."""
-
-    def gradients_(self, members: Members) -> None:
-        """Add the penalty's gradient to that of the loss."""
-
-    def before_step_(self, members: Members) -> None:
-        """Act before the optimizer's step."""
-
-    def after_step_(self, members: Members) -> None:
-        """Act after the optimizer's step."""
-
-    def acts_every(self) -> int:
-        """Return after how many steps `regularly_` acts each time; 0: never."""
-        return 0
-
-    def regularly_(self, members: Members) -> None:
-        """Act after every so many steps. What is slow, or waits for the device, has its place here.
-
-        On a CUDA device the steps themselves may be captured once and replayed, this is not.
-        """
-
-    def change_(self, members: Members, stage: int) -> None:
-        """Act when the data change, before the first step of a stage (counted from 1)."""
-
-    def decay_(self, members: Members) -> None:
-        """Act when the learning rate falls within a stage."""
-
-
-@dataclass(frozen=True)
-class Vanilla(Method):
-    """The optimizer alone."""
-
-    name: ClassVar[str] = "vanilla"
-
-
-@dataclass(frozen=True)
-class _Penalty(Method):
-    lam: float
-
-    def __post_init__(self) -> None:
-        if isinstance(self.lam, bool) or not isinstance(self.lam, int | float) or not self.lam >= 0:
-            raise ValueError(f"λ of {self.name} must be a number from 0 on, not {self.lam!r}")
-        object.__setattr__(self, "lam", float(self.lam))
-
-
-@dataclass(frozen=True)
-class L2(_Penalty):
+class L2(Penalty):
     """λ/2‖θ‖² in the loss, over all parameters (Section 4): through Adam's scaling, not AdamW.
 
     The authors' release leaves out the ½: a coefficient c there is λ = 2c here.
@@ -124,7 +36,7 @@ class L2(_Penalty):
 
 
 @dataclass(frozen=True)
-class L2Init(_Penalty):
+class L2Init(Penalty):
     """λ/2‖θ − θ_0‖² in the loss, over all parameters (Section 4; the release leaves out the ½)."""
 
     name: ClassVar[str] = "l2-init"
@@ -138,7 +50,7 @@ class L2Init(_Penalty):
 
 
 @dataclass(frozen=True)
-class AdamW(_Penalty):
+class AdamW(Penalty):
     """Decoupled weight decay, torch's AdamW with weight_decay = λ. Our addition to the paper."""
 
     name: ClassVar[str] = "adamw"
@@ -300,45 +212,3 @@ class SWRExceptNormalization(SWR):
         alone = {layer.name for layer in known if layer.kind == "normalization"}
         pairs = zip(super()._entering(members), members.owners, strict=True)
         return [set() if name in alone else layers - alone for layers, (name, _) in pairs]
-
-
-METHODS: dict[str, type[Method]] = {
-    method.name: method
-    for method in (
-        Vanilla,
-        L2,
-        L2Init,
-        ShrinkPerturb,
-        HeadReset,
-        SWR,
-        SWRReinit,
-        SWRExceptNormalization,
-        FullReset,
-        AdamW,
-    )
-}
-
-
-def make_method(name: str, lam: float | tuple[float, float] | None = None) -> Method:
-    """Make a method by name, with its λ or the pair (λ_f, λ_c) where it takes one.
-
-    Raises
-    ------
-    ValueError
-        If the name is unknown, or λ is missing, superfluous or out of range.
-    """
-    if name not in METHODS:
-        raise ValueError(f"unknown method {name!r}: {nearest(name, METHODS)}")
-    kind = METHODS[name]
-    accepts = {f.name for f in fields(kind)}
-    if "lam" not in accepts:
-        if lam is not None:
-            raise ValueError(f"the method {name!r} takes no λ, but was given {lam}")
-        return kind()
-    if lam is None:
-        raise ValueError(f"the method {name!r} needs a λ: give it as {kind.__name__}(lam=…)")
-    if isinstance(lam, tuple):
-        if "lam_features" not in accepts or len(lam) != 2:
-            raise ValueError(f"the method {name!r} takes one λ, not {lam}")
-        return kind(lam_features=lam[0], lam_classifier=lam[1])  # type: ignore[call-arg]
-    return kind(lam=lam)  # type: ignore[call-arg]

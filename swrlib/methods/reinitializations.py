@@ -1,0 +1,246 @@
+"""Methods that replace weights, or some units': FIRE, ReDo, shrink and perturb with noise."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from swrlib.checks import check_whole, nearest
+from swrlib.methods import watching
+from swrlib.methods.base import Method
+from swrlib.population import Members
+from swrlib.rescaling import checked_lambda
+from swrlib.streams import generator
+from swrlib.theory.isometry import reinitialized, slices
+
+Norm = Literal["isometry", "present", "initial"]
+
+
+@dataclass(frozen=True)
+class FIRE(Method):
+    """Each weight replaced by its polar factor times √(out/in) at each change of data.
+
+    Han et al., *Frobenius-Isometry Reinitialization* (ICLR 2026), and a new optimizer, as there.
+    Biases and normalizations stay.
+
+    Parameters
+    ----------
+    iterations : int, optional
+        Of `swrlib.theory.isometry.newton_schulz`, on the way to the polar factor; 10 as in its
+        release, which is not enough for large square matrices. None: the exact polar factor.
+    norm : {"isometry", "present", "initial"}
+        Whose norm each layer gets: that of √(out/in) times an isometry, which is FIRE; or, to see
+        what the norms contribute, the one that the layer has, or the initial one.
+    """
+
+    iterations: int | None = 10
+    norm: Norm = "isometry"
+    name: ClassVar[str] = "fire"
+    new_optimizer: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.iterations is not None:
+            check_whole("iterations", self.iterations)
+        if self.norm not in get_args(Norm):
+            raise ValueError(f"unknown norm {self.norm!r}: {nearest(self.norm, get_args(Norm))}")
+
+    def start(self, members: Members) -> None:
+        """Note the initial norms."""
+        members.fixed["norms"] = [_norm(weight).clone() for weight in members.weights]
+        members.fixed["warned"] = False
+
+    def change_(self, members: Members, stage: int) -> None:
+        """Replace the weights, and begin a new optimizer."""
+        lost: list[str] = []
+        for name, weight, initial in zip(
+            members.weighted, members.weights, members.fixed["norms"], strict=True
+        ):
+            kernel_axes = weight.dim() - 4
+            if kernel_axes < 0:  # a normalization's scale
+                continue
+            if not members.fixed["warned"] and _below_full_rank(slices(weight, kernel_axes)):
+                lost.append(name)
+            new = reinitialized(weight, kernel_axes, self.iterations)
+            if self.norm != "isometry":
+                wanted = initial if self.norm == "initial" else _norm(weight)
+                present = _norm(new)
+                new = new * (wanted / present.where(present > 0, 1))
+            weight.copy_(new)
+        members.renew_optimizer_()
+        if lost:
+            members.fixed["warned"] = True
+            warnings.warn(
+                f"weights of rank below full at the change to stage {stage}: {', '.join(lost)}; "
+                "directions of singular value zero stay zero, so that no isometry comes out",
+                stacklevel=2,
+            )
+
+
+def _norm(weight: Tensor) -> Tensor:
+    """Return ‖W‖ of weights [seeds, runs, …], with as many axes."""
+    return weight.flatten(2).norm(dim=2).view(*weight.shape[:2], *(1,) * (weight.dim() - 2))
+
+
+def _below_full_rank(matrices: Tensor) -> bool:
+    """Say whether one of the finite matrices [..., out, in] is of rank below full."""
+    known = matrices.flatten(0, -3)
+    known = known[known.isfinite().all(-1).all(-1)]
+    ranks = torch.linalg.matrix_rank(known) if len(known) else torch.zeros(0)
+    return bool((ranks < min(matrices.shape[-2:])).any())
+
+
+@dataclass(frozen=True)
+class ReDo(Method):
+    """Units whose activity is at most a share of their layer's mean start anew, regularly.
+
+    Sokar et al., *The Dormant Neuron Phenomenon in Deep Reinforcement Learning* (2023). Weights
+    into such a unit, and its bias, are drawn anew, those out of it become zero, the optimizer's
+    moments of all these too. For chains of linear and convolution layers.
+
+    Parameters
+    ----------
+    threshold : float
+        τ: a unit's mean absolute feature over the layer's mean of them.
+    every : int
+        After how many steps.
+    watched : int
+        On how many of the latest images activity is measured.
+    """
+
+    threshold: float = 0.025
+    every: int = 1000
+    watched: int = 100
+    name: ClassVar[str] = "redo"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.threshold, int | float) or not 0 <= self.threshold < math.inf:
+            raise ValueError(
+                f"threshold of {self.name} is {self.threshold!r}: it must be a number from 0 on"
+            )
+        object.__setattr__(self, "threshold", float(self.threshold))
+        check_whole("every", self.every)
+        check_whole("watched", self.watched)
+
+    def start(self, members: Members) -> None:
+        """Note which features are whose, and where its parameters are."""
+        network = members.network
+        layers = network.layers
+        chained = all(
+            layer.predecessors == ((before.name,) if before else ())
+            for before, layer in zip([None, *layers], layers, strict=False)
+        )
+        joined = [step.label or step.name for step in network.steps if step.kind == "sum"]
+        others = [
+            layer.name
+            for layer in layers
+            if layer.kind == "normalization" or getattr(layer.module, "groups", 1) > 1
+        ]
+        if joined or others or not chained or len(layers) < 2:
+            hinders = ", ".join(joined + others) or "the layers are no chain"
+            raise ValueError(
+                f"{self.name} needs a chain of linear and convolution layers with nothing but "
+                f"activations, pooling and flattening between them ({hinders}): take another model"
+            )
+        places = {id(parameter): i for i, parameter in enumerate(members.parameters)}
+        owned: dict[str, dict[bool, int]] = {}
+        for tensor, (name, bias) in zip(members.tensors, members.owners, strict=True):
+            owned.setdefault(name, {})[bias] = places[id(tensor)]
+        after = watching.hidden_layers(network)
+        members.fixed["steps"] = [step for _, step in after]
+        members.fixed["hidden"] = [
+            (owned[before.name], owned[layer.name][False])
+            for before, (layer, _) in zip(layers, after, strict=False)
+        ]
+        runs = members.runs.stop - members.runs.start
+        members.memory["drawn"] = torch.zeros(
+            len(members.population.seeds), runs, dtype=torch.int64, device=members.weights[0].device
+        )
+        watching.watch(members, self.watched)
+
+    def after_step_(self, members: Members) -> None:
+        """Keep the images."""
+        watching.note(members)
+
+    def acts_every(self) -> int:
+        """Return after how many steps units may start anew."""
+        return self.every
+
+    def regularly_(self, members: Members) -> None:
+        """Let dormant units start anew."""
+        if not int(members.memory["seen"].max()):
+            return
+        members.memory["drawn"].add_(1)
+        new = members.fresh(f"redo {int(members.memory['drawn'][0, 0])}")
+        with watching.features_of_latest(members, members.fixed["steps"]) as found:
+            for features, (into, out_of) in zip(found, members.fixed["hidden"], strict=True):
+                units = members.parameters[into[False]].shape[2]
+                activity = features.abs().mean(2).unflatten(-1, (units, -1)).mean(-1)
+                dormant = activity <= self.threshold * activity.mean(-1, keepdim=True)
+                self._renew_(members, dormant, new, into, out_of)
+
+    @staticmethod
+    def _renew_(
+        members: Members, units: Tensor, new: list[Tensor], into: dict[bool, int], out_of: int
+    ) -> None:
+        """Renew marked units [seeds, runs, units]; by the places of weights and biases."""
+        for place in into.values():
+            _put_(members.parameters[place], units, new[place])
+            for moments in members.moments.values():
+                _put_(moments[place], units, torch.zeros_like(new[place]))
+        for tensors in (members.parameters, *members.moments.values()):
+            outgoing = tensors[out_of]  # [seeds, runs, out, in, …]; a map's places lie together
+            columns = units.repeat_interleave(outgoing.shape[3] // units.shape[2], -1).unsqueeze(2)
+            outgoing.masked_fill_(columns.view(*columns.shape, *(1,) * (outgoing.dim() - 4)), 0)
+
+    def change_(self, members: Members, stage: int) -> None:
+        """Look at new images alone."""
+        watching.forget(members)
+
+
+def _put_(tensor: Tensor, units: Tensor, values: Tensor) -> None:
+    """Put values [seeds, 1, units, …] where units [seeds, runs, units] are marked."""
+    marked = units.view(*units.shape, *(1,) * (tensor.dim() - units.dim()))
+    tensor.copy_(torch.where(marked, values, tensor))
+
+
+@dataclass(frozen=True)
+class ShrinkPerturbNoise(Method):
+    """θ ← (1 − λ)θ + ε with ε ~ N(0, σ²) at each change of data.
+
+    Ash and Adams, *On Warm-Starting Neural Network Training* (2020), whose λ is 1 − λ here. The
+    method `shrink-perturb` goes towards the initial weights instead, as SWR's paper has it.
+
+    Parameters
+    ----------
+    lam : float
+        λ.
+    deviation : float
+        σ.
+    """
+
+    lam: float
+    deviation: float = 0.01
+    name: ClassVar[str] = "shrink-perturb-noise"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lam", checked_lambda(self.lam, f"λ of {self.name}"))
+        if not isinstance(self.deviation, int | float) or not 0 <= self.deviation < math.inf:
+            raise ValueError(
+                f"deviation of {self.name} is {self.deviation!r}: it must be a number from 0 on"
+            )
+        object.__setattr__(self, "deviation", float(self.deviation))
+
+    def change_(self, members: Members, stage: int) -> None:
+        """Shrink, and add noise that all runs of a seed share."""
+        seeds = members.population.seeds
+        draws = [generator(seed, self.name, stage) for seed in seeds]
+        for parameter, lam in zip(members.parameters, members.lam(), strict=True):
+            shape = parameter.shape[2:]
+            noise = [torch.randn(shape, generator=draw, dtype=torch.float64) for draw in draws]
+            perturbation = self.deviation * torch.stack(noise).unsqueeze(1)
+            parameter.mul_(1 - lam).add_(perturbation.to(parameter))

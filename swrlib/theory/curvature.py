@@ -1,0 +1,197 @@
+"""The Hessian of a network's training loss, by products with vectors, and what is read off it.
+
+Lewandowski et al., *Curvature Explains Loss of Plasticity* (2023), measure the Hessian over the
+parameters of the last two layers (`swrlib.theory.last_layers`); Prakash, He, Guo et al., *Spectral
+Collapse Drives Loss of Plasticity* (2026), that of the whole network (`swrlib.theory.spectrum`).
+The loss is the mean cross-entropy; networks are looked at in evaluation mode.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from swrlib.checks import first_line, nearest
+from swrlib.theory.copies import copied, run
+from swrlib.theory.ranks import effective_rank, srank
+
+
+def spectrum_summary(eigenvalues: Tensor) -> dict[str, float]:
+    """Return what is said of a symmetric matrix by its eigenvalues [k].
+
+    Returns
+    -------
+    dict of str to float
+        "srank" and "effective-rank" as in `swrlib.theory.ranks`; "largest" and "smallest"
+        eigenvalue; "sharpness", the largest absolute value; "negative", how many are below zero by
+        more than rounding.
+    """
+    sharpness = float(eigenvalues.abs().max())
+    rounding = len(eigenvalues) * torch.finfo(eigenvalues.dtype).eps * sharpness
+    return {
+        "srank": float(srank(eigenvalues)),
+        "effective-rank": float(effective_rank(eigenvalues)),
+        "largest": float(eigenvalues.max()),
+        "smallest": float(eigenvalues.min()),
+        "sharpness": sharpness,
+        "negative": float((eigenvalues < -rounding).sum()),
+    }
+
+
+class LossHessian:
+    """The Hessian of the mean cross-entropy, as products v ↦ Hv: no matrix is written down.
+
+    A product is a second backward pass through the gradient's graph, which is kept.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    images : torch.Tensor
+        [N, …].
+    labels : torch.Tensor
+        int64 [N].
+    parameters : sequence of str, optional
+        The names of those that count, in this order; default: all.
+
+    Raises
+    ------
+    ValueError
+        If the model cannot be differentiated twice, or a name is unknown.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        parameters: Sequence[str] | None = None,
+    ) -> None:
+        network = copied(model).eval().requires_grad_(False)
+        known = dict(network.named_parameters())
+        for name in parameters or ():
+            if name not in known:
+                raise ValueError(f"there is no parameter {name!r}: {nearest(name, known)}")
+        check_labels(images, labels)
+        own = [known[name] for name in parameters or known]
+        check_twice(network, images, labels, own)
+        self._own = own
+        self._gradient = _gradient(network, images, labels, own)
+
+    @property
+    def gradient(self) -> Tensor:
+        """The loss's gradient, [P]."""
+        return self._gradient.detach()
+
+    def __len__(self) -> int:
+        return self._gradient.numel()
+
+    def __matmul__(self, vector: Tensor) -> Tensor:
+        """Return Hv, [P]."""
+        return _differentiated(self._gradient, self._own, vector, retain_graph=True)
+
+
+def overlap(gradient: Tensor, product: Tensor) -> float:
+    """Return gᵀHg/(‖g‖‖Hg‖) of a gradient g and the product Hg, [P] each.
+
+    1 where the gradient lies in an eigenspace of a positive eigenvalue. 0, by definition, where g
+    or Hg vanishes.
+    """
+    sizes = float(gradient.double().norm() * product.double().norm())
+    return float(gradient.double() @ product.double()) / sizes if sizes else 0.0
+
+
+def gradient_hessian_overlap(
+    model: nn.Module, images: Tensor, labels: Tensor, parameters: Sequence[str] | None = None
+) -> float:
+    """Return the overlap of the loss's gradient with its Hessian (curvature paper, Section 6.2).
+
+    The paper does not say over which parameters: all by default, or those of the last two layers
+    (`swrlib.theory.last_layers.last_parameters`). Parameters and errors are those of `LossHessian`.
+    """
+    hessian = LossHessian(model, images, labels, parameters)
+    return overlap(hessian.gradient, hessian @ hessian.gradient)
+
+
+#: How a refusal begins.
+NOT_TWICE = (
+    "the network cannot be differentiated twice, so that it has no Hessian here (replace that "
+    "operation by one that can, or measure the features' ranks)"
+)
+
+
+@torch.enable_grad()
+def _gradient(
+    network: nn.Module, images: Tensor, labels: Tensor, own: Sequence[nn.Parameter]
+) -> Tensor:
+    """Return the loss's gradient over these parameters, [P], which can be differentiated."""
+    for parameter in own:
+        parameter.requires_grad_()
+    outputs = run(network, images)
+    if not isinstance(outputs, Tensor) or outputs.dim() != 2:
+        raise ValueError("the model must give logits [N, classes], and nothing else")
+    check_labels(images, labels, classes=outputs.shape[1])
+    if not outputs.requires_grad:
+        raise ValueError(f"{NOT_TWICE}: its outputs are cut off from its parameters")
+    found = _differentiated(cross_entropy(outputs, labels), own, None, create_graph=True)
+    if not found.requires_grad:
+        raise ValueError(f"{NOT_TWICE}: its gradient is cut off from its parameters")
+    return found
+
+
+def _differentiated(
+    value: Tensor, own: Sequence[nn.Parameter], along: Tensor | None, **options: bool
+) -> Tensor:
+    try:
+        found = torch.autograd.grad(
+            value, own, along, allow_unused=True, materialize_grads=True, **options
+        )
+    except RuntimeError as error:
+        raise ValueError(f"{NOT_TWICE}: {first_line(error)}") from error
+    return torch.cat([part.reshape(-1) for part in found])
+
+
+def check_twice(
+    network: nn.Module, images: Tensor, labels: Tensor, own: Sequence[nn.Parameter]
+) -> None:
+    """Refuse, on one image, what has no second derivatives.
+
+    A function of one's own with a single derivative is not noticed by autograd, which cuts the
+    gradient off there in silence; but then products are no longer symmetric.
+    """
+    twin = copy.deepcopy(network).double()
+    places = {id(parameter): name for name, parameter in network.named_parameters()}
+    theirs = dict(twin.named_parameters())
+    chosen = [theirs[places[id(parameter)]] for parameter in own]
+    gradient = _gradient(twin, images[:1].double(), labels[:1], chosen)
+    draws = torch.Generator().manual_seed(0)
+    first, second = torch.randn(2, len(gradient), generator=draws, dtype=torch.float64).to(gradient)
+    products = [
+        _differentiated(gradient, chosen, vector, retain_graph=True) for vector in (first, second)
+    ]
+    size = float(products[0].norm() * second.norm() + products[1].norm() * first.norm())
+    if abs(float(products[0] @ second - products[1] @ first)) > 1e-9 * size:
+        raise ValueError(f"{NOT_TWICE}: its second derivatives are not symmetric")
+
+
+# ---------------------------------------------------------------------------------------------
+# What is given
+
+
+def check_labels(images: Tensor, labels: Tensor, classes: int | None = None) -> None:
+    """Refuse labels that are no classes [N] of the images."""
+    if labels.dim() != 1 or len(labels) != len(images) or not len(labels):
+        raise ValueError(
+            f"labels of the shape {tuple(labels.shape)} for {len(images)} images: one of each is "
+            "needed, and one image at least"
+        )
+    if labels.dtype != torch.int64:
+        raise ValueError(f"labels are {labels.dtype}: int64 classes are needed")
+    if classes is not None and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise ValueError(
+            f"labels go from {int(labels.min())} to {int(labels.max())}: there are "
+            f"{classes} classes"
+        )
