@@ -144,9 +144,10 @@ class Dataset:
         dtype
             Floating-point type of the result.
         """
-        mean = _channel_tensor(self.mean, dtype, images.device)
-        std = _channel_tensor(self.std, dtype, images.device)
-        return images.to(dtype).div_(255).sub_(mean).div_(std)
+        # Two passes: this is done for every batch. The constants are rounded once, from float64.
+        mean = _channel_tensor(tuple(255 * m for m in self.mean), dtype, images.device)
+        rate = _channel_tensor(tuple(1 / (255 * s) for s in self.std), dtype, images.device)
+        return images.to(dtype).sub_(mean).mul_(rate)
 
 
 def load_dataset(

@@ -74,7 +74,8 @@ def _row_norms(tensor: Tensor, stacked: int, dtype: torch.dtype) -> Tensor:
 
 def multi_tensor_multiply_(tensors: Sequence[Tensor], scales: Sequence[Tensor]) -> None:
     """Multiply many tensors in place, each by its scale."""
-    if hasattr(torch, "_foreach_mul_"):
+    # On a processor a loop is what torch makes of it, too.
+    if hasattr(torch, "_foreach_mul_") and not tensors[0].is_cpu:
         torch._foreach_mul_(list(tensors), list(scales))
     else:
         for tensor, scale in zip(tensors, scales, strict=True):
@@ -120,8 +121,9 @@ def cumulative_factors(
 class SoftRescaling:
     """Soft rescalings of the same tensors, one after another: the only place where SWR happens.
 
-    The vector of scales and a view of each of its entries are made once: on a processor, making
-    them anew at every step would cost more than the multiplications.
+    The vector of scales and a view of each of its entries are made once, and for members that lie
+    side by side so are those of their norms: on a processor, making them anew at every step would
+    cost as much as the multiplications.
 
     Parameters
     ----------
@@ -142,6 +144,10 @@ class SoftRescaling:
             self._members = members.to(pull)
             self._others = 1 - self._members
             self._scales = pull.new_ones(*pull.shape[:-1], len(members))
+            self._norms = torch.empty_like(pull)
+        self._norm_of_each = self._norms.unbind(-1)
+        most = LARGE * pull.shape[:-1].numel()
+        self._at_once = pull.dim() > 1 and all(tensor.numel() <= most for tensor in tensors)
         pairs = zip(self._scales.unbind(-1), tensors, strict=True)
         self._scale_of_each = [
             scale.view(*scale.shape, *(1,) * (tensor.dim() - scale.dim())) if scale.dim() else scale
@@ -165,9 +171,16 @@ class SoftRescaling:
         Returns
         -------
         tuple of torch.Tensor
-            The factors c_l and the norms before the rescaling, shaped like ``pull``.
+            The factors c_l and, until the next call, the norms before the rescaling, shaped like
+            ``pull``.
         """
-        norms = multi_tensor_norms(weights, stacked=self.pull.dim() - 1)
+        if self._at_once:
+            norms, first = self._norms, self.pull.dim() - 1
+            for weight, norm in zip(weights, self._norm_of_each, strict=True):
+                axes = tuple(range(first, weight.dim()))
+                torch.linalg.vector_norm(weight, dim=axes, dtype=norm.dtype, out=norm)
+        else:
+            norms = multi_tensor_norms(weights, stacked=self.pull.dim() - 1)
         factors = soft_factors(norms, self.pull, self.rest)
         if skipped is not None:
             factors = factors.where(skipped == 0, 1.0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +73,7 @@ class Stack:
             raise ValueError(f"{replicas} replicas are no multiple of {seeds} seeds")
         self.replicas, self.seeds = replicas, seeds
         self.dtype = torch.float32 if dtype == torch.bfloat16 else dtype
-        self._model = copy.deepcopy(model)
+        self._model = outline(model)
         self.parameters = {
             name: self._block(parameter, device).requires_grad_()
             for name, parameter in model.named_parameters()
@@ -87,12 +88,12 @@ class Stack:
         )
         self._walks: dict[int, Walk | _Alone] = {}  # by the number of different inputs
         try:
-            steps = _trace(copy.deepcopy(model))
+            steps = _trace(self._model)
             self._walks = {inputs: Walk(steps, setting, inputs) for inputs in {1, seeds}}
         except Unstackable:
             if replicas > 1:
                 raise
-            self._walks = {1: _Alone(copy.deepcopy(model).to(device), setting)}
+            self._walks = {1: _Alone(self._model, setting)}
 
     def _block(self, tensor: Tensor, device: torch.device) -> Tensor:
         dtype = self.dtype if tensor.is_floating_point() else tensor.dtype
@@ -146,9 +147,10 @@ class Stack:
 
     def module(self, replica: int) -> nn.Module:
         """Return one replica as a model of its own: a copy, as it is now."""
-        model = copy.deepcopy(self._model).to(self.dtype)
-        _copy(self.views(replica), _tensors(model))
-        return model.to(next(iter(self.parameters.values())).device)
+        views = self.views(replica).items()
+        contiguous = torch.contiguous_format
+        own = {name: view.clone(memory_format=contiguous) for name, view in views}
+        return _with_tensors(self._model, own)
 
     def load(self, replica: int, model: nn.Module) -> None:
         """Take a replica's parameters and buffers from a model."""
@@ -205,6 +207,21 @@ def _trace(model: nn.Module) -> graph.Graph:
         ) from error
 
 
+def outline(model: nn.Module) -> nn.Module:
+    """Return a copy of a model whose parameters and buffers have no memory (device "meta")."""
+    return _with_tensors(model, {name: t.to("meta") for name, t in _tensors(model).items()})
+
+
+def _with_tensors(model: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
+    """Return a copy of a model with these parameters and buffers, without copying its own."""
+    instead: dict[int, Any] = {}
+    for name, tensor in _tensors(model).items():
+        own = tensors[name].detach()
+        parameter = isinstance(tensor, nn.Parameter)
+        instead[id(tensor)] = nn.Parameter(own, tensor.requires_grad) if parameter else own
+    return copy.deepcopy(model, instead)
+
+
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
@@ -246,7 +263,7 @@ def needed_memory(model: nn.Module, images: tuple[int, ...], dtype: torch.dtype)
     dtype : torch.dtype
     """
     outputs: list[int] = []
-    copied = copy.deepcopy(model).to("meta")
+    copied = outline(model)
     for module in copied.modules():
         if not any(True for _ in module.children()):
             module.register_forward_hook(

@@ -7,8 +7,10 @@ layer that of different inputs, which replicas that lie next to each other share
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NoReturn
 
 import torch
@@ -84,63 +86,76 @@ def units(rows: Tensor, count: int) -> Tensor:
 # Products
 
 
-def product(a: Tensor, b: Tensor) -> Tensor:
-    """Return a bᵀ of matrices [m, k] and [n, k].
+@cache
+def onednn_product() -> Callable[..., Tensor] | None:
+    """Return oneDNN's product of matrices, or None where PyTorch's own is to be taken.
 
-    On a processor PyTorch takes its float32 products from MKL, which uses half of an AMD
-    processor's vector width, and its convolutions from oneDNN, which uses all of it: where PyTorch
-    has oneDNN's product, which is not a public function, it is taken.
+    PyTorch has its products from MKL, which uses half of an AMD processor's vector width, and its
+    convolutions from oneDNN, which uses all of it: there oneDNN's product, which is not a public
+    function, takes half of the time, on Intel's processors more of it. So both are timed, once a
+    process, for about a millisecond. oneDNN's is taken where it saves a fifth: machines are far
+    from that on one side or the other, so that each chooses, and rounds, the same every time.
     """
-    if a.device.type == "cpu" and a.dtype == torch.float32 and ONEDNN is not None:
-        result: Tensor = ONEDNN(a, b, None, "none", [], "")
-        return result
+    a, b = torch.ones(2, 128, 256, dtype=torch.float32, device="cpu")
+    try:
+        function: Callable[..., Tensor] = torch.ops.mkldnn._linear_pointwise
+        products = (lambda: function(a, b, None, "none", [], ""), lambda: a @ b.T)
+        seconds = [[_seconds(multiply) for multiply in products] for _ in range(10)]
+    except (AttributeError, RuntimeError, TypeError):
+        return None
+    onednn, own = map(min, zip(*seconds, strict=True))
+    return function if onednn < 0.8 * own else None
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def by_onednn(device: torch.device, dtype: torch.dtype) -> bool:
+    """Return whether products of matrices are oneDNN's; float32 ones on a processor may be."""
+    return device.type == "cpu" and dtype == torch.float32 and onednn_product() is not None
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """Return a bᵀ of matrices [m, k] and [n, k]."""
+    if by_onednn(a.device, a.dtype) and (function := onednn_product()):
+        return function(a, b, None, "none", [], "")
     return a @ b.T
 
 
-def find_onednn() -> Callable[..., Tensor] | None:
-    """Return oneDNN's product where this PyTorch has it and it works, else None."""
-    try:
-        function: Callable[..., Tensor] = torch.ops.mkldnn._linear_pointwise
-        function(torch.ones(1, 1), torch.ones(1, 1), None, "none", [], "")
-    except (AttributeError, RuntimeError, TypeError):
-        return None
-    return function
+class OneDNNAffine(torch.autograd.Function):
+    """W x + b with oneDNN's products, which have no gradients of their own.
 
-
-#: oneDNN's product, None where PyTorch has none.
-ONEDNN = find_onednn()
-
-
-class StackedLinear(torch.autograd.Function):
-    """y_r = W_r x_r + b_r for all replicas r, with gradients in the layout of the weights.
-
-    Shapes: weight [replicas, out, in], bias [replicas, out] or None, input [replicas, in, N], or
-    [N, in] where all replicas share it; output [replicas, out, N]. PyTorch's own batched product
-    would write the gradient of the weights transposed, and a shared input once per replica.
+    Shapes: weight [out, in], inputs [in, N], bias [out, 1] or None; output [out, N].
     """
 
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, inputs: Tensor, bias: Tensor | None) -> Tensor:
         """Return the outputs."""
-        ctx.save_for_backward(inputs, weight)
-        if inputs.dim() == 2:
-            outputs = product(weight.flatten(0, 1), inputs).view(*weight.shape[:2], -1)
-            return outputs if bias is None else outputs.add_(bias[..., None])
-        if bias is None:
-            return torch.bmm(weight, inputs)
-        return torch.baddbmm(bias.unsqueeze(2), weight, inputs)
+        ctx.save_for_backward(weight, inputs)
+        outputs = product(weight, inputs.T)
+        return outputs if bias is None else outputs.add_(bias)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
-        """Return the gradients of inputs, weight and bias."""
-        inputs, weight = ctx.saved_tensors
-        bias = gradient.sum(2) if ctx.needs_input_grad[2] else None
-        if inputs.dim() == 2:
-            flat = gradient.flatten(0, 1)
-            shared = product(flat.T, weight.flatten(0, 1).T) if ctx.needs_input_grad[0] else None
-            return shared, product(flat, inputs.T).view_as(weight), bias
-        own = torch.bmm(weight.mT, gradient) if ctx.needs_input_grad[0] else None
-        return own, torch.bmm(gradient, inputs.mT), bias
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of weight, inputs and bias."""
+        weight, inputs = ctx.saved_tensors
+        own = product(weight.T, gradient.T) if ctx.needs_input_grad[1] else None
+        bias = gradient.sum(1, keepdim=True) if ctx.needs_input_grad[2] else None
+        return product(gradient, inputs), own, bias
+
+
+def affine(weight: Tensor, inputs: Tensor, bias: Tensor | None) -> Tensor:
+    """Return W x + b.
+
+    Shapes: weight [out, in], inputs [in, N], bias [out, 1] or None; output [out, N].
+    """
+    if by_onednn(weight.device, weight.dtype):
+        result: Tensor = OneDNNAffine.apply(weight, inputs, bias)
+        return result
+    return weight @ inputs if bias is None else torch.addmm(bias, weight, inputs)
 
 
 # -------------------------------------------------------------------------------------------------
@@ -168,15 +183,19 @@ def linear(step: Step, setting: Setting, count: int) -> Function:
     name = step.name
 
     def multiply(x: Tensor) -> Tensor:
-        weight, bias = parameters[f"{name}.weight"], parameters.get(f"{name}.bias")
-        if count == 1:
-            x = x[0].T  # shared by all
-        elif count < replicas:  # one product for the replicas of an input
-            weight = weight.view(count, -1, weight.shape[2])
-            bias = None if bias is None else bias.view(count, -1)
+        # A gradient passes through every view: there are as few as can be.
+        weight, bias = parameters[f"{name}.weight"].to(dtype), parameters.get(f"{name}.bias")
         bias = None if bias is None else bias.to(dtype)
-        result: Tensor = StackedLinear.apply(x.to(dtype), weight.to(dtype), bias)
-        return result.view(replicas, -1, result.shape[2]) if 1 < count < replicas else result
+        x = x.to(dtype)
+        if count == 1:  # one wide product for all
+            bias = None if bias is None else bias.view(-1, 1)
+            return affine(weight.flatten(0, 1), x.squeeze(0), bias).view(replicas, -1, x.shape[2])
+        weight = weight.view(count, -1, weight.shape[2])  # or one for the replicas of an input
+        if bias is None:
+            result = torch.bmm(weight, x)
+        else:
+            result = torch.baddbmm(bias.view(count, -1, 1), weight, x)
+        return result.view(replicas, -1, x.shape[2])
 
     return multiply
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,3 +103,37 @@ def test_the_limit_of_a_newer_group_and_of_those_above_is_seen(where, machine):
     files |= newer(where.lstrip("/") or ".", 20_000, 6_000)
     mounts = UNIFIED.format(shown="/")
     assert machine("0::/user.slice/mine", mounts, files) == 20_000 - 6_000 + 500
+
+
+IN_A_PROCESS = """
+import resource
+import torch
+from swrlib.memory import keeping_freed
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    blocks = [torch.ones(3 * 2**20) for _ in range(8)]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1])
+
+with keeping_freed():
+    faults()
+    again, kept = faults(), resident()
+print(again, kept - resident())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep memory")
+def test_a_step_finds_the_memory_of_the_one_before_and_the_end_gives_it_back():
+    words = {name: word for name, word in os.environ.items() if not name.startswith("MALLOC_")}
+    command = [sys.executable, "-c", IN_A_PROCESS]
+    ran = subprocess.run(
+        command, env=words, capture_output=True, text=True, check=True, timeout=120
+    )
+    faults, given_back = map(int, ran.stdout.split())
+    pages = 8 * 12 * 2**20 // os.sysconf("SC_PAGE_SIZE")
+    assert faults < pages / 20
+    assert given_back > pages / 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import types
 from collections import OrderedDict
 
@@ -18,7 +19,7 @@ from swrlib.graph import NORMALIZATIONS
 from swrlib.memory import free_memory
 from swrlib.models import MODELS, build_model
 from swrlib.stacks import Stack, default_size, needed_memory
-from swrlib.wide import StackedLinear, find_onednn, product
+from swrlib.wide import OneDNNAffine, onednn_product, product
 
 CPU = torch.device("cpu")
 GREY = dataset(shape=(1, 10, 10), classes=4)
@@ -231,48 +232,51 @@ def assert_close(actual, expected, tolerance: float = 1e-12) -> None:
 # The linear layer
 
 
-@pytest.mark.parametrize("replicas", [1, 3])
-@pytest.mark.parametrize("given", ["shared", "shared-with-gradient", "own"])
-def test_the_gradients_of_the_linear_layer_are_numerical_ones(given, replicas):
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("with_inputs", [True, False])
+def test_the_gradients_by_onednn_are_numerical_ones(with_inputs, with_bias):
     generator = torch.Generator().manual_seed(0)
-
-    def normal(*shape):
-        return torch.randn(shape, generator=generator, dtype=torch.float64)
-
-    inputs = normal(replicas, 4, 5) if given == "own" else normal(5, 4)
-    if given != "shared":
-        inputs.requires_grad_()
-    weight = normal(replicas, 3, 4).requires_grad_()
-    bias = normal(replicas, 3).requires_grad_()
-    assert torch.autograd.gradcheck(StackedLinear.apply, (inputs, weight, bias))
-
-
-@pytest.mark.parametrize("replicas", [1, 3])
-def test_the_linear_layer_is_that_of_each_replica(replicas):
-    generator = torch.Generator().manual_seed(0)
-    layers = [nn.Linear(4, 3, dtype=torch.float64) for _ in range(replicas)]
-    weight, bias = (
-        torch.stack([getattr(layer, name).detach() for layer in layers])
-        for name in ("weight", "bias")
+    weight, inputs, bias = (
+        torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
+        for shape in ((3, 4), (4, 5), (3, 1))
     )
-    shared = torch.randn(5, 4, generator=generator, dtype=torch.float64)
-    own = torch.randn(replicas, 5, 4, generator=generator, dtype=torch.float64)
-    from_shared = StackedLinear.apply(shared, weight, bias)
-    from_own = StackedLinear.apply(own.mT, weight, bias)
+    inputs = inputs if with_inputs else inputs.detach()
+    assert torch.autograd.gradcheck(
+        OneDNNAffine.apply, (weight, inputs, bias if with_bias else None)
+    )
+
+
+@pytest.mark.parametrize("inputs", [1, 2, 4])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_linear_layers_are_those_of_each_replica(with_bias, inputs, arithmetic):
+    """One wide product for all, one for the replicas of an input, and one for each."""
+    model = nn.Sequential(OrderedDict(only=nn.Linear(4, 3, bias=with_bias)))
+    stack = Stack(model, 4, CPU, torch.float32, seeds=inputs)
+    layers = [nn.Sequential(OrderedDict(only=nn.Linear(4, 3, bias=with_bias))) for _ in range(4)]
     for replica, layer in enumerate(layers):
-        assert_close(from_shared[replica], layer(shared).T)
-        assert_close(from_own[replica], layer(own[replica]).T)
+        stack.load(replica, layer)
+    rows = torch.randn(inputs, 5, 4, generator=torch.Generator().manual_seed(0))
+    found = stack(rows if inputs > 1 else rows[0], training=True)
+    upstream = torch.randn(found.shape, generator=torch.Generator().manual_seed(1))
+    found.backward(upstream)
+    for replica, layer in enumerate(layers):
+        expected = layer(rows[replica * inputs // 4])
+        assert_close(found[replica], expected.T, 1e-5)
+        expected.backward(upstream[replica].T)
+        for name, parameter in layer.named_parameters():
+            assert_close(stack.parameters[name].grad[replica], parameter.grad, 1e-5)
 
 
 # Products
 
 
-@pytest.fixture(params=["onednn", "fallback"])
+@pytest.fixture(params=["onednn", "own"])
 def arithmetic(request, monkeypatch):
-    if request.param == "fallback":
-        monkeypatch.setattr(wide, "ONEDNN", None)
-    elif wide.ONEDNN is None:
+    function = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    if request.param == "onednn" and function is None:
         pytest.skip("this PyTorch has no product of oneDNN")
+    chosen = function if request.param == "onednn" else None
+    monkeypatch.setattr(wide, "onednn_product", lambda: chosen)
     return request.param
 
 
@@ -303,30 +307,59 @@ def failing(error):
     return types.SimpleNamespace(_linear_pointwise=function)
 
 
+def taking(products):
+    """Return what takes as long as so many of PyTorch's own products."""
+
+    def function(a, b, *others):
+        for _ in range(products):
+            a @ b.T
+        return a
+
+    return types.SimpleNamespace(_linear_pointwise=function)
+
+
+@pytest.fixture
+def unchosen():
+    onednn_product.cache_clear()
+    yield
+    onednn_product.cache_clear()
+
+
 @pytest.mark.parametrize(
-    "namespace",
+    ("namespace", "taken"),
     [
-        types.SimpleNamespace(),
-        failing(RuntimeError("no kernel")),
-        failing(TypeError("another signature")),
+        (types.SimpleNamespace(), False),
+        (failing(RuntimeError("no kernel")), False),
+        (failing(TypeError("another signature")), False),
+        (taking(0), True),
+        (taking(1), False),
+        (taking(2), False),
     ],
-    ids=["missing", "unsupported", "changed"],
+    ids=["missing", "unsupported", "changed", "faster", "as fast", "slower"],
 )
-def test_without_a_product_of_onednn_a_stack_works_all_the_same(namespace, monkeypatch):
+def test_onednn_is_taken_where_it_is_there_and_faster(namespace, taken, monkeypatch, unchosen):
     with monkeypatch.context() as patched:
         patched.setattr(torch.ops, "mkldnn", namespace)
-        found = find_onednn()
-    assert found is None
-    monkeypatch.setattr(wide, "ONEDNN", found)
-    models, stack = several("mlp", 3, torch.float32)
-    logits = stack(images(dtype=torch.float32), training=True)
-    losses_of(logits).sum().backward()
-    for replica, model in enumerate(models):
-        expected = model(images(dtype=torch.float32))
-        assert_close(logits[replica], expected.T, 1e-5)
-        cross_entropy(expected, targets()).backward()
-        for name, parameter in model.named_parameters():
-            assert_close(stack.parameters[name].grad[replica], parameter.grad, 1e-5)
+        chosen = onednn_product()
+    assert chosen == (namespace._linear_pointwise if taken else None)
+    assert onednn_product() is chosen  # a process chooses once
+    assert wide.by_onednn(CPU, torch.float32) == taken
+    assert not wide.by_onednn(CPU, torch.float64)
+
+
+def test_what_is_chosen_here_is_not_the_slower_product(unchosen):
+    function = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    if function is None:
+        pytest.skip("this PyTorch has no product of oneDNN")
+    a, b = torch.ones(100, 784), torch.ones(256, 784)
+    ways = (lambda: product(a, b), lambda: a @ b.T, lambda: function(a, b, None, "none", [], ""))
+    seconds: list[list[float]] = [[], [], []]
+    for way, of_way in 40 * list(zip(ways, seconds, strict=True)):
+        began = time.perf_counter()
+        way()
+        of_way.append(time.perf_counter() - began)
+    chosen, *others = map(min, seconds)
+    assert chosen < 1.3 * min(others)
 
 
 # A stack and the models it was made from

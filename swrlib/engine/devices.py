@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from swrlib.memory import keeping_freed
+
 
 def find_device(device: str | torch.device | None, tf32: bool = False) -> torch.device:
     """Return the device that was asked for; by default a CUDA device where there is one.
@@ -31,9 +33,13 @@ def find_device(device: str | torch.device | None, tf32: bool = False) -> torch.
 
 @contextmanager
 def arithmetic(device: torch.device, tf32: bool) -> Iterator[None]:
-    """Train in a stream of its own, as a capture needs it, with or without TensorFloat-32."""
+    """Train on a device as it is fastest, with or without TensorFloat-32.
+
+    A GPU trains in a stream of its own, as a capture needs it.
+    """
     if device.type != "cuda":
-        yield
+        with keeping_freed():
+            yield
         return
     products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
     before = products.allow_tf32, convolutions.allow_tf32

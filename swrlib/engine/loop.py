@@ -31,6 +31,7 @@ from swrlib.measures import Measure, StepMeasures
 from swrlib.methods import Method
 from swrlib.population import Batch, Blueprint, Members, Population
 from swrlib.streams import Stage
+from swrlib.wide import by_onednn
 
 #: Seconds between checkpoints of a job, at the least.
 CHECKPOINT_EVERY = 30.0
@@ -79,6 +80,9 @@ class Job:
         on_gpu = self.device.type == "cuda"
         self.device_name = torch.cuda.get_device_name(self.device) if on_gpu else "cpu"
         first = self.runs[0]
+        onednn = by_onednn(self.device, getattr(torch, first.dtype))
+        #: What its records say of where they come from: the products' rounding is a library's.
+        self.place = {"device": self.device_name, "products": "oneDNN" if onednn else "PyTorch"}
         self.seeds = list(dict.fromkeys(run.seed for run in self.runs))
         labels = self.data.train_labels.cpu()
         plans = [first.stream.stages(len(labels), seed, labels) for seed in self.seeds]

@@ -175,7 +175,7 @@ def _record(job: Job, runs: Sequence[Run], about: Mapping[str, Any]) -> None:
         job.setting.results,
         rows[rows["run"].isin(names)],
         measured,
-        provenance=dict(about) | {"device": job.device_name},
+        provenance=dict(about) | job.place,
         configurations={run.hash: run.configuration() for run in runs},
         measured=job.setting.measured,
     )

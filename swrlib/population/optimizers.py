@@ -172,24 +172,27 @@ class Updates:
         self.blocks, self.parts = blocks, parts
         self.moments = {name: [torch.zeros_like(b) for b in blocks] for name in optimizer.moments}
         self._steps = torch.zeros(len(parts), len(blocks), device=learning_rate.device)
-        self.optimized = [[nn.Parameter(b.detach()[part]) for b in blocks] for part in parts]
-        flat = list(itertools.chain.from_iterable(self.optimized))
+        self._parameters = [list(blocks)]
+        if len(parts) > 1:
+            self._parameters = [[nn.Parameter(b.detach()[p]) for b in blocks] for p in parts]
+        flat = list(itertools.chain.from_iterable(self._parameters))
         self._optimizer = optimizer.make(flat, learning_rate)
-        for part, parameters, steps in zip(parts, self.optimized, self._steps, strict=True):
+        for part, parameters, steps in zip(parts, self._parameters, self._steps, strict=True):
             for i, (parameter, step) in enumerate(zip(parameters, steps, strict=True)):
                 kept = {name: blocks[i][part] for name, blocks in self.moments.items()}
                 self._optimizer.state[parameter] = {"step": step} | kept
 
     def forget_gradients(self) -> None:
         """Let the gradients go, so that backward finds their memory free and in the cache."""
-        for tensor in itertools.chain(self.blocks, *self.optimized):
+        for tensor in itertools.chain(self.blocks, *self._parameters):
             tensor.grad = None
 
     def step_(self) -> None:
         """Take a step with the gradients of the blocks."""
-        for part, parameters in zip(self.parts, self.optimized, strict=True):
-            for parameter, block in zip(parameters, self.blocks, strict=True):
-                parameter.grad = block.grad[part]  # type: ignore[index]
+        if len(self.parts) > 1:
+            for part, parameters in zip(self.parts, self._parameters, strict=True):
+                for parameter, block in zip(parameters, self.blocks, strict=True):
+                    parameter.grad = block.grad[part]  # type: ignore[index]
         self._optimizer.step()
 
     def renew_(self, members: slice) -> None:

@@ -15,7 +15,7 @@ from swrlib.datasets import Dataset
 from swrlib.layers import trace
 from swrlib.models import build_model
 from swrlib.population.optimizers import Adam, Optimizer, Updates
-from swrlib.stacks import Stack
+from swrlib.stacks import Stack, outline
 from swrlib.streams import generator
 
 
@@ -107,7 +107,7 @@ class Population:
     ) -> None:
         self.blueprint, self.seeds, self.runs, self.device = blueprint, tuple(seeds), runs, device
         models = [blueprint.draw(seed, "weights") for seed in seeds]
-        self.network = trace(models[0])
+        self.network = trace(outline(models[0]))
         self.stack = Stack(models[0], len(self), device, dtype, seeds=len(seeds))
         self.dtype = self.stack.dtype
         for place in range(runs, len(self)):
