@@ -176,9 +176,15 @@ def unreached(model: nn.Module, outside: Iterable[str]) -> list[str]:
     """Name the layers among modules with parameters outside of all layers that were traced."""
     modules = dict(unwrap(model).named_modules())
     owners = dict.fromkeys(name.rpartition(".")[0] for name in outside)
-    return [
-        name for name in owners if kind_of(modules[name]) and not _weight_is_computed(modules[name])
-    ]
+    # Attention uses the weights of its layers itself and never calls them.
+    hidden = {
+        inner
+        for module in modules.values()
+        if isinstance(module, nn.MultiheadAttention)
+        for inner in module.modules()
+    }
+    found = [name for name in owners if kind_of(modules[name]) and modules[name] not in hidden]
+    return [name for name in found if not _weight_is_computed(modules[name])]
 
 
 def _weight_is_computed(module: nn.Module) -> bool:
