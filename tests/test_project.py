@@ -227,6 +227,7 @@ ROOMS = [
     *("checks", "files", "memory", "paper", "graph", "layers", "rescaling", "cautions"),
     *("choice", "targets", "structure", "plan", "steps", "attachment", "summary", "swr", "theory"),
     *("datasets", "models", "streams", "wide", "walks", "stacks", "population", "methods"),
+    "in_loop",
     *("measures", "records", "engine", "verdicts", "cost", "claims", "overview"),
     *("figures", "notebook"),
 ]
