@@ -7,16 +7,14 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from swrlib.cautions import Cautions, listed, warn
-from swrlib.steps import parameters_of, trace_of
+from swrlib.steps import Watch, parameters_of
 from swrlib.structure import Structure
-
-#: Steps without a rescaling after which a warning is due.
-PATIENCE = 10
 
 
 def find_optimizer(given: Any) -> Optimizer:
@@ -37,7 +35,8 @@ def find_optimizer(given: Any) -> Optimizer:
         for name, value in getattr(given, "__dict__", {}).items()
         if isinstance(value, Optimizer) and value is not given
     ]
-    if not isinstance(given, Optimizer) and not hasattr(given, "zero_grad"):
+    steps = hasattr(given, "step") and hasattr(given, "zero_grad")
+    if not isinstance(given, Optimizer) and not steps:
         instead = f"attach its {inside[0][0]}" if inside else "attach what steps the weights"
         raise TypeError(f"a {kind} is no optimizer: {instead}")
     hooked = getattr(getattr(type(given), "step", None), "hooked", False)
@@ -69,6 +68,8 @@ class Attachments:
 
     def live(self) -> list[Optimizer]:
         """Return those that are there and whose handles were not removed."""
+        if not self._held:
+            return []
         self._held = [
             (other, handle)
             for other, handle in self._held
@@ -113,21 +114,24 @@ class Attachments:
                 f"rescalings follow {type(given).__name__}.step() alone: where the training calls "
                 f"{listed(others)} instead, call rescaling.step() after the last of them"
             )
-        watch = _Watch(ours[0])
         wrapped = (optimizer,) if given is optimizer else (optimizer, given)
         keepers = [_OwnWeights(one, ours, self._cautions) for one in wrapped]
+        nested = sum("step" in vars(kind) for kind in type(optimizer).__mro__) > 2
 
         def after_step(taken: Optimizer, args: Any, kwargs: Any) -> None:
-            if _within_another_step(taken):
+            if nested and _within_another_step(taken):
                 return
             for keeper in keepers:
                 keeper.look()
-            # A fused optimizer fires its hooks also where GradScaler makes it skip the step.
-            rescale(getattr(taken, "found_inf", None))
-            watch.rescaled()
+            with torch.no_grad():
+                # A fused optimizer fires its hooks also where GradScaler makes it skip the step.
+                rescale(getattr(taken, "found_inf", None))
+            watch.done = True
+            for keeper in keepers:
+                keeper.remember()
 
         handle = optimizer.register_step_post_hook(after_step)
-        watch.until(handle)
+        watch = Watch(ours[0], handle)
         self._held.append((weakref.ref(optimizer), handle))
         return handle
 
@@ -175,74 +179,53 @@ def _other_steps(optimizer: Any) -> list[str]:
 
 
 class _OwnWeights:
-    """Looks whether an optimizer keeps copies of the weights, which are not rescaled along."""
+    """Looks whether an optimizer keeps weights of its own, which are not rescaled along.
+
+    They are near the weights from the first step on, but not what the last rescaling made of them,
+    as a copy would be that is taken anew before each step.
+    """
 
     def __init__(self, optimizer: Any, weights: list[Tensor], cautions: Cautions) -> None:
         self._optimizer = weakref.ref(optimizer)
         self._weights = [weight for weight in weights if weight.dim() > 1 or len(weights) == 1]
         self._cautions, self._known = cautions, 0
-        self.look()
+        self._suspects: list[str] = []
+        self._rescaled: Tensor | None = None
 
     def look(self) -> None:
-        """Look where there is something new in the state."""
+        """Look where there is something new in the state; called before a rescaling."""
         state = getattr(self._optimizer(), "state", {})
-        if not self._weights or len(kept := state.get(self._weights[0], ())) == self._known:
+        if not self._weights or not (kept := state.get(self._weights[0])):
             return
-        self._known = len(kept)
-        copies = [
-            name
-            for name in kept
-            if all(_resemble(state.get(w, {}).get(name), w.detach()) for w in self._weights)
-        ]
-        self._cautions.say(
-            copies,
-            f"{type(self._optimizer()).__name__} keeps weights of its own (its state {{}}), which "
-            "SWR does not rescale: what it computes from them, to evaluate or to go on from, is "
-            "not rescaled either; take the weights as they are after a step, or another optimizer",
-        )
+        if self._suspects and self._rescaled is not None:
+            old = self._rescaled.flatten()
+            own = [n for n in self._suspects if not torch.equal(kept[n].flatten().to(old), old)]
+            self._suspects, self._rescaled = [], None
+            self._cautions.say(
+                own,
+                f"{type(self._optimizer()).__name__} keeps weights of its own (its state {{}}), "
+                "which SWR does not rescale: what it computes from them, to evaluate or to go on "
+                "from, is not rescaled either; use another optimizer, or the weights after a step",
+            )
+        if len(kept) != self._known:
+            self._known = len(kept)
+            self._suspects = [
+                name
+                for name in kept
+                if all(_resemble(state.get(w, {}).get(name), w.detach()) for w in self._weights)
+            ]
+
+    def remember(self) -> None:
+        """Remember what a rescaling has made of a weight, where that is of use."""
+        if self._suspects:
+            self._rescaled = self._weights[0].detach().clone()
 
 
 def _resemble(kept: Any, weight: Tensor) -> bool:
     """Say whether a tensor is nearly a weight, in other precision or shape perhaps."""
     if not isinstance(kept, Tensor) or kept.numel() != weight.numel() or weight.numel() < 4:
         return False
+    if kept.data_ptr() == weight.data_ptr():  # the weight itself
+        return False
     kept, weight = kept.detach().flatten().float(), weight.flatten().float()
     return bool((kept - weight).norm() < 0.5 * weight.norm())
-
-
-class _Watch:
-    """Warns once where steps change a weight and no rescaling follows."""
-
-    def __init__(self, weight: Tensor) -> None:
-        self._seen, self._missed, self._done = trace_of([weight]), 0, False
-        self._own: RemovableHandle | None = None
-        self._handle: RemovableHandle | None = None
-        if weight.requires_grad and weight.is_leaf:
-            self._own = weight.register_post_accumulate_grad_hook(self._look)
-
-    def until(self, handle: RemovableHandle) -> None:
-        """Look as long as this hook is there."""
-        self._handle = handle
-
-    def rescaled(self) -> None:
-        """Begin anew."""
-        self._done = True
-
-    def _look(self, weight: Tensor) -> None:
-        """Look at a weight after a backward pass."""
-        assert self._handle is not None and self._own is not None
-        now = trace_of([weight])
-        if self._done or now == self._seen:
-            self._missed *= not self._done
-        else:
-            self._missed += 1
-        self._seen, self._done = now, False
-        removed = self._handle.id not in (self._handle.hooks_dict_ref() or ())
-        if removed or self._missed >= PATIENCE:
-            self._own.remove()
-        if not removed and self._missed >= PATIENCE:
-            warn(
-                f"{PATIENCE} steps have changed the weights without a rescaling: the attached "
-                "optimizer is not the one that steps, or its steps run no hooks; attach the one "
-                "that does, or call rescaling.step() after each step"
-            )

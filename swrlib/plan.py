@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,8 +14,7 @@ from swrlib.layers import Layer, Network
 from swrlib.scales import follow
 
 
-@dataclass(frozen=True)
-class Present:
+class Present(NamedTuple):
     """The tensors of layers as they are now; frozen ones are out.
 
     Attributes

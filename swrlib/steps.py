@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import gc
+import operator
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from swrlib.cautions import warn
 from swrlib.plan import Present
 from swrlib.rescaling import multi_tensor_norms
+
+#: Steps without a rescaling after which a warning is due.
+PATIENCE = 10
 
 
 class Owner(Protocol):
@@ -55,10 +61,22 @@ def _others(tensors: Iterable[Tensor], owner: Owner) -> list[Owner]:
     return [one for one in found if one is not None and one is not owner and one.owns()]
 
 
-#: By optimizer: the parameters it holds, by their ids, and how many steps it has taken.
-_TAKEN: weakref.WeakKeyDictionary[torch.optim.Optimizer, tuple[frozenset[int], list[int]]] = (
-    weakref.WeakKeyDictionary()
-)
+class _Last:
+    """Which optimizer took the last step, and how many steps were taken by any."""
+
+    count = 0
+    optimizer: weakref.ref[torch.optim.Optimizer] | None = None
+
+
+def _count(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    _Last.count += 1
+    _Last.optimizer = weakref.ref(optimizer)
+
+
+# Fused optimizers leave no trace in the versions of what they change.
+register_optimizer_step_post_hook(_count)
+
+_version = operator.attrgetter("_version")
 
 
 def parameters_of(optimizer: Any) -> list[Tensor]:
@@ -66,58 +84,89 @@ def parameters_of(optimizer: Any) -> list[Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 
-def _count(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-    found = _TAKEN.get(optimizer)
-    if found is None:
-        found = _TAKEN[optimizer] = frozenset(map(id, parameters_of(optimizer))), [0]
-    found[1][0] += 1
-
-
-# Fused optimizers leave no trace in the versions of what they change.
-register_optimizer_step_post_hook(_count)
-
-
-def trace_of(tensors: Sequence[Tensor]) -> tuple[object, ...] | None:
-    """Return what is another after an optimizer's step, None where that cannot be told."""
-    try:
-        versions = [(id(tensor), tensor._version) for tensor in tensors]
-    except RuntimeError:  # made in inference mode
-        return None
-    ids = {id(tensor) for tensor in tensors}
-    taken = [count[0] for held, count in list(_TAKEN.values()) if not held.isdisjoint(ids)]
-    return (*versions, *taken)
-
-
 class Change:
     """Whether weights were changed since they were looked at last.
 
-    Versions of tensors and the steps of optimizers tell that it happened, but not that it did not:
-    ``weight.data -= …`` and a replayed CUDA graph leave no trace. Then the norms tell, on the
-    device, without waiting for it.
+    Versions of tensors and the steps of optimizers tell that it happened. That they did not move
+    says something only where they have moved before, and not even then that nothing happened:
+    ``weight.data -= …`` and a replayed CUDA graph leave no trace. The norms do, and they are
+    compared on the device, without waiting for it.
     """
 
     def __init__(self) -> None:
-        self._trace: tuple[object, ...] | None = None
+        self._versions: tuple[int, ...] | None = None
+        self._count = 0
         self._norms: tuple[Tensor, ...] = ()
-        self._tolerance = 0.0
+        self._moves = False
 
-    def note(self, present: Present, *norms: Tensor) -> None:
+    def note(self, present: Present, norms: tuple[Tensor, ...] = ()) -> None:
         """Take note of the tensors as they are now.
 
         ``norms``: factors of the weights' norms, where they are known but for rounding.
         """
-        self._trace = trace_of(present.tensors)
+        self._count = _Last.count
+        try:
+            self._versions = tuple(map(_version, present.tensors))
+        except RuntimeError:  # made in inference mode: there is none
+            self._versions = None
         self._norms = norms or (multi_tensor_norms(present.weights),)
-        half = present.weights[0].element_size() < 4
-        self._tolerance = 0.0 if not norms else 1e-2 if half else 4e-6
 
     def missing(self, present: Present) -> Tensor | None:
         """Return None where the tensors were changed, else a tensor that is true if not."""
-        if self._trace is None or trace_of(present.tensors) != self._trace:
+        if self._versions is None:
+            return None
+        versions = tuple(map(_version, present.tensors))
+        moved = self._count != _Last.count or self._versions != versions
+        self._moves = self._moves or moved
+        if moved or not self._moves:
             return None
         now, before = multi_tensor_norms(present.weights), self._norms[0]
-        if before.device != now.device:
+        if before.device != now.device or before.shape != now.shape:
             return None
+        tolerance = 0.0
         for factor in self._norms[1:]:
             before = before * factor
-        return ((now - before).abs() <= self._tolerance * before).all()
+            tolerance = 1e-2 if present.weights[0].element_size() < 4 else 4e-6
+        return ((now - before).abs() <= tolerance * before).all()
+
+
+class Watch:
+    """Warns once where steps change a weight and no rescaling follows.
+
+    Parameters
+    ----------
+    weight : torch.Tensor
+        Looked at after each backward pass.
+    handle : RemovableHandle
+        Of the hook that rescales; without it there is nothing to watch.
+    """
+
+    def __init__(self, weight: Tensor, handle: RemovableHandle) -> None:
+        self._handle, self._missed, self.done = handle, 0, False
+        self._own: RemovableHandle | None = None
+        if weight.requires_grad and weight.is_leaf and not weight.is_inference():
+            self._version, self._count = weight._version, _Last.count
+            self._own = weight.register_post_accumulate_grad_hook(self._look)
+
+    def _look(self, weight: Tensor) -> None:
+        if self.done:
+            self._missed, self.done = 0, False
+        elif weight._version != self._version or self._stepped(weight):
+            self._missed += 1
+        self._version, self._count = weight._version, _Last.count
+        removed = self._handle.id not in (self._handle.hooks_dict_ref() or ())
+        if self._own is not None and (removed or self._missed >= PATIENCE):
+            self._own.remove()
+        if not removed and self._missed >= PATIENCE:
+            warn(
+                f"{PATIENCE} steps have changed the weights without a rescaling: the attached "
+                "optimizer is not the one that steps, or its steps run no hooks; attach the one "
+                "that does, or call rescaling.step() after each step"
+            )
+
+    def _stepped(self, weight: Tensor) -> bool:
+        """Say whether an optimizer took a step that has left no trace in the weight."""
+        if self._count == _Last.count or _Last.optimizer is None:
+            return False
+        optimizer = _Last.optimizer()
+        return optimizer is not None and any(p is weight for p in parameters_of(optimizer))

@@ -168,10 +168,9 @@ class SoftWeightRescaling:
     def step(self) -> None:
         """Rescale once; call it after each ``optimizer.step()``, or `attach` it instead.
 
-        Where nothing has changed the weights since the last rescaling, nothing is done: a wrapped
-        optimizer that accumulates gradients takes no step, nor does one that
-        ``torch.amp.GradScaler`` makes skip it (with a fused optimizer, attach it: that leaves no
-        trace).
+        Where an optimizer has changed the weights between earlier calls and has not since the last
+        one, nothing is done: a wrapped optimizer that accumulates gradients takes no step, nor does
+        one that ``torch.amp.GradScaler`` makes skip it (a fused one has to be attached for that).
 
         Raises
         ------
@@ -190,10 +189,9 @@ class SoftWeightRescaling:
             claim(present.tensors, self)
             self._by_hand = True
         missing = self._change.missing(present)
-        self._step(missing, idle=missing is not None)
+        self._step(missing, present)
         if self._plan is not None and present.weights:
-            known = self._plan.norms_after if missing is None else ()
-            self._change.note(present, *known)
+            self._change.note(present, self._plan.norms_after if missing is None else ())
 
     def attach(self, optimizer: torch.optim.Optimizer) -> RemovableHandle:
         """Rescale the whole model after every step that the optimizer takes from now on.
@@ -305,10 +303,10 @@ class SoftWeightRescaling:
         """Let the next step lay out a plan, and act in any case."""
         self._stale, self._change = True, Change()
 
-    @torch.no_grad()
-    def _step(self, skipped: Tensor | None, *, idle: bool = False) -> None:
+    def _step(self, skipped: Tensor | None, present: Present | None = None) -> None:
         self._structure.refuse_changes()
-        present = Present.of(self._scaled)
+        idle = present is not None and skipped is not None
+        present = present or Present.of(self._scaled)
         if self._plan is None or self._stale or self._plan.key != present.key:
             self._plan = self._lay_out(present)
         if present.weights:

@@ -82,4 +82,4 @@ class Targets:
                     f"{weight_of(layer.name)} was {was} at the start and is {is_now}: undo that, "
                     "or construct SoftWeightRescaling again"
                 )
-        refuse_parameters({layer.name: layer.module for layer in layers})
+        refuse_parameters({la.name: la.module for la in layers if isinstance(la, Layer)})

@@ -326,6 +326,7 @@ def test_06_with_two_lambdas_a_pair_gets_worse_in_closed_form():
             layer.weight.mul_(1.1)
     one.step()
     assert layer_balance(model, start).item() == pytest.approx(0, abs=1e-12)
+    del one  # weights have one owner
     pair.step()  # 2 over 1.05
     assert layer_balance(model, start).item() == pytest.approx(2 - 2 / 1.05)
 

@@ -228,6 +228,7 @@ ROOMS = [
     *("order", "layers", "scales", "rescaling", "cautions"),
     *("choice", "targets", "structure", "plan", "steps", "attachment", "summary", "swr", "theory"),
     *("datasets", "models", "streams", "wide", "walks", "stacks", "population", "methods"),
+    "in_loop",
     *("measures", "records", "engine", "verdicts", "cost", "claims", "overview"),
     *("figures", "notebook"),
 ]

@@ -1064,10 +1064,10 @@ def test_mutant_forgotten_running_statistics_are_caught(monkeypatch):
 def test_mutant_swapped_groups_are_caught(monkeypatch):
     real = SoftWeightRescaling._step
 
-    def swapped(self, skipped, **options):
+    def swapped(self, *arguments):
         features, classifier = self.lam
         self.lam = classifier, features
-        real(self, skipped, **options)
+        real(self, *arguments)
         self.lam = features, classifier
 
     monkeypatch.setattr(SoftWeightRescaling, "_step", swapped)
