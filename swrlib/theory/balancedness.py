@@ -121,14 +121,13 @@ def balance_(
         a_i ← a_i · (v_i/u_i)^{1/(4 max(p, q))},
 
     where u_i and v_i are what the weights into and out of the unit contribute to the norm's power
-    q; they are equal at the minimum, which is the only one. In a convolutional network the units
-    are its channels. A unit with no weights on one side has no best factor and is left alone.
+    q; they are equal at the only minimum. In a convolutional network the units are its channels. A
+    unit without weights on one side is left alone.
 
     Parameters
     ----------
     model : torch.nn.Module
-        A chain of linear and convolution layers and positively homogeneous operations; its inputs
-        are taken to come in batches.
+        A chain of linear and convolution layers and homogeneous operations, on batches of inputs.
     p, q : float
         From 1 on.
     tolerance, iterations : float, int
@@ -149,7 +148,7 @@ def balance_(
     """
     _check(p, q)
     if iterations < 0:
-        raise ValueError(f"iterations is {iterations}: there can be none, or some")
+        raise ValueError(f"iterations is {iterations}: from 0 on")
     layers = _chain(trace(model))
     matrices = _powers(layers, p)
     factors = [matrix.new_ones(len(matrix)) for matrix in matrices[:-1]]
@@ -162,7 +161,7 @@ def balance_(
         updates = _updates(matrices, factors, sums, p, q)
         for factor, update in zip(factors, updates, strict=True):
             factor.mul_(update)
-        if max([float((u - 1).abs().max()) for u in updates], default=0.0) <= tolerance:
+        if all((update - 1).abs().max() <= tolerance for update in updates):
             break
     _apply(layers, factors)
     return pd.Series(history, name="norm").rename_axis("iteration")
