@@ -25,9 +25,10 @@ from swrlib import (
     ShrinkPerturb,
     SoftWeightRescaling,
     SWRReinit,
+    make_stream,
 )
 from swrlib.engine import loop
-from swrlib.streams import generator, make_stream
+from swrlib.streams import generator
 
 SEED, BATCH = 3, 16
 RATE = 1e-3
