@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from benchmarks.measure import CORES, measure, ways, write
-from swrlib import records
+from swrlib.provenance import provenance
 
 
 def machine() -> dict[str, Any]:
     """Return what the numbers depend on."""
-    return records.provenance() | {
+    return provenance() | {
         "cores": CORES,
         "vector instructions": torch.backends.cpu.get_cpu_capability(),
     }

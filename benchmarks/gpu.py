@@ -20,10 +20,11 @@ import torch
 import swrlib
 from benchmarks.loops import random_images
 from benchmarks.measure import write
-from swrlib import paper, records, streams
+from swrlib import paper, streams
 from swrlib.datasets import Dataset
 from swrlib.engine import loop
 from swrlib.methods import make_method
+from swrlib.provenance import provenance
 
 #: Table 1 without VGG-16: data set and model of each column.
 COLUMNS = (("mnist", "mlp"), ("cifar10", "cnn"), ("cifar100", "cnn"), ("cifar100", "cnn-bn"))
@@ -255,7 +256,7 @@ def main() -> int:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     content = json.loads(given.output.read_text()) if given.output.exists() else {}
     for part in given.only or PARTS:
-        about = records.provenance(device=name)
+        about = provenance(device=name)
         seconds, found = timed(device, lambda part=part: PARTS[part](device, given.quick))
         content[part] = {"machine": about | {"seconds": round(seconds, 1)}} | found
         print(json.dumps({part: found}, indent=1), flush=True)

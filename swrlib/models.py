@@ -7,6 +7,7 @@ say which; its release does the same), ResNet-18's as torchvision draws them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -89,7 +90,6 @@ def build_model(name: str, dataset: Dataset, **options: Any) -> nn.Module:
     if name not in _ARCHITECTURES:
         raise ValueError(f"there is no model {name!r}: {nearest(name, MODELS)}")
     settings = _ARCHITECTURES[name]
-    blocks, kernel = settings.get("blocks", ()), settings.get("kernel", 3)
     known = [option for option in settings if option not in ("blocks", "kernel")]
     for option in options:
         if option not in known:
@@ -102,6 +102,21 @@ def build_model(name: str, dataset: Dataset, **options: Any) -> nn.Module:
         raise ValueError(
             f"there is no activation {activation!r}: {nearest(activation, _ACTIVATIONS)}"
         )
+    return _sequence(name, dataset, **settings)
+
+
+def _sequence(
+    name: str,
+    dataset: Dataset,
+    *,
+    hidden: Sequence[int],
+    activation: str,
+    blocks: Sequence[Sequence[int]] = (),
+    kernel: int = 3,
+    normalization: bool = False,
+    convolution_bias: bool = True,
+) -> nn.Module:
+    """Build blocks of convolutions, if any, and fully connected layers behind them."""
     channels, height, width = dataset.shape
     least = 1  # with padding 1, a convolution takes kernel - 3 pixels away
     for block in blocks:
@@ -111,29 +126,26 @@ def build_model(name: str, dataset: Dataset, **options: Any) -> nn.Module:
             f"{name} pools its input {len(blocks)} times and needs images of at least "
             f"{least}x{least} pixels, not {height}x{width}: enlarge them or take another model"
         )
-
     network = nn.Sequential()
-    convolutions = 0
-    for number, block in enumerate(blocks, start=1):
+    number = 0  # of the layer with an activation
+    for place, block in enumerate(blocks, start=1):
         for position, outputs in enumerate(block, start=1):
-            convolutions += 1
-            network.add_module(
-                f"conv{convolutions}",
-                nn.Conv2d(channels, outputs, kernel, padding=1, bias=settings["convolution_bias"]),
-            )
-            if settings["normalization"]:
-                network.add_module(f"norm{convolutions}", nn.BatchNorm2d(outputs))
+            number += 1
+            convolution = nn.Conv2d(channels, outputs, kernel, padding=1, bias=convolution_bias)
+            network.add_module(f"conv{number}", convolution)
+            if normalization:
+                network.add_module(f"norm{number}", nn.BatchNorm2d(outputs))
             channels, height, width = outputs, height + 3 - kernel, width + 3 - kernel
             if position == len(block):
-                network.add_module(f"pool{number}", nn.MaxPool2d(2))
+                network.add_module(f"pool{place}", nn.MaxPool2d(2))
                 height, width = height // 2, width // 2
-            network.add_module(f"activation{convolutions}", _ACTIVATIONS[activation]())
+            network.add_module(f"activation{number}", _ACTIVATIONS[activation]())
     network.add_module("flatten", nn.Flatten())
-    units = (channels * height * width, *settings["hidden"], len(dataset.classes))
-    for number, (inputs, outputs) in enumerate(pairwise(units), start=1):
-        network.add_module(f"linear{number}", nn.Linear(inputs, outputs))
-        if number < len(units) - 1:
-            network.add_module(f"activation{convolutions + number}", _ACTIVATIONS[activation]())
+    units = (channels * height * width, *hidden, len(dataset.classes))
+    for place, (inputs, outputs) in enumerate(pairwise(units), start=1):
+        network.add_module(f"linear{place}", nn.Linear(inputs, outputs))
+        if place < len(units) - 1:
+            network.add_module(f"activation{number + place}", _ACTIVATIONS[activation]())
     return network
 
 

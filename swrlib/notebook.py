@@ -25,6 +25,7 @@ from swrlib.loop import SoftWeightRescaling
 from swrlib.methods import Method
 from swrlib.models import MODELS
 from swrlib.overview import collapsed_runs
+from swrlib.provenance import provenance
 from swrlib.verdicts import Verdict
 
 _PLAIN = (str, int, float, bool, list, tuple, dict, type(None))
@@ -229,7 +230,7 @@ def _check(name: str, value: Any) -> None:
 
 
 def _stamp(chapter: Chapter) -> None:
-    about = records.provenance()
+    about = provenance()
     given = ", ".join(f"{k} = {v}" for k, v in chapter.parameters.items() if v is not None)
     commit = (about["commit"] or "unknown")[:10] + (" with changes" if about["dirty"] else "")
     show_html(

@@ -225,8 +225,18 @@ def test_the_readme_says_how_long_the_benchmarks_take(root):
 #: Rooms of the library from the ground up: none imports one that stands after it.
 ROOMS = [
     *("checks", "files", "memory", "paper", "graph", "layers", "rescaling", "loop", "theory"),
-    *("datasets", "models", "streams", "wide", "walks", "stacks", "population", "methods"),
-    *("measures", "records", "engine", "verdicts", "cost", "claims", "overview"),
+    *(
+        "image_files",
+        "datasets",
+        "models",
+        "streams",
+        "wide",
+        "walks",
+        "stacks",
+        "population",
+        "methods",
+    ),
+    *("measures", "provenance", "records", "engine", "verdicts", "cost", "claims", "overview"),
     *("figures", "notebook"),
 ]
 

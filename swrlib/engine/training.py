@@ -27,6 +27,7 @@ from swrlib.files import make_folder
 from swrlib.measures import Measure, checked_measures
 from swrlib.methods import Method
 from swrlib.population import Optimizer
+from swrlib.provenance import provenance
 from swrlib.streams import Stream, held_out
 
 
@@ -178,7 +179,7 @@ def _train_job(runs: Sequence[Run], setting: Setting, bar: Progress) -> None:
         # Another process may have trained some of them meanwhile, and seeds differ in the others.
         lacking = missing(runs, setting.results, setting.measured)
         for alike in cut_into_jobs(lacking, len(runs), setting.device):
-            about = records.provenance()  # of the code as it is now, not when the job has ended
+            about = provenance()  # of the code as it is now, not when the job has ended
             _train_parents(alike, setting, bar, about)
             job = Job(alike, setting)
             job.train(bar)
