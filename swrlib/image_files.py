@@ -61,10 +61,10 @@ def images_by_class(folder: Path, passed: list[Path]) -> ImagesByClass:
     passed += beside
     images = {}
     for place in classes:
-        found = [path for path in _files_below(place, passed) if _is_image(path, passed)]
-        if not found:
+        here = [path for path in _files_below(place, passed) if _is_image(path, passed)]
+        if not here:
             raise ValueError(f"the class folder {place} has no image: add some or remove it")
-        images[place.name] = sorted(found, key=lambda path: (str(path.parent), path.name))
+        images[place.name] = sorted(here, key=lambda path: (str(path.parent), path.name))
     return images
 
 

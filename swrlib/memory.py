@@ -74,9 +74,9 @@ def _control_groups(root: Path) -> Iterator[tuple[str, Path]]:
         _, controllers, name = line.split(":", 2)
         groups |= dict.fromkeys(controllers.split(","), name)
     for line in mounts.read_text().splitlines():
-        mount, _, about = line.partition(" - ")
+        mount, _, file_system = line.partition(" - ")
         shown, place = mount.split()[3:5]
-        kind, *_, options = about.split()
+        kind, *_, options = file_system.split()
         controller = "" if kind == "cgroup2" else "memory"
         of_memory = kind == "cgroup2" or "memory" in options.split(",")
         if kind not in _CONTROL_GROUPS or not of_memory or controller not in groups:

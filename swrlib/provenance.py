@@ -84,8 +84,8 @@ def _commit() -> tuple[str | None, bool | None]:
 def _warn_of_no_commit(said: str) -> None:
     """Say once why the commit is not known, with the remedy where git names one."""
     reason = said.partition("\n")[0] or "nothing"
-    found = re.search(r"git config --global --add safe\.directory .+", said)
-    then = f": `{found[0].strip()}` tells git to trust it" if found else ""
+    remedy = re.search(r"git config --global --add safe\.directory .+", said)
+    then = f": `{remedy[0].strip()}` tells git to trust it" if remedy else ""
     warnings.warn(f"the commit is not recorded, since git says {reason!r}{then}", stacklevel=4)
 
 
@@ -97,8 +97,10 @@ def _version(package: str) -> str | None:
 
 
 def _processor() -> str:
-    about = Path("/proc/cpuinfo")
-    name = re.search(r"model name\s*: (.+)", about.read_text()) if about.exists() else None
+    processors = Path("/proc/cpuinfo")
+    name = (
+        re.search(r"model name\s*: (.+)", processors.read_text()) if processors.exists() else None
+    )
     return name[1] if name else platform.processor() or platform.machine()
 
 

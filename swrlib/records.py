@@ -156,8 +156,8 @@ def write_job(
     measures = pd.DataFrame(columns=list(MEASURE_COLUMNS)) if measures is None else measures
     runs, names = sorted(set(epochs["run"])), sorted({*measures["measure"], *measured})
     job = hashlib.sha256(json.dumps([runs, names]).encode()).hexdigest()[:16]
-    about = {"provenance": dict(provenance), "runs": runs, "measures": names}
-    about["configuration_json"] = {run: dict(c) for run, c in (configurations or {}).items()}
+    told = {"provenance": dict(provenance), "runs": runs, "measures": names}
+    told["configuration_json"] = {run: dict(c) for run, c in (configurations or {}).items()}
     options = epochs[epochs.columns.difference(list(COLUMNS), sort=False)]
     schema = [*pa.schema(COLUMNS), *pa.Schema.from_pandas(options, preserve_index=False)]
     path = Path(folder) / f"{job}.parquet"
@@ -166,7 +166,7 @@ def write_job(
         beside = path.parent / _MEASURES / path.name
         tables = {beside: _table(measures, pa.schema(MEASURE_COLUMNS))} | tables
     for place, table in tables.items():
-        table = table.replace_schema_metadata({"swrlib": json.dumps(about, allow_nan=False)})
+        table = table.replace_schema_metadata({"swrlib": json.dumps(told, allow_nan=False)})
         with replacing(place) as file:
             file.write(_sealed(table))
     path.with_suffix(_OLD_SUFFIX).unlink(missing_ok=True)
@@ -219,9 +219,9 @@ def _open(path: Path) -> pq.ParquetFile:
 
 def _about(path: Path) -> dict[str, Any]:
     with _naming(path, path):
-        about: dict[str, Any] = json.loads((_open(path).metadata.metadata or {})[b"swrlib"])
-        _ = about["provenance"]["date"], about["runs"], about["measures"]
-        return about
+        told: dict[str, Any] = json.loads((_open(path).metadata.metadata or {})[b"swrlib"])
+        _ = told["provenance"]["date"], told["runs"], told["measures"]
+        return told
 
 
 def _newest(folder: Path, fits: Callable[[set[str]], bool] = lambda measures: True) -> _Sources:
@@ -233,10 +233,10 @@ def _newest(folder: Path, fits: Callable[[set[str]], bool] = lambda measures: Tr
     ]
     jobs.sort(key=lambda job: (job[1]["provenance"]["date"], job[0].name))
     return {
-        run: (path, about)
-        for path, about in jobs
-        if fits(set(about["measures"]))
-        for run in about["runs"]
+        run: (path, told)
+        for path, told in jobs
+        if fits(set(told["measures"]))
+        for run in told["runs"]
     }
 
 
@@ -417,8 +417,8 @@ def read_provenance(path: str | os.PathLike[str]) -> dict[str, Any]:
 def load_provenance(results: str | os.PathLike[str] | None = None) -> pd.DataFrame:
     """Read where each run of a folder comes from: one row per run, with its file (``job``)."""
     rows = [
-        {"run": run, "job": path.name, **about["provenance"]}
-        for run, (path, about) in _newest(results_folder(results)).items()
+        {"run": run, "job": path.name, **told["provenance"]}
+        for run, (path, told) in _newest(results_folder(results)).items()
     ]
     return pd.DataFrame(rows, columns=None if rows else ["run", "job", *PROVENANCE])
 
