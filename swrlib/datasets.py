@@ -50,9 +50,16 @@ _MNIST_MD5 = {
 
 
 @lru_cache
-def _channel_tensor(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Constants as a [C, 1, 1] tensor, kept so that a device is not made to wait every batch."""
-    return torch.tensor(values, dtype=dtype, device=device).view(-1, 1, 1)
+def _offset_and_rate(
+    constants: Constants, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return 255·mean and 1/(255·std), [C, 1, 1], rounded once.
+
+    They are kept so that a device is not made to wait every batch.
+    """
+    mean, std = (torch.tensor(values, dtype=torch.float64) for values in constants)
+    pair = (255 * mean, 1 / (255 * std))
+    return tuple(values.to(device, dtype).view(-1, 1, 1) for values in pair)  # type: ignore[return-value]
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,10 +146,9 @@ class Dataset:
         dtype
             Floating-point type of the result.
         """
-        # Two passes: this is done for every batch. The constants are rounded once, from float64.
-        mean = _channel_tensor(tuple(255 * m for m in self.mean), dtype, images.device)
-        rate = _channel_tensor(tuple(1 / (255 * s) for s in self.std), dtype, images.device)
-        return images.to(dtype).sub_(mean).mul_(rate)
+        # Two passes, not three: this is done for every batch.
+        offset, rate = _offset_and_rate((self.mean, self.std), dtype, images.device)
+        return images.to(dtype).sub_(offset).mul_(rate)
 
 
 def load_dataset(
