@@ -88,12 +88,12 @@ class Stack:
         )
         self._walks: dict[int, Walk | _Alone] = {}  # by the number of different inputs
         try:
-            steps = _trace(self._model)
+            steps = _trace(outline(model))
             self._walks = {inputs: Walk(steps, setting, inputs) for inputs in {1, seeds}}
         except Unstackable:
             if replicas > 1:
                 raise
-            self._walks = {1: _Alone(self._model, setting)}
+            self._walks = {1: _Alone(outline(model), setting)}
 
     def _block(self, tensor: Tensor, device: torch.device) -> Tensor:
         dtype = self.dtype if tensor.is_floating_point() else tensor.dtype

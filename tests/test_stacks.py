@@ -908,6 +908,29 @@ def test_how_many_train_at_once_by_default(name):
     )
 
 
+def test_a_model_that_keeps_what_it_saw_is_taken_out_of_its_stack_all_the_same():
+    """Nobody can trace it, so it trains alone; what its forward pass notes is not the stack's."""
+
+    class Keeping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.seen = nn.Linear(4, 3), None
+
+        def forward(self, x):
+            self.seen = self.layer(x)
+            return self.seen if x.sum() > 0 else -self.seen
+
+    model = Keeping()
+    stack = Stack(model, 1, CPU, torch.float32)
+    rows = torch.ones(5, 4)
+    logits = stack(rows, training=True)
+    logits.sum().backward()
+    assert_close(logits[0].T, model.layer(rows), 1e-6)
+    taken_out = stack.module(0)
+    assert taken_out.seen is None
+    assert torch.equal(taken_out.layer.weight, model.layer.weight)
+
+
 # Memory
 
 
