@@ -227,8 +227,9 @@ ROOMS = [
     *("checks", "files", "memory", "papers", "operations", "graph", "effects", "parameters"),
     *("order", "layers", "scales", "rescaling", "cautions"),
     *("choice", "targets", "structure", "plan", "steps", "attachment", "summary", "swr", "theory"),
-    *("datasets", "models", "streams", "streams_tasks", "wide", "walks", "stacks", "population"),
-    *("methods", "in_loop", "measures", "records", "engine", "verdicts", "cost", "claims"),
+    *("image_files", "datasets", "models", "streams", "streams_tasks", "wide", "walks", "stacks"),
+    *("population", "methods", "in_loop", "measures", "provenance", "records", "engine"),
+    *("verdicts", "cost", "claims"),
     *("overview", "tables", "figures", "notebook"),
 ]
 
