@@ -15,6 +15,7 @@ from benchmarks import loops
 from benchmarks.measure import ways
 from swrlib import build_model, cost, records
 from swrlib.claims.cost import judge_cost
+from swrlib.provenance import provenance
 
 ROOT = Path(__file__).parents[1]
 
