@@ -13,7 +13,7 @@ import re
 import pandas as pd
 
 from swrlib import paper, verdicts
-from swrlib.verdicts import Interval
+from swrlib.statistics import Interval
 
 #: The paper's methods that are compared with SWR, and its streams, in the order of its sections.
 RIVALS = ("vanilla", "l2", "l2-init", "shrink-perturb", "head-reset")

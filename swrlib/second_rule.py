@@ -16,19 +16,21 @@ from swrlib.statistics import CONFIDENCE, Estimate, Interval, holm
 
 MADE = "2026-11-27"
 
-REPRODUCED, REVERSED, UNDECIDED, MIXED = "reproduced", "reversed", "undecided", "mixed"
+REPRODUCED, NOT_REPRODUCED, REVERSED = "reproduced", "not reproduced", "reversed"
+UNDECIDED, MIXED = "undecided", "mixed"
 SMALLER = "reproduced but smaller than printed"
 NO_EFFECT = "no effect of a size that matters"
 EQUAL, DIFFERS, TOO_NOISY = "equal within the margin", "differs", "too noisy to say"
 #: Words by which a claim holds in a comparison, and by which it fails.
-HOLDS, FAILS = (REPRODUCED, SMALLER), (NO_EFFECT, REVERSED)
+HOLDS, FAILS = (REPRODUCED, SMALLER), (NO_EFFECT, NOT_REPRODUCED, REVERSED)
 
 #: A direction has to be certain to half of this (one side of a 95% interval) …
 DIRECTION = (1 - CONFIDENCE) / 2
 #: … and a bound (at most, at least, within the margin) to this: a side of a 90% interval.
 BOUND = 0.05
-#: What is claimed of the difference: above 0; not below minus the margin; not above the margin.
-KINDS = ("above", "not below", "little")
+#: What is claimed of the difference: above 0; not below minus the margin; not above the margin;
+#: within the margin.
+KINDS = ("above", "not below", "little", "same")
 #: The share of comparisons in which a claim has to hold, by the paper's word.
 QUANTIFIERS = ("all", "most", "often", "sometimes", "generally")
 #: More seeds than this are not asked for.
@@ -75,7 +77,7 @@ def words(
         The sizes that matter.
     printed : Interval
         Of the printed differences, NaN where there are none.
-    kind : {"above", "not below", "little"}
+    kind : {"above", "not below", "little", "same"}
     quantifier : {"all", "most", "often", "sometimes", "generally"}
 
     Returns
@@ -93,15 +95,17 @@ def words(
             (favourable(difference.above()) <= DIRECTION, REPRODUCED),
             (holm(difference.below()) <= DIRECTION, REVERSED),
         ]
-    elif kind == "not below":
-        cases = [
-            (favourable(difference.above(np.negative(margin))) <= BOUND, REPRODUCED),
-            (holm(difference.below()) <= DIRECTION, REVERSED),
-        ]
     else:
+        least, most = difference.above(np.negative(margin)), difference.below(margin)
+        too_low, too_high = difference.below(np.negative(margin)), difference.above(margin)
+        claimed, refuted = {
+            "not below": (least, too_low),
+            "little": (most, too_high),
+            "same": (np.maximum(least, most), np.minimum(too_low, too_high)),
+        }[kind]
         cases = [
-            (favourable(difference.below(margin)) <= BOUND, REPRODUCED),
-            (holm(difference.above()) <= DIRECTION, REVERSED),
+            (favourable(claimed) <= BOUND, REPRODUCED),
+            (holm(refuted) <= DIRECTION, NOT_REPRODUCED),
         ]
     found = np.select([case for case, _ in cases], [word for _, word in cases], UNDECIDED)
     if kind == "above":
@@ -122,10 +126,11 @@ def needed(quantifier: str, number: int) -> int:
 def worst(found: Any) -> Any:
     """Return the word of a method against several rivals: the first that is there, of a list.
 
-    *Reversed*, *no effect*, *undecided*, *smaller*, *reproduced*; over the last axis.
+    *Reversed*, *not reproduced*, *no effect*, *undecided*, *smaller*, *reproduced*; over the last
+    axis.
     """
     found = np.asarray(found)
-    order = (REVERSED, NO_EFFECT, UNDECIDED, SMALLER)
+    order = (REVERSED, NOT_REPRODUCED, NO_EFFECT, UNDECIDED, SMALLER)
     chosen = np.select([(found == word).any(-1) for word in order], order, REPRODUCED)
     return chosen if chosen.ndim else str(chosen)
 
@@ -134,8 +139,8 @@ def verdict(found: Any, quantifier: str = "all") -> Any:
     """Make one word of a claim's cases, over the last axis.
 
     It holds where enough cases do (*smaller* if too few of them at the printed size). Where
-    enough cannot hold any more: *mixed* if some do, else the word that most cases have of *no
-    effect* and *reversed* (of equally many, the former). Else *undecided*.
+    enough cannot hold any more: *mixed* if some do, else *not reproduced*, or the word that most
+    cases have of *no effect* and *reversed* (of equally many, the former). Else *undecided*.
     """
     found = np.asarray(found)
     need = needed(quantifier, found.shape[-1])
@@ -146,6 +151,7 @@ def verdict(found: Any, quantifier: str = "all") -> Any:
         (count[REPRODUCED] >= need, REPRODUCED),
         (holding >= need, SMALLER),
         (failed & (holding > 0), MIXED),
+        (failed & (count[NOT_REPRODUCED] > 0), NOT_REPRODUCED),
         (failed & (count[REVERSED] > count[NO_EFFECT]), REVERSED),
         (failed, NO_EFFECT),
     ]
@@ -163,7 +169,7 @@ def seeds_to_decide(
     difference : Estimate
         From this many seeds.
     margin : float
-    kind : {"above", "not below", "little"}
+    kind : {"above", "not below", "little", "same"}
     seeds, methods : int
         Of the setting.
 

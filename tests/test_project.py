@@ -237,7 +237,19 @@ ROOMS = [
         "theory",
     ),
     *("datasets", "models", "streams", "wide", "walks", "stacks", "population", "methods"),
-    *("measures", "records", "engine", "second_rule", "verdicts", "cost", "claims", "overview"),
+    *(
+        "measures",
+        "records",
+        "engine",
+        "second_rule",
+        "first_rule",
+        "outcomes",
+        "comparisons",
+        "verdicts",
+        "cost",
+        "claims",
+        "overview",
+    ),
     *("figures", "notebook"),
 ]
 

@@ -19,6 +19,7 @@ from swrlib.second_rule import (
     EQUAL,
     MIXED,
     NO_EFFECT,
+    NOT_REPRODUCED,
     REPRODUCED,
     REVERSED,
     SMALLER,
@@ -177,7 +178,8 @@ def wrong(design: Design, truth: float) -> tuple[str, ...]:
     """Return the words that are wrong, where a size that matters is true or absent; else none.
 
     *Undecided* never is. "Above" is wrong where nothing is there; *no effect* where a size that
-    matters is, *reversed* where the difference is not below 0.
+    matters is, *reversed* where the difference is not below 0, *not reproduced* where the claim
+    holds.
 
     Parameters
     ----------
@@ -186,9 +188,9 @@ def wrong(design: Design, truth: float) -> tuple[str, ...]:
         In margins.
     """
     if design.kind == "not below":
-        return (REVERSED,) if truth >= 0 else (REPRODUCED,) if truth <= -1 else ()
+        return (NOT_REPRODUCED, MIXED) if truth >= 0 else (REPRODUCED,) if truth <= -1 else ()
     if design.kind == "little":
-        return (REVERSED,) if truth <= 0 else (REPRODUCED,) if truth >= 1 else ()
+        return (NOT_REPRODUCED, MIXED) if truth <= 0 else (REPRODUCED,) if truth >= 1 else ()
     if truth == 0:
         return (REPRODUCED, SMALLER, REVERSED, MIXED)
     if truth <= -1:
@@ -214,18 +216,18 @@ def simulated(designs: Sequence[Design] = DESIGNS, *, draws: int = DRAWS) -> pd.
     Returns
     -------
     DataFrame
-        A row a design and truth: ``claim, methods, seeds, noise, truth``, a column a word (shares),
-        and ``wrong``, the share of wrong words in all.
+        A row a design and truth: ``claim, methods × seeds, noise, truth``, a column a word
+        (shares), and ``wrong``, the share of wrong words in all.
     """
-    order = (REPRODUCED, SMALLER, NO_EFFECT, REVERSED, MIXED, UNDECIDED)
+    order = (REPRODUCED, SMALLER, NO_EFFECT, NOT_REPRODUCED, REVERSED, MIXED, UNDECIDED)
     rows = []
     for design in designs:
         for name, share in TRUTHS.items():
             truth = share * design.printed
             found = rates(claim_words(design, truth, draws=draws), order)
             noise = f"{design.noise:g}" + (f", one {design.louder:g}×" if design.louder > 1 else "")
-            about = {"claim": design.name, "methods": design.methods, "seeds": design.seeds}
-            about |= {"noise": noise, "truth": name}
+            size = f"{design.methods} × {design.seeds}"
+            about = {"claim": design.name, "methods × seeds": size, "noise": noise, "truth": name}
             rows.append(about | found | {"wrong": sum(found[w] for w in wrong(design, truth))})
     return pd.DataFrame(rows)
 
@@ -253,7 +255,10 @@ def as_text(table: pd.DataFrame) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def tables_as_text(*, draws: int = DRAWS) -> str:
+    """Return both tables of *How verdicts are made*, as Markdown."""
+    return f"{as_text(simulated(draws=draws))}\n\n{as_text(simulated_numbers(draws=draws))}"
+
+
 if __name__ == "__main__":
-    print(as_text(simulated()))
-    print()
-    print(as_text(simulated_numbers()))
+    print(tables_as_text())
