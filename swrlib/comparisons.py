@@ -265,7 +265,7 @@ def worded(claim: Claim, cases: Sequence[Comparison], scale: str) -> list[Compar
         if word == second_rule.UNDECIDED:
             kind = KINDS.get(claim.kind, "above")
             needed = second_rule.seeds_to_decide(
-                case.estimate, case.margin, kind, case.n, case.methods
+                case.estimate, case.margin, kind, case.n, case.methods, len(run)
             )
             case = replace(case, seeds_to_decide=needed)
         found.append(case)

@@ -32,7 +32,7 @@ BOUND = 0.05
 #: within the margin.
 KINDS = ("above", "not below", "little", "same")
 #: The share of comparisons in which a claim has to hold, by the paper's word.
-QUANTIFIERS = ("all", "most", "often", "sometimes", "generally")
+QUANTIFIERS = ("all", "most", "often", "sometimes", "generally", "generally in most")
 #: More seeds than this are not asked for.
 MOST_SEEDS = 1000
 
@@ -117,10 +117,10 @@ def needed(quantifier: str, number: int) -> int:
     """Return in how many of so many cases a claim has to hold.
 
     *All*; *most*: more than half; *often*: a third; *sometimes*: one. *Generally* makes one case
-    of all.
+    of all, "generally in most" one of each network.
     """
     shares = {"most": number // 2 + 1, "often": math.ceil(number / 3), "sometimes": 1}
-    return shares.get(quantifier, number)
+    return shares.get(quantifier.removeprefix("generally in "), number)
 
 
 def worst(found: Any) -> Any:
@@ -135,34 +135,46 @@ def worst(found: Any) -> Any:
     return chosen if chosen.ndim else str(chosen)
 
 
-def verdict(found: Any, quantifier: str = "all") -> Any:
+def verdict(found: Any, quantifier: str = "all", number: int | None = None) -> Any:
     """Make one word of a claim's cases, over the last axis.
 
-    It holds where enough cases do (*smaller* if too few of them at the printed size). Where
-    enough cannot hold any more: *mixed* if some do, else *not reproduced*, or the word that most
-    cases have of *no effect* and *reversed* (of equally many, the former). Else *undecided*.
+    It holds where enough of the cases that were run do (*smaller* if too few of them at the
+    printed size). It fails where it would whatever the others came to: *mixed* if it holds in
+    some case, the word of all cases if they have the same, else *not reproduced*. In between
+    *undecided*.
+
+    Parameters
+    ----------
+    found : array of str, shape [..., cases]
+        Of those that were run.
+    quantifier : str
+    number : int, optional
+        Of all cases, run or not.
     """
     found = np.asarray(found)
-    need = needed(quantifier, found.shape[-1])
-    count = {word: (found == word).sum(-1) for word in (*HOLDS, *FAILS, UNDECIDED)}
-    holding = count[REPRODUCED] + count[SMALLER]
-    failed = holding + count[UNDECIDED] < need
+    run = found.shape[-1]
+    holding, whole = np.isin(found, HOLDS).sum(-1), (found == REPRODUCED).sum(-1)
+    failing = np.isin(found, FAILS).sum(-1)
+    number = max(number or run, run)
+    failed = number - failing < needed(quantifier, number)
+    alike = (found == found[..., :1]).all(-1)
     cases = [
-        (count[REPRODUCED] >= need, REPRODUCED),
-        (holding >= need, SMALLER),
-        (failed & (holding > 0), MIXED),
-        (failed & (count[NOT_REPRODUCED] > 0), NOT_REPRODUCED),
-        (failed & (count[REVERSED] > count[NO_EFFECT]), REVERSED),
-        (failed, NO_EFFECT),
+        (whole >= needed(quantifier, run), np.array(REPRODUCED)),
+        (holding >= needed(quantifier, run), np.array(SMALLER)),
+        (failed & (holding > 0), np.array(MIXED)),
+        (failed & alike, found[..., 0]),
+        (failed, np.array(NOT_REPRODUCED)),
     ]
     chosen = np.select([case for case, _ in cases], [word for _, word in cases], UNDECIDED)
     return chosen if chosen.ndim else str(chosen)
 
 
 def seeds_to_decide(
-    difference: Estimate, margin: float, kind: str, seeds: int, methods: int
+    difference: Estimate, margin: float, kind: str, seeds: int, methods: int, comparisons: int = 1
 ) -> int | None:
     """Return how many seeds would decide, if difference and spread stayed as they are.
+
+    As if all of the claim's comparisons were like this one, which Holm's correction is hardest on.
 
     Parameters
     ----------
@@ -172,6 +184,8 @@ def seeds_to_decide(
     kind : {"above", "not below", "little", "same"}
     seeds, methods : int
         Of the setting.
+    comparisons : int
+        Of the claim.
 
     Returns
     -------
@@ -182,6 +196,8 @@ def seeds_to_decide(
     error = difference.error * np.sqrt(seeds / numbers)
     more = Estimate(difference.difference, error, (numbers - 1) * max(methods - 1, 1))
     nothing = Interval(np.nan, np.nan, np.nan)
-    found = words(Estimate(*(np.asarray(x)[..., None] for x in more)), margin, nothing, kind)
+    parts = (np.full(len(numbers), more.difference), more.error, more.degrees)
+    tiled = Estimate(*(np.tile(part[:, None], comparisons) for part in parts))
+    found = words(tiled, margin, nothing, kind)
     decided = numbers[found[:, 0] != UNDECIDED]
     return int(decided[0]) if len(decided) else None

@@ -225,6 +225,12 @@ def contrast(values: pd.DataFrame, weights: Mapping[str, float]) -> tuple[Estima
     return (pooled, "pooled") if pooled.error > own.error else (own, "Welch")
 
 
+def paired(differences: pd.Series) -> Estimate:
+    """Estimate the mean of differences within pairs, of which there are at least two."""
+    n = len(differences)
+    return Estimate(differences.mean(), differences.std() / np.sqrt(n), float(n - 1))
+
+
 def mean_of(values: pd.DataFrame, method: str) -> Estimate:
     """Estimate a method's mean: its spread is that of all methods, under the same conditions.
 

@@ -60,11 +60,14 @@ from swrlib.statistics import (  # noqa: F401
     Estimate,
     contrast,
     mean_and_interval,
+    paired,
     paired_interval,
 )
 from swrlib.tables import table_cells  # noqa: F401
 
 IN_CHAPTER = "judged in its chapter"
+#: What says nothing.
+LACKING = (NOT_RUN, TOO_FEW_SEEDS)
 #: The badge of what is ours: the paper does not claim it.
 REMARK = "remark"
 
@@ -143,33 +146,42 @@ def judge_claim(
     if claim.quantifier.startswith("generally"):
         chosen = worded(claim, pooled(claim, [c for c in single if _decided(c)], finals), scale)
         chosen = chosen or single
-    units: dict[Any, list[Comparison]] = {}
-    for case in chosen:
-        units.setdefault((case.cell, case.method), []).append(case)
-    words = [_unit_word([c.verdict for c in unit]) for unit in units.values()]
-    said = [word for word in words if word not in (NOT_RUN, TOO_FEW_SEEDS)]
-    printed = [_unit_word([c.printed_verdict for c in unit]) for unit in units.values()]
-    firsts: dict[Any, list[str]] = {}
-    for case in single:
-        firsts.setdefault((case.cell, case.method), []).append(case.first)
-    first = combined([min(words, key=severity) for words in firsts.values()])
-    verdict = _claim_word(claim, words)
-    run = sum(_decided(case) for case in single)
-    part = f" ({run} of {len(single)} comparisons)" if said and run < len(single) else ""
-    shown = chosen if chosen is single else [*chosen, *single]
+    units, alone = _units(chosen), _units(single)
+    words = [_unit_word([c.verdict for c in unit]) for unit in units]
+    printed = [_unit_word([c.printed_verdict for c in unit]) for unit in units]
+    printed = [word for word in printed if word != NOT_PRINTED] or [NOT_PRINTED]
+    first = combined([min((c.first for c in unit), key=severity) for unit in alone])
+    run = sum(_unit_word([c.verdict for c in unit]) not in LACKING for unit in alone)
+    number = len({case.cell for case in single}) if chosen is not single else len(units)
+    word = _claim_word(claim, words, 1 if claim.quantifier == "generally" else number)
+    part = f" ({run} of {len(alone)} comparisons)" if 0 < run < len(alone) else ""
     return Verdict(
         claim,
-        REMARK if claim.remark and said else verdict,
-        REMARK if claim.remark and said else verdict + part,
-        _detail(shown),
-        _claim_word(claim, [word for word in printed if word != NOT_PRINTED] or [NOT_PRINTED]),
-        tuple(shown),
+        REMARK if claim.remark and run else word,
+        REMARK if claim.remark and run else word + part,
+        _detail([_telling(unit) for unit in (units if chosen is single else [*units, *alone])]),
+        _claim_word(claim, printed, len(printed)),
+        tuple(single if chosen is single else [*chosen, *single]),
         first,
     )
 
 
+def _units(cases: Sequence[Comparison]) -> list[list[Comparison]]:
+    """Put a method's comparisons with its rivals in a setting together."""
+    units: dict[Any, list[Comparison]] = {}
+    for case in cases:
+        units.setdefault((case.cell, case.method), []).append(case)
+    return list(units.values())
+
+
+def _telling(unit: Sequence[Comparison]) -> Comparison:
+    """Return the comparison that a method's word in a setting comes from: the lowest of those."""
+    word = _unit_word([case.verdict for case in unit])
+    return min((case for case in unit if case.verdict == word), key=lambda case: case.low)
+
+
 def _decided(case: Comparison) -> bool:
-    return case.verdict not in (NOT_RUN, TOO_FEW_SEEDS)
+    return case.verdict not in LACKING
 
 
 def _unit_word(words: Sequence[str]) -> str:
@@ -181,14 +193,15 @@ def _unit_word(words: Sequence[str]) -> str:
     return known if known and (not others or known in second_rule.FAILS) else others[0]
 
 
-def _claim_word(claim: Claim, words: Sequence[str]) -> str:
-    """Return the claim's word; what was not run does not enter it."""
-    said = [word for word in words if word not in (NOT_RUN, TOO_FEW_SEEDS)]
+def _claim_word(claim: Claim, words: Sequence[str], number: int) -> str:
+    """Return the claim's word, of so many cases; what was not run does not speak against it."""
+    said = [word for word in words if word not in LACKING]
     if not said:
         return TOO_FEW_SEEDS if TOO_FEW_SEEDS in words else NOT_RUN
     if said[0] in (QUICK, CUSTOM, OUTSIDE, NOT_PRINTED):
         return said[0]
-    return second_rule.verdict([word for word in said if word != OUTSIDE], claim.quantifier)
+    said = [word for word in said if word != OUTSIDE]
+    return second_rule.verdict(said, claim.quantifier, number)
 
 
 def _detail(cases: Sequence[Comparison]) -> str:
@@ -198,10 +211,10 @@ def _detail(cases: Sequence[Comparison]) -> str:
         return f"{run[0]}."
     groups: dict[str, list[str]] = {}
     for case in run:
-        text = f"{label(case.method)} on {case.where} ({case.numbers} against {label(case.rival)}"
+        text = f"{label(case.method)} against {label(case.rival)}, {case.where}: {case.numbers}"
         if case.verdict == UNDECIDED:
-            text += f"; {case.seeds_to_decide or f'over {second_rule.MOST_SEEDS}'} would decide"
-        groups.setdefault(case.verdict, []).append(text + ")")
+            text += f", {case.seeds_to_decide or f'over {second_rule.MOST_SEEDS}'} would decide"
+        groups.setdefault(case.verdict, []).append(text)
     said = [f"{verdict}: {' · '.join(who)}" for verdict, who in groups.items()]
     others = Counter(case.verdict for case in cases if case not in run)
     said += [f"{verdict}: {n} of {len(cases)} comparisons" for verdict, n in others.items()]
@@ -284,12 +297,15 @@ class Case(NamedTuple):
         By seed: what is claimed to be the higher and the lower one. Seeds that both have count.
     margin : float
         The size that matters.
+    same_run : bool
+        Whether both are of the same run, before and after something: then they are paired.
     """
 
     what: str
     higher: pd.Series
     lower: pd.Series
     margin: float
+    same_run: bool = False
 
 
 def judge_cases(claim: Claim, cases: Sequence[Case], *, scale: str, kind: str = "above") -> Verdict:
@@ -314,7 +330,12 @@ def judge_cases(claim: Claim, cases: Sequence[Case], *, scale: str, kind: str = 
         word = TOO_FEW_SEEDS if any(map(len, tables)) else NOT_RUN
         said = (f"{c.what}: n = {len(t)}" for c, t in zip(cases, tables, strict=True))
         return Verdict(claim, word, word, f"{'; '.join(said)}.", NOT_PRINTED)
-    estimates = [contrast(table, {"a": 1.0, "b": -1.0})[0] for _, table in run]
+    estimates = [
+        paired(table["a"] - table["b"])
+        if case.same_run
+        else contrast(table, {"a": 1.0, "b": -1.0})[0]
+        for case, table in run
+    ]
     stacked = Estimate(*np.array(estimates, dtype=float).T)
     margins = np.array([case.margin for case, _ in run])
     words = second_rule.words(stacked, margins, NO_INTERVAL, kind, claim.quantifier)

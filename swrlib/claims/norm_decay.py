@@ -64,7 +64,7 @@ def fall(norms: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def fall_verdict(norms: pd.DataFrame, frame: pd.DataFrame, scale: str) -> Verdict:
-    """Judge Appendix E's drop: in all layers SWR's norm is larger at the first decay than at the end.
+    """Judge Appendix E's drop: in all layers the norm is larger at the first decay than at the end.
 
     Half of the fall that the pull alone would cause is the size that matters.
 
@@ -87,7 +87,7 @@ def fall_verdict(norms: pd.DataFrame, frame: pd.DataFrame, scale: str) -> Verdic
             part = falls.loc[layer]
             margin = (part["norm"] - part["pull alone"]).mean() / 2
             what = f"{layer}: norm at the first decay minus at the end"
-            cases.append(verdicts.Case(what, part["norm"], part["end"], margin))
+            cases.append(verdicts.Case(what, part["norm"], part["end"], margin, same_run=True))
     return verdicts.judge_cases(paper.find_claim("decay-pull"), cases, scale=scale)
 
 

@@ -117,9 +117,11 @@ def _scaling_verdict(
     assert isinstance(claim.margin, float)
     cases = []
     for (reading, biases, ratio), group in rows.groupby(["reading", "biases", "ratio"]):
-        by_seed = group.set_index("seed")
-        what = f"reading “{reading}”, ratio {ratio:g}, biases {biases}"
-        cases.append(Case(what, by_seed[higher], by_seed[lower], claim.margin))
+        points = 100 * group.set_index("seed")[[higher, lower]]
+        what = f"reading “{reading}”, " if rows["reading"].nunique() > 1 else ""
+        what += f"ratio {ratio:g}, biases {biases}, points"
+        margin = 100 * claim.margin
+        cases.append(Case(what, points[higher], points[lower], margin, same_run=True))
     scale = rows["scale"].iloc[0] if len(rows) else "paper"
     kind = "same" if id == "scaling-keeps-accuracy" else "above"
     found = verdicts.judge_cases(claim, cases, scale=scale, kind=kind)
