@@ -6,7 +6,7 @@ from the last epoch and pairs of seeds, stands beside each.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -168,7 +168,7 @@ def _estimate(
     n = min(int(late[side].count()) if side in late else 0 for side in sides)
     margin = paper.size_that_matters(claim, cell)
     case = Comparison(cell, method, rival, n, margin=margin, methods=late.shape[1])
-    case = replace(case, printed=printed_difference(cell, method, rival))
+    case = replace(case, printed=printed_contrast(cell, {method: 1, rival: -1}))
     if n < 2:
         return case
     if rival == NOTHING:
@@ -180,13 +180,11 @@ def _estimate(
     return replace(case, estimate=estimate, way=way, last=paired)
 
 
-def printed_difference(cell: Cell, method: str, rival: str) -> Estimate:
-    """Return the printed difference, its error after Welch; NaN where nothing is printed."""
-    x, y = (paper.printed_accuracy(name, *cell) for name in (method, rival))
-    if x is None or y is None:
-        return NO_ESTIMATE
-    parts = [Estimate(a.mean, a.std / np.sqrt(a.seeds), a.seeds - 1) for a in (x, y)]
-    return combined(parts, (1, -1))
+def printed_contrast(cell: Cell, weights: Mapping[str, float]) -> Estimate:
+    """Return the weighted sum of printed means, its error after Welch; NaN where one lacks."""
+    found = [paper.printed_accuracy(name, *cell) for name in weights]
+    parts = [Estimate(a.mean, a.std / np.sqrt(a.seeds), a.seeds - 1) for a in found if a]
+    return combined(parts, [*weights.values()]) if len(parts) == len(found) else NO_ESTIMATE
 
 
 def pooled(claim: Claim, cases: Sequence[Comparison], finals: pd.DataFrame) -> list[Comparison]:
@@ -210,15 +208,14 @@ def pooled(claim: Claim, cases: Sequence[Comparison], finals: pd.DataFrame) -> l
     for cell in dict.fromkeys(case.cell for case in cases):
         here = [case for case in cases if case.cell == cell]
         late = outcomes.by_seed(finals, cell, "late").drop(columns=OURS, errors="ignore")
-        share = 1 / len(here)
-        weights = dict.fromkeys((case.method for case in here), share) | {here[0].rival: -1.0}
+        first, share = here[0], 1 / len(here)
+        weights = dict.fromkeys((case.method for case in here), share) | {first.rival: -1.0}
         estimate, way = contrast(late, weights)
+        printed = printed_contrast(cell, weights)
+        n = min(case.n for case in here)
+        case = replace(first, estimate=estimate, way=way, printed=printed, n=n)
         names = " and ".join(label(case.method) for case in here)
-        first = here[0]
-        if len(here) > 1:
-            printed = combined([case.printed for case in here], [share] * len(here))
-            first = replace(first, method=names, printed=printed)
-        found.append(replace(first, estimate=estimate, way=way, n=min(c.n for c in here)))
+        found.append(case if len(here) == 1 else replace(case, method=names))
     if claim.quantifier == "generally" and found:
         scales = [1 / (len(found) * case.margin) for case in found]
         estimate, printed = (

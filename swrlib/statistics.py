@@ -69,7 +69,7 @@ def paired_interval(a: Any, b: Any) -> Interval:
     Interval
         Of the mean of ``a - b``.
     """
-    differences = np.subtract(a, b, dtype=np.float64)
+    differences = np.subtract(np.asarray(a), np.asarray(b), dtype=np.float64)
     n = differences.shape[-1]
     mean = differences.mean(-1)
     half = quantile(n - 1) * differences.std(-1, ddof=1) / np.sqrt(n)
