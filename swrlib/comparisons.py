@@ -127,9 +127,11 @@ class Comparison:
         return text
 
 
-def in_points(difference: float, low: float, high: float) -> str:
-    """Write a difference of accuracies and its interval in percentage points."""
-    return f"{100 * difference:+.2f} points [{100 * low:+.2f}, {100 * high:+.2f}]"
+def in_points(difference: float, low: float, high: float, *, unit: str = " points") -> str:
+    """Write a difference of accuracies and its interval in percentage points; a dash for NaN."""
+    if np.isnan(low):
+        return "–"
+    return f"{100 * difference:+.2f}{unit} [{100 * low:+.2f}, {100 * high:+.2f}]"
 
 
 def other_scale(scale: str) -> str:

@@ -1,7 +1,7 @@
 """From claims and records to verdicts: the second rule's word, the first rule's beside it.
 
 A *claim* is judged on differences of methods (`swrlib.comparisons`), a *number* of a table against
-the printed one (`swrlib.tables`). What the rules are stands in `swrlib.second_rule` and
+the printed one (`swrlib.printed_numbers`). What the rules are stands in `swrlib.second_rule` and
 `swrlib.first_rule`, what they are applied to in `swrlib.outcomes`. Accuracies are fractions; only
 texts speak of points.
 """
@@ -54,6 +54,7 @@ from swrlib.outcomes import (  # noqa: F401
     setting,
 )
 from swrlib.paper import Claim, label
+from swrlib.printed_numbers import table_cells  # noqa: F401
 from swrlib.second_rule import MIXED, REPRODUCED, REVERSED, UNDECIDED  # noqa: F401
 from swrlib.statistics import (  # noqa: F401
     NO_INTERVAL,
@@ -63,7 +64,6 @@ from swrlib.statistics import (  # noqa: F401
     paired,
     paired_interval,
 )
-from swrlib.tables import table_cells  # noqa: F401
 
 IN_CHAPTER = "judged in its chapter"
 #: What says nothing.
