@@ -143,7 +143,7 @@ def judge_claim(
     finals = judged(records, scale, claim)
     single = worded(claim, estimated(claim, claim.cells if cells is None else cells, finals), scale)
     chosen = single
-    if claim.quantifier.startswith("generally"):
+    if claim.quantifier.startswith("generally") and scale == "paper":
         chosen = worded(claim, pooled(claim, [c for c in single if _decided(c)], finals), scale)
         chosen = chosen or single
     units, alone = _units(chosen), _units(single)
@@ -159,7 +159,8 @@ def judge_claim(
         claim,
         REMARK if claim.remark and run else word,
         REMARK if claim.remark and run else word + part,
-        _detail([_telling(unit) for unit in (units if chosen is single else [*units, *alone])]),
+        _detail([_telling(unit) for unit in (units if chosen is single else [*units, *alone])])
+        + (f" By the first rule: {first}." if run and scale == "paper" else ""),
         _claim_word(claim, printed, len(printed)),
         tuple(single if chosen is single else [*chosen, *single]),
         first,
