@@ -13,7 +13,6 @@ from swrlib import notebook, records, train, verdicts
 from swrlib.claims.norms import (
     LEFT_ALONE,
     divergence_verdicts,
-    downward_verdict,
     late_growth,
     norms_by_layer,
     prevention_verdicts,
@@ -232,12 +231,6 @@ def test_a_single_task_is_another_case_and_gets_a_remark():
     assert "accuracy 64.0% against 43.0%" in remark.detail
     (alone,) = divergence_verdicts(frame[frame["method"] == LEFT_ALONE])
     assert alone.verdict == verdicts.NOT_RUN
-
-
-def test_swr_scales_up_too():
-    verdict = downward_verdict()
-    assert verdict.claim.id == "scales-down-alone" and verdict.verdict == verdicts.NOT_REPRODUCED
-    assert "multiplied by 1.1 at" in verdict.detail  # (0.1 · 2 + 0.9 · 1) / 1
 
 
 def test_divergence_that_was_not_trained_is_not_run():

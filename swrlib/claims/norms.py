@@ -11,7 +11,6 @@ import torch
 
 from swrlib import paper, verdicts
 from swrlib.layers import trace_layers
-from swrlib.loop import SoftWeightRescaling
 from swrlib.methods import SWRExceptNormalization
 from swrlib.models import build_model
 from swrlib.verdicts import Case, Verdict, setting
@@ -208,19 +207,3 @@ def _most_growth(rows: pd.DataFrame) -> pd.Series:
     found = pd.Series(math.log(DIVERGED), rows[diverged]["seed"].unique())
     norms = norms_by_layer(rows[~diverged])
     return pd.concat([late_growth(norms).groupby("seed").max(), found]) if len(norms) else found
-
-
-@torch.no_grad()
-def downward_verdict() -> Verdict:
-    """Judge that SWR scales down alone, by a weight whose norm was halved, and one rescaling."""
-    network = torch.nn.Linear(3, 2)
-    weight = network.weight
-    rescaling = SoftWeightRescaling(network, lam=0.1)
-    weight.mul_(0.5)
-    before = weight.norm()
-    rescaling.step()
-    factor = float(weight.norm() / before)
-    detail = "By Algorithm 1 as printed a norm at half of its initial value is multiplied by "
-    detail += f"{factor:.3g} at λ = 0.1: it scales up, too."
-    claim = paper.find_claim("scales-down-alone")
-    return verdicts.judge_theorem(claim, factor <= 1, detail, cases=1)
