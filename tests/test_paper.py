@@ -159,7 +159,7 @@ def test_what_is_printed_for_vgg_alone_is_claimed_for_it_alone():
         alone = bool(claim.cells) and {cell[:2] for cell in claim.cells} == {VGG16}
         assert alone == ("On VGG-16" in claim.sentence or "on VGG-16" in claim.sentence), claim.id
     halves = {
-        "full-access-swr-halfway-vgg": "from the middle on",
+        "full-access-swr-vgg": "from the middle on",
         "limited-access-loss-vgg": "nothing",
         "generalization-vgg": "over four points",
         "reinit-vgg": "over eight points",

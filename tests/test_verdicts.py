@@ -574,7 +574,7 @@ def test_a_change_costs_the_mean_over_all_changes_and_gains_count(moved):
 
 
 def test_half_way_means_every_epoch_of_the_second_half_of_the_stages():
-    judged = paper.find_claim("full-access-swr-halfway-vgg")
+    judged = paper.find_claim("full-access-swr-vgg")
     (cell,) = judged.cells
     records = made_up({(*cell, m): seeds(0.3) for m in ("swr", "shrink-perturb")})
     parts = [
