@@ -13,8 +13,8 @@ from swrlib import verdicts
 from swrlib.layers import trace_layers
 from swrlib.methods import SWRExceptNormalization
 from swrlib.models import build_model
-from swrlib.papers import Claim
 from swrlib.papers import SWR as paper
+from swrlib.papers import Claim
 from swrlib.verdicts import Case, Verdict, setting
 
 #: SWR that leaves normalization layers alone.
