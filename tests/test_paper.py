@@ -153,8 +153,8 @@ def test_quantifiers_are_the_sentences_words():
         "often": "often",
         "sometimes": "occasionally",
     }
-    of_claims = {claim.id: claim.quantifier for claim in paper.CLAIMS}
-    for claim in paper.CLAIMS:
+    of_claims = {claim.id: claim.quantifier for claim in paper.claims}
+    for claim in paper.claims:
         words = claim.sentence.split()
         said = {"generally", "often", "occasionally", "largely", "most"} & set(words)
         said -= {"most"} if "at most" in claim.sentence else set()
@@ -165,7 +165,7 @@ def test_quantifiers_are_the_sentences_words():
 
 
 def test_what_is_printed_for_vgg_alone_is_claimed_for_it_alone():
-    for claim in paper.CLAIMS:
+    for claim in paper.claims:
         alone = bool(claim.cells) and {cell[:2] for cell in claim.cells} == {VGG16}
         assert alone == ("On VGG-16" in claim.sentence or "on VGG-16" in claim.sentence), claim.id
     halves = {
@@ -181,13 +181,13 @@ def test_what_is_printed_for_vgg_alone_is_claimed_for_it_alone():
 
 
 def test_remarks_are_ours_and_every_claim_has_a_chapter(root):
-    for claim in paper.CLAIMS:
+    for claim in paper.claims:
         assert claim.remark == claim.place.startswith("ours"), claim.id
         assert (root / f"notebooks/{claim.chapter}.ipynb").exists(), claim.id
 
 
 def test_the_size_that_matters_is_a_tenth_of_the_axis_of_a_warm_start():
-    assert paper.SIZES == {
+    assert paper.sizes == {
         ("mnist", "mlp"): 0.0014,
         ("cifar10", "cnn"): 0.01,
         ("cifar100", "cnn"): 0.01,
@@ -195,12 +195,12 @@ def test_the_size_that_matters_is_a_tenth_of_the_axis_of_a_warm_start():
         VGG16: 0.014,
         ("cifar10", "mlp"): 0.008,
     }
-    for claim in paper.CLAIMS:
+    for claim in paper.claims:
         for cell in claim.cells:
             if claim.kind in paper.ACCURACY_KINDS:
                 assert 0 < paper.size_that_matters(claim, cell) < 0.1
     steady = paper.find_claim("full-access-steady")
-    axes = {p.cell: p.axis for p in paper.PANELS if p.cell[2] == "full-access"}
+    axes = {p.cell: p.axis for p in paper.panels if p.cell[2] == "full-access"}
     for cell in steady.cells:
         tenth = (axes[cell][1] - axes[cell][0]) / 10
         assert paper.size_that_matters(steady, cell) == pytest.approx(tenth)

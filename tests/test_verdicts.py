@@ -310,7 +310,9 @@ def test_a_comparison_is_estimated_by_all_methods_of_its_setting():
 def test_every_verdict_on_an_ordering(difference, sd, verdict, monkeypatch):
     # The paper's own spread would hide that a difference is smaller than printed.
     printed = {m: Accuracy(mean, 1e-4, 5) for m, mean in (("swr", 0.9822), ("vanilla", 0.9789))}
-    monkeypatch.setattr(paper, "printed_accuracy", lambda method, *cell: printed.get(method))
+    monkeypatch.setattr(
+        type(paper), "printed_accuracy", lambda self, method, *cell: printed.get(method)
+    )
     records = wobbled(sd, swr=0.98 + difference, vanilla=0.98, l2=0.98)
     found = judge_claim(claim("ordering", ("swr",), ("vanilla",)), records)
     assert found.verdict == found.label == verdict
