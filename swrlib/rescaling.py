@@ -74,8 +74,7 @@ def _row_norms(tensor: Tensor, stacked: int, dtype: torch.dtype) -> Tensor:
 
 def multi_tensor_multiply_(tensors: Sequence[Tensor], scales: Sequence[Tensor]) -> None:
     """Multiply many tensors in place, each by its scale."""
-    # On a processor a loop is what torch makes of it, too.
-    if hasattr(torch, "_foreach_mul_") and not tensors[0].is_cpu:
+    if hasattr(torch, "_foreach_mul_"):
         torch._foreach_mul_(list(tensors), list(scales))
     else:
         for tensor, scale in zip(tensors, scales, strict=True):
@@ -185,7 +184,11 @@ class SoftRescaling:
         if skipped is not None:
             factors = factors.where(skipped == 0, 1.0)
         cumulative_factors(factors, self._members, self._others, out=self._scales)
-        multi_tensor_multiply_(tensors, self._scale_of_each)
+        if self._at_once and self.pull.is_cpu:  # a loop is what torch makes of it there, too
+            for tensor, scale in zip(tensors, self._scale_of_each, strict=True):
+                tensor.mul_(scale)
+        else:
+            multi_tensor_multiply_(tensors, self._scale_of_each)
         return factors, norms
 
 
