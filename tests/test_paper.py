@@ -197,7 +197,7 @@ def test_the_size_that_matters_is_a_tenth_of_the_axis_of_a_warm_start():
     }
     for claim in paper.claims:
         for cell in claim.cells:
-            if claim.kind in paper.ACCURACY_KINDS:
+            if claim.kind in ACCURACY_KINDS:
                 assert 0 < paper.size_that_matters(claim, cell) < 0.1
     steady = paper.find_claim("full-access-steady")
     axes = {p.cell: p.axis for p in paper.panels if p.cell[2] == "full-access"}
