@@ -520,10 +520,6 @@ def test_no_run_sees_its_neighbours(model, noise, tmp_path, monkeypatch):
             pd.testing.assert_series_equal(ours, theirs, check_exact=False, rtol=0, atol=1e-9)
 
 
-class Stop(Exception):
-    pass
-
-
 @pytest.mark.parametrize("name", ["l2-er", "redo", "fire", "wasserstein", "spectral"])
 def test_an_interrupted_training_carries_on_bit_for_bit(name, noise, tmp_path, monkeypatch):
     """The latest images, and how often units were drawn, are part of a checkpoint."""
@@ -540,6 +536,20 @@ def test_an_interrupted_training_carries_on_bit_for_bit(name, noise, tmp_path, m
             engine(monkeypatch, part, noise, methods, **options, stop=lambda: next(asked) % 2 == 0)
     rest = engine(monkeypatch, part, noise, methods, **options)
     pd.testing.assert_series_equal(final(whole), final(rest), check_exact=True)
+
+
+@pytest.mark.parametrize("name", [name for name in PAIRS if "," not in name])
+def test_half_precision_trains_too(name, noise, tmp_path, monkeypatch):
+    method = PAIRS[name][0]
+    options = {"dtype": torch.bfloat16, "optimizer": OPTIMIZERS["sgd"][0]}
+    rows, table = engine(monkeypatch, tmp_path, noise, method, **options)
+    exact = final(
+        engine(monkeypatch, tmp_path / "exact", noise, method, **options | {"dtype": torch.float32})
+    )
+    assert not rows["diverged"].any()
+    if name != "redo":  # which unit is dormant, rounding decides
+        difference = (final((rows, table)) - exact).abs().max()
+        assert 0 < difference < 0.5
 
 
 # Closed forms and bad input
