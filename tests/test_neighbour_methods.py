@@ -368,7 +368,10 @@ def engine(monkeypatch, tmp_path, data, methods, **options):
 
 
 def assert_same(found, seed, method, expected, atol, stream=STREAM):
-    """Compare the parameters at the end of each stage, and the last epoch's mean loss."""
+    """Compare the parameters at the end of each stage, and the mean loss of its rows.
+
+    Each projection sums up to ten thousand entries, whose rounding is relative to the sum.
+    """
     rows, table = found
     kept = rows[(rows["seed"] == seed) & (rows["method"] == method.name)]
     (run,) = kept["run"].unique()
@@ -380,7 +383,7 @@ def assert_same(found, seed, method, expected, atol, stream=STREAM):
         assert loss == pytest.approx(values[""], rel=0, abs=atol)
         for name, value in values.items():
             if name:
-                assert at_end[name] == pytest.approx(value, rel=0, abs=atol), name
+                assert at_end[name] == pytest.approx(value, rel=atol, abs=atol), name
 
 
 def compared(monkeypatch, tmp_path, data, name, optimizer, model="mlp", stream=STREAM, **more):
@@ -403,7 +406,7 @@ def tolerance(name, optimizer):
     """Adam amplifies rounding where gradients vanish, as the regularizer's sorting does."""
     if name == "wasserstein" and optimizer == "adam":
         return 1e-5
-    return 1e-10 if "exact" in name else 1e-12  # an SVD
+    return 1e-10 if "exact" in name or name == "l2-er" else 1e-12  # an SVD
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
