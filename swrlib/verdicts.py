@@ -331,8 +331,8 @@ def judge_cases(claim: Claim, cases: Sequence[Case], *, scale: str, kind: str = 
     run = [(c, table) for c, table in zip(cases, tables, strict=True) if len(table) >= LEAST_SEEDS]
     if not run:
         word = TOO_FEW_SEEDS if any(map(len, tables)) else NOT_RUN
-        said = (f"{c.what}: n = {len(t)}" for c, t in zip(cases, tables, strict=True))
-        return Verdict(claim, word, word, f"{'; '.join(said)}.", NOT_PRINTED)
+        said = [f"{c.what}: n = {len(t)}." for c, t in zip(cases, tables, strict=True)]
+        return Verdict(claim, word, word, " ".join(said), NOT_PRINTED)
     estimates = [
         paired(table["a"] - table["b"])
         if case.same_run
