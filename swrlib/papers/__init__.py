@@ -208,7 +208,7 @@ class Paper:
 
     def published_settings(self, method: str) -> list[Cell]:
         """List the (dataset, model, stream) for which the paper prints a λ of this method."""
-        cells = [(*pair, stream) for stream in self.lambdas for pair in self.pairs]
+        cells = [(*pair, at) for at, rows in self.lambdas.items() for pair in self.pairs or rows]
         return [cell for cell in cells if self.published_lambda(method, *cell) is not None]
 
     def printed_accuracy(
