@@ -50,7 +50,7 @@ help:  ## this list
 	    if [ -z "$${found:-}" ]; then echo "No Python from 3.11 on was found: install one." >&2; exit 1; fi; \
 	    $$found -m venv .venv; \
 	fi
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[pictures,book,test]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[pictures,book,test,frameworks]'
 	touch $@
 
 .PHONY: book test lab paper bench screenshots clean help

@@ -2,6 +2,7 @@
 
 from swrlib.datasets import Dataset, load_dataset
 from swrlib.engine import make_stream, train
+from swrlib.in_loop import InLoop
 from swrlib.layers import Layer, trace_layers
 from swrlib.methods import (
     L2,
@@ -29,6 +30,7 @@ __all__ = [
     "Dataset",
     "FullReset",
     "HeadReset",
+    "InLoop",
     "L2Init",
     "LabelShuffled",
     "Layer",

@@ -118,20 +118,32 @@ class Network:
         return ""
 
 
+#: Wrappers that hold a model as their public attribute ``module``; by name, for some are classes of
+#: libraries that are not needed here.
+_WRAPPERS = {"DataParallel", "DistributedDataParallel", "AveragedModel", "_FabricModule"}
+
+
 def unwrap(model: nn.Module) -> nn.Module:
-    """Return the module inside a compiled or (distributed) data-parallel model.
+    """Return the module inside a compiled, averaged or (distributed) data-parallel model.
 
     Raises
     ------
     TypeError
         If the model is no module.
+    ValueError
+        If its weights are spread over processes.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"a {type(model).__name__} is no torch.nn.Module")
-    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     while True:
-        if isinstance(model, parallel):
-            model = model.module
+        names = {kind.__name__ for kind in type(model).__mro__}
+        if "FullyShardedDataParallel" in names:
+            raise ValueError(
+                "FullyShardedDataParallel spreads each weight over processes, but SWR needs the "
+                "norms of whole weights: use DistributedDataParallel"
+            )
+        if names & _WRAPPERS:
+            model = model.module  # type: ignore[assignment]
         elif isinstance(getattr(model, "_orig_mod", None), nn.Module):  # torch.compile
             model = model._orig_mod  # type: ignore[assignment]
         else:

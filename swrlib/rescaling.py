@@ -74,8 +74,7 @@ def _row_norms(tensor: Tensor, stacked: int, dtype: torch.dtype) -> Tensor:
 
 def multi_tensor_multiply_(tensors: Sequence[Tensor], scales: Sequence[Tensor]) -> None:
     """Multiply many tensors in place, each by its scale."""
-    # On a processor a loop is what torch makes of it, too.
-    if hasattr(torch, "_foreach_mul_") and not tensors[0].is_cpu:
+    if hasattr(torch, "_foreach_mul_"):
         torch._foreach_mul_(list(tensors), list(scales))
     else:
         for tensor, scale in zip(tensors, scales, strict=True):

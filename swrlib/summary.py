@@ -31,7 +31,7 @@ def table(
     found = []
     for row, norm, factor in zip(rows, norms.tolist(), factors.tolist(), strict=True):
         reason = ends.get(row.name, "yes")
-        if alone and not reason.startswith("no"):
+        if alone and not reason.startswith("no:"):
             reason = f"no: Theorem 1 does not cover {listed(alone)}, scaled by request"
         found.append(
             {

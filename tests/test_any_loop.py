@@ -802,3 +802,50 @@ def test_decay_and_rescaling_settle_between():
         model[0].weight.grad = torch.zeros_like(model[0].weight)
         optimizer.step()
     assert norm_ratios(model, start) == pytest.approx([0.1 / (1 - 0.9 * 0.9)])
+
+
+# --- wrappers and composites -----------------------------------------------------------------
+
+
+def test_an_averaged_model_is_looked_into_and_no_optimizer_holds_its_weights():
+    model = mlp()
+    average = torch.optim.swa_utils.AveragedModel(model)
+    swr = SoftWeightRescaling(average, 0.1)
+    assert [layer.name for layer in swr.layers] == ["0", "2", "4"]
+    with pytest.raises(ValueError, match="holds none of the model's weights"):
+        swr.attach(still(model))
+
+
+def test_a_sharded_model_is_refused_by_name():
+    sharded = type("FullyShardedDataParallel", (nn.Sequential,), {})(mlp())
+    with pytest.raises(ValueError, match="spreads each weight over processes"):
+        SoftWeightRescaling(sharded, 0.1)
+
+
+def test_what_an_example_would_reach_is_listed():
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+    model = nn.Sequential(nn.TransformerEncoder(layer, 2, enable_nested_tensor=False))
+    head = nn.Sequential(model, nn.Linear(8, 2))
+    with pytest.warns(UserWarning, match=r"0\.0\.layers\.0\.linear1.* reached with example="):
+        SoftWeightRescaling(head, 0.1)
+    with pytest.warns(UserWarning, match="leaves alone") as caught:
+        swr = SoftWeightRescaling(head, 0.1, example=torch.ones(1, 3, 8))
+    assert "example=" not in str(caught[0].message)
+    assert "0.0.layers.1.linear2" in [layer.name for layer in swr.layers]
+
+
+class Siamese(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, one, other):
+        return self.head(torch.relu(self.body(one)) - torch.relu(self.body(other)))
+
+
+def test_a_module_that_is_used_twice_is_said_to_be_named_once():
+    with pytest.raises(ValueError, match=r"used twice.*layers="):
+        SoftWeightRescaling(Siamese(), 0.1)
+    swr = SoftWeightRescaling(Siamese(), 0.1, layers=["body", "head"])
+    assert [layer.name for layer in swr.layers] == ["body", "head"]

@@ -238,6 +238,7 @@ ROOMS = [
         "population",
         "methods",
     ),
+    "in_loop",
     *("measures", "records", "engine", "verdicts", "cost", "claims", "overview"),
     *("tables", "figures", "notebook"),
 ]

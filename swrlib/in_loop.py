@@ -1,0 +1,223 @@
+"""The methods of the engine in a training loop of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from swrlib.attachment import find_optimizer
+from swrlib.layers import trace, unwrap
+from swrlib.methods import SWR, Method
+from swrlib.population import Members, Population
+from swrlib.steps import claim, parameters_of
+
+
+class _One:
+    """A population of one: a user's model and optimizer, as methods see them.
+
+    Tensors are views [1, *shape] of the model's own. Frozen parameters are copies, which nobody
+    reads again.
+    """
+
+    seeds = (0,)
+    runs = 1
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        fresh: Callable[[], nn.Module] | None,
+        **tracing: Any,
+    ) -> None:
+        self.model, self.optimizer, self._fresh = unwrap(model), optimizer, fresh
+        self.network = trace(model, **tracing)
+        self._parameters = list(self.model.parameters())
+        first = self._parameters[0]
+        self.device, self.dtype = first.device, first.dtype
+        blocks = {
+            name: (p.detach() if p.requires_grad else p.detach().clone()).unsqueeze(0)
+            for name, p in self.model.named_parameters()
+        }
+        self.stack = SimpleNamespace(parameters=blocks, buffers=dict(self.model.named_buffers()))
+        self.updates = SimpleNamespace(moments={})
+        self.initial = [p.detach().clone()[None, None] for p in self._parameters]
+        self.learning_rate = torch.zeros((), dtype=torch.float64, device=self.device)
+
+    def __getattr__(self, name: str) -> Any:
+        raise ValueError(
+            f"the method asks for the {name} of a population, which a loop of one's own does not "
+            "have: train it with swrlib.train"
+        )
+
+    @property
+    def blocks(self) -> list[Any]:
+        """What has the gradients, zero where the loss gave none: [1, *shape] each."""
+        for parameter in self._parameters:
+            if parameter.grad is None and parameter.requires_grad:
+                parameter.grad = torch.zeros_like(parameter)
+        return [
+            SimpleNamespace(grad=(torch.zeros_like(p) if p.grad is None else p.grad).unsqueeze(0))
+            for p in self._parameters
+        ]
+
+    def by_seed(self, tensor: Tensor) -> Tensor:
+        """Show a tensor [1, …] as [1, 1, …]."""
+        return tensor.unsqueeze(0)
+
+    def look(self) -> None:
+        """Take the learning rate, and refuse a model that was moved.
+
+        Raises
+        ------
+        ValueError
+            If the parameters lie elsewhere, or there are several rates.
+        """
+        for parameter, block in zip(self._parameters, self.stack.parameters.values(), strict=True):
+            if parameter.requires_grad and parameter.data_ptr() != block.data_ptr():
+                raise ValueError(
+                    "a parameter lies elsewhere than at the start: move, cast and freeze the model "
+                    "first, then construct InLoop"
+                )
+        rates = {float(group["lr"]) for group in self.optimizer.param_groups}
+        if len(rates) > 1:
+            raise ValueError(f"InLoop takes one learning rate for all parameters, not {rates}")
+        self.learning_rate.fill_(rates.pop())
+
+    def _new(self) -> nn.Module:
+        if self._fresh is None:
+            raise ValueError(
+                "the method draws new weights: give InLoop(…, fresh=) a function that returns a "
+                "new model"
+            )
+        return unwrap(self._fresh())
+
+    def fresh(self, purpose: str) -> list[Tensor]:
+        """Return the parameters of a new model, [1, 1, *shape] each."""
+        return [
+            p.detach().to(self.device, self.dtype)[None, None] for p in self._new().parameters()
+        ]
+
+    def reinitialize_(self, runs: slice, purpose: str) -> None:
+        """Take parameters and buffers of a new model, and a new optimizer."""
+        new = self._new()
+        for parameter, drawn in zip(self._parameters, new.parameters(), strict=True):
+            if parameter.requires_grad:
+                parameter.copy_(drawn)
+        for buffer, value in zip(self.model.buffers(), new.buffers(), strict=True):
+            buffer.copy_(value)
+        self.renew_optimizer_(runs)
+
+    def renew_optimizer_(self, runs: slice) -> None:
+        """Let the optimizer forget what it keeps."""
+        self.optimizer.state.clear()
+
+
+class InLoop:
+    """A method of the book in any training loop: the same class that `swrlib.train` runs.
+
+    For SWR alone take `SoftWeightRescaling`, which does more.
+
+    Parameters
+    ----------
+    method : Method
+        ``L2(lam=…)``, ``L2Init(lam=…)``, ``ShrinkPerturb(lam=…)``, ``HeadReset()``, … Penalties are
+        added to the gradients before each step, and not to the loss.
+    model : torch.nn.Module
+        On its device and in its precision; its parameters now are θ_0.
+    optimizer : torch.optim.Optimizer
+        A wrapped one is looked into.
+    fresh : callable, optional
+        fresh() → a new model: for methods that draw new weights.
+    classifier, layers, example : optional
+        As for `SoftWeightRescaling`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the optimizer is none; if the model cannot be traced; if the method needs more of a
+        population than a loop has; if another object rescales the same weights already.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from swrlib import L2Init
+    >>> model = torch.nn.Linear(2, 3)
+    >>> optimizer = torch.optim.Adam(model.parameters())
+    >>> method = InLoop(L2Init(lam=1e-2), model, optimizer)
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        method: Method,
+        model: nn.Module,
+        optimizer: Any,
+        *,
+        fresh: Callable[[], nn.Module] | None = None,
+        classifier: Any = None,
+        layers: Any = None,
+        example: Any = None,
+    ) -> None:
+        found = find_optimizer(optimizer)
+        tracing = {"classifier": classifier, "layers": layers, "example": example}
+        self._one = _One(model, found, fresh, **tracing)
+        if method.features:
+            raise ValueError(f"{method.name} looks at features: train it with swrlib.train")
+        ours = {id(p) for p in model.parameters()}
+        if ours.isdisjoint(map(id, parameters_of(found))):
+            raise ValueError("the optimizer holds none of the model's weights")
+        lams = {name: getattr(method, name, None) for name in method.stacked}
+        values = {name: [value] for name, value in lams.items() if isinstance(value, float)}
+        self._members = Members(cast(Population, self._one), slice(0, 1), values)
+        self._method, self._stage, self._steps = method, 1, 0
+        method.start(self._members)
+        self._hooks = [
+            found.register_step_pre_hook(self._before),
+            found.register_step_post_hook(self._after),
+        ]
+        if isinstance(method, SWR):
+            claim([p for p in model.parameters() if p.requires_grad], self)
+
+    def owns(self) -> str:
+        """Say how to end it; empty where it has ended."""
+        return "call remove()" if self._hooks else ""
+
+    @torch.no_grad()
+    def _before(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        if getattr(optimizer, "grad_scale", None) is not None:
+            raise ValueError(
+                "gradients are scaled within this fused optimizer: call scaler.unscale_(optimizer) "
+                "before the step"
+            )
+        self._one.look()
+        self._method.gradients_(self._members)
+        self._method.before_step_(self._members)
+
+    @torch.no_grad()
+    def _after(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        self._method.after_step_(self._members)
+        self._steps += 1
+        every = self._method.acts_every()
+        if every and self._steps % every == 0:
+            self._method.regularly_(self._members)
+
+    @torch.no_grad()
+    def change(self) -> None:
+        """Say that the data change: resets, shrinking and perturbing act now."""
+        self._stage += 1
+        self._method.change_(self._members, self._stage)
+
+    @torch.no_grad()
+    def decay(self) -> None:
+        """Say that the learning rate has fallen (for SWR + re-init)."""
+        self._method.decay_(self._members)
+
+    def remove(self) -> None:
+        """End it."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []

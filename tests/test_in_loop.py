@@ -1,0 +1,218 @@
+"""Methods in a user's loop are those of the engine: the same weights, step after step."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+from image_folder import make_image_folder
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import swrlib
+from swrlib import (
+    L2,
+    SWR,
+    AdamW,
+    FullReset,
+    HeadReset,
+    InLoop,
+    L2Init,
+    Method,
+    ShrinkPerturb,
+    SoftWeightRescaling,
+    SWRReinit,
+    make_stream,
+)
+from swrlib.engine import loop
+from swrlib.streams import generator
+
+SEED, BATCH = 3, 16
+RATE = 1e-3
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return swrlib.load_dataset(make_image_folder(tmp_path_factory.mktemp("data") / "pictures"))
+
+
+def by_the_engine(monkeypatch, tmp_path, model, data, stream, method) -> dict[str, torch.Tensor]:
+    """Train, and return the weights at the end."""
+    jobs = []
+    with monkeypatch.context() as patched:
+        write = loop.Job.train
+        patched.setattr(loop.Job, "train", lambda job, bar: (jobs.append(job), write(job, bar))[1])
+        swrlib.train(
+            dataset=data,
+            model=model,
+            stream=stream,
+            methods=[method],
+            seeds=[SEED],
+            batch_size=BATCH,
+            dtype=torch.float64,
+            device="cpu",
+            progress=False,
+            checkpoints=tmp_path,
+        )
+    (job,) = jobs
+    return dict(job.population.stack.module(0).state_dict())
+
+
+def new_model(model, data, purpose):
+    torch.manual_seed(generator(SEED, purpose).initial_seed())
+    return swrlib.build_model(model, data).double()
+
+
+def by_hand(name, data, stream, method) -> dict[str, torch.Tensor]:
+    """Train in a loop of one's own, with the method in it."""
+    model = new_model(name, data, "weights")
+    images = (data.train_images.double() / 255 - data.mean[0]) / data.std[0]
+    optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
+    stage = 1
+    attached = InLoop(
+        method, model, optimizer, fresh=lambda: new_model(name, data, f"change {stage}")
+    )
+    for stage, part in enumerate(stream.stages(len(images), SEED), start=1):
+        if stage > 1:
+            attached.change()
+        before = None
+        for epoch, rate in enumerate(part.learning_rates, start=1):
+            if before is not None and rate < before:
+                attached.decay()
+            before = optimizer.param_groups[0]["lr"] = rate
+            random = generator(SEED, "order", stage, epoch)
+            order = part.indices[torch.randperm(len(part.indices), generator=random)]
+            for batch in order.split(BATCH):
+                optimizer.zero_grad()
+                cross_entropy(model(images[batch]), data.train_labels[batch]).backward()
+                optimizer.step()
+    return dict(model.state_dict())
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn-bn"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        L2(lam=0.1),
+        L2Init(lam=0.1),
+        AdamW(lam=0.1),
+        ShrinkPerturb(lam=0.3),
+        HeadReset(),
+        HeadReset(to_initial=True),
+        FullReset(),
+        SWR(lam_features=0.05, lam_classifier=0.2),
+        SWRReinit(lam=0.1, at_changes=True),
+    ],
+    ids=lambda method: method.name,
+)
+def test_a_loop_of_ones_own_does_what_the_engine_does(
+    monkeypatch, tmp_path, pictures, model, method
+):
+    stream = make_stream("warm-start", epochs=2)
+    ours = by_hand(model, pictures, stream, method)
+    engine = by_the_engine(monkeypatch, tmp_path, model, pictures, stream, method)
+    plain = by_hand(model, pictures, stream, Method())
+    assert set(ours) == set(engine)
+    for name, value in engine.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-8, atol=1e-10)
+    last = list(plain)[-2]
+    assert not torch.allclose(plain[last], engine[last], rtol=1e-3), "the method has acted"
+
+
+def small() -> tuple[nn.Sequential, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
+    return model, torch.optim.SGD(model.parameters(), lr=0.1)
+
+
+def test_frozen_parameters_are_never_written_and_unused_ones_are_pulled():
+    model, optimizer = small()
+    model[0].requires_grad_(False)
+    before = copy.deepcopy(model.state_dict())
+    method = InLoop(L2(lam=0.5), model, optimizer)
+    shrink = InLoop(ShrinkPerturb(lam=0.5), model, optimizer)
+    optimizer.step()  # no loss at all
+    assert torch.equal(model[0].weight, before["0.weight"]) and model[0].weight.grad is None
+    torch.testing.assert_close(model[2].weight, 0.95 * before["2.weight"])
+    method.remove()
+    optimizer.zero_grad()
+    optimizer.step()
+    torch.testing.assert_close(model[2].weight, 0.95 * before["2.weight"])
+    shrink.change()
+    torch.testing.assert_close(model[2].weight, 0.975 * before["2.weight"])
+    assert torch.equal(model[0].weight, before["0.weight"])
+
+
+@dataclass(frozen=True)
+class Looks(Method):
+    name: ClassVar[str] = "looks"
+    features: ClassVar[tuple[str, ...]] = ("0",)
+
+
+@dataclass(frozen=True)
+class Asks(Method):
+    name: ClassVar[str] = "asks"
+
+    def start(self, members):
+        _ = members.population.blueprint
+
+
+def test_what_a_loop_cannot_give_is_refused():
+    model, optimizer = small()
+    for method in (Looks(), Asks()):
+        with pytest.raises(ValueError, match=r"swrlib\.train"):
+            InLoop(method, model, optimizer)
+    with pytest.raises(ValueError, match="none of the model's weights"):
+        InLoop(L2(lam=0.1), model, small()[1])
+    with pytest.raises(TypeError, match="a list is no optimizer"):
+        InLoop(L2(lam=0.1), model, [optimizer])
+    reset = InLoop(HeadReset(), model, optimizer)
+    with pytest.raises(ValueError, match="fresh="):
+        reset.change()
+    decay = InLoop(AdamW(lam=0.1), model, optimizer)
+    optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))], "lr": 3.0})
+    with pytest.raises(ValueError, match="one learning rate"):
+        optimizer.step()
+    decay.remove()
+    reset.remove()
+    model, optimizer = small()
+    InLoop(L2Init(lam=0.1), model, optimizer)
+    model.double()
+    with pytest.raises(ValueError, match="lies elsewhere"):
+        optimizer.step()
+
+
+def test_a_weight_has_one_owner_here_too():
+    model, optimizer = small()
+    inside = InLoop(SWR(lam=0.1), model, optimizer)
+    with pytest.raises(ValueError, match=r"rescale them twice.*call remove\(\)"):
+        SoftWeightRescaling(model, 0.1).step()
+    inside.remove()
+    SoftWeightRescaling(model, 0.1).attach(optimizer)
+    with pytest.raises(ValueError, match="rescale them twice"):
+        InLoop(SWR(lam=0.1), model, optimizer)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_with_a_scaler_the_penalty_is_added_to_unscaled_gradients(fused):
+    model, _ = small()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1, fused=fused)
+    InLoop(L2(lam=0.5), model, optimizer)
+    theirs = copy.deepcopy(model)
+    reference = torch.optim.Adam(theirs.parameters(), lr=0.1, weight_decay=0.5)
+    scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
+    x = torch.ones(2, 4)
+    scaler.scale(model(x).sum()).backward()
+    theirs(x).sum().backward()
+    reference.step()
+    if fused:
+        with pytest.raises(ValueError, match="unscale_"):
+            scaler.step(optimizer)
+        del optimizer.grad_scale, optimizer.found_inf  # which torch leaves behind
+    scaler.unscale_(optimizer)
+    scaler.step(optimizer)
+    for p, q in zip(model.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(p, q)
