@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from benchmarks.measure import CORES, measure, ways, write
-from swrlib import records
+from swrlib.provenance import provenance
 
 
 def machine() -> dict[str, Any]:
     """Return what the numbers depend on."""
-    return records.provenance() | {
+    return provenance() | {
         "cores": CORES,
         "vector instructions": torch.backends.cpu.get_cpu_capability(),
     }
@@ -33,22 +33,24 @@ def main() -> int:
         "--only", nargs="*", help="measure these tables only; others are kept as they are"
     )
     parser.add_argument("--output", type=Path, default=Path("results/_benchmarks/cost.json"))
-    given = parser.parse_args()
-    if given.repeats < 1:
-        parser.error(f"repeats is {given.repeats}: it must be at least 1")
-    chosen = [way for way in ways(given.quick) if not given.only or way.table in given.only]
+    arguments = parser.parse_args()
+    if arguments.repeats < 1:
+        parser.error(f"repeats is {arguments.repeats}: it must be at least 1")
+    chosen = [
+        way for way in ways(arguments.quick) if not arguments.only or way.table in arguments.only
+    ]
     if not chosen:
         parser.error("no such table: known are steps, throughput, stack and products")
     if os.getloadavg()[0] > 0.5:
         print("the machine is busy: the ratios will be noisy", file=sys.stderr)
-    content = json.loads(given.output.read_text()) if given.output.exists() else {}
+    content = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
     for table in dict.fromkeys(way.table for way in chosen):
         started = time.monotonic()
-        rows = measure([way for way in chosen if way.table == table], given.repeats)
+        rows = measure([way for way in chosen if way.table == table], arguments.repeats)
         minutes = round((time.monotonic() - started) / 60, 1)
         content[table] = {"machine": machine() | {"minutes": minutes}, "rows": rows}
-        write(content, given.output)
-    print(f"written: {given.output}")
+        write(content, arguments.output)
+    print(f"written: {arguments.output}")
     return 0
 
 

@@ -20,11 +20,12 @@ import torch
 import swrlib
 from benchmarks.loops import random_images
 from benchmarks.measure import write
-from swrlib import make_stream, records
+from swrlib import make_stream
 from swrlib.datasets import Dataset
 from swrlib.engine import loop
 from swrlib.methods import make_method
 from swrlib.papers import SWR as paper
+from swrlib.provenance import provenance
 
 #: Table 1 without VGG-16: data set and model of each column.
 COLUMNS = (("mnist", "mlp"), ("cifar10", "cnn"), ("cifar100", "cnn"), ("cifar100", "cnn-bn"))
@@ -49,12 +50,12 @@ def no_waiting(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    whole = loop.Job.epoch_
+    train_epoch = loop.Job.epoch_
 
     def watched(job: loop.Job, order: torch.Tensor, rate: float) -> Any:
         torch.cuda.set_sync_debug_mode("error")
         try:
-            return whole(job, order, rate)
+            return train_epoch(job, order, rate)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
@@ -62,7 +63,7 @@ def no_waiting(device: torch.device) -> Iterator[None]:
     try:
         yield
     finally:
-        loop.Job.epoch_ = whole  # type: ignore[method-assign]
+        loop.Job.epoch_ = train_epoch  # type: ignore[method-assign]
 
 
 def timed(device: torch.device, action: Callable[[], Any]) -> tuple[float, Any]:
@@ -78,7 +79,7 @@ def timed(device: torch.device, action: Callable[[], Any]) -> tuple[float, Any]:
 
 def equality(device: torch.device, quick: bool) -> dict[str, Any]:
     """Train a little in float64 on the device and on a processor: the largest difference."""
-    found = {}
+    measured = {}
     for model in ("mlp", "cnn", "cnn-bn"):
         data = random_images(model, 3, 16 if quick else 256)
         losses = []
@@ -94,13 +95,13 @@ def equality(device: torch.device, quick: bool) -> dict[str, Any]:
                 progress=False,
             )
             losses.append(frame.set_index(["method", "epoch"])["train_loss"].sort_index())
-        found[model] = float((losses[0] - losses[1]).abs().max())
-    return found
+        measured[model] = float((losses[0] - losses[1]).abs().max())
+    return measured
 
 
 def table_1(device: torch.device, quick: bool) -> dict[str, Any]:
     """Train Table 1 without VGG-16, no step of it waiting for the device: seconds by column."""
-    found: dict[str, Any] = {}
+    measured: dict[str, Any] = {}
     for name, model in COLUMNS:
         data, kind = data_of(name, model, quick)
         lams = {
@@ -125,13 +126,13 @@ def table_1(device: torch.device, quick: bool) -> dict[str, Any]:
         with no_waiting(device):
             seconds, frame = timed(device, column)
         final = frame[frame["epoch"] == frame["epoch"].max()].groupby("method")["test_accuracy"]
-        found[f"{name} {model}"] = {
+        measured[f"{name} {model}"] = {
             "seconds": seconds,
             "images": kind,
             "accuracy": {key: round(float(value), 4) for key, value in final.mean().items()},
         }
-    found["minutes"] = sum(value["seconds"] for value in found.values()) / 60
-    return found
+    measured["minutes"] = sum(value["seconds"] for value in measured.values()) / 60
+    return measured
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, size: int) -> float:
@@ -156,7 +157,7 @@ def vgg16(device: torch.device, quick: bool) -> dict[str, Any]:
     """Time VGG-16 on 64x64 images: the share of the device's rate, and what SWR adds."""
     batch, steps, epochs = (2, 1, 1) if quick else (256, 40, 3)
     data = random_images("vgg16", steps, batch)
-    found: dict[str, Any] = {"batch": batch}
+    measured: dict[str, Any] = {"batch": batch}
     for dtype in (torch.bfloat16,) if quick else (torch.bfloat16, torch.float32):
         seconds = {}
         for method in ("vanilla", "swr:1e-2,1e-1"):
@@ -176,13 +177,13 @@ def vgg16(device: torch.device, quick: bool) -> dict[str, Any]:
         name = str(dtype).removeprefix("torch.")
         rate = operations("vgg16", data) * len(data.train_images) / seconds["vanilla"]
         ceiling = matrix_rate(device, dtype, 512 if quick else 8192)
-        found[name] = {
+        measured[name] = {
             "images a second": len(data.train_images) / seconds["vanilla"],
             "teraflops": rate / 1e12,
             "share of the measured matrix rate": rate / ceiling,
             "SWR over vanilla": seconds["swr"] / seconds["vanilla"],
         }
-    return found
+    return measured
 
 
 def milliseconds(
@@ -249,18 +250,18 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a few steps of each, for a test")
     parser.add_argument("--only", nargs="*", choices=list(PARTS), help="these parts only")
     parser.add_argument("--output", type=Path, default=Path("results/_benchmarks/gpu.json"))
-    given = parser.parse_args()
-    device = torch.device(given.device)
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         parser.error("there is no CUDA device here; --device cpu --quick runs the parts without")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    content = json.loads(given.output.read_text()) if given.output.exists() else {}
-    for part in given.only or PARTS:
-        about = records.provenance(device=name)
-        seconds, found = timed(device, lambda part=part: PARTS[part](device, given.quick))
-        content[part] = {"machine": about | {"seconds": round(seconds, 1)}} | found
-        print(json.dumps({part: found}, indent=1), flush=True)
-        write(content, given.output)
+    content = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
+    for part in arguments.only or PARTS:
+        about = provenance(device=name)
+        seconds, measured = timed(device, lambda part=part: PARTS[part](device, arguments.quick))
+        content[part] = {"machine": about | {"seconds": round(seconds, 1)}} | measured
+        print(json.dumps({part: measured}, indent=1), flush=True)
+        write(content, arguments.output)
     return 0
 
 

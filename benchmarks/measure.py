@@ -63,7 +63,7 @@ class Way:
 
 def ways(quick: bool = False) -> list[Way]:
     """Return all that is timed."""
-    found = []
+    timed = []
     # Some tenths of a second each: shorter ones would mostly time the machine's hiccups.
     steps = {"mlp": 200, "cnn": 16, "cnn-bn": 16, "vgg16": 1}
     if quick:
@@ -71,11 +71,11 @@ def ways(quick: bool = False) -> list[Way]:
     for model, count in steps.items():
         # All methods in one process, some steps each in turn: their times meet the same moments.
         options = {"model": model, "methods": (*ALL, *WITHOUT_AUTOGRAD), "steps": count}
-        found.append(Way("steps", "plain", model, "Plain", options))
+        timed.append(Way("steps", "plain", model, "Plain", options))
         options = {"model": model, "methods": ("swr",), "steps": count}
-        found.append(Way("steps", "swr in the engine", model, "Engine", options))
+        timed.append(Way("steps", "swr in the engine", model, "Engine", options))
     ten = {"model": "mlp", "methods": ("swr",), "steps": max(2, steps["mlp"] // 10), "runs": 10}
-    found.append(Way("steps", "swr in a stack of 10", "mlp", "Engine", ten))
+    timed.append(Way("steps", "swr in a stack of 10", "mlp", "Engine", ten))
 
     every_core = {"processes": CORES, "threads": 1}
     one_process = {"processes": 1, "threads": CORES}
@@ -85,9 +85,9 @@ def ways(quick: bool = False) -> list[Way]:
         for workers in (0, 2):
             options = {**several, "workers": workers}
             name = f"release, {workers} workers"
-            found.append(Way("throughput", name, model, "Release", options, **one_process))
+            timed.append(Way("throughput", name, model, "Release", options, **one_process))
         default = {**several, "channels_last": False}
-        found += [
+        timed += [
             Way("throughput", "plain, all threads", model, "Plain", default, **one_process),
             Way("throughput", "plain, a process per core", model, "Plain", default, **every_core),
         ]
@@ -95,20 +95,20 @@ def ways(quick: bool = False) -> list[Way]:
         if model == "cnn":  # one run after another
             engine = {**plain, "runs": len(ALL), "stack": 1}
             last = {**several, "channels_last": True}
-            found.append(
+            timed.append(
                 Way("throughput", "plain, channels last", model, "Plain", last, **every_core)
             )
-        found.append(Way("throughput", "engine", model, "Engine", engine, tuned=True, **every_core))
+        timed.append(Way("throughput", "engine", model, "Engine", engine, tuned=True, **every_core))
         half = {**engine, "dtype": "bfloat16"}
-        found.append(
+        timed.append(
             Way("throughput", "engine, bfloat16", model, "Engine", half, tuned=True, **every_core)
         )
     for runs in (1, 10) if quick else (1, 2, 5, 10, 20, 50, 100):
         count = max(2, steps["mlp"] // (5 if runs < 10 else 20))
         options = {"model": "mlp", "methods": ALL, "steps": count, "runs": runs}
-        found.append(Way("stack", str(runs), "mlp", "Engine", options, tuned=True))
-    found.append(Way("products", "matrix products", "", "Products", {}, **every_core))
-    return found
+        timed.append(Way("stack", str(runs), "mlp", "Engine", options, tuned=True))
+    timed.append(Way("products", "matrix products", "", "Products", {}, **every_core))
+    return timed
 
 
 def serve(way: Way, connection: Connection) -> None:
@@ -187,7 +187,7 @@ def measure(chosen: Sequence[Way], repeats: int) -> list[dict[str, Any]]:
 
 def _rows(way: Way, repeat: int, answers: list[Answer]) -> list[dict[str, Any]]:
     """Return a row, or one for each method where they were timed apart."""
-    about = {
+    common = {
         "table": way.table,
         "name": way.name,
         "model": way.model,
@@ -197,17 +197,17 @@ def _rows(way: Way, repeat: int, answers: list[Answer]) -> list[dict[str, Any]]:
         "repeat": repeat,
         "mebibytes": max(memory for _, memory in answers),
     }
-    found = [measured for measured, _ in answers]
-    if way.table == "steps" and found[0].methods:
+    measurements = [measured for measured, _ in answers]
+    if way.table == "steps" and measurements[0].methods:
         return [
-            about | {"name": method, "milliseconds": 1e3 * seconds, "rescaling": part / seconds}
-            for method, (seconds, part) in found[0].methods.items()
+            common | {"name": method, "milliseconds": 1e3 * seconds, "rescaling": part / seconds}
+            for method, (seconds, part) in measurements[0].methods.items()
         ]
-    seconds = [measured.seconds for measured in found]
+    seconds = [measured.seconds for measured in measurements]
     # Of a run's step, on the whole machine.
-    milliseconds = 1e3 * max(seconds) / sum(measured.run_steps for measured in found)
-    rescaling = sum(measured.rescaling for measured in found) / sum(seconds)
-    return [about | {"milliseconds": milliseconds, "rescaling": rescaling}]
+    milliseconds = 1e3 * max(seconds) / sum(measured.run_steps for measured in measurements)
+    rescaling = sum(measured.rescaling for measured in measurements) / sum(seconds)
+    return [common | {"milliseconds": milliseconds, "rescaling": rescaling}]
 
 
 def write(content: dict[str, Any], file: Path) -> None:

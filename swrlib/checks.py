@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Iterable
 from typing import Any
+
+import torch
 
 
 def nearest(name: object, known: Iterable[str]) -> str:
@@ -29,3 +32,27 @@ def check_whole(name: str, value: Any, least: int = 1) -> None:
 def first_line(error: Exception) -> str:
     """Return what an error says in one line; its kind where it says nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def import_package(module: str) -> Any:
+    """Import a package that only some data sets need.
+
+    Raises
+    ------
+    ImportError
+        If it is missing or does not fit torch: one sentence that says what to do.
+    """
+    package = module.partition(".")[0].replace("PIL", "pillow")
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f"these data need {package}, which cannot be imported ({error}): `pip install "
+            f"{package}` brings it, as does `pip install -e '.[book]'` in the project's folder"
+        ) from error
+    except RuntimeError as error:  # torchvision's operators are missing from another build of torch
+        raise ImportError(
+            f"{package} does not fit the installed torch {torch.__version__} ({error}), as when a "
+            "CPU-only torch stands beside a CUDA torchvision: install the two together from one "
+            "index with `pip install --force-reinstall torch torchvision`"
+        ) from error

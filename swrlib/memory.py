@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import re
 import sys
 from collections.abc import Iterator
@@ -36,15 +37,12 @@ def keeping_freed() -> Iterator[None]:
     and what is free is given back. Without glibc, and where the environment says how memory is to
     be kept, nothing happens.
     """
-    try:
-        library = ctypes.CDLL(None)
-        set_option, give_back = library.mallopt, library.malloc_trim
-    except (AttributeError, OSError, TypeError):  # another system's library
+    told = "MALLOC_TRIM_THRESHOLD_" in os.environ
+    if told or platform.libc_ver()[0] != "glibc":
         yield
         return
-    if "MALLOC_TRIM_THRESHOLD_" in os.environ:
-        yield
-        return
+    library = ctypes.CDLL(None)
+    set_option, give_back = library.mallopt, library.malloc_trim
     # Some versions refuse more than what they would choose.
     set_option(_MMAP_THRESHOLD, 2**31 - 1) or set_option(_MMAP_THRESHOLD, _LARGEST_BLOCK)
     set_option(_TRIM_THRESHOLD, 2**31 - 1)
@@ -74,9 +72,9 @@ def _control_groups(root: Path) -> Iterator[tuple[str, Path]]:
         _, controllers, name = line.split(":", 2)
         groups |= dict.fromkeys(controllers.split(","), name)
     for line in mounts.read_text().splitlines():
-        mount, _, about = line.partition(" - ")
+        mount, _, file_system = line.partition(" - ")
         shown, place = mount.split()[3:5]
-        kind, *_, options = about.split()
+        kind, *_, options = file_system.split()
         controller = "" if kind == "cgroup2" else "memory"
         of_memory = kind == "cgroup2" or "memory" in options.split(",")
         if kind not in _CONTROL_GROUPS or not of_memory or controller not in groups:

@@ -24,6 +24,7 @@ from swrlib.engine.strengths import borrow_method
 from swrlib.methods import Method
 from swrlib.models import MODELS
 from swrlib.papers import SWR as paper
+from swrlib.provenance import provenance
 from swrlib.swr import SoftWeightRescaling
 from swrlib.verdicts import Verdict
 
@@ -207,7 +208,7 @@ def _check(name: str, value: Any) -> None:
 
 
 def _stamp(chapter: Chapter) -> None:
-    about = records.provenance()
+    about = provenance()
     given = ", ".join(f"{k} = {v}" for k, v in chapter.parameters.items() if v is not None)
     commit = (about["commit"] or "unknown")[:10] + (" with changes" if about["dirty"] else "")
     tables.show_html(

@@ -12,12 +12,9 @@ from torch import Tensor, nn
 def shared(first: str, second: str) -> str:
     """Return why a layer that is used twice, or two that share a weight, are refused."""
     where = f"layer {first!r} is used twice" if first == second else f"{first!r} and {second!r}"
-    if first != second:
-        return f"{where} share one weight: a weight has one norm to return to, so give each its own"
-    return (
-        f"{where}: a weight has one norm to return to, so give each use its own, or name the "
-        "layers that feed one another once (layers=[…]), where all uses see inputs of one scale"
-    )
+    share = "" if first == second else " share one weight"
+    remedy = ", or name each layer once with layers=" if first == second else ""
+    return f"{where}{share}: a weight has one norm to return to, so give each use its own{remedy}"
 
 
 def refuse_parameters(layers: Mapping[str, nn.Module], model: nn.Module | None = None) -> None:

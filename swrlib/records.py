@@ -18,19 +18,10 @@ files of runs that have it, so it takes a word more to get all columns, or, in p
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import os
-import platform
-import re
-import shlex
-import subprocess
-import sys
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +32,7 @@ import pyarrow.parquet as pq
 
 from swrlib.checks import nearest
 from swrlib.files import replacing
+from swrlib.provenance import PROVENANCE
 
 #: One row per run and epoch; option columns of a job's own may follow.
 COLUMNS: dict[str, pa.DataType] = {
@@ -87,11 +79,6 @@ MEASURE_COLUMNS: dict[str, pa.DataType] = {
     "layer": pa.string(),
     "value": pa.float32(),
 }
-#: What a file says of where its records come from; see `provenance`.
-PROVENANCE = (
-    *("commit", "dirty", "python", "torch", "pandas", "pyarrow", "swrlib"),
-    *("device", "processor", "date", "command"),
-)
 #: Folder of the measures: whoever reads a folder of tables passes over names with a ``_``.
 _MEASURES = "_measures"
 #: How measures ended that lay beside their run file, before they had a folder.
@@ -125,102 +112,6 @@ def run_hash(configuration: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-# ---------------------------------------------------------------------------------------------
-# Provenance
-
-
-def provenance(*, device: str = "cpu") -> dict[str, Any]:
-    """Describe where records come from.
-
-    Parameters
-    ----------
-    device : str
-        What the runs were trained on, ``"cpu"`` or the name of a GPU.
-
-    Returns
-    -------
-    dict
-        Commit of swrlib (None outside its repository) and whether swrlib differed from it
-        (``dirty``), versions, device, processor, date in UTC (ISO 8601), and the command line
-        without the machine's own folders.
-    """
-    commit, dirty = _commit()
-    return {
-        "commit": commit,
-        "dirty": dirty,
-        "python": platform.python_version(),
-        **{name: _version(name) for name in ("torch", "pandas", "pyarrow", "swrlib")},
-        "device": device,
-        "processor": _processor(),
-        "date": datetime.now(UTC).isoformat(timespec="microseconds"),
-        "command": shlex.join(["python", *map(_without_folders, sys.orig_argv[1:])]),
-    }
-
-
-#: What git says where swrlib is in no repository, or an installed copy in another project's.
-_NO_REPOSITORY = ("not a git repository", "did not match any file")
-
-
-def _commit() -> tuple[str | None, bool | None]:
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        words = os.environ | {"LC_ALL": "C"}  # git's own, whatever language it speaks here
-        ran = subprocess.run(
-            command, capture_output=True, text=True, check=True, env=words, timeout=60
-        )
-        return ran.stdout.strip()
-
-    try:
-        # An installed copy may lie inside some other project's repository.
-        git("ls-files", "--error-unmatch", Path(__file__).name)
-        # Only swrlib itself: a job's neighbours write records into the same work tree meanwhile.
-        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", "."))
-    except OSError:  # no git
-        return None, None
-    except subprocess.TimeoutExpired:
-        _warn_of_no_commit("nothing for a minute")
-        return None, None
-    except subprocess.CalledProcessError as error:
-        said = error.stderr.strip()
-        if not any(words in said for words in _NO_REPOSITORY):
-            _warn_of_no_commit(said)
-        return None, None
-
-
-@cache
-def _warn_of_no_commit(said: str) -> None:
-    """Say once why the commit is not known, with the remedy where git names one."""
-    reason = said.partition("\n")[0] or "nothing"
-    found = re.search(r"git config --global --add safe\.directory .+", said)
-    then = f": `{found[0].strip()}` tells git to trust it" if found else ""
-    warnings.warn(f"the commit is not recorded, since git says {reason!r}{then}", stacklevel=4)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # a copy that was not installed
-        return None
-
-
-def _processor() -> str:
-    about = Path("/proc/cpuinfo")
-    name = re.search(r"model name\s*: (.+)", about.read_text()) if about.exists() else None
-    return name[1] if name else platform.processor() or platform.machine()
-
-
-def _without_folders(argument: str) -> str:
-    option, equals, value = argument.rpartition("=")
-    path = Path(value)
-    if path.is_absolute():
-        value = str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else path.name
-    return option + equals + value
-
-
-# ---------------------------------------------------------------------------------------------
-# Writing
-
-
 def write_job(
     folder: str | os.PathLike[str],
     epochs: pd.DataFrame,
@@ -230,27 +121,23 @@ def write_job(
     configurations: Mapping[str, Mapping[str, Any]] | None = None,
     measured: Iterable[str] = (),
 ) -> Path:
-    """Store a finished job, whole or not at all.
-
-    The same job written twice replaces its file; processes may write different jobs at once.
+    """Store a finished job, whole or not at all; the same one again replaces its file.
 
     Parameters
     ----------
     folder : path
         Folder of records; made where it is missing.
     epochs : DataFrame
-        The columns `COLUMNS`, one row per run and epoch; further columns are options. Write an
-        option's column only for runs that depart from its default: a value there marks a run
-        that is not the paper's.
+        The columns `COLUMNS`; further ones are options, written only for runs that depart from
+        an option's default: a value there marks a run that is not the paper's.
     measures : DataFrame, optional
         The columns `MEASURE_COLUMNS`.
     provenance : mapping
         What `provenance` returns.
     configurations : mapping, optional
-        Configuration per run, so that a reader can see what a hash stands for.
+        What each run's hash stands for.
     measured : iterable of str
-        Names of what was measured, also where it gave no value for these runs; those in
-        `measures` need not be named.
+        What was measured beside it and gave no value for these runs.
 
     Returns
     -------
@@ -266,27 +153,20 @@ def write_job(
     """
     if epochs.duplicated(["run", "epoch"]).any():
         raise ValueError("an epoch of a run occurs twice; a job stores each once")
-    if measures is None:
-        measures = pd.DataFrame(columns=list(MEASURE_COLUMNS))
+    measures = pd.DataFrame(columns=list(MEASURE_COLUMNS)) if measures is None else measures
     runs, names = sorted(set(epochs["run"])), sorted({*measures["measure"], *measured})
     job = hashlib.sha256(json.dumps([runs, names]).encode()).hexdigest()[:16]
-    about = {
-        "provenance": dict(provenance),
-        "runs": runs,
-        "measures": names,
-        "configuration_json": {run: dict(c) for run, c in (configurations or {}).items()},
-    }
+    told = {"provenance": dict(provenance), "runs": runs, "measures": names}
+    told["configuration_json"] = {run: dict(c) for run, c in (configurations or {}).items()}
     options = epochs[epochs.columns.difference(list(COLUMNS), sort=False)]
-    option_schema = pa.Schema.from_pandas(options, preserve_index=False)
+    schema = [*pa.schema(COLUMNS), *pa.Schema.from_pandas(options, preserve_index=False)]
     path = Path(folder) / f"{job}.parquet"
-    tables = {path: _table(epochs, [*pa.schema(COLUMNS), *option_schema])}
+    tables = {path: _table(epochs, schema)}
     if names:  # first: the run file, written last, makes the job exist
-        tables = {
-            path.parent / _MEASURES / path.name: _table(measures, pa.schema(MEASURE_COLUMNS)),
-            **tables,
-        }
+        beside = path.parent / _MEASURES / path.name
+        tables = {beside: _table(measures, pa.schema(MEASURE_COLUMNS))} | tables
     for place, table in tables.items():
-        table = table.replace_schema_metadata({"swrlib": json.dumps(about, allow_nan=False)})
+        table = table.replace_schema_metadata({"swrlib": json.dumps(told, allow_nan=False)})
         with replacing(place) as file:
             file.write(_sealed(table))
     path.with_suffix(_OLD_SUFFIX).unlink(missing_ok=True)
@@ -311,9 +191,6 @@ def _table(frame: pd.DataFrame, fields: Iterable[pa.Field]) -> pa.Table:
     except (KeyError, pa.ArrowException) as error:
         raise ValueError(f"records do not fit their columns: {'; '.join(error.args)}") from error
 
-
-# ---------------------------------------------------------------------------------------------
-# Reading
 
 _Sources = dict[str, tuple[Path, dict[str, Any]]]
 
@@ -342,9 +219,9 @@ def _open(path: Path) -> pq.ParquetFile:
 
 def _about(path: Path) -> dict[str, Any]:
     with _naming(path, path):
-        about: dict[str, Any] = json.loads((_open(path).metadata.metadata or {})[b"swrlib"])
-        _ = about["provenance"]["date"], about["runs"], about["measures"]
-        return about
+        told: dict[str, Any] = json.loads((_open(path).metadata.metadata or {})[b"swrlib"])
+        _ = told["provenance"]["date"], told["runs"], told["measures"]
+        return told
 
 
 def _newest(folder: Path, fits: Callable[[set[str]], bool] = lambda measures: True) -> _Sources:
@@ -356,10 +233,10 @@ def _newest(folder: Path, fits: Callable[[set[str]], bool] = lambda measures: Tr
     ]
     jobs.sort(key=lambda job: (job[1]["provenance"]["date"], job[0].name))
     return {
-        run: (path, about)
-        for path, about in jobs
-        if fits(set(about["measures"]))
-        for run in about["runs"]
+        run: (path, told)
+        for path, told in jobs
+        if fits(set(told["measures"]))
+        for run in told["runs"]
     }
 
 
@@ -503,8 +380,8 @@ def missing_runs(
 ) -> list[str]:
     """Tell which runs a folder lacks, or holds without all of these measures.
 
-    Hashes and names of measures alone decide, never the times of files. A folder that does not
-    exist yet holds nothing.
+    Hashes and names of measures alone decide, never the times of files. A folder that is not there
+    holds nothing.
 
     Parameters
     ----------
@@ -540,8 +417,8 @@ def read_provenance(path: str | os.PathLike[str]) -> dict[str, Any]:
 def load_provenance(results: str | os.PathLike[str] | None = None) -> pd.DataFrame:
     """Read where each run of a folder comes from: one row per run, with its file (``job``)."""
     rows = [
-        {"run": run, "job": path.name, **about["provenance"]}
-        for run, (path, about) in _newest(results_folder(results)).items()
+        {"run": run, "job": path.name, **told["provenance"]}
+        for run, (path, told) in _newest(results_folder(results)).items()
     ]
     return pd.DataFrame(rows, columns=None if rows else ["run", "job", *PROVENANCE])
 

@@ -248,8 +248,7 @@ def rescale_(
     example : optional
         As for `trace_layers`.
     layers, normalizations : optional
-        As for `SoftWeightRescaling`. With ``layers``, C holds where all that stands between them is
-        positively homogeneous.
+        As for `SoftWeightRescaling`; what stands between named layers is taken for homogeneous.
 
     Returns
     -------
@@ -265,26 +264,19 @@ def rescale_(
     """
     network = trace(model, example, layers=layers, normalizations=normalizations)
     c = _checked_factors(network.layers, factors)
-    course = follow(network, c)
-    if fault := course.fault:
-        raise ValueError(fault)
-    tensors: list[Tensor] = []
-    scales: list[float] = []
+    if (course := follow(network, c)).fault:
+        raise ValueError(course.fault)
     members = membership(network, variant)
     for layer in network.layers:
         if layer.weight is not None:
-            tensors.append(layer.weight.detach())
-            scales.append(c[layer.name])
+            layer.weight.detach().mul_(c[layer.name])
         if layer.bias is not None:
-            tensors.append(layer.bias.detach())
-            scales.append(math.prod(c[name] for name in sorted(members[layer.name])))
+            layer.bias.detach().mul_(math.prod(c[name] for name in sorted(members[layer.name])))
         mean = getattr(layer.module, "running_mean", None)
         if running_statistics and mean is not None:
             scale = course.enters[layer.name].value(c)
-            tensors += [mean, layer.module.running_var]  # type: ignore[list-item]
-            scales += [scale, scale**2]
-    for tensor, scale in zip(tensors, scales, strict=True):
-        tensor.mul_(scale)
+            mean.mul_(scale)
+            layer.module.running_var.mul_(scale**2)  # type: ignore[operator]
     return course.outputs.value(c)
 
 

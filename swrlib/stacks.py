@@ -88,12 +88,12 @@ class Stack:
         )
         self._walks: dict[int, Walk | _Alone] = {}  # by the number of different inputs
         try:
-            steps = _trace(self._model)
+            steps = _trace(outline(model))
             self._walks = {inputs: Walk(steps, setting, inputs) for inputs in {1, seeds}}
         except Unstackable:
             if replicas > 1:
                 raise
-            self._walks = {1: _Alone(self._model, setting)}
+            self._walks = {1: _Alone(outline(model), setting)}
 
     def _block(self, tensor: Tensor, device: torch.device) -> Tensor:
         dtype = self.dtype if tensor.is_floating_point() else tensor.dtype
@@ -137,8 +137,8 @@ class Stack:
         """
         own = self.seeds > 1 and images.dim() in (3, 5)
         walk = self._walks[self.seeds if own else 1]
-        logits, found = walk(images, training=training, features=features)
-        return logits.to(self.dtype), found
+        logits, kept = walk(images, training=training, features=features)
+        return logits.to(self.dtype), kept
 
     def views(self, replica: int) -> dict[str, Tensor]:
         """Return one replica's parameters and buffers by name, sharing their memory."""
@@ -173,14 +173,14 @@ class _Alone:
         self, images: Tensor, *, training: bool, features: Collection[str] = ()
     ) -> tuple[Tensor, dict[str, Tensor]]:
         modules = dict(self.model.named_modules())
-        found: dict[str, Tensor] = {}
+        kept: dict[str, Tensor] = {}
         hooks = []
         for name in features:
             if name not in modules:
                 raise ValueError(f"the model has no module {name!r}: {nearest(name, modules)}")
 
-            def keep(module: nn.Module, given: object, output: Tensor, name: str = name) -> None:
-                found[name] = output.unsqueeze(0)
+            def keep(module: nn.Module, inputs: object, output: Tensor, name: str = name) -> None:
+                kept[name] = output.unsqueeze(0)
 
             hooks.append(modules[name].register_forward_hook(keep))
         blocks = {**self.setting.parameters, **self.setting.buffers}
@@ -193,7 +193,7 @@ class _Alone:
         finally:
             for hook in hooks:
                 hook.remove()
-        return outputs.transpose(0, 1).unsqueeze(0), found
+        return outputs.transpose(0, 1).unsqueeze(0), kept
 
 
 def _trace(model: nn.Module) -> graph.Graph:
@@ -267,7 +267,7 @@ def needed_memory(model: nn.Module, images: tuple[int, ...], dtype: torch.dtype)
     for module in copied.modules():
         if not any(True for _ in module.children()):
             module.register_forward_hook(
-                lambda module, given, output: outputs.append(output.numel())
+                lambda module, inputs, output: outputs.append(output.numel())
             )
     with torch.no_grad():
         copied(torch.empty(images, device="meta"))

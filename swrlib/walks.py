@@ -375,7 +375,7 @@ def _function(step: Step) -> Callable[..., Tensor]:
             module = copy.copy(module)
             module.inplace = False  # type: ignore[assignment]
         return module
-    places = [place for place, given in enumerate(node.args) if isinstance(given, fx.Node)]
+    places = [place for place, argument in enumerate(node.args) if isinstance(argument, fx.Node)]
     if any(isinstance(value, fx.Node) for value in node.kwargs.values()) or not places:
         refuse(f"{named(step)} of named operands")
     options = {k: False if k == "inplace" else value for k, value in node.kwargs.items()}

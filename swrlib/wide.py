@@ -187,15 +187,17 @@ def linear(step: Step, setting: Setting, count: int) -> Function:
         weight, bias = parameters[f"{name}.weight"].to(dtype), parameters.get(f"{name}.bias")
         bias = None if bias is None else bias.to(dtype)
         x = x.to(dtype)
-        if count == 1:  # one wide product for all
+        if count == 1 and (replicas > 1 or by_onednn(x.device, dtype)):  # one wide product
             bias = None if bias is None else bias.view(-1, 1)
             return affine(weight.flatten(0, 1), x.squeeze(0), bias).view(replicas, -1, x.shape[2])
-        weight = weight.view(count, -1, weight.shape[2])  # or one for the replicas of an input
+        if count < replicas:  # one for the replicas of an input
+            weight = weight.view(count, -1, weight.shape[2])
+            bias = None if bias is None else bias.view(count, -1)
         if bias is None:
             result = torch.bmm(weight, x)
         else:
-            result = torch.baddbmm(bias.view(count, -1, 1), weight, x)
-        return result.view(replicas, -1, x.shape[2])
+            result = torch.baddbmm(bias.unsqueeze(2), weight, x)
+        return result if count == replicas else result.view(replicas, -1, x.shape[2])
 
     return multiply
 

@@ -442,3 +442,16 @@ def test_a_rescaling_away_from_the_start_is_caught(monkeypatch):
         rescaling, "soft_factors", lambda norms, pull, rest: real(norms, -pull, 2 - rest)
     )
     assert any(worsened({"lam": 0.3}, seed) for seed in range(20))
+
+
+@pytest.mark.parametrize(("p", "q"), [(1, 1), (2, 2), (1, 3), (4, 2)])
+def test_one_update_has_sauls_exponent(p, q):
+    """A chain of two scalars: u = |w|^q into the unit, v = |w'|^q out of it, by hand."""
+    model = nn.Sequential(nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 1)).double()
+    with torch.no_grad():
+        model[0].weight.fill_(0.3)
+        model[2].weight.fill_(2.5)
+    balance_(model, p, q, iterations=1)
+    factor = (2.5**q / 0.3**q) ** (1 / (4 * max(p, q)))
+    assert model[0].weight.item() == pytest.approx(0.3 * factor, rel=1e-12)
+    assert model[2].weight.item() == pytest.approx(2.5 / factor, rel=1e-12)

@@ -15,6 +15,7 @@ from benchmarks import loops
 from benchmarks.measure import ways
 from swrlib import build_model, cost, records
 from swrlib.claims.cost import judge_cost
+from swrlib.provenance import provenance
 
 ROOT = Path(__file__).parents[1]
 
@@ -289,6 +290,6 @@ def test_without_a_gpus_measurements_the_tables_are_empty(tmp_path, monkeypatch)
 
 def test_without_records_nothing_was_trained_anywhere(tmp_path):
     about = records.load_provenance(tmp_path)
-    assert list(about.columns) == ["run", "job", *records.provenance()]
+    assert list(about.columns) == ["run", "job", *provenance()]
     table = cost.trained_on(records.load_records(tmp_path), about)
     assert table.empty and "until" in table

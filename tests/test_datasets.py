@@ -814,7 +814,7 @@ def test_cmyk_is_what_pillow_makes_of_it(tmp_path):
 
 def test_more_pixels_than_the_memory_holds(tmp_path, monkeypatch):
     folder = make_folder(tmp_path / "pets")
-    monkeypatch.setattr("swrlib.datasets.free_memory", lambda device: 100)
+    monkeypatch.setattr("swrlib.image_files.free_memory", lambda device: 100)
     with pytest.raises(MemoryError) as caught:
         load_dataset(folder)
     one_sentence(caught, "8 images", "memory are free")

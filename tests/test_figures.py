@@ -19,7 +19,7 @@ from swrlib import figures, make_stream, train, verdicts
 from swrlib.claims.norms import norms_by_layer
 from swrlib.claims.proportionality import scaled_runs, scaling_verdicts
 from swrlib.figures import accuracies, layers
-from swrlib.figures.accuracies import LAST_EPOCH, SMOOTHED
+from swrlib.figures.accuracies import LAST_EPOCH, SMOOTHED, who_ends_where
 from swrlib.figures.layers import spread
 from swrlib.papers import SWR as paper
 from swrlib.verdicts import final_accuracy
@@ -95,6 +95,13 @@ def test_bands_are_students_intervals_and_lines_end_where_a_seed_does():
             assert (drawn.min(), drawn.max()) == pytest.approx(tuple(expected))
             assert mean == pytest.approx(seeds.mean())
     assert ax.get_ylabel() == "what"
+    # A single seed has a line, and no interval.
+    alone = matplotlib.figure.Figure().subplots()
+    figures.method_lines(alone, rows[rows["seed"] == 0], "value")
+    assert [len(line.get_xdata()) for line in alone.get_lines()] == [3, 3]
+    assert not any(
+        np.isfinite(path.vertices).any() for c in alone.collections for path in c.get_paths()
+    )
 
 
 def test_curves_are_the_means_over_seeds(records):
@@ -142,6 +149,14 @@ def test_the_course_says_who_ended_where(records):
     ends = final_accuracy(records).groupby("method")["test_accuracy"].mean()
     assert f"{paper.labels[ends.idxmax()]} ends highest with {100 * ends.max():.1f}%" in sentence
     assert "quick scale" not in sentence and "custom" in figure.axes[0].get_title()
+
+
+def test_of_methods_that_end_alike_not_one_is_highest_and_lowest(records):
+    alike = records[records["method"].isin(["swr", "vanilla"])].assign(test_accuracy=0.5)
+    said = who_ends_where(alike, "{} {:.0%} above {} {:.0%}")
+    assert set(re.findall(r"SWR|vanilla", said)) == {"SWR", "vanilla"}
+    alone = who_ends_where(alike[alike["method"] == "swr"], "{} {:.0%} above {} {:.0%}")
+    assert alone.endswith("SWR 50% above SWR 50%.")
 
 
 def test_final_accuracies_and_their_differences(records):

@@ -227,20 +227,10 @@ ROOMS = [
     *("checks", "files", "memory", "papers", "operations", "graph", "effects", "parameters"),
     *("order", "layers", "scales", "rescaling", "cautions"),
     *("choice", "targets", "structure", "plan", "steps", "attachment", "summary", "swr", "theory"),
-    *(
-        "datasets",
-        "models",
-        "streams",
-        "streams_tasks",
-        "wide",
-        "walks",
-        "stacks",
-        "population",
-        "methods",
-    ),
-    "in_loop",
-    *("measures", "records", "engine", "verdicts", "cost", "claims", "overview"),
-    *("tables", "figures", "notebook"),
+    *("image_files", "datasets", "models", "streams", "streams_tasks", "wide", "walks", "stacks"),
+    *("population", "methods", "in_loop", "measures", "provenance", "records", "engine"),
+    *("verdicts", "cost", "claims"),
+    *("overview", "tables", "figures", "notebook"),
 ]
 
 

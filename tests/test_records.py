@@ -18,7 +18,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from swrlib import provenance as origin
 from swrlib import records
+from swrlib.provenance import provenance
 from swrlib.records import (
     COLUMNS,
     MEASURE_COLUMNS,
@@ -27,7 +29,6 @@ from swrlib.records import (
     load_provenance,
     load_records,
     missing_runs,
-    provenance,
     read_provenance,
     results_folder,
     run_hash,
@@ -551,10 +552,10 @@ def test_the_command_names_no_folder_of_the_machine(tmp_path, monkeypatch):
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 def test_the_commit_is_swrlibs_own(tmp_path, monkeypatch):
     """Neither records nor a stranger's repository around an installed copy make it dirty."""
-    copy = tmp_path / "swrlib" / "records.py"
+    copy = tmp_path / "swrlib" / "provenance.py"
     copy.parent.mkdir()
     copy.write_text("")
-    monkeypatch.setattr(records, "__file__", str(copy))
+    monkeypatch.setattr(origin, "__file__", str(copy))
 
     def git(*arguments):
         who = ["-c", "user.name=a", "-c", "user.email=a@b"]
@@ -579,7 +580,7 @@ def test_the_commit_is_swrlibs_own(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 def test_a_checkout_that_git_does_not_trust_is_told_once_with_the_remedy(tmp_path, monkeypatch):
-    copy = tmp_path / "my checkout" / "swrlib" / "records.py"
+    copy = tmp_path / "my checkout" / "swrlib" / "provenance.py"
     copy.parent.mkdir(parents=True)
     copy.write_text("")
     checkout = copy.parents[1]
@@ -592,13 +593,13 @@ def test_a_checkout_that_git_does_not_trust_is_told_once_with_the_remedy(tmp_pat
         monkeypatch.setenv(name, "a@b")
     for command in (["init"], ["add", "."], ["commit", "-m", "first"]):
         subprocess.run(["git", *command], cwd=checkout, check=True, capture_output=True, timeout=60)
-    monkeypatch.setattr(records, "__file__", str(copy))
+    monkeypatch.setattr(origin, "__file__", str(copy))
     commit = provenance()["commit"]
     assert len(commit) == 40
     # git's own switch: as if the checkout belonged to somebody else.
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
-    records._warn_of_no_commit.cache_clear()
+    origin._warn_of_no_commit.cache_clear()
     with pytest.warns(UserWarning, match="dubious ownership") as caught:
         assert [provenance()["commit"], provenance()["commit"]] == [None, None]
     (warning,) = caught
@@ -612,18 +613,18 @@ def test_a_checkout_that_git_does_not_trust_is_told_once_with_the_remedy(tmp_pat
 def test_whatever_else_git_says_is_told(tmp_path, monkeypatch):
     if shutil.which("git") is None:
         pytest.skip("needs git")
-    copy = tmp_path / "swrlib" / "records.py"
+    copy = tmp_path / "swrlib" / "provenance.py"
     copy.parent.mkdir()
     copy.write_text("")
     subprocess.run(["git", "init"], cwd=tmp_path, check=True, capture_output=True, timeout=60)
     (tmp_path / ".git" / "config").write_text("[core")
-    monkeypatch.setattr(records, "__file__", str(copy))
+    monkeypatch.setattr(origin, "__file__", str(copy))
     with pytest.warns(UserWarning, match="commit is not recorded, since git says .*config"):
         assert provenance()["commit"] is None
 
 
 def test_without_git_or_a_repository_nothing_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "__file__", str(tmp_path / "records.py"))
+    monkeypatch.setattr(origin, "__file__", str(tmp_path / "provenance.py"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert provenance()["commit"] is None

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from swrlib import SoftWeightRescaling, rescale_, trace_layers
 from swrlib.layers import trace
+from swrlib.rescaling import membership
 from swrlib.theory import balance_, lipschitz_bound, proportionality_gap
 
 
@@ -278,7 +279,7 @@ class Siamese(nn.Module):
 
 
 def test_a_shared_encoder_is_told_of_layers_which_works():
-    with pytest.raises(ValueError, match=r"used twice.*layers=\["):
+    with pytest.raises(ValueError, match=r"used twice.*layers="):
         trace_layers(Siamese())
     gap, ends = gap_after_a_step(Siamese(), X, X.flip(0), layers=["encoder.0", "encoder.2", "head"])
     assert gap < 1e-12 and ends == ["not traced"] * 3
@@ -691,3 +692,58 @@ def test_generic_products_never_agree_by_chance():
     with pytest.raises(ValueError, match="different scales"):
         rescale_(Two(), [1.0] * 79 + [1.01])
     assert math.isclose(rescale_(Two(), [1.1] * 80), 1.1**40)
+
+
+# --- where branches meet ---------------------------------------------------------------------
+
+
+class Unequal(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.head = nn.Linear(6, 4), nn.Linear(6, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.left(x)) + torch.relu(self.right(x)))
+
+
+def test_the_product_goes_on_from_the_last_branch():
+    """As Algorithm 1's running C does; the factor of the other branch enters no bias behind."""
+    members = membership(trace(Unequal()), "proportional")
+    assert members == {"left": {"left"}, "right": {"right"}, "head": {"right", "head"}}
+    model = Unequal()
+    swr = SoftWeightRescaling(model, 1.0)
+    with torch.no_grad():
+        model.left.weight.mul_(4)
+        model.right.weight.mul_(2)
+    bias = model.head.bias.detach().clone()
+    swr.step()
+    torch.testing.assert_close(model.head.bias, bias / 2)
+
+
+@pytest.mark.parametrize("off", [1e-3, 1e-5, 1e-7])
+def test_branches_agree_to_rounding_and_no_further(off):
+    model = Unequal().double()
+    with pytest.raises(ValueError, match="different scales"):
+        rescale_(model, [2.0, 2.0 * (1 + off), 3.0])
+    assert rescale_(model, [0.1 + 0.2, 0.3, 3.0]) == pytest.approx(0.9)
+
+
+# --- modules of torch's with layers inside ---------------------------------------------------
+
+
+def encoder(**options) -> nn.TransformerEncoder:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True, **options)
+    return nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
+
+def test_what_would_be_reached_on_an_example_is_said_and_true():
+    model = nn.Sequential(nn.Linear(6, 8), encoder(norm_first=True), nn.Linear(8, 2))
+    with pytest.warns(UserWarning, match=r"1\.layers\.0\.linear1.* reached with example=") as said:
+        swr = SoftWeightRescaling(model, 0.1)
+    assert [layer.name for layer in swr.layers] == ["0", "2"]
+    (sentence,) = [str(w.message) for w in said if "leaves alone" in str(w.message)]
+    assert "out_proj" not in sentence.partition(";")[2], "attention never calls it"
+    reached = trace_layers(model, torch.randn(2, 5, 6))
+    assert {f"1.layers.{i}.{name}" for i in (0, 1) for name in ("linear1", "linear2", "norm1")} <= {
+        layer.name for layer in reached
+    }

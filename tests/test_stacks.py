@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 import types
@@ -18,7 +19,8 @@ from swrlib import wide
 from swrlib.graph import NORMALIZATIONS
 from swrlib.memory import free_memory
 from swrlib.models import MODELS, build_model
-from swrlib.stacks import Stack, default_size, needed_memory
+from swrlib.population import Blueprint, Population
+from swrlib.stacks import Stack, default_size, needed_memory, outline
 from swrlib.wide import OneDNNAffine, onednn_product, product
 
 CPU = torch.device("cpu")
@@ -908,3 +910,62 @@ def test_how_many_train_at_once_by_default(name):
     assert default_size(model, torch.device("cuda")) == (
         1 if name in ("vgg16", "resnet18") else 100
     )
+
+
+def test_a_model_that_keeps_what_it_saw_is_taken_out_of_its_stack_all_the_same():
+    """Nobody can trace it, so it trains alone; what its forward pass notes is not the stack's."""
+
+    class Keeping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.seen = nn.Linear(4, 3), None
+
+        def forward(self, x):
+            self.seen = self.layer(x)
+            return self.seen if x.sum() > 0 else -self.seen
+
+    model = Keeping()
+    stack = Stack(model, 1, CPU, torch.float32)
+    rows = torch.ones(5, 4)
+    logits = stack(rows, training=True)
+    logits.sum().backward()
+    assert_close(logits[0].T, model.layer(rows), 1e-6)
+    taken_out = stack.module(0)
+    assert taken_out.seen is None
+    assert torch.equal(taken_out.layer.weight, model.layer.weight)
+
+
+# Memory
+
+
+def test_an_outline_has_no_memory_and_is_like_its_model():
+    model = nn.Sequential(OrderedDict(a=nn.Linear(4, 4), norm=nn.BatchNorm1d(4), b=nn.Linear(4, 4)))
+    model.b.weight = model.a.weight
+    model.a.bias.requires_grad_(False)
+    found = outline(model)
+    assert found.b.weight is found.a.weight
+    assert not found.a.bias.requires_grad
+    assert {t.device.type for t in found.state_dict().values()} == {"meta"}
+    assert {t.device.type for t in model.state_dict().values()} == {"cpu"}
+    for name, tensor in model.state_dict().items():
+        like = found.state_dict()[name]
+        assert (like.shape, like.dtype) == (tensor.shape, tensor.dtype)
+
+
+def test_a_population_has_the_memory_of_weights_moments_and_initial_weights_alone():
+    """VGG-16's weights are 160 MB: no copies of them lie beside."""
+    hidden = 37  # a size that nothing else has
+    sizes = [4 * hidden * 100 * replicas for replicas in (1, 2)]
+
+    def memories() -> set[int]:
+        gc.collect()
+        held = [t for t in gc.get_objects() if issubclass(type(t), torch.Tensor) and t.is_cpu]
+        storages = [tensor.untyped_storage() for tensor in held]
+        return {storage.data_ptr() for storage in storages if storage.nbytes() in sizes}
+
+    before = memories()
+    population = Population(
+        Blueprint("mlp", {"hidden": (hidden,)}, GREY), [0], 2, device=CPU, dtype=torch.float32
+    )
+    assert len(memories() - before) == 4  # θ and two moments of both runs, θ_0 of their seed
+    assert len(population) == 2

@@ -40,6 +40,7 @@ from swrlib.engine.runs import Request
 from swrlib.engine.strengths import SELECTION_GRIDS
 from swrlib.stacks import needed_memory
 from swrlib.streams import STREAMS
+from swrlib.wide import by_onednn
 
 # A server that has loaded the library, so that a process which is to be killed is there at once.
 processes = multiprocessing.get_context("forkserver")
@@ -292,7 +293,10 @@ def test_configurations_and_provenance_are_kept(train, tmp_path):
         configuration = records.load_configuration(run, tmp_path / "results")
         assert records.run_hash(configuration) == run
     (path,) = (tmp_path / "results").glob("*.parquet")
-    assert records.read_provenance(path)["device"] == "cpu"
+    origin = records.read_provenance(path)
+    assert origin["device"] == "cpu"
+    dtype = getattr(torch, frame["dtype"].iloc[0])
+    assert origin["products"] == ("oneDNN" if by_onednn(torch.device("cpu"), dtype) else "PyTorch")
 
 
 def test_what_is_there_is_not_trained_again(train, tmp_path):

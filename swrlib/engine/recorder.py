@@ -99,28 +99,28 @@ class Recorder:
     @torch.no_grad()
     def row(self, feed: Feed, stage: int, stage_epoch: int, plan: Stage, rate: float) -> None:
         """Write a row for each run: the state after the epoch and its last rescaling."""
-        found: dict[str, list[float]] = {}
+        outcomes: dict[str, list[float]] = {}
         for name, batches in (("test", feed.test()), ("task", feed.task())):
             if name in plan.evaluated:
                 loss, accuracy = self._evaluate(batches, feed.classes)
-                found |= {f"{name}_loss": loss, f"{name}_accuracy": accuracy}
+                outcomes |= {f"{name}_loss": loss, f"{name}_accuracy": accuracy}
         if self.batches:
-            found["train_loss"] = (self.losses / self.batches).tolist()
-            found["train_accuracy"] = (self.correct / self.images).tolist()
-        losses = [values for name, values in found.items() if name.endswith("loss")]
-        whole = self.population.finite().tolist()
+            outcomes["train_loss"] = (self.losses / self.batches).tolist()
+            outcomes["train_accuracy"] = (self.correct / self.images).tolist()
+        losses = [values for name, values in outcomes.items() if name.endswith("loss")]
+        finite = self.population.finite().tolist()
         with_norms = self.epoch % 10 == 0 or self.epoch == self.epochs or plan.rows == "stage"
         norms = self._norms() if with_norms else None
         for member, name in enumerate(self.names):
             if name in self.lost:
                 continue
-            diverged = not (whole[member] and all(math.isfinite(loss[member]) for loss in losses))
+            diverged = not (finite[member] and all(math.isfinite(loss[member]) for loss in losses))
             self.rows.append(
                 self.constant[member]
                 | {"stage": stage, "stage_epoch": stage_epoch}
                 | {"epoch": self.epoch, "step": self.step, "lr": rate}
                 | dict.fromkeys(OUTCOMES, math.nan)
-                | {key: values[member] for key, values in found.items()}
+                | {key: values[member] for key, values in outcomes.items()}
                 | {
                     "weight_norms": norms[member][0] if norms else None,
                     "bias_norms": norms[member][1] if norms else None,
@@ -146,12 +146,12 @@ class Recorder:
         if not due:
             return
         population = self.population
-        whole = population.finite().tolist()
+        finite = population.finite().tolist()
         test, task = list(feed.test(PROBED)), list(feed.task(PROBED_OF_STAGE if of_stage else 0))
         draws = [population.blueprint.draw(seed, "weights") for seed in population.seeds]
         untrained = [model.to(self.losses) for model in draws]
         for member, name in enumerate(self.names):
-            if name in self.lost or not whole[member]:
+            if name in self.lost or not finite[member]:
                 continue
             seed = member // population.runs
             images, labels = _of_seed(test, seed)
@@ -194,12 +194,12 @@ class Recorder:
         """Return each member's norms of weights and of biases."""
         owners = self.groups[0].owners
         tensors = [multi_tensor_norms(members.tensors, stacked=2) for members in self.groups]
-        found = []
+        pairs_of_norms = []
         for norms in torch.cat(tensors, 1).flatten(0, 1).tolist():
             pairs = list(zip(norms, owners, strict=True))
             weights = [norm for norm, (_, bias) in pairs if not bias]
-            found.append((weights, [norm for norm, (_, bias) in pairs if bias]))
-        return found
+            pairs_of_norms.append((weights, [norm for norm, (_, bias) in pairs if bias]))
+        return pairs_of_norms
 
     # Its state, for a checkpoint.
 

@@ -28,6 +28,7 @@ from swrlib.engine.progress import Progress
 from swrlib.engine.runs import Request, Run
 from swrlib.files import make_folder
 from swrlib.measures import Measure, checked_measures
+from swrlib.provenance import provenance
 from swrlib.streams import held_out
 
 P = ParamSpec("P")
@@ -130,7 +131,7 @@ def _train_job(runs: Sequence[Run], setting: Setting, bar: Progress) -> None:
         # Another process may have trained some of them meanwhile, and seeds differ in the others.
         lacking = missing(runs, setting.results, setting.measured)
         for alike in cut_into_jobs(lacking, len(runs), side_by_side=True):
-            about = records.provenance()  # of the code as it is now, not when the job has ended
+            about = provenance()  # of the code as it is now, not when the job has ended
             _train_parents(alike, setting, bar, about)
             job = Job(alike, setting)
             job.train(bar)

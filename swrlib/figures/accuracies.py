@@ -136,9 +136,10 @@ def course(records: pd.DataFrame, *, references: bool = True) -> tuple[Figure, s
 
 def who_ends_where(rows: pd.DataFrame, form: str) -> str:
     """Say of one setting which method ends highest and which lowest, and at what accuracy."""
-    ends = final_accuracy(rows).groupby("method")["test_accuracy"].mean()
-    extremes = ((paper.label(str(m)), ends[m]) for m in (ends.idxmax(), ends.idxmin()))
-    return f"{setting(rows)}: {form.format(*itertools.chain(*extremes))}."
+    ends = final_accuracy(rows).groupby("method")["test_accuracy"].mean().sort_values()
+    lowest, highest = paper.label(str(ends.index[0])), paper.label(str(ends.index[-1]))
+    said = form.format(highest, ends.iloc[-1], lowest, ends.iloc[0])
+    return f"{setting(rows)}: {said}."
 
 
 def drops(changes: pd.DataFrame) -> tuple[Figure, str]:

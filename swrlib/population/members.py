@@ -110,8 +110,8 @@ class Members:
         See `swrlib.methods.Method.features`.
         """
         assert self.population.batch is not None
-        found = self.population.batch.features
-        return {name: values[:, self.runs] for name, values in found.items()}
+        features = self.population.batch.features
+        return {name: values[:, self.runs] for name, values in features.items()}
 
     def weight_norms(self) -> Tensor:
         """Return ‖W_l‖, [seeds, runs, layers that have a weight]."""

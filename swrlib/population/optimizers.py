@@ -119,7 +119,7 @@ class SGD(Optimizer):
 OPTIMIZERS: dict[str, type[Optimizer]] = {kind.name: kind for kind in (Adam, SGD)}
 
 
-def make_optimizer(given: str | Optimizer) -> Optimizer:
+def make_optimizer(optimizer: str | Optimizer) -> Optimizer:
     """Make an optimizer by name: "adam", "sgd", "sgd:0.9" or "sgd:0.9,1e-4".
 
     Behind sgd stand its momentum and its weight decay.
@@ -129,9 +129,9 @@ def make_optimizer(given: str | Optimizer) -> Optimizer:
     ValueError
         If the name is unknown or a value senseless.
     """
-    if isinstance(given, Optimizer):
-        return given
-    name, _, text = str(given).partition(":")
+    if isinstance(optimizer, Optimizer):
+        return optimizer
+    name, _, text = str(optimizer).partition(":")
     if name not in OPTIMIZERS:
         raise ValueError(f"unknown optimizer {name!r}: {nearest(name, OPTIMIZERS)}")
     if not text:
@@ -140,7 +140,7 @@ def make_optimizer(given: str | Optimizer) -> Optimizer:
         return OPTIMIZERS[name].read(text)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"cannot read {given!r} ({error}): write an optimizer as sgd:0.9,1e-4"
+            f"cannot read {optimizer!r} ({error}): write an optimizer as sgd:0.9,1e-4"
         ) from error
 
 

@@ -153,12 +153,12 @@ class Population:
         classes : torch.Tensor, optional
             As for `judge`.
         """
-        logits, found = self.stack.forward(images, training=True, features=features)
+        logits, outputs = self.stack.forward(images, training=True, features=features)
         losses, hits = self.judge(logits, labels, classes)
         losses = losses.mean(1)
         self.updates.forget_gradients()
         losses.sum().backward()
-        shown = {name: self.by_seed(values.detach()) for name, values in found.items()}
+        shown = {name: self.by_seed(values.detach()) for name, values in outputs.items()}
         self.batch = Batch(images, labels, shown, losses.detach(), hits.sum(1))
         return self.batch
 
@@ -182,8 +182,8 @@ class Population:
 
         Gradients flow through them, where they are on.
         """
-        found = self.stack.forward(images, training=True, features=names)[1]
-        return {name: self.by_seed(values) for name, values in found.items()}
+        outputs = self.stack.forward(images, training=True, features=names)[1]
+        return {name: self.by_seed(values) for name, values in outputs.items()}
 
     def fresh(self, purpose: str) -> list[Tensor]:
         """Draw new parameters, like ``initial``, each seed from its own generator."""

@@ -121,21 +121,18 @@ def balance_(
         a_i ← a_i · (v_i/u_i)^{1/(4 max(p, q))},
 
     where u_i and v_i are what the weights into and out of the unit contribute to the norm's power
-    q; they are equal at the minimum, which is the only one. In a convolutional network the units
-    are its channels. A unit with no weights on one side has no best factor and is left alone.
+    q; they are equal at the only minimum. In a convolutional network the units are its channels. A
+    unit without weights on one side is left alone.
 
     Parameters
     ----------
     model : torch.nn.Module
-        A chain of linear and convolution layers and positively homogeneous operations; its inputs
-        are taken to come in batches.
+        A chain of linear and convolution layers and homogeneous operations, on batches of inputs.
     p, q : float
         From 1 on.
-    tolerance : float
-        Stop when no factor changes by more than this share. The norm, which is flat there, is then
-        off by far less. The authors' release: 1e-5.
-    iterations : int
-        Stop after so many in any case. The authors' release: 100.
+    tolerance, iterations : float, int
+        Stop when no factor changes by more than this share (the norm, which is flat there, is then
+        off by far less), or after so many. The authors' release: 1e-5 and 100.
 
     Returns
     -------
@@ -145,49 +142,63 @@ def balance_(
     Raises
     ------
     ValueError
-        If the network has normalization layers, whose input may shrink for free, so that there is
-        no minimum; or branches, or operations that are not positively homogeneous or may move a
-        unit to another place; each is named. Or if a weight is not finite. Nothing is changed then.
+        If the network has normalization layers, whose input may shrink for free: no minimum; or
+        branches, or operations that are not positively homogeneous or may move a unit; each is
+        named. Or if a weight is not finite. Nothing is changed then.
     """
     _check(p, q)
     if iterations < 0:
-        raise ValueError(f"iterations is {iterations}: there can be none, or some")
+        raise ValueError(f"iterations is {iterations}: from 0 on")
     layers = _chain(trace(model))
+    matrices = _powers(layers, p)
+    factors = [matrix.new_ones(len(matrix)) for matrix in matrices[:-1]]
+    history: list[float] = []
+    while True:
+        sums = _row_sums(matrices, factors, p)
+        history.append(float(sum(row.pow(q / p).sum() for row in sums)) ** (1 / q))
+        if len(history) > iterations:
+            break
+        updates = _updates(matrices, factors, sums, p, q)
+        for factor, update in zip(factors, updates, strict=True):
+            factor.mul_(update)
+        if all((update - 1).abs().max() <= tolerance for update in updates):
+            break
+    _apply(layers, factors)
+    return pd.Series(history, name="norm").rename_axis("iteration")
+
+
+def _powers(layers: Sequence[Layer], p: float) -> list[Tensor]:
+    """Return |W|^p of each layer, [units, units of the layer before]."""
     for layer in layers:
         if not layer.weight.isfinite().all():  # type: ignore[union-attr]
             raise ValueError(f"the weight of {layer.name} is not finite")
     matrices = [_rows(layer, p) for layer in layers]
-    units = [len(matrix) for matrix in matrices[:-1]]
     # What leaves a unit: columns that come from the same unit (a channel's positions) together.
-    matrices = [
-        matrix if position == 0 else matrix.unflatten(1, (units[position - 1], -1)).sum(2)
-        for position, matrix in enumerate(matrices)
+    return matrices[:1] + [
+        matrix.unflatten(1, (len(before), -1)).sum(2)
+        for before, matrix in itertools.pairwise(matrices)
     ]
-    factors = [matrix.new_ones(count) for matrix, count in zip(matrices, units, strict=False)]
-    history = []
-    for step in range(iterations + 1):
-        sums = _row_sums(matrices, factors, p)
-        history.append(float(sum(row.pow(q / p).sum() for row in sums)) ** (1 / q))
-        if step == iterations:
-            break
-        change = 0.0
-        updates = []
-        for position, factor in enumerate(factors):
-            into = sums[position].pow(q / p)
-            after = sums[position + 1]
-            weight = after.pow(q / p - 1).where(after > 0, 0.0)
-            if position + 1 < len(factors):
-                weight = weight * factors[position + 1].pow(p)
-            out = factor.pow(-p) * (matrices[position + 1].T @ weight)
-            ratio = (out / into).where((into > 0) & (out > 0), 1.0)
-            updates.append(ratio.pow(1 / (4 * max(p, q))))
-            change = max(change, float((updates[-1] - 1).abs().max()))
-        for factor, update in zip(factors, updates, strict=True):
-            factor.mul_(update)
-        if change <= tolerance:
-            break
-    _apply(layers, factors)
-    return pd.Series(history, name="norm").rename_axis("iteration")
+
+
+def _updates(
+    matrices: Sequence[Tensor],
+    factors: Sequence[Tensor],
+    sums: Sequence[Tensor],
+    p: float,
+    q: float,
+) -> list[Tensor]:
+    """Return by what Saul's algorithm multiplies the factors of each hidden layer's units."""
+    updates = []
+    for position, factor in enumerate(factors):
+        into = sums[position].pow(q / p)
+        after = sums[position + 1]
+        weight = after.pow(q / p - 1).where(after > 0, 0.0)
+        if position + 1 < len(factors):
+            weight = weight * factors[position + 1].pow(p)
+        out = factor.pow(-p) * (matrices[position + 1].T @ weight)
+        ratio = (out / into).where((into > 0) & (out > 0), 1.0)
+        updates.append(ratio.pow(1 / (4 * max(p, q))))
+    return updates
 
 
 def _row_sums(matrices: Sequence[Tensor], factors: Sequence[Tensor], p: float) -> list[Tensor]:

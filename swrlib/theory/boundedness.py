@@ -68,12 +68,10 @@ def norm_bound(
     if not 0 <= rounding < math.inf:
         raise ValueError(f"rounding is {rounding}: it is a relative error, from 0 on")
     if rounding:
-        pull = lam - rounding * (1 - lam)
-        if pull <= 0:
+        if (pull := lam - rounding * (1 - lam)) <= 0:
             return math.inf
-        initial_norm, lam = (1 + rounding) * lam * initial_norm / pull, pull
-        bound = norm_bound(initial_norm, lam, squared_growth, kind=kind, when=when)
-        return (1 + rounding) * bound
+        start = (1 + rounding) * lam * initial_norm / pull
+        return (1 + rounding) * norm_bound(start, pull, squared_growth, kind=kind, when=when)
     if lam == 0:
         return math.inf if squared_growth else initial_norm
     if kind == "printed":
