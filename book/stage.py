@@ -182,6 +182,20 @@ def claims_page(notebooks: dict[str, nbformat.NotebookNode]) -> str:
     return "\n\n".join([f"{len(words)} claims: {counts}", *parts])
 
 
+def both_rules(notebooks: dict[str, nbformat.NotebookNode]) -> str:
+    """Write as Markdown what the first rule said of each claim, what the second says, and why."""
+    labels: dict[str, list[str]] = {}
+    for notebook in notebooks.values():
+        for claim, found in shown_verdicts(notebook).items():
+            labels.setdefault(claim, []).extend(badge(v["verdict"], v["label"]) for v in found)
+    lines = ["| claim | first rule | second rule | why |", "|---|---|---|---|"]
+    for claim in paper.claims:
+        now = " ".join(dict.fromkeys(labels.get(claim.id, [badge(verdicts.NOT_RUN)])))
+        was = badge(claim.was.split(" (")[0], claim.was) if claim.was else "–"
+        lines.append(f"| {escape(claim.sentence)} | {was} | {now} | {escape(claim.changed)} |")
+    return "\n".join(lines)
+
+
 def trained_table() -> str:
     """Write as Markdown what the records hold: a line for each setting, none left out."""
     records = load_records(inputs.results_folder()).drop_duplicates("run")
@@ -220,6 +234,8 @@ def main(executed: Path, stage: Path) -> None:
     page = stage / "book/claims.md"
     text = page.read_text().replace("<!-- verdicts -->", claims_page(notebooks))
     page.write_text(text.replace("<!-- trained -->", trained_table()))
+    rules = stage / "book/verdicts.md"
+    rules.write_text(rules.read_text().replace("<!-- both rules -->", both_rules(notebooks)))
     front = stage / "book/index.md"
     overview = Overview(load_records(inputs.results_folder(), scale="paper", split="all"))
     front.write_text(overview.fill(front.read_text()))

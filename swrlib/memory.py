@@ -18,7 +18,7 @@ def free_memory(device: torch.device) -> int:
     """Return how many bytes a training may still take on a device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return min(_limits(), default=sys.maxsize)
+    return min(limits(), default=sys.maxsize)
 
 
 #: Options of glibc's mallopt: from which size on a block is mapped by itself, and given back when
@@ -86,7 +86,7 @@ def _control_groups(root: Path) -> Iterator[tuple[str, Path]]:
             yield kind, root / place.lstrip("/") / group
 
 
-def _limits(root: Path = Path("/")) -> Iterator[int]:
+def limits(root: Path = Path("/")) -> Iterator[int]:
     """Yield what the machine, control groups and a limit of this process leave free."""
     information = root / "proc/meminfo"
     if information.exists():

@@ -123,22 +123,10 @@ def build_model(name: str, dataset: Dataset, **options: Any) -> nn.Module:
     ValueError
         If a name or option is unknown, or the images are too small.
     """
-    if name not in _ARCHITECTURES:
-        raise ValueError(f"there is no model {name!r}: {nearest(name, MODELS)}")
-    settings = _ARCHITECTURES[name]
-    blocks, kernel = settings.get("blocks", ()), settings.get("kernel", 3)
-    known = [option for option in settings if option not in ("blocks", "kernel")]
-    for option in options:
-        if option not in known:
-            raise ValueError(f"there is no option {option!r} of {name}: {nearest(option, known)}")
-    settings = settings | options
+    settings = _settings(name, options)
     if name == "resnet18":
         return _resnet18(dataset, **settings)
-    for option, values in (("activation", _ACTIVATIONS), ("initialization", _INITIALIZATIONS)):
-        if settings[option] not in values:
-            raise ValueError(
-                f"there is no {option} {settings[option]!r}: {nearest(settings[option], values)}"
-            )
+    blocks, kernel = settings.get("blocks", ()), settings.get("kernel", 3)
     _check_size(name, dataset, blocks, kernel)
     network = nn.Sequential()
     units = _add_convolutions(network, dataset, blocks, kernel, settings)
@@ -151,6 +139,23 @@ def build_model(name: str, dataset: Dataset, **options: Any) -> nn.Module:
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
     return network
+
+
+def _settings(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Return all settings of an architecture; refuse a name that is unknown."""
+    if name not in _ARCHITECTURES:
+        raise ValueError(f"there is no model {name!r}: {nearest(name, MODELS)}")
+    settings = _ARCHITECTURES[name]
+    known = [option for option in settings if option not in ("blocks", "kernel")]
+    for option in options:
+        if option not in known:
+            raise ValueError(f"there is no option {option!r} of {name}: {nearest(option, known)}")
+    settings = settings | options
+    for option, values in (("activation", _ACTIVATIONS), ("initialization", _INITIALIZATIONS)):
+        given = settings.get(option)
+        if given is not None and given not in values:
+            raise ValueError(f"there is no {option} {given!r}: {nearest(given, values)}")
+    return settings
 
 
 def _check_size(name: str, dataset: Dataset, blocks: tuple[Any, ...], kernel: int) -> None:

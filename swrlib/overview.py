@@ -14,7 +14,7 @@ import pandas as pd
 
 from swrlib import verdicts
 from swrlib.papers import SWR as paper
-from swrlib.verdicts import Interval
+from swrlib.statistics import Interval
 
 #: The paper's methods that are compared with SWR, and its streams, in the order of its sections.
 RIVALS = ("vanilla", "l2", "l2-init", "shrink-perturb", "head-reset")
@@ -212,45 +212,3 @@ def repair(finals: pd.DataFrame) -> tuple[str, pd.DataFrame]:
         f"{verdicts.in_points(*harm)}: {said}.",
         table,
     )
-
-
-def against_itself(warm: pd.DataFrame, single: pd.DataFrame) -> pd.DataFrame:
-    """Compare each method after a warm start with itself, trained on all images from the start.
-
-    A single task is such a training: its records up to as many epochs as a warm start's second
-    stage has. Ten epochs are averaged on both sides (fewer in shorter trainings).
-
-    Parameters
-    ----------
-    warm, single : DataFrame
-        Records of the two streams, of runs of one scale.
-
-    Returns
-    -------
-    DataFrame
-        A row per data set, model and method of both: ``dataset, model, method``, ``seeds`` (common
-        ones), ``start`` and ``warm`` (means), and the paired interval of start minus warm
-        (``difference, low, high``; NaN with one seed). Accuracies as fractions.
-    """
-    rows = []
-    for (dataset, model), here in warm.groupby(["dataset", "model"]):
-        there = single[(single["dataset"] == dataset) & (single["model"] == model)]
-        last, second = here["epoch"].max(), here.loc[here["stage"] == 2, "stage_epoch"].max()
-        after, start = _up_to(here, last, second), _up_to(there, second, second)
-        for method in (m for m in paper.labels if m in after and m in start):
-            pairs = pd.concat([start[method], after[method]], axis=1, join="inner").dropna()
-            if not len(pairs):
-                continue
-            a, b = pairs.to_numpy(dtype=float).T
-            gap = verdicts.paired_interval(a, b) if len(a) > 1 else Interval(*[float("nan")] * 3)
-            about = {"dataset": dataset, "model": model, "method": method, "seeds": len(a)}
-            rows.append(about | {"start": a.mean(), "warm": b.mean()} | gap._asdict())
-    columns = ["dataset", "model", "method", "seeds", "start", "warm", *Interval._fields]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def _up_to(rows: pd.DataFrame, epoch: int, stage: int) -> pd.DataFrame:
-    """Average the accuracy of the ten epochs that end with one: by seed and method."""
-    first = epoch - min(verdicts.LATE, stage) + 1
-    late = rows[rows["epoch"].between(first, epoch)]
-    return late.pivot_table(index="seed", columns="method", values="test_accuracy")

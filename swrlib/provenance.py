@@ -71,17 +71,17 @@ def _commit() -> tuple[str | None, bool | None]:
     except OSError:  # no git
         return None, None
     except subprocess.TimeoutExpired:
-        _warn_of_no_commit("nothing for a minute")
+        warn_of_no_commit("nothing for a minute")
         return None, None
     except subprocess.CalledProcessError as error:
         said = error.stderr.strip()
         if not any(words in said for words in _NO_REPOSITORY):
-            _warn_of_no_commit(said)
+            warn_of_no_commit(said)
         return None, None
 
 
 @cache
-def _warn_of_no_commit(said: str) -> None:
+def warn_of_no_commit(said: str) -> None:
     """Say once why the commit is not known, with the remedy where git names one."""
     reason = said.partition("\n")[0] or "nothing"
     remedy = re.search(r"git config --global --add safe\.directory .+", said)

@@ -84,7 +84,7 @@ _MEASURES = "_measures"
 #: How measures ended that lay beside their run file, before they had a folder.
 _OLD_SUFFIX = ".measures.parquet"
 #: What stands before a file's digest.
-_SEAL = b"\0swrlib sha256\0"
+SEAL = b"\0swrlib sha256\0"
 
 
 def run_hash(configuration: Mapping[str, Any]) -> str:
@@ -182,7 +182,7 @@ def _sealed(table: pa.Table) -> bytes:
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     content = sink.getvalue().to_pybytes()
     end = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
-    return content[:end] + _SEAL + hashlib.sha256(content).digest() + content[end:]
+    return content[:end] + SEAL + hashlib.sha256(content).digest() + content[end:]
 
 
 def _table(frame: pd.DataFrame, fields: Iterable[pa.Field]) -> pa.Table:
@@ -209,9 +209,9 @@ def _naming(path: Path, job: Path) -> Iterator[None]:
 def _open(path: Path) -> pq.ParquetFile:
     """Open a file whose bytes are those that were written, if it holds a digest of them."""
     content = path.read_bytes()
-    seal = content.rfind(_SEAL)
+    seal = content.rfind(SEAL)
     if seal >= 0:
-        start, end = seal + len(_SEAL), seal + len(_SEAL) + 32
+        start, end = seal + len(SEAL), seal + len(SEAL) + 32
         if hashlib.sha256(content[:seal] + content[end:]).digest() != content[start:end]:
             raise ValueError("its bytes are not those that were written")
     return pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)

@@ -184,7 +184,11 @@ class SoftRescaling:
         if skipped is not None:
             factors = factors.where(skipped == 0, 1.0)
         cumulative_factors(factors, self._members, self._others, out=self._scales)
-        multi_tensor_multiply_(tensors, self._scale_of_each)
+        if self._at_once and self.pull.is_cpu:  # a loop is what torch makes of it there, too
+            for tensor, scale in zip(tensors, self._scale_of_each, strict=True):
+                tensor.mul_(scale)
+        else:
+            multi_tensor_multiply_(tensors, self._scale_of_each)
         return factors, norms
 
 

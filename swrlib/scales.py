@@ -35,7 +35,10 @@ class Scale:
 
     def value(self, factors: Mapping[str, float]) -> float:
         """Return the product of the factors, each to its power."""
-        return math.prod(factors[name] ** power for name, power in self.powers.items())
+        try:
+            return math.prod(factors[name] ** power for name, power in self.powers.items())
+        except OverflowError:
+            return math.inf
 
     @property
     def whole(self) -> bool:
@@ -181,6 +184,8 @@ class _Walk:
     def _power(self, position: int, step: Step) -> tuple[Scale, str]:
         powers: dict[str, float] = {}
         reaching = [self.scales[name] for name in step.inputs]
+        if any(name in self.faults for name in step.inputs):  # no multiple of anything: go on
+            return max(reaching, key=lambda scale: scale.since), ""
         for scale, exponent in zip(reaching, step.powers, strict=True):
             for name, power in scale.powers.items():
                 powers[name] = powers.get(name, 0.0) + exponent * power

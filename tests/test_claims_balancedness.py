@@ -12,6 +12,7 @@ import torch
 from swrlib import verdicts
 from swrlib.claims import balancedness
 from swrlib.papers import SWR as paper
+from swrlib.second_rule import NO_EFFECT
 from swrlib.theory import layer_balance
 
 NO_BALANCE, DECAY = (paper.find_claim(id) for id in ("lpq-balance", "decay-does-not-balance"))
@@ -56,7 +57,7 @@ OPEN, FEW, NOT_RUN = verdicts.UNDECIDED, verdicts.TOO_FEW_SEEDS, verdicts.NOT_RU
     ("swr", "vanilla", "l2", "expected"),
     [
         (0.8, 0.6, 0.5, [YES, YES]),
-        (0.6, 0.6, 0.6, [NO, YES]),
+        (0.6, 0.6, 0.6, [NO_EFFECT, YES]),
         (0.4, 0.6, 0.6, [BACK, YES]),
         (0.8, 0.6, 0.9, [YES, NO]),
     ],
@@ -79,10 +80,36 @@ def test_vanilla_may_lie_below_decay_by_the_margin():
         assert judged(vanilla, vanilla, around(0.6 + share * DECAY.margin, 2e-6))[1] == word
 
 
+def test_decay_is_judged_by_definition_2_too_pair_by_pair():
+    """Whichever layer of a pair was the larger one at the start, and is named first."""
+    ratios = {"vanilla": around(0.6), "l2": around(0.6, -0.001)}
+    records, measures = made_up(ratios)
+    curves = balancedness.with_balance(records, measures)
+
+    def found(**balances):
+        rows = [
+            {"run": f"{method}{seed}", "epoch": epoch, "measure": "layer-balance"}
+            | {"layer": pair if seed % 2 else ", ".join(pair.split(", ")[::-1]), "value": value}
+            for method, pairs in balances.items()
+            for pair, last in pairs.items()
+            for seed in range(4)
+            for epoch, value in ((0, 0.0), (200, last + 0.001 * seed))
+        ]
+        return balancedness.course_verdicts(curves, pd.DataFrame(rows))[1]
+
+    plain = {"a, b": 2.0, "b, c": 1.0}
+    assert found(vanilla=plain, l2={"a, b": 1.85, "b, c": 1.5}).verdict == YES
+    mixed = found(vanilla=plain, l2={"a, b": 1.7, "b, c": 1.5})
+    assert mixed.verdict == verdicts.MIXED
+    assert "not reproduced: L2 minus vanilla, Definition 2's balance of a and b: -0.3 " in (
+        mixed.detail
+    )
+
+
 def test_few_seeds_other_data_and_no_records_carry_no_verdict():
     values = [around(x)[:2] for x in (0.8, 0.6, 0.5)]
     assert judged(*values) == [FEW, FEW]
-    values = [around(x) for x in (0.8, 0.6, 0.5)]
+    values = [around(0.8, 0.002), around(0.6), around(0.5)]
     assert judged(*values, dataset="mnist") == judged(*values, scale="quick") == [NOT_RUN] * 2
     assert judged(values[0], values[1], []) == [YES, NOT_RUN]
     records, measures = made_up({"swr": values[0]})

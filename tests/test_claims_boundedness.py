@@ -225,3 +225,9 @@ def test_adam_with_one_gradient_grows_like_the_number_of_steps():
     drift, growths = boundedness.follow_adam(steps=10, lr=0.01)
     np.testing.assert_allclose(drift, 1 + 0.01 * 20 * np.arange(1, 11), rtol=1e-6)
     assert growths[0] == pytest.approx(1.2**2 - 1) and growths[-1] > growths[0]
+
+
+def test_swr_scales_up_too():
+    verdict = boundedness.downward_verdict()
+    assert verdict.claim.id == "scales-down-alone" and verdict.verdict == verdicts.NOT_REPRODUCED
+    assert "multiplied by 1.1 at" in verdict.detail  # (0.1 · 2 + 0.9 · 1) / 1

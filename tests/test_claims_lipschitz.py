@@ -136,19 +136,22 @@ def products(**changes: float) -> pd.DataFrame:
     [({}, YES), ({"lower": 3.1}, NO), ({"spectral": 4.1}, NO), ({"frobenius": math.inf}, NO)],
 )
 def test_one_network_out_of_order_refutes_similarly(changes, word):
-    verdict = lipschitz.similarly_verdict(products(**changes))
+    verdict, _ = lipschitz.similarly_verdicts(products(**changes))
     assert verdict.claim.id == "lipschitz-similarly" and verdict.verdict == word
     assert f"all 2 networks built below: {'yes' if word == YES else 'no'}" in verdict.detail
 
 
 def test_similarly_without_networks_is_not_run():
-    assert lipschitz.similarly_verdict(products()[:0]).verdict == NOT_RUN
+    (verdict,) = lipschitz.similarly_verdicts(products()[:0])
+    assert verdict.verdict == NOT_RUN
 
 
 def test_networks_that_stretch_more_than_the_plain_product_are_named():
     table = products(**{"plain product": 1.99})
     assert lipschitz.stretching(table) == ["one"]
-    assert "1 of them stretch more" in lipschitz.similarly_verdict(table).detail
+    remark = lipschitz.similarly_verdicts(table)[1]
+    assert (remark.claim.id, remark.verdict) == ("lipschitz-plain-product", verdicts.REMARK)
+    assert remark.detail == f"1 of {len(table)} networks stretch more than it."
 
 
 def test_the_built_networks_compute_what_they_are_built_for():

@@ -17,6 +17,7 @@ from swrlib.claims.norms import (
     norms_by_layer,
     prevention_verdicts,
 )
+from swrlib.second_rule import NO_EFFECT
 
 SEEDS = range(4)
 LAYERS = {"mlp": 3, "cnn-bn": 6}
@@ -64,12 +65,18 @@ def test_norms_of_every_epoch_replace_those_of_some_where_all_runs_have_them(tmp
 
 
 def made_up(
-    growths: dict[str, list[list[float]]], *, model: str = "mlp", scale: str = "paper", lost=()
+    growths: dict[str, list[list[float]]],
+    *,
+    model: str = "mlp",
+    scale: str = "paper",
+    stream: str = "warm-start",
+    lost=(),
+    halves: bool = True,
 ) -> pd.DataFrame:
     """Return records in which ln ‖W‖ grows late by what is given: of a method, by layer and seed.
 
-    Every norm doubles in the first half, which must not count; of the methods in `lost`, the last
-    seed diverges half-way.
+    With `halves` every norm doubles in the first half, else it stays; of the methods in `lost`, the
+    last seed diverges half-way.
     """
     rows = []
     for method, by_layer in growths.items():
@@ -77,7 +84,9 @@ def made_up(
         for seed, late in zip(SEEDS, zip(*by_layer, strict=True), strict=True):
             about = {"run": f"{method}{seed}", "dataset": "cifar100", "model": model, "seed": seed}
             about |= {"scale": scale, "method": method, "step": 0, "diverged": False}
-            norms = [[1.0] * len(late), [2.0] * len(late), [2 * math.exp(x) for x in late]]
+            about |= {"stream": stream, "stage": 1, "test_accuracy": 0.4 + 0.01 * len(method)}
+            first = 2.0 if halves else 1.0
+            norms = [[1.0] * len(late), [first] * len(late), [first * math.exp(x) for x in late]]
             if method in lost and seed == SEEDS[-1]:
                 rows += [about | {"epoch": 0, "weight_norms": norms[0]}]
                 rows += [about | {"epoch": 7, "weight_norms": None, "diverged": True}]
@@ -102,31 +111,39 @@ def test_late_growth_is_that_of_the_second_half():
 
 
 @pytest.mark.parametrize(
-    ("plain", "soft", "expected", "layer"),
+    ("plain", "soft", "expected"),
     [
-        ([0.3, 0.3, 0.3], [0.0, 0.1, 0.0], verdicts.REPRODUCED, "linear2"),
+        ([0.5, 0.5, 0.5], [0.0, 0.1, 0.0], verdicts.REPRODUCED),
         # One layer that SWR does not hold back is enough, whatever it does to the others.
-        ([0.3, 0.3, 0.3], [0.0, 0.0, 0.3], verdicts.NOT_REPRODUCED, "linear3"),
-        ([0.3, 0.3, 0.3], [0.0, 0.0, 0.5], verdicts.REVERSED, "linear3"),
-        # Where plain training does not grow there is nothing to prevent.
-        ([0.3, -0.1, 0.3], [0.0, 0.5, 0.1], verdicts.REPRODUCED, "linear3"),
+        ([0.5, 0.5, 0.5], [0.0, 0.0, 0.5], verdicts.MIXED),
+        ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5], NO_EFFECT),
+        ([0.5, 0.5, 0.5], [0.9, 0.9, 0.9], verdicts.REVERSED),
+        # Where plain training hardly grows there is nothing to prevent.
+        ([0.5, 0.2, 0.5], [0.0, 0.7, 0.1], verdicts.REPRODUCED),
     ],
 )
-def test_growth_that_is_prevented(plain, soft, expected, layer):
+def test_growth_that_is_prevented(plain, soft, expected):
     growths = {"vanilla": [*map(around, plain)], "swr": [around(x, 0.02) for x in soft]}
-    (verdict,) = prevention_verdicts(norms_by_layer(made_up(growths)))
-    assert verdict.verdict == expected and f", {layer}:" in verdict.detail
+    (verdict,) = prevention_verdicts(norms_by_layer(made_up(growths, halves=False)))
+    assert verdict.verdict == expected
+    assert ("linear2" in verdict.detail) == (plain[1] > 0.22)
+    assert f"({math.exp(0.5):.1f} times)" in verdict.detail
 
 
-def test_swapped_names_are_no_success():
-    growths = {"vanilla": [around(0.1)] * 3, "swr": [around(0.3)] * 3}
-    (verdict,) = prevention_verdicts(norms_by_layer(made_up(growths)))
-    assert verdict.verdict == verdicts.REVERSED
+def test_growth_from_the_start_counts_not_late_growth_alone():
+    growths = {"vanilla": [around(0.0)] * 3, "swr": [around(0.0)] * 3}
+    frames = [made_up(growths, halves=method == "vanilla") for method in ("vanilla", "swr")]
+    frame = pd.concat(
+        part[part["method"] == method]
+        for method, part in zip(("vanilla", "swr"), frames, strict=True)
+    )
+    (verdict,) = prevention_verdicts(norms_by_layer(frame))
+    assert verdict.verdict == verdicts.REPRODUCED and "(2.0 times)" in verdict.detail
 
 
 def test_growth_that_noise_hides_is_undecided():
-    growths = {"vanilla": [around(0.3, 0.4)] * 3, "swr": [around(0.2, -0.4)] * 3}
-    (verdict,) = prevention_verdicts(norms_by_layer(made_up(growths)))
+    growths = {"vanilla": [around(0.5, 0.6)] * 3, "swr": [around(0.3, -0.6)] * 3}
+    (verdict,) = prevention_verdicts(norms_by_layer(made_up(growths, halves=False)))
     assert verdict.verdict == verdicts.UNDECIDED
 
 
@@ -158,9 +175,10 @@ LITTLE = around(0.1)
 @pytest.mark.parametrize(
     ("largest", "expected"),
     [
-        (around(0.9), verdicts.REPRODUCED),
-        (around(0.4), verdicts.NOT_REPRODUCED),
-        (around(math.log(2), 0.3), verdicts.UNDECIDED),
+        (around(1.0), verdicts.REPRODUCED),
+        (around(0.4), verdicts.REVERSED),
+        (around(math.log(2)), NO_EFFECT),
+        (around(math.log(2), 0.6), verdicts.UNDECIDED),
     ],
 )
 @pytest.mark.parametrize("place", range(6))
@@ -175,10 +193,10 @@ def test_divergence_is_judged_by_the_layer_that_grows_most(largest, expected, pl
 
 def test_the_layer_that_grows_most_is_that_of_each_seed():
     layers = np.full((6, len(SEEDS)), 0.1)
-    layers[range(len(SEEDS)), SEEDS] = around(0.9)
+    layers[range(len(SEEDS)), SEEDS] = around(1.0)
     growths = {LEFT_ALONE: layers.tolist(), "swr": [LITTLE] * 6}
     (verdict,) = divergence_verdicts(made_up(growths, model="cnn-bn"))
-    assert verdict.verdict == verdicts.REPRODUCED and "(0.900; 0.100" in verdict.detail
+    assert verdict.verdict == verdicts.REPRODUCED and "(1.000; 0.100" in verdict.detail
 
 
 def test_a_training_that_is_lost_counts_as_a_hundredfold():
@@ -199,7 +217,20 @@ def test_no_norms_of_the_other_method_are_no_number_beside_it():
     frame.loc[frame["method"] == "swr", "weight_norms"] = None
     (verdict,) = divergence_verdicts(frame)
     assert "where all are rescaled" not in verdict.detail and "nan" not in verdict.detail
-    assert verdict.verdict == verdicts.NOT_REPRODUCED
+    assert verdict.verdict == verdicts.REVERSED
+
+
+def test_a_single_task_is_another_case_and_gets_a_remark():
+    growths = {LEFT_ALONE: [LITTLE] * 5 + [around(1.5)], "swr": [LITTLE] * 6}
+    frame = made_up(growths, model="cnn-bn", stream="single-task")
+    claim, remark = divergence_verdicts(frame)
+    assert (claim.claim.id, claim.verdict) == ("normalization-diverges", verdicts.NOT_RUN)
+    assert (remark.claim.id, remark.verdict) == ("normalization-single", verdicts.REMARK)
+    assert f"ends at {2 * np.mean(np.exp(around(1.5))):.1f} times its start" in remark.detail
+    assert f"at {2 * np.mean(np.exp(LITTLE)):.1f} where it is not" in remark.detail
+    assert "accuracy 64.0% against 43.0%" in remark.detail
+    (alone,) = divergence_verdicts(frame[frame["method"] == LEFT_ALONE])
+    assert alone.verdict == verdicts.NOT_RUN
 
 
 def test_divergence_that_was_not_trained_is_not_run():

@@ -73,17 +73,18 @@ def test_a_rescaling_that_forgets_the_biases_refutes_theorem_1(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("draws", "word"),
+    ("draws", "words"),
     [
-        (Draws([0.5, 0.5], [0.0, 0.0], [0.0, 9e-9]), YES),
-        (Draws([0.5, 0.25], [0.0, 0.0], [0.0, 0.0]), NO),
-        (Draws([0.5, 0.5], [0.0, 0.0], [0.0, 2e-8]), NO),
-        (Draws([], [], []), NOT_RUN),
+        (Draws([0.5, 0.5], [0.0, 0.0], [0.0, 9e-9]), [YES, YES]),
+        (Draws([0.5, 0.25], [0.0, 0.0], [0.0, 0.0]), [NO, YES]),
+        (Draws([0.5, 0.5], [0.0, 0.0], [0.0, 2e-8]), [YES, NO]),
+        (Draws([], [], []), [NOT_RUN, NOT_RUN]),
     ],
 )
-def test_every_outcome_of_the_last_normalization(draws, word):
-    verdict = proportionality.normalization_verdict(draws)
-    assert verdict.claim.id == "final-normalization" and verdict.verdict == word
+def test_every_outcome_of_the_last_normalization(draws, words):
+    found = proportionality.normalization_verdicts(draws)
+    assert [v.claim.id for v in found] == ["final-normalization", "effective-rate"]
+    assert [v.verdict for v in found] == words
 
 
 def test_factors_before_the_last_normalization_are_forgotten():
@@ -91,7 +92,7 @@ def test_factors_before_the_last_normalization_are_forgotten():
     draws = proportionality.draws_before_normalization(normed(), inputs, labels, draws=3)
     assert draws.constants == [0.25] * 3, "those of the last normalization and the classifier"
     assert max(draws.gaps) < 1e-10 and len(draws.spread) == 3 and draws.spread[0] == 0
-    assert proportionality.normalization_verdict(draws).verdict == YES
+    assert [v.verdict for v in proportionality.normalization_verdicts(draws)] == [YES, YES]
 
 
 def test_gaps_with_normalization_vanish_with_eps_where_statistics_follow():

@@ -1,12 +1,11 @@
 """Whole families of networks: right to rounding, said where not, or refused. No fourth outcome.
 
-`SWR_FAMILIES=all pytest tests/test_families.py` tries one model of every family of torchvision's
-and timm's; otherwise a few small ones. With `SWR_FAMILIES=all` counts are printed at the end (-s).
+`SWR_FAMILIES=all pytest -s tests/test_families.py` tries one model of every family of torchvision's
+and timm's, for hours, and prints what each comes to; otherwise a few small ones are tried.
 """
 
 from __future__ import annotations
 
-import collections
 import importlib.util
 import os
 import warnings
@@ -21,7 +20,6 @@ from swrlib.layers import trace
 
 ALL = os.environ.get("SWR_FAMILIES") == "all"
 SIDE = 64
-COUNTS: collections.Counter[str] = collections.Counter()
 #: What a normalization's eps leaves of a gap; set to nearly nothing where it can be.
 ROUNDING = 1e-6
 
@@ -115,7 +113,7 @@ def drawn_factors(model: nn.Module, example: Tensor | None) -> dict[str, float]:
 
 
 def outcome(model: nn.Module, x: Tensor, example: Tensor | None) -> str:
-    """Return what happens: "right", "said", "refused"; anything else is a fault."""
+    """Return what happens: right, said or refused; anything else is a fault."""
     before = outputs(model, x)
     if not all(y.isfinite().all() and y.norm() for y in before):
         return "skipped: its output is zero or not finite"
@@ -151,8 +149,9 @@ def outcome(model: nn.Module, x: Tensor, example: Tensor | None) -> str:
         by_factors = "right"
     restore(model, state)
     if found < ROUNDING:
-        COUNTS["whole, and said to be"] += ends == {"yes"}
-        return "right" if ends == {"yes"} and by_factors == "right" else "said"
+        if ends == {"yes"}:
+            return "right" if by_factors == "right" else "right, and refused for these factors"
+        return "said, and whole all the same"
     assert ends != {"yes"}, f"a gap of {found:.2g}, and the summary says yes"
     assert all(end == "yes" or end.startswith("no: ") for end in ends)
     return "said"
@@ -241,11 +240,10 @@ def test_timms_families(name, norm, exported):
 
 
 def count(library: str, name: str, norm: str, exported: bool, found: str) -> None:
-    COUNTS[f"{library}: {found}"] += 1
     if ALL:
         print(
             f"{library} {name} {norm} {'exported' if exported else 'symbolic'}: {found}", flush=True
         )
     if found.startswith("skipped"):
         pytest.skip(found)
-    assert found in ("right", "said", "refused")
+    assert found.startswith(("right", "said", "refused"))

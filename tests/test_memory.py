@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from swrlib.memory import _limits
+from swrlib.memory import limits
 
 FREE = 10**9
 NONE = 9223372036854771712  # what an older group says that has no limit
@@ -45,7 +45,7 @@ def machine(tmp_path):
         write(tmp_path / "proc/self/mountinfo", mounts)
         for name, text in files.items():
             write(tmp_path / "sys/fs/cgroup" / name, text)
-        return min(_limits(tmp_path))
+        return min(limits(tmp_path))
 
     return least
 
@@ -68,7 +68,7 @@ def newer(folder: str, limit: object, used: int) -> dict[str, object]:
 
 def test_without_control_groups_the_machine_counts(tmp_path):
     write(tmp_path / "proc/meminfo", f"MemAvailable: {FREE // 1024} kB")
-    assert min(_limits(tmp_path)) == FREE // 1024 * 1024
+    assert min(limits(tmp_path)) == FREE // 1024 * 1024
 
 
 def test_the_limit_of_an_older_group_is_seen(machine):

@@ -368,7 +368,10 @@ def engine(monkeypatch, tmp_path, data, methods, **options):
 
 
 def assert_same(found, seed, method, expected, atol, stream=STREAM):
-    """Compare the parameters at the end of each stage, and the last epoch's mean loss."""
+    """Compare the parameters at the end of each stage, and the mean loss of its rows.
+
+    Each projection sums up to ten thousand entries, whose rounding is relative to the sum.
+    """
     rows, table = found
     kept = rows[(rows["seed"] == seed) & (rows["method"] == method.name)]
     (run,) = kept["run"].unique()
@@ -380,7 +383,7 @@ def assert_same(found, seed, method, expected, atol, stream=STREAM):
         assert loss == pytest.approx(values[""], rel=0, abs=atol)
         for name, value in values.items():
             if name:
-                assert at_end[name] == pytest.approx(value, rel=0, abs=atol), name
+                assert at_end[name] == pytest.approx(value, rel=atol, abs=atol), name
 
 
 def compared(monkeypatch, tmp_path, data, name, optimizer, model="mlp", stream=STREAM, **more):
@@ -403,7 +406,7 @@ def tolerance(name, optimizer):
     """Adam amplifies rounding where gradients vanish, as the regularizer's sorting does."""
     if name == "wasserstein" and optimizer == "adam":
         return 1e-5
-    return 1e-10 if "exact" in name else 1e-12  # an SVD
+    return 1e-10 if "exact" in name or name == "l2-er" else 1e-12  # an SVD
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -520,10 +523,6 @@ def test_no_run_sees_its_neighbours(model, noise, tmp_path, monkeypatch):
             pd.testing.assert_series_equal(ours, theirs, check_exact=False, rtol=0, atol=1e-9)
 
 
-class Stop(Exception):
-    pass
-
-
 @pytest.mark.parametrize("name", ["l2-er", "redo", "fire", "wasserstein", "spectral"])
 def test_an_interrupted_training_carries_on_bit_for_bit(name, noise, tmp_path, monkeypatch):
     """The latest images, and how often units were drawn, are part of a checkpoint."""
@@ -540,6 +539,20 @@ def test_an_interrupted_training_carries_on_bit_for_bit(name, noise, tmp_path, m
             engine(monkeypatch, part, noise, methods, **options, stop=lambda: next(asked) % 2 == 0)
     rest = engine(monkeypatch, part, noise, methods, **options)
     pd.testing.assert_series_equal(final(whole), final(rest), check_exact=True)
+
+
+@pytest.mark.parametrize("name", [name for name in PAIRS if "," not in name])
+def test_half_precision_trains_too(name, noise, tmp_path, monkeypatch):
+    method = PAIRS[name][0]
+    options = {"dtype": torch.bfloat16, "optimizer": OPTIMIZERS["sgd"][0]}
+    rows, table = engine(monkeypatch, tmp_path, noise, method, **options)
+    exact = final(
+        engine(monkeypatch, tmp_path / "exact", noise, method, **options | {"dtype": torch.float32})
+    )
+    assert not rows["diverged"].any()
+    if name != "redo":  # which unit is dormant, rounding decides
+        difference = (final((rows, table)) - exact).abs().max()
+        assert 0 < difference < 0.5
 
 
 # Closed forms and bad input

@@ -2,11 +2,10 @@
 
 import re
 
-import pandas as pd
 import pytest
 from test_verdicts import made_up
 
-from swrlib.overview import Overview, against_itself, repair
+from swrlib.overview import Overview, repair
 from swrlib.verdicts import final_accuracy
 
 HERE = ("warm-start", "cifar10", "cnn")
@@ -72,22 +71,6 @@ def test_only_runs_of_the_papers_setting_count():
     assert printed.printed("single-task", "cifar10", "cnn", "swr", "l2") == "+0.4 points"
 
 
-def course(stream, stages, **methods):
-    """Make records: {method: [accuracy of each seed]}, one value for all epochs of a stage."""
-    rows = []
-    for method, seeds in methods.items():
-        for seed, values in enumerate(seeds):
-            epoch = 0
-            for stage, (epochs, value) in enumerate(zip(stages, values, strict=True), 1):
-                for stage_epoch in range(1, epochs + 1):
-                    epoch += 1
-                    about = {"dataset": "cifar10", "model": "cnn", "stream": stream}
-                    about |= {"method": method, "seed": seed, "run": f"{method} {seed}"}
-                    where = {"stage": stage, "stage_epoch": stage_epoch, "epoch": epoch}
-                    rows.append(about | where | {"test_accuracy": value})
-    return pd.DataFrame(rows)
-
-
 def test_a_warm_start_that_harms_is_told_from_one_that_does_not():
     harmed = {"vanilla": [0.60, 0.61, 0.62], "full-reset": [0.65, 0.66, 0.66], "swr": [0.7] * 3}
 
@@ -103,19 +86,3 @@ def test_a_warm_start_that_harms_is_told_from_one_that_does_not():
     assert repair(finals(**same))[0].endswith("no harm is seen, so none to repair.")
     sentence, table = repair(finals(vanilla=[0.6] * 3, swr=[0.7] * 3))
     assert sentence == "" and table.loc["SWR", "minus from scratch"] == "–"
-
-
-def test_a_method_is_compared_with_itself_without_a_warm_start():
-    """Not with its end: with where it was after as many epochs as the second stage has."""
-    warm = course("warm-start", (15, 15), swr=[(0.1, 0.70), (0.1, 0.71)], l2=[(0.1, 0.6)])
-    single = course(
-        "single-task", (15, 15), swr=[(0.72, 0.9), (0.75, 0.9), (0.1, 0.1)], vanilla=[(0.5, 0.5)]
-    )
-    (row,) = against_itself(warm, single).itertuples()
-    assert (row.method, row.seeds) == ("swr", 2)  # the common ones
-    assert (row.start, row.warm) == (pytest.approx(0.735), pytest.approx(0.705))
-    assert row.difference == pytest.approx(0.03) and row.low < 0.03 < row.high
-    other = single.assign(dataset="cifar100")
-    assert not len(against_itself(warm, other)) and not len(against_itself(warm[:0], single))
-    (one,) = against_itself(warm, single[single["seed"] == 0]).itertuples()
-    assert one.seeds == 1 and one.low != one.low

@@ -145,6 +145,68 @@ def test_claims_say_no_more_than_is_printed():
     assert "Frobenius" not in paper.find_claim("lipschitz-similarly").sentence
 
 
+def test_quantifiers_are_the_sentences_words():
+    read = {
+        "generally": "generally",
+        "generally in most": "In most small models regularizers generally",
+        "most": "most data and models",
+        "often": "often",
+        "sometimes": "occasionally",
+    }
+    of_claims = {claim.id: claim.quantifier for claim in paper.claims}
+    for claim in paper.claims:
+        words = claim.sentence.split()
+        said = {"generally", "often", "occasionally", "largely", "most"} & set(words)
+        said -= {"most"} if "at most" in claim.sentence else set()
+        assert bool(said) == (claim.quantifier != "all"), (claim.id, said)
+        if claim.quantifier in read and claim.id != "reinit-comparable":
+            assert read[claim.quantifier] in claim.sentence, claim.id
+    assert of_claims["reinit-comparable"] == "most"  # "largely"
+
+
+def test_what_is_printed_for_vgg_alone_is_claimed_for_it_alone():
+    for claim in paper.claims:
+        alone = bool(claim.cells) and {cell[:2] for cell in claim.cells} == {VGG16}
+        assert alone == ("On VGG-16" in claim.sentence or "on VGG-16" in claim.sentence), claim.id
+    halves = {
+        "full-access-swr-vgg": "from the middle on",
+        "limited-access-loss-vgg": "nothing",
+        "generalization-vgg": "over four points",
+        "reinit-vgg": "over eight points",
+        "generalization-penalties-vgg": "minimally",
+        "reinit-drop-vgg": "slightly below",
+    }
+    for id, words in halves.items():
+        assert words in paper.find_claim(id).sentence
+
+
+def test_remarks_are_ours_and_every_claim_has_a_chapter(root):
+    for claim in paper.claims:
+        assert claim.remark == claim.place.startswith("ours"), claim.id
+        assert (root / f"notebooks/{claim.chapter}.ipynb").exists(), claim.id
+
+
+def test_the_size_that_matters_is_a_tenth_of_the_axis_of_a_warm_start():
+    assert paper.sizes == {
+        ("mnist", "mlp"): 0.0014,
+        ("cifar10", "cnn"): 0.01,
+        ("cifar100", "cnn"): 0.01,
+        ("cifar100", "cnn-bn"): 0.012,
+        VGG16: 0.014,
+        ("cifar10", "mlp"): 0.008,
+    }
+    for claim in paper.claims:
+        for cell in claim.cells:
+            if claim.kind in ACCURACY_KINDS:
+                assert 0 < paper.size_that_matters(claim, cell) < 0.1
+    steady = paper.find_claim("full-access-steady")
+    axes = {p.cell: p.axis for p in paper.panels if p.cell[2] == "full-access"}
+    for cell in steady.cells:
+        tenth = (axes[cell][1] - axes[cell][0]) / 10
+        assert paper.size_that_matters(steady, cell) == pytest.approx(tenth)
+    assert paper.size_that_matters(None, ("mnist-5k", "mlp", "single-task")) != 0
+
+
 def test_panels_lie_in_their_streams():
     assert {panel.figure for panel in paper.panels} == set(range(1, 9))
     for panel in paper.panels:

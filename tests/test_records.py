@@ -432,7 +432,7 @@ def test_the_committed_records_are_what_was_committed(root):
         if name in listed:
             assert hashlib.sha256(content).hexdigest() == listed.pop(name), name
         else:
-            assert records._SEAL in content, f"{name} has no digest: list what sha256sum says of it"
+            assert records.SEAL in content, f"{name} has no digest: list what sha256sum says of it"
     assert not listed, "these are listed and not there"
     load_records(results), load_measures(results)  # which check the digests
 
@@ -599,7 +599,7 @@ def test_a_checkout_that_git_does_not_trust_is_told_once_with_the_remedy(tmp_pat
     # git's own switch: as if the checkout belonged to somebody else.
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
-    origin._warn_of_no_commit.cache_clear()
+    origin.warn_of_no_commit.cache_clear()
     with pytest.warns(UserWarning, match="dubious ownership") as caught:
         assert [provenance()["commit"], provenance()["commit"]] == [None, None]
     (warning,) = caught

@@ -97,6 +97,14 @@ def test_what_cannot_be_is_refused_in_one_sentence(make, words):
     assert "\n" not in str(caught.value) and ". " not in str(caught.value)
 
 
+@pytest.mark.parametrize("pixels", [81, 121])
+def test_a_permutation_of_other_images_is_refused(pixels, noise, tmp_path, monkeypatch):  # noqa: F811
+    stream = PixelPermuted((1,), images=30, pixels=pixels)
+    with pytest.raises(ValueError, match=rf"permutes {pixels} pixels.*pixels=100") as caught:
+        engine(monkeypatch, tmp_path, noise, swrlib.Vanilla(), stream=stream)
+    assert "\n" not in str(caught.value) and ". " not in str(caught.value)
+
+
 # The engine
 
 

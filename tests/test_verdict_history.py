@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import html
+import importlib
 import io
 import re
 import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -13,9 +16,11 @@ import pandas as pd
 import pytest
 
 from swrlib import load_records
+from swrlib.papers import ACCURACY_KINDS
 from swrlib.papers import SWR as paper
 from swrlib.records import load_provenance, read_provenance
 from swrlib.streams import STREAMS
+from swrlib.verdicts import judge_claim
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "book/verdicts.md").read_text()
@@ -126,4 +131,57 @@ def test_no_page_says_of_all_rules_that_they_came_first():
     del pages["index.md"]  # of another hand
     said = re.compile(r"(?<!\[were )(?:fixed|written|made) before (?:the|any of the) numbers")
     assert not {name for name, text in pages.items() if said.search(text)}
-    assert "most but not all of which [were fixed before the numbers]" in pages["claims.md"]
+    assert "written when the first one's verdicts were known" in pages["claims.md"]
+
+
+# --- Both rules side by side -----------------------------------------------------------------
+
+
+def stage():
+    """Return the script that lays out the site, as a module."""
+    if str(ROOT / "book") not in sys.path:
+        sys.path.append(str(ROOT / "book"))
+    return importlib.import_module("stage")
+
+
+def test_every_claim_stands_on_the_page_with_both_words():
+    assert PAGE.count("<!-- both rules -->") == 1
+    first = paper.claims[0]
+    shown = {"claim": first.id, "verdict": "mixed", "label": "mixed (1 of 2 comparisons)"}
+    output = nbformat.v4.new_output(
+        "display_data",
+        data={"text/html": ""},
+        metadata={"text/html": {"verdicts": [shown | {"detail": ""}]}},
+    )
+    chapter = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(outputs=[output])])
+    lines = stage().both_rules({"one": chapter}).splitlines()[2:]
+    assert len(lines) == len(paper.claims)
+    for claim, line in zip(paper.claims, lines, strict=True):
+        assert line.count(" | ") == 3 and html.escape(claim.sentence) in line
+        assert html.escape(claim.changed) in line
+        assert claim.was in line
+    assert ">mixed (1 of 2 comparisons)</span>" in lines[0]
+
+
+def test_every_verdict_that_changed_has_its_reason(root):
+    records = load_records(root / "results", scale="paper", split="all")
+    for claim in paper.claims:
+        if claim.kind in ACCURACY_KINDS:
+            now = judge_claim(claim, records).verdict
+            assert now == claim.was.split(" (")[0] or claim.changed, (claim.id, claim.was, now)
+        assert claim.was or claim.changed, claim.id
+
+
+def test_on_the_same_cells_the_first_rule_says_what_it_said(root):
+    """Claims whose cells, kind and quantifier are as they were."""
+    records = load_records(root / "results", scale="paper", split="all")
+    for id in ("warm-start-harms", "full-access-steady", "full-access-resets", "overall-swr"):
+        claim = paper.find_claim(id)
+        assert judge_claim(claim, records).first == claim.was.split(" (")[0], id
+
+
+def test_a_result_that_is_new_is_said_to_be_new():
+    """Reasons do not speak of what is not there: every changed claim was listed, or is new."""
+    for claim in paper.claims:
+        if not claim.was:
+            assert claim.changed.startswith(("Was ", "The caption")), claim.id

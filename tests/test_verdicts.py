@@ -1,31 +1,20 @@
-"""Statistics against SciPy; the rules on made-up records of every outcome."""
+"""From records to verdicts: made-up records of every outcome, and the committed ones."""
 
 import itertools
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import assume, given
-from hypothesis import strategies as st
 from scipy import stats
 
-from swrlib import verdicts
+from swrlib import outcomes, verdicts
+from swrlib.first_rule import quarter_range
 from swrlib.methods import METHODS
 from swrlib.papers import ACCURACY_KINDS, Accuracy, Claim
 from swrlib.papers import SWR as paper
 from swrlib.records import COLUMNS, load_records
-from swrlib.verdicts import (
-    cell_verdict,
-    comparable_verdict,
-    final_accuracy,
-    judge_claim,
-    ordering_verdict,
-    paired_interval,
-    quarter_range,
-    same_verdict,
-    table_cells,
-    welch_interval,
-)
+from swrlib.second_rule import NO_EFFECT, SMALLER
+from swrlib.verdicts import final_accuracy, judge_claim, table_cells
 
 MNIST = ("mnist", "mlp", "single-task")
 # Five seeds with mean 0 and sample standard deviation 1.
@@ -41,7 +30,8 @@ def made_up(finals, *, scale="paper", **values):
         features, classifier = lam if isinstance(lam, tuple) else (lam, lam)
         last = sum(paper.epochs[stream])
         for seed, accuracy in enumerate(accuracies):
-            for epoch, value in ((last - 1, 0.01), (last, accuracy)):
+            early = [(last - 10, 0.01)]
+            for epoch, value in early + [(epoch, accuracy) for epoch in range(last - 9, last + 1)]:
                 who = (dataset, model, stream, method, seed, scale, *sorted(values.items()))
                 row = dict.fromkeys(COLUMNS)
                 row |= {
@@ -56,6 +46,8 @@ def made_up(finals, *, scale="paper", **values):
                     "lam_classifier": classifier,
                     "split": "all",
                     "scale": scale,
+                    "stage": 1,
+                    "stage_epoch": epoch,
                     "epoch": epoch,
                     "test_accuracy": value,
                     "diverged": False,
@@ -65,19 +57,24 @@ def made_up(finals, *, scale="paper", **values):
 
 
 def with_changes(records, drop):
-    """Add two changes of data: each run's accuracy moves by drop(method, seed) at once."""
+    """Return the runs with two changes of data: accuracy moves by drop(method, seed) for an epoch.
+
+    The first change moves it half as much, the second half as much again. The last epoch before
+    each has a spike of 0.04 that no earlier one has.
+    """
     rows = []
-    for last in records[
-        records["epoch"] == records.groupby("run")["epoch"].transform("max")
-    ].to_dict("records"):
+    ends = records.sort_values("epoch").drop_duplicates("run", keep="last")
+    for last in ends.to_dict("records"):
         moved = drop(last["method"], last["seed"])
-        for stage, factor in ((2, 0.5), (3, 1.5)):
-            epoch = 10 * (stage - 1)
-            before = {"stage": stage - 1, "stage_epoch": 10, "epoch": epoch}
-            after = {"stage": stage, "stage_epoch": 1, "epoch": epoch + 1}
-            rows.append(last | before | {"test_accuracy": 0.5})
-            rows.append(last | after | {"test_accuracy": 0.5 + factor * moved})
-    return pd.concat([records, pd.DataFrame(rows)], ignore_index=True)
+        for stage, factor in ((1, 0.0), (2, 0.5), (3, 1.5)):
+            for stage_epoch in range(1, 13):
+                final = last["epoch"] if (stage, stage_epoch) == (3, 12) else 0
+                value = 0.5 + (factor * moved if stage_epoch == 1 else 0.0)
+                value += 0.04 * (stage_epoch == 12)
+                epoch = final or 12 * (stage - 1) + stage_epoch
+                where = {"stage": stage, "stage_epoch": stage_epoch, "epoch": epoch}
+                rows.append(last | where | {"test_accuracy": value})
+    return pd.DataFrame(rows)
 
 
 def seeds(mean, sd=0.0005, n=5):
@@ -88,115 +85,6 @@ def made_up_column(sd=0.0003, n=5, **means):
     return made_up(
         {(*MNIST, name.replace("_", "-")): seeds(mean, sd, n) for name, mean in means.items()}
     )
-
-
-# ------------------------------------------------------------------------------------ intervals
-
-moments = st.tuples(st.floats(0, 1), st.floats(1e-5, 0.1), st.integers(2, 20))
-
-
-@given(moments, moments)
-def test_welch_equals_scipy(a, b):
-    def sample(mean, sd, n):
-        values = np.linspace(-1, 1, n)
-        return mean + sd * values / values.std(ddof=1)
-
-    expected = stats.ttest_ind(sample(*a), sample(*b), equal_var=False).confidence_interval(0.95)
-    interval = welch_interval(*a, *b)
-    assert interval.low == pytest.approx(expected.low, abs=1e-10)
-    assert interval.high == pytest.approx(expected.high, abs=1e-10)
-    assert interval.difference == pytest.approx(a[0] - b[0])
-
-
-@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=10))
-def test_paired_equals_scipy(pairs):
-    a, b = np.array(pairs).T
-    assume((a - b).std() > 1e-6)
-    expected = stats.ttest_rel(a, b).confidence_interval(0.95)
-    interval = paired_interval(a, b)
-    assert interval.low == pytest.approx(expected.low, abs=1e-10)
-    assert interval.high == pytest.approx(expected.high, abs=1e-10)
-
-
-def test_intervals_take_arrays_and_no_variance():
-    rng = np.random.default_rng(0)
-    a, b = rng.normal(size=(2, 7, 5))
-    many = paired_interval(a, b)
-    one = paired_interval(a[3], b[3])
-    assert (many.low[3], many.high[3]) == pytest.approx((one.low, one.high))
-    assert welch_interval(0.5, 0.0, 5, 0.25, 0.0, 3) == (0.25, 0.25, 0.25)
-    assert paired_interval(np.full(3, 0.5), np.full(3, 0.25)) == (0.25, 0.25, 0.25)
-
-
-def test_the_printed_numbers_give_the_known_t_values():
-    # What the paper's own Table 1 can carry: SWR − L2 is significant for VGG-16 alone.
-    expected = dict(zip(paper.pairs, (2.0, 1.2, 0.75, -1.8, 6.8), strict=True))
-    for pair, column in paper.tables[1].accuracy.items():
-        a, b = column["swr"], column["l2"]
-        t = stats.ttest_ind_from_stats(
-            a.mean, a.std, a.seeds, b.mean, b.std, b.seeds, equal_var=False
-        ).statistic
-        assert t == pytest.approx(expected[pair], abs=0.05)
-        low = welch_interval(a.mean, a.std, a.seeds, b.mean, b.std, b.seeds).low
-        assert (low > 0) == (pair == ("tinyimagenet", "vgg16"))
-
-
-# ---------------------------------------------------------------------------------------- cells
-
-Q = 0.004
-
-
-@pytest.mark.parametrize(
-    ("difference", "sd", "n", "printed_sd", "verdict"),
-    [
-        (0.001, 0.001, 5, 0.001, "agrees"),
-        (-0.001, 0.001, 5, 0.001, "agrees"),
-        (0.001, 0.001, 5, 0.009, "compatible"),
-        (0.001, 0.009, 5, 0.001, "undecided"),
-        (0.001, 0.009, 5, 0.009, "undecided"),
-        (0.020, 0.001, 5, 0.001, "higher"),
-        (0.003, 0.001, 5, 0.001, "slightly higher"),
-        (-0.020, 0.001, 5, 0.001, "lower"),
-        (-0.003, 0.001, 5, 0.001, "slightly lower"),
-        (0.001, 0.001, 3, 0.001, "agrees"),
-        (0.001, 0.001, 2, 0.001, "too few seeds"),
-        (0.001, np.nan, 1, 0.001, "too few seeds"),
-        (np.nan, np.nan, 0, 0.001, "not run"),
-    ],
-)
-def test_every_verdict_on_a_cell(difference, sd, n, printed_sd, verdict):
-    printed = Accuracy(0.9, printed_sd, 5)
-    assert cell_verdict(0.9 + difference, sd, n, printed, Q) == verdict
-
-
-@given(
-    st.floats(0.2, 0.8),
-    st.floats(1e-6, 0.1),
-    st.integers(3, 10),
-    st.floats(0.2, 0.8),
-    st.floats(0.2, 0.8),
-    st.floats(1e-6, 0.1),
-    st.floats(1e-6, 0.1),
-    st.floats(1e-4, 0.2),
-)
-def test_no_number_agrees_with_two_printed_ones_more_than_2q_apart(
-    mean, sd, n, first, second, first_sd, second_sd, q
-):
-    assume(abs(first - second) > 2 * q)
-    found = [
-        cell_verdict(mean, sd, n, Accuracy(m, s, 5), q)
-        for m, s in ((first, first_sd), (second, second_sd))
-    ]
-    assert found != ["agrees", "agrees"]
-
-
-def test_quarter_range():
-    assert quarter_range(*MNIST) == pytest.approx((0.9822 - 0.9789) / 4)
-    assert quarter_range("mnist", "mlp", "warm-start") == quarter_range(*MNIST)
-    assert quarter_range("cifar10", "cnn", "single-task-decay") == pytest.approx(
-        (0.7304 - 0.6571) / 4
-    )
-    assert quarter_range("mnist-5k", "mlp", "single-task") is None
 
 
 # --------------------------------------------------------------------------------------- tables
@@ -215,15 +103,18 @@ def papers_own(number, sd=None):
 def test_the_papers_own_numbers_agree_with_it(number):
     cells = table_cells(made_up(papers_own(number, sd=1e-5)), number)
     assert len(cells) == (20 if number == 1 else 25)
-    assert set(cells["verdict"]) <= {"agrees", "compatible"}
-    assert (cells["verdict"] == "agrees").sum() > 8
+    assert set(cells["verdict"]) <= {"equal within the margin", "too noisy to say"}
+    assert (cells["verdict"] == "equal within the margin").sum() > 8
+    assert set(cells["first"]) <= {"agrees", "compatible"}
+    within = cells["ours_mean"].between(cells["predicted_low"], cells["predicted_high"])
+    assert within.all()
     assert cells["paper_mean"].tolist() == pytest.approx(cells["ours_mean"].tolist(), abs=2e-5)
     assert set(cells.columns) >= {"dataset", "model", "method", "ours_sd", "n", "paper_sd"}
 
 
 @pytest.mark.parametrize("number", [1, 5])
 @pytest.mark.parametrize("sd", [1e-5, None])
-def test_swapped_labels_never_agree(number, sd):
+def test_swapped_labels_are_never_equal(number, sd):
     """Two methods more than 2q apart in print, exchanged in the records."""
     table = paper.tables[number]
     swaps = [
@@ -243,8 +134,11 @@ def test_swapped_labels_never_agree(number, sd):
             finals[a], finals[b] = finals[b], finals[a]
         cells = table_cells(made_up(finals), number).set_index(["dataset", "model", "method"])
         for pair, a, b in together:
-            assert cells.loc[(*pair, a), "verdict"] != "agrees"
-            assert cells.loc[(*pair, b), "verdict"] != "agrees"
+            for method in (a, b):
+                row = cells.loc[(*pair, method)]
+                gap = abs(row["ours_mean"] - row["paper_mean"])
+                assert gap < row["margin"] or row["verdict"] != "equal within the margin"
+                assert row["first"] != "agrees"
 
 
 def test_swapping_vanilla_and_swr_changes_verdicts():
@@ -255,9 +149,9 @@ def test_swapping_vanilla_and_swr_changes_verdicts():
     )
     before, after = (table_cells(r, 1).set_index("method") for r in (made_up(finals), swapped))
     for method in ("vanilla", "swr"):
-        assert before.loc[method, "verdict"].isin(["agrees", "compatible"]).all()
-        assert after.loc[method, "verdict"].isin(["agrees", "compatible"]).sum() == 0
-    claim = paper.find_claim("generalization-best")
+        assert "differs" not in set(before.loc[method, "verdict"])
+        assert (after.loc[method, "verdict"] == "differs").sum() >= 4
+    claim = paper.find_claim("generalization-vgg")
     assert judge_claim(claim, made_up(finals)).verdict == "reproduced"
     assert judge_claim(claim, swapped).verdict == "reversed"
     # The column alone renamed: what is now called SWR has no λ and is not taken for the paper's.
@@ -281,7 +175,7 @@ def test_an_empty_table():
     assert judge_claim(paper.find_claim("generalization-best"), made_up({})).verdict == "not run"
 
 
-def test_final_means_the_last_epoch_and_only_the_papers_runs_count():
+def test_only_the_papers_runs_count():
     right = {(*MNIST, "swr"): seeds(0.98)}
     records = [
         made_up(right),
@@ -291,7 +185,9 @@ def test_final_means_the_last_epoch_and_only_the_papers_runs_count():
         made_up({(*MNIST, "swr"): seeds(0.5)}, variant="printed"),
         made_up({(*MNIST, "swr"): seeds(0.5)}, optimizer_state="new"),
         made_up({(*MNIST, "swr"): seeds(0.5)}, target="zero"),
-        made_up({(*MNIST, "swr"): seeds(0.5)}, epoch=20),
+        made_up({(*MNIST, "swr"): seeds(0.5)})[lambda rows: rows["epoch"] < 198].assign(
+            run=lambda rows: rows["run"] + " cut"
+        ),
         made_up({(*MNIST, "adamw"): seeds(0.97)}, lam=0.1),
     ]
     cells = table_cells(pd.concat(records), 1).set_index(["dataset", "model", "method"])
@@ -315,8 +211,11 @@ def test_a_pair_of_lambdas_must_be_the_papers():
 
 
 def test_a_diverged_run_counts():
-    records = made_up({(*MNIST, "swr"): seeds(0.1)}, epoch=3, diverged=True)
-    assert table_cells(records, 1)["verdict"].tolist()[3] == "lower"
+    records = made_up({(*MNIST, "swr"): seeds(0.1)}, diverged=True)
+    cut = records[records["epoch"] < 195]
+    assert table_cells(cut, 1)["verdict"].tolist()[3] == "differs"
+    assert table_cells(cut, 1)["first"].tolist()[3] == "lower"
+    assert table_cells(cut.assign(diverged=False), 1)["verdict"].tolist()[3] == "not run"
 
 
 def test_two_runs_of_one_seed_are_named():
@@ -331,7 +230,7 @@ def test_quick_records_get_numbers_and_no_verdict_on_the_paper():
         ("mnist-5k", "mlp", "single-task", method): seeds(mean)
         for method, mean in (("swr", 0.93), ("vanilla", 0.92), ("l2", 0.91), ("l2-init", 0.90))
     }
-    records = made_up(finals, scale="quick", epoch=20)
+    records = made_up(finals, scale="quick")
     cells = table_cells(records, 1, scale="quick")
     assert cells["n"].tolist() == [5] * 4
     assert cells["method"].tolist() == ["vanilla", "l2", "l2-init", "swr"]  # the tables' order
@@ -342,7 +241,8 @@ def test_quick_records_get_numbers_and_no_verdict_on_the_paper():
     here = (("mnist-5k", "mlp", "single-task"),)
     verdict = judge_claim(claim, records, cells=here, scale="quick")
     assert verdict.verdict == verdict.label == verdicts.QUICK
-    assert [c.difference for c in verdict.comparisons] == pytest.approx([0.01, 0.02, 0.03])
+    found = [c.difference for c in verdict.comparisons]
+    assert found == pytest.approx([0.01, 0.02, 0.03], abs=1e-6)
     assert verdict.printed == "not printed"
     assert judge_claim(claim, records, cells=here).verdict == "not run"
     custom = table_cells(records.assign(scale="custom"), 1, scale="custom")
@@ -354,107 +254,96 @@ def test_quick_records_get_numbers_and_no_verdict_on_the_paper():
 # --------------------------------------------------------------------------------------- claims
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "verdict"),
-    [
-        (0.001, 0.002, "reproduced"),
-        (-0.002, -0.001, "reversed"),
-        (-0.001, 0.001, "not reproduced"),
-        (-0.001, 0.003, "undecided"),
-        (0.0, 0.001, "not reproduced"),
-        (np.nan, np.nan, "undecided"),
-    ],
-)
-def test_ordering(low, high, verdict):
-    assert ordering_verdict(low, high, 0.002) == verdict
+def claim(kind, methods, rivals, cells=(MNIST,), **more):
+    return Claim("made-up", kind, "nowhere", "It is so.", methods, rivals, cells, **more)
+
+
+SIZE = paper.sizes["mnist", "mlp"]
+
+
+def wobbled(sd=0.0002, **means):
+    """Every method with another order of the seeds' deviations, so that differences vary."""
+    return made_up(
+        {
+            (*MNIST, name.replace("_", "-")): mean + sd * np.roll(SHAPE, shift)
+            for shift, (name, mean) in enumerate(means.items())
+        }
+    )
+
+
+def test_the_outcome_is_the_mean_of_the_last_ten_epochs():
+    records = wobbled(swr=0.98, vanilla=0.97)
+    plain = judge_claim(claim("ordering", ("swr",), ("vanilla",)), records).comparisons[0]
+    spiked = records.copy()
+    epochs = spiked["epoch"]
+    for epoch, spike in ((200, -0.30), (199, 0.02), (190, 0.5)):
+        spiked.loc[(spiked["method"] == "swr") & (epochs == epoch), "test_accuracy"] += spike
+    found = judge_claim(claim("ordering", ("swr",), ("vanilla",)), spiked).comparisons[0]
+    # Epoch 190 is the eleventh from the end.
+    assert found.difference == pytest.approx(plain.difference - 0.028)
+    assert found.last.difference == pytest.approx(plain.difference - 0.30)
+    cells = table_cells(spiked, 1).set_index(["dataset", "model", "method"])
+    assert cells.loc[("mnist", "mlp", "swr"), "ours_mean"] == pytest.approx(0.98 - 0.028)
+    assert cells.loc[("mnist", "mlp", "swr"), "last_mean"] == pytest.approx(0.98 - 0.30)
+
+
+def test_a_comparison_is_estimated_by_all_methods_of_its_setting():
+    records = wobbled(sd=0.001, swr=0.982, vanilla=0.980, l2=0.981, l2_init=0.979, adamw=0.99)
+    (found,) = judge_claim(claim("ordering", ("swr",), ("vanilla",)), records).comparisons
+    assert (found.way, found.methods, found.n) == ("pooled", 4, 5)
+    assert found.estimate.degrees == 12  # AdamW stays out
+    alone = records[records["method"].isin(["swr", "vanilla"])]
+    (pair,) = judge_claim(claim("ordering", ("swr",), ("vanilla",)), alone).comparisons
+    assert pair.difference == pytest.approx(found.difference) and pair.estimate.degrees < 9
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "same", "comparable"),
-    [
-        (-0.001, 0.001, "reproduced", "reproduced"),
-        (-0.003, 0.001, "undecided", "undecided"),
-        (-0.001, 0.003, "undecided", "reproduced"),
-        (0.003, 0.004, "not reproduced", "reproduced"),
-        (-0.004, -0.003, "not reproduced", "not reproduced"),
-        (np.nan, np.nan, "undecided", "undecided"),
-    ],
-)
-def test_same_and_comparable(low, high, same, comparable):
-    assert same_verdict(low, high, 0.002) == same
-    assert comparable_verdict(low, high, 0.002) == comparable
-
-
-def claim(kind, methods, rivals, cells=(MNIST,), margin=None):
-    return Claim("made-up", kind, "nowhere", "It is so.", methods, rivals, cells, margin)
-
-
-def test_an_ordering_is_judged_on_paired_differences():
-    """Seeds shift both methods together: the pairs see what the single means cannot."""
-    shift = 0.01 * SHAPE
-    wobble = 0.0002 * SHAPE[[3, 0, 4, 1, 2]]
-    records = made_up({(*MNIST, "swr"): 0.981 + shift + wobble, (*MNIST, "vanilla"): 0.980 + shift})
-    verdict = judge_claim(claim("ordering", ("swr",), ("vanilla",)), records)
-    assert (verdict.verdict, verdict.comparisons[0].n) == ("reproduced", 5)
-    shuffled = records.copy()
-    swr = shuffled["method"] == "swr"
-    shuffled.loc[swr, "seed"] = (shuffled.loc[swr, "seed"] + 1) % 5
-    assert judge_claim(claim("ordering", ("swr",), ("vanilla",)), shuffled).verdict == "undecided"
-
-
-@pytest.mark.parametrize(
-    ("difference", "spread", "verdict"),
+    ("difference", "sd", "verdict"),
     [
         (0.0033, 0.0003, "reproduced"),  # as printed: .9822 against .9789
+        (0.0016, 0.0002, SMALLER),
         (-0.0033, 0.0003, "reversed"),
-        (0.0001, 0.0003, "not reproduced"),
+        (0.0001, 0.0003, NO_EFFECT),
         (0.0010, 0.0030, "undecided"),
-        (0.0006, 0.0013, "undecided"),  # ends above half the printed difference, below all of it
     ],
 )
-def test_every_verdict_on_an_ordering(difference, spread, verdict):
-    records = made_up(
-        {(*MNIST, "swr"): 0.98 + difference + spread * SHAPE, (*MNIST, "vanilla"): [0.98] * 5}
+def test_every_verdict_on_an_ordering(difference, sd, verdict, monkeypatch):
+    # The paper's own spread would hide that a difference is smaller than printed.
+    printed = {m: Accuracy(mean, 1e-4, 5) for m, mean in (("swr", 0.9822), ("vanilla", 0.9789))}
+    monkeypatch.setattr(
+        type(paper), "printed_accuracy", lambda self, method, *cell: printed.get(method)
     )
+    records = wobbled(sd, swr=0.98 + difference, vanilla=0.98, l2=0.98)
     found = judge_claim(claim("ordering", ("swr",), ("vanilla",)), records)
     assert found.verdict == found.label == verdict
     assert found.printed == "reproduced"
     (comparison,) = found.comparisons
     assert comparison.printed.difference == pytest.approx(0.0033)
-    low, high = stats.ttest_rel(
-        *(records_of(records, m) for m in ("swr", "vanilla"))
-    ).confidence_interval(0.95)
-    assert (comparison.low, comparison.high) == pytest.approx((low, high))
     assert f"{100 * difference:+.2f} points" in found.detail
+    assert ("would decide" in found.detail) == (verdict == "undecided")
 
 
-def records_of(records, method):
-    finals = final_accuracy(records)
-    return finals[finals["method"] == method]["test_accuracy"].to_numpy()
-
-
-@pytest.mark.parametrize(("method", "rival"), [("vanilla", "swr"), ("swr", "shrink-perturb")])
-@pytest.mark.parametrize(
-    ("mean", "half", "verdict"), [(0.2, 0.6, "not reproduced"), (0.6, 0.7, "undecided")]
-)
-def test_the_margin_is_q_where_print_gives_no_difference_or_the_other_sign(
-    method, rival, mean, half, verdict
-):
-    q = quarter_range(*MNIST)  # all in units of q: the interval ends below it, or above
-    sd = half * np.sqrt(5) / stats.t.ppf(0.975, 4)
-    values = {(*MNIST, method): 0.98 + q * (mean + sd * SHAPE), (*MNIST, rival): [0.98] * 5}
-    records = made_up(values)
-    found = judge_claim(claim("ordering", (method,), (rival,)), records)
-    assert found.verdict == verdict
-    assert found.comparisons[0].high == pytest.approx((mean + half) * q)
-    stored = claim("ordering", (method,), (rival,), margin=2 * q)
-    assert judge_claim(stored, records).verdict == "not reproduced"
+def test_the_first_rule_stands_beside_from_the_last_epoch_and_pairs():
+    shift = 0.01 * SHAPE
+    wobble = 0.0002 * SHAPE[[3, 0, 4, 1, 2]]
+    records = made_up({(*MNIST, "swr"): 0.981 + shift + wobble, (*MNIST, "vanilla"): 0.980 + shift})
+    verdict = judge_claim(claim("ordering", ("swr",), ("vanilla",)), records)
+    (comparison,) = verdict.comparisons
+    assert verdict.first == comparison.first == "reproduced"
+    finals = final_accuracy(records).pivot_table("test_accuracy", "seed", "method")
+    low, high = stats.ttest_rel(finals["swr"], finals["vanilla"]).confidence_interval(0.95)
+    assert comparison.last[1:] == pytest.approx((low, high))
+    shuffled = records.copy()
+    swr = shuffled["method"] == "swr"
+    shuffled.loc[swr, "seed"] = (shuffled.loc[swr, "seed"] + 1) % 5
+    judged = judge_claim(claim("ordering", ("swr",), ("vanilla",)), shuffled)
+    assert (judged.first, judged.verdict) == ("undecided", "undecided")
 
 
 def test_best_takes_the_worst_rivals_verdict():
     best = claim("best", ("swr",), ("vanilla", "l2", "l2-init"))
-    good = {"swr": 0.984, "vanilla": 0.979, "l2_init": 0.980}
-    for l2, verdict in ((0.980, "reproduced"), (0.9839, "not reproduced"), (0.986, "reversed")):
+    good = {"swr": 0.985, "vanilla": 0.979, "l2_init": 0.980}
+    for l2, verdict in ((0.980, "reproduced"), (0.9849, NO_EFFECT), (0.988, "reversed")):
         found = judge_claim(best, wobbled(l2=l2, **good))
         assert found.verdict == verdict
         assert len(found.comparisons) == 3
@@ -464,55 +353,123 @@ def test_best_takes_the_worst_rivals_verdict():
     assert judge_claim(best, known).verdict == "reversed"  # which no missing rival can mend
 
 
-def wobbled(**means):
-    """Every method with another order of the seeds' deviations, so that differences vary."""
-    return made_up(
-        {
-            (*MNIST, name.replace("_", "-")): mean + 0.0002 * np.roll(SHAPE, shift)
-            for shift, (name, mean) in enumerate(means.items())
-        }
-    )
+def test_of_rivals_with_the_same_word_the_one_with_the_lowest_interval_is_named():
+    """Not the one whose interval ends lowest: L2's is wide and reaches down further."""
+    values = {"swr": 0.985 + 0.0001 * SHAPE, "l2": 0.9816 + 0.002 * SHAPE, "vanilla": [0.982] * 5}
+    values["vanilla"] = 0.982 + 0.0001 * np.roll(SHAPE, 2)
+    records = made_up({(*MNIST, name): value for name, value in values.items()})
+    found = judge_claim(claim("best", ("swr",), ("vanilla", "l2")), records)
+    by_rival = {c.rival: c for c in found.comparisons}
+    assert by_rival["l2"].low < by_rival["vanilla"].low
+    assert by_rival["l2"].high > by_rival["vanilla"].high
+    assert {c.verdict for c in found.comparisons} == {"reproduced"}
+    assert "against L2" in found.detail and "against vanilla" not in found.detail
 
 
-def test_same_and_comparable_claims():
-    q = quarter_range(*MNIST)
+def test_little_and_comparable_claims():
     for kind, difference, verdict in [
-        ("same", 0.0, "reproduced"),
-        ("same", 5 * q, "not reproduced"),
-        ("same", q, "undecided"),
-        ("comparable", 5 * q, "reproduced"),
-        ("comparable", -5 * q, "not reproduced"),
-        ("comparable", -q, "undecided"),
+        ("little", 0.0, "reproduced"),
+        ("little", -5 * SIZE, "reproduced"),
+        ("little", 5 * SIZE, "not reproduced"),
+        ("little", SIZE, "undecided"),
+        ("comparable", 5 * SIZE, "reproduced"),
+        ("comparable", -5 * SIZE, "not reproduced"),
+        ("comparable", -SIZE, "undecided"),
     ]:
         records = wobbled(swr=0.98 + difference, l2=0.98)
         assert judge_claim(claim(kind, ("swr",), ("l2",)), records).verdict == verdict, kind
 
 
+def test_a_margin_of_its_own_or_by_setting():
+    records = wobbled(swr=0.98, l2=0.98 + 2 * SIZE)
+    for margin in (3 * SIZE, {"mnist mlp": 3 * SIZE}):
+        judged = judge_claim(claim("comparable", ("swr",), ("l2",), margin=margin), records)
+        assert judged.verdict == "reproduced"
+        assert judged.comparisons[0].margin == 3 * SIZE
+    other = claim("comparable", ("swr",), ("l2",), margin={"cifar10 cnn": 0.1})
+    assert judge_claim(other, records).comparisons[0].margin == SIZE
+
+
+THREE = (MNIST, ("cifar10", "cnn", "single-task"), ("cifar100", "cnn", "single-task"))
+
+
+def in_cells(*signs, cells=THREE):
+    finals = {}
+    for cell, sign in zip(cells, signs, strict=False):
+        finals[(*cell, "swr")] = 0.5 + 0.1 * sign + 0.0003 * SHAPE
+        finals[(*cell, "vanilla")] = 0.5 + 0.0003 * np.roll(SHAPE, 1)
+    return made_up(finals)
+
+
 def test_over_several_cells():
-    cells = (MNIST, ("cifar10", "cnn", "single-task"), ("cifar100", "cnn", "single-task"))
-    ordering = claim("ordering", ("swr",), ("vanilla",), cells)
-
-    def records(*signs):
-        finals = {}
-        for cell, sign in zip(cells, signs, strict=False):
-            finals[(*cell, "swr")] = 0.5 + 0.1 * sign + 0.001 * SHAPE
-            finals[(*cell, "vanilla")] = seeds(0.5, 0.0001)
-        return made_up(finals)
-
-    assert judge_claim(ordering, records(1, 1, 1)).label == "reproduced"
-    mixed = judge_claim(ordering, records(1, -1, 1))
+    ordering = claim("ordering", ("swr",), ("vanilla",), THREE)
+    assert judge_claim(ordering, in_cells(1, 1, 1)).label == "reproduced"
+    mixed = judge_claim(ordering, in_cells(1, -1, 1))
     assert mixed.verdict == mixed.label == "mixed"
-    assert "reversed: SWR on CIFAR-10 CNN" in mixed.detail
-    assert "reproduced: SWR on MNIST MLP, single task (+10.00 points [" in mixed.detail
-    assert "against vanilla, n = 5) · SWR on CIFAR-100 CNN" in mixed.detail
-    part = judge_claim(ordering, records(1))
+    assert "reversed: SWR against vanilla, CIFAR-10 CNN" in mixed.detail
+    assert (
+        "reproduced: SWR against vanilla, MNIST MLP, single task: +10.00 points [" in mixed.detail
+    )
+    assert ", n = 5 · SWR against vanilla, CIFAR-100 CNN" in mixed.detail
+    part = judge_claim(ordering, in_cells(1))
     assert (part.verdict, part.label) == ("reproduced", "reproduced (1 of 3 comparisons)")
-    assert judge_claim(ordering, records(1), cells=cells[:1]).label == "reproduced"
-    assert pd.DataFrame(mixed.comparisons)["verdict"].tolist() == [
-        "reproduced",
-        "reversed",
-        "reproduced",
-    ]
+    assert judge_claim(ordering, in_cells(1), cells=THREE[:1]).label == "reproduced"
+    assert [c.verdict for c in mixed.comparisons] == ["reproduced", "reversed", "reproduced"]
+
+
+@pytest.mark.parametrize(
+    ("quantifier", "signs", "verdict"),
+    [
+        ("all", (1, 1, -1), "mixed"),
+        ("most", (1, 1, -1), "reproduced"),
+        ("most", (1, -1, -1), "mixed"),
+        ("most", (-1, -1), "reversed"),
+        ("most", (-1,), "undecided"),  # the two that were not run could hold
+        ("sometimes", (-1, 1, -1), "reproduced"),
+        ("often", (-1, 1, -1), "reproduced"),
+        ("generally", (1, 1, -1), "undecided"),
+        ("generally", (1, 1, 1), "reproduced"),
+        ("generally", (0, 0, 0), NO_EFFECT),
+    ],
+)
+def test_quantifiers(quantifier, signs, verdict):
+    judged = claim("ordering", ("swr",), ("vanilla",), THREE, quantifier=quantifier)
+    found = judge_claim(judged, in_cells(*signs))
+    if quantifier == "generally":
+        pooled = found.comparisons[0]
+        sizes = [paper.sizes[cell[:2]] for cell in THREE]
+        expected = np.mean([0.1 * sign / size for sign, size in zip(signs, sizes, strict=True)])
+        assert pooled.difference == pytest.approx(expected, abs=0.2)
+        assert pooled.margin == 1 and len(found.comparisons) == 4
+        errors = [c.estimate.error / c.margin / 3 for c in found.comparisons[1:]]
+        assert pooled.estimate.error == pytest.approx(np.linalg.norm(errors))
+        if signs == (1, 1, -1):  # +71, +10 and −10 margins
+            verdict = "reproduced"
+    assert found.verdict == verdict
+
+
+def test_generally_in_most_pools_the_methods_of_a_model():
+    warm = tuple((*cell[:2], "warm-start") for cell in THREE)
+    judged = claim(
+        "ordering", ("l2", "l2-init"), ("vanilla",), warm, quantifier="generally in most"
+    )
+    finals = {}
+    for cell, (a, b) in zip(warm, ((0.03, -0.01), (0.04, 0.02), (-0.05, 0.01)), strict=True):
+        for shift, (method, gap) in enumerate({"l2": a, "l2-init": b, "vanilla": 0}.items()):
+            finals[(*cell, method)] = 0.5 + gap + 0.0003 * np.roll(SHAPE, shift)
+    found = judge_claim(judged, made_up(finals))
+    assert found.verdict == "reproduced"  # +1, +3 and −2 points: in two models of three
+    assert [c.difference for c in found.comparisons[:3]] == pytest.approx([0.01, 0.03, -0.02])
+    assert len(found.comparisons) == 9
+    few = judge_claim(judged, made_up({k: v for k, v in finals.items() if k[:3] != warm[1]}))
+    assert few.label == "undecided (4 of 6 comparisons)"  # one holds, one fails, one was not run
+
+
+def test_a_remark_is_no_verdict():
+    found = judge_claim(claim("ordering", ("swr",), ("vanilla",), THREE, remark=True), in_cells(1))
+    assert found.verdict == found.label == "remark" and "reproduced" in found.detail
+    none = judge_claim(claim("ordering", ("swr",), ("vanilla",), THREE, remark=True), made_up({}))
+    assert none.verdict == "not run"
 
 
 def test_every_claim_of_the_paper_can_be_judged():
@@ -537,41 +494,16 @@ def test_every_claim_of_the_paper_can_be_judged():
             assert verdict.verdict not in ("not run", "too few seeds"), one.id
             assert verdict.label == verdict.verdict
             assert {c.n for c in verdict.comparisons} == {5}
+            assert (verdict.verdict == "remark") == one.remark
         else:
             assert verdict.verdict == "judged in its chapter"
     # What the paper's own numbers can carry, by the same rule.
     assert printed["generalization-vgg"] == "reproduced"
     assert printed["generalization-exception"] == "undecided"
-    assert printed["generalization-best"] == "mixed"
+    assert printed["generalization-best"] == "undecided"
     assert printed["reinit-vgg"] == "reproduced"
+    assert printed["reinit-over-swr"] == "reproduced"
     assert printed["warm-start-harms"] == "not printed"
-
-
-# ----------------------------------------------------------------------------------- simulation
-
-
-@pytest.mark.parametrize("n", [3, 5])
-def test_a_true_printed_difference_is_hardly_ever_called_not_reproduced(n):
-    """At most 1% of draws, whatever the noise between seeds."""
-    draws, true = 40_000, 0.01
-    normal = np.random.default_rng(1).normal(size=(draws, n))
-    rates = []
-    for ratio in (0.1, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0, 4.0):
-        interval = paired_interval(true + ratio * true * normal, 0.0)
-        found = np.array(
-            [ordering_verdict(*bounds, true / 2) for bounds in zip(*interval[1:], strict=True)]
-        )
-        rates.append((found == "not reproduced").mean())
-    assert max(rates) <= 0.01
-    assert max(rates) > 0  # and the rule does say it: the simulation reaches the case
-
-
-def test_no_difference_is_called_one_in_five_percent_of_draws():
-    normal = np.random.default_rng(2).normal(size=(40_000, 5))
-    interval = paired_interval(normal, 0.0)
-    found = [ordering_verdict(*bounds, 0.5) for bounds in zip(*interval[1:], strict=True)]
-    wrong = np.isin(found, ["reproduced", "reversed"]).mean()
-    assert wrong == pytest.approx(0.05, abs=0.004)
 
 
 def test_swapping_vanilla_and_swr_in_the_committed_records_changes_verdicts(root):
@@ -598,14 +530,16 @@ def test_swapping_vanilla_and_swr_in_the_committed_records_changes_verdicts(root
     [
         # A fifth of a point a seed apart; vanilla gains a point, the resets lose three.
         ("full-access-drops", {"vanilla": 0.01, "*": -0.03}, verdicts.REPRODUCED),
-        ("full-access-drops", {"vanilla": -0.03, "*": 0.01}, verdicts.REVERSED),
-        ("full-access-drops", {"vanilla": 0.0, "*": 0.0}, verdicts.NOT_REPRODUCED),
-        ("full-access-steady", {"*": 0.01}, verdicts.REPRODUCED),
+        # An epoch may have made good what was lost at once.
+        ("full-access-drops", {"vanilla": -0.03, "*": 0.01}, verdicts.UNDECIDED),
+        ("full-access-drops", {"vanilla": 0.0, "*": 0.0}, verdicts.UNDECIDED),
+        ("full-access-steady", {"*": 0.02}, verdicts.REPRODUCED),
         ("full-access-steady", {"*": -0.05}, verdicts.NOT_REPRODUCED),
-        ("full-access-steady", {"*": 0.01, "l2": -0.05}, verdicts.MIXED),
+        ("full-access-steady", {"*": 0.02, "l2": -0.05}, verdicts.MIXED),
         ("limited-access-loss", {"swr": -0.01, "*": -0.05}, verdicts.REPRODUCED),
         ("limited-access-loss", {"swr": -0.05, "*": -0.01}, verdicts.REVERSED),
-        ("limited-access-loss", {"swr": -0.01, "*": -0.05, "l2": 0.0}, verdicts.REVERSED),
+        ("limited-access-loss", {"swr": -0.04, "*": -0.09, "l2": 0.0}, verdicts.REVERSED),
+        ("limited-access-loss", {"swr": -0.01, "*": -0.01}, NO_EFFECT),
     ],
 )
 def test_claims_on_changes_of_data_are_judged_by_what_a_change_costs(id, drops, expected):
@@ -622,20 +556,55 @@ def test_claims_on_changes_of_data_are_judged_by_what_a_change_costs(id, drops, 
     assert judge_claim(judged, made_up(finals), cells=[cell]).verdict == verdicts.NOT_RUN
 
 
+@pytest.mark.parametrize("moved", [0.02, -0.03])
+def test_a_change_costs_the_mean_over_all_changes_and_gains_count(moved):
+    cell = ("mnist", "mlp", "full-access")
+    records = with_changes(made_up({(*cell, "l2"): seeds(0.5)}), lambda m, seed: moved)
+    table = outcomes.changes_of_data(records)
+    assert sorted(table["stage"]) == [2] * 5 + [3] * 5
+    spike = 0.04
+    for stage, factor in ((2, 0.5), (3, 1.5)):
+        here = table[table["stage"] == stage]
+        # The last epoch before the change has a spike, a tenth of it is in the mean of ten.
+        assert here["drop"].to_numpy() == pytest.approx(factor * moved - spike)
+        assert here["late_drop"].to_numpy() == pytest.approx(factor * moved - spike / 10)
+    judged = judge_claim(paper.find_claim("full-access-steady"), records, cells=[cell])
+    (found,) = (c for c in judged.comparisons if c.method == "l2")
+    assert found.difference == pytest.approx(moved - spike / 10)
+    assert found.last.difference == pytest.approx(moved - spike)
+
+
+def test_half_way_means_every_epoch_of_the_second_half_of_the_stages():
+    judged = paper.find_claim("full-access-swr-vgg")
+    (cell,) = judged.cells
+    records = made_up({(*cell, m): seeds(0.3) for m in ("swr", "shrink-perturb")})
+    parts = [
+        records.assign(stage=stage, epoch=records["epoch"] - 11 * (10 - stage))
+        for stage in range(1, 11)
+    ]
+    records = pd.concat(parts)
+    late = records["stage"] > 5
+    records.loc[(records["method"] == "swr") & late, "test_accuracy"] += 0.05
+    records.loc[(records["method"] == "swr") & ~late, "test_accuracy"] -= 0.20
+    verdict = judge_claim(judged, records)
+    assert verdict.verdict == "reproduced"
+    assert verdict.comparisons[0].difference == pytest.approx(0.05)
+
+
 # --- Anything measured ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("higher", "lower", "verdict"),
     [
-        ([1.0, 1.1, 1.2], [0.5, 0.6, 0.8], verdicts.REPRODUCED),
-        ([0.5, 0.6, 0.8], [1.0, 1.1, 1.2], verdicts.REVERSED),
-        ([1.0, 1.01, 1.02], [1.01, 1.0, 1.02], verdicts.NOT_REPRODUCED),
+        ([1.0, 1.1, 1.2], [0.5, 0.4, 0.6], verdicts.REPRODUCED),
+        ([0.5, 0.4, 0.6], [1.0, 1.1, 1.2], verdicts.REVERSED),
+        ([1.0, 1.01, 1.02], [1.01, 1.0, 1.02], NO_EFFECT),
         ([0.0, 3.0, 1.0], [2.0, 0.0, 0.5], verdicts.UNDECIDED),
         ([1.0, 1.1], [0.5, 0.6], verdicts.TOO_FEW_SEEDS),
     ],
 )
-def test_numbers_of_any_kind_are_judged_paired_over_seeds(higher, lower, verdict):
+def test_numbers_of_any_kind_are_judged(higher, lower, verdict):
     claim = paper.find_claim("lpq-balance")
     # In another order, and with a seed that only one side has.
     a = pd.Series(higher, index=range(len(higher)))
@@ -654,16 +623,34 @@ def test_a_theorem_is_reproduced_or_not():
     assert verdicts.judge_theorem(claim, True, "", cases=0).verdict == verdicts.NOT_RUN
 
 
-@pytest.mark.parametrize(
-    ("several", "one"),
-    [
-        ([], verdicts.NOT_RUN),
-        ([verdicts.NOT_RUN, verdicts.TOO_FEW_SEEDS], verdicts.TOO_FEW_SEEDS),
-        ([verdicts.NOT_RUN, verdicts.REVERSED, verdicts.TOO_FEW_SEEDS], verdicts.REVERSED),
-        ([verdicts.UNDECIDED, verdicts.UNDECIDED], verdicts.UNDECIDED),
-        ([verdicts.REPRODUCED, verdicts.UNDECIDED], verdicts.MIXED),
-        ([verdicts.NOT_PRINTED], verdicts.NOT_PRINTED),
-    ],
-)
-def test_several_verdicts_make_one(several, one):
-    assert verdicts.combined(several) == one
+def test_cases_of_one_run_are_paired_and_several_make_one_verdict():
+    claim = paper.find_claim("lpq-balance")
+    before = pd.Series([1.0, 5.0, 9.0])
+    after = before.add([0.50, 0.51, 0.49])
+    case = verdicts.Case("up", after, before, 0.1)
+    assert verdicts.judge_cases(claim, [case], scale="paper").verdict == verdicts.UNDECIDED
+    same = case._replace(same_run=True)
+    assert verdicts.judge_cases(claim, [same], scale="paper").verdict == verdicts.REPRODUCED
+    still = verdicts.Case("still", before, before, 0.1, same_run=True)
+    both = verdicts.judge_cases(claim, [same, still], scale="paper")
+    assert both.verdict == verdicts.MIXED
+    assert both.detail.startswith("reproduced: up: +0.5 [")
+    assert f"{NO_EFFECT}: still: +0 [+0, +0], n = 3." in both.detail
+    assert verdicts.judge_cases(claim, [same, still], scale="custom").verdict == verdicts.CUSTOM
+    assert verdicts.judge_cases(claim, [], scale="paper").verdict == verdicts.NOT_RUN
+
+
+# ------------------------------------------------------------------------------------ one table
+
+
+def test_all_comparisons_stand_in_one_table(root):
+    records = load_records(root / "results", scale="paper", split="all")
+    table = verdicts.all_comparisons(records)
+    accuracy = [c for c in paper.claims if c.kind in ACCURACY_KINDS]
+    assert set(table["claim"]) == {c.id for c in accuracy}
+    assert (table["chapter"] != "").all() and table["word"].notna().all()
+    run = table[table["n"] >= 3]
+    assert run[["estimate", "low", "high", "margin"]].notna().all().all()
+    assert (run["low"] <= run["estimate"]).all() and (run["low90"] >= run["low"]).all()
+    assert (table.loc[table["n"] == 0, "word"] == "not run").all()
+    assert (table.loc[table["model"] == "vgg16", "word"] == "not run").all()

@@ -17,7 +17,7 @@ from swrlib import verdicts
 from swrlib.papers import SWR as paper
 from swrlib.swr import SoftWeightRescaling
 from swrlib.theory import balance_, layer_balance, lpq_norm
-from swrlib.verdicts import Verdict
+from swrlib.verdicts import Case, Verdict
 
 # ---------------------------------------------------------------------------------------------
 # The claims
@@ -45,32 +45,51 @@ def with_balance(frame: pd.DataFrame, measures: pd.DataFrame, kind: str = "") ->
     return frame.join(table.rename("ratio"), on=["run", "epoch"])
 
 
-def course_verdicts(curves: pd.DataFrame) -> list[Verdict]:
-    """Judge the two claims on Fig. 5's balance: on CIFAR-10 at the paper's scale, last epoch.
+def course_verdicts(curves: pd.DataFrame, balances: pd.DataFrame | None = None) -> list[Verdict]:
+    """Judge two claims on balance: on CIFAR-10 at the paper's scale, last epoch.
 
-    SWR's ratio must exceed vanilla's; vanilla's must not be below L2's. Both paired over seeds, by
-    the claim's margin.
+    - lpq-balance: SWR's ratio exceeds vanilla's.
+    - decay-does-not-balance: L2's ratio does not exceed vanilla's, and of no pair of layers is its
+      balance (Definition 2, 0 being balanced) below vanilla's, by more than a tenth of the latter.
 
     Parameters
     ----------
     curves : DataFrame
         What `with_balance` returned; other data and scales in it are passed over.
+    balances : DataFrame, optional
+        Their "layer-balance", as `swrlib.notebook.measured` returns it.
     """
     rows = curves[(curves["dataset"] == "cifar10") & (curves["scale"] == "paper")]
     last = rows[rows["epoch"] == rows["epoch"].max()].astype({"ratio": float})
+    nothing = pd.Series(dtype=float)
     ratios = {method: part.set_index("seed")["ratio"] for method, part in last.groupby("method")}
+    swr, vanilla, decayed = (ratios.get(name, nothing) for name in ("swr", "vanilla", "l2"))
+    least, decay = map(paper.find_claim, ("lpq-balance", "decay-does-not-balance"))
+    assert isinstance(least.margin, float) and isinstance(decay.margin, float)
+    gap = "SWR minus vanilla, balance at the last epoch"
+    cases = [Case("vanilla minus L2, Fig. 5's ratio", vanilla, decayed, decay.margin)]
+    if balances is not None:
+        cases += _pairs_of_layers(balances, last)
+    return [
+        verdicts.judge_paired(least, swr, vanilla, least.margin, what=gap, scale="paper"),
+        verdicts.judge_cases(decay, cases, scale="paper", kind="not below"),
+    ]
+
+
+def _pairs_of_layers(balances: pd.DataFrame, last: pd.DataFrame) -> list[Case]:
+    """Set L2's balance of each pair of layers beside vanilla's, whichever layer is named first."""
+    values = balances[balances["measure"] == "layer-balance"].merge(
+        last[["run", "epoch"]].drop_duplicates(), on=["run", "epoch"]
+    )
+    values = values.drop(columns=["method", "seed"], errors="ignore")
+    values = values.merge(last[["run", "method", "seed"]].drop_duplicates(), on="run")
     found = []
-    for name, higher, lower, rule in (
-        ("lpq-balance", "swr", "vanilla", verdicts.ordering_verdict),
-        ("decay-does-not-balance", "vanilla", "l2", verdicts.comparable_verdict),
-    ):
-        claim = paper.find_claim(name)
-        assert claim.margin is not None
-        a, b = (ratios.get(method, pd.Series(dtype=float)) for method in (higher, lower))
-        what = f"{paper.label(higher)} minus {paper.label(lower)}, balance at the last epoch"
-        found.append(
-            verdicts.judge_paired(claim, a, b, claim.margin, what=what, scale="paper", rule=rule)
-        )
+    pairs = values["layer"].map(lambda pair: " and ".join(sorted(pair.split(", "))))
+    for pair, rows in values.groupby(pairs):
+        wide = rows.astype({"value": float}).pivot_table("value", "seed", "method")
+        if {"vanilla", "l2"} <= set(wide):
+            what = f"L2 minus vanilla, Definition 2's balance of {pair}"
+            found.append(Case(what, wide["l2"], wide["vanilla"], wide["vanilla"].mean() / 10))
     return found
 
 

@@ -204,6 +204,22 @@ def root_verdict(counts: Iterable[tuple[int, int]], attained: float) -> Verdict:
     return verdicts.judge_theorem(claim, above == 0, detail, cases=checked)
 
 
+@torch.no_grad()
+def downward_verdict() -> Verdict:
+    """Judge that SWR scales down alone, by a weight whose norm was halved, and one rescaling."""
+    network = torch.nn.Linear(3, 2)
+    weight = network.weight
+    rescaling = SoftWeightRescaling(network, lam=0.1)
+    weight.mul_(0.5)
+    before = weight.norm()
+    rescaling.step()
+    factor = float(weight.norm() / before)
+    detail = "By Algorithm 1 as printed a norm at half of its initial value is multiplied by "
+    detail += f"{factor:.3g} at λ = 0.1: it scales up, too."
+    claim = paper.find_claim("scales-down-alone")
+    return verdicts.judge_theorem(claim, factor <= 1, detail, cases=1)
+
+
 # ---------------------------------------------------------------------------------------------
 # Growth in plain training
 

@@ -65,11 +65,9 @@ def fall(norms: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def fall_verdict(norms: pd.DataFrame, frame: pd.DataFrame, scale: str) -> Verdict:
-    """Judge Appendix E's drop by the layer where it is least certain.
+    """Judge Appendix E's drop: in all layers the norm is larger at the first decay than at the end.
 
-    SWR's norm at the first decay must exceed that at the end, paired over seeds, in every layer;
-    half of the fall that the pull alone would cause takes the place of a printed difference. Of
-    layers with equally bad verdicts that with the least fall for its margin is named.
+    Half of the fall that the pull alone would cause is the size that matters.
 
     Parameters
     ----------
@@ -83,21 +81,15 @@ def fall_verdict(norms: pd.DataFrame, frame: pd.DataFrame, scale: str) -> Verdic
     Verdict
         *Not run* without records, without SWR among them, or without a decay of the rate.
     """
-    claim, judged = paper.find_claim("decay-pull"), []
+    cases = []
     if len(norms) and len(rate_ends(frame)) > 1:
         falls = fall(norms, frame)
         for layer in falls.index.unique("layer"):
             part = falls.loc[layer]
             margin = (part["norm"] - part["pull alone"]).mean() / 2
             what = f"{layer}: norm at the first decay minus at the end"
-            verdict = verdicts.judge_paired(
-                claim, part["norm"], part["end"], margin, what=what, scale=scale
-            )
-            judged.append(((part["norm"] - part["end"]).mean() / margin, verdict))
-    nothing = pd.Series(dtype=float)
-    empty = verdicts.judge_paired(claim, nothing, nothing, 0.0, what="norms", scale=scale)
-    worst = min(judged, key=lambda v: (verdicts.severity(v[1].verdict), v[0]), default=(0, empty))
-    return worst[1]
+            cases.append(verdicts.Case(what, part["norm"], part["end"], margin, same_run=True))
+    return verdicts.judge_cases(paper.find_claim("decay-pull"), cases, scale=scale)
 
 
 # ---------------------------------------------------------------------------------------------

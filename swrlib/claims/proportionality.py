@@ -7,6 +7,7 @@ import itertools
 import math
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,11 +19,10 @@ from torch.nn.functional import cross_entropy
 from swrlib import records, verdicts
 from swrlib.layers import trace_layers
 from swrlib.papers import SWR as paper
-from swrlib.papers import Claim
 from swrlib.rescaling import Variant, rescale_
 from swrlib.swr import SoftWeightRescaling
 from swrlib.theory import output_gap, proportionality_gap
-from swrlib.verdicts import Verdict
+from swrlib.verdicts import Case, Verdict
 
 #: Theorem 1 holds if the gap of no network is larger in float64.
 EXACT = 1e-12
@@ -89,17 +89,15 @@ def scaled_runs(frame: pd.DataFrame, results: str | os.PathLike[str] | None = No
 
 
 def scaling_verdicts(rows: pd.DataFrame) -> list[Verdict]:
-    """Judge the three claims of Fig. 1 on what `scaled_runs` returned.
+    """Judge the three claims of Fig. 1 on what `scaled_runs` returned, each in all of its cases.
 
-    Differences are paired over seeds. q as in `swrlib.verdicts.quarter_range`. Judged for each
-    reading of the ratio by the worst of the reading's cases; *mixed* where the readings differ.
-    Where records of the paper's scale lack some of Fig. 1's ratios, the label says how many there
-    are.
-
-    - scaling-keeps-accuracy: at every ratio, ``after`` − ``trained`` within ±q, biases scaled too.
+    - scaling-keeps-accuracy: at every ratio, ``after`` is as ``trained``, biases scaled too.
     - scaling-without-biases: at ratio 0, ``trained`` above ``after``, biases untouched.
     - scaling-then-training: at every ratio below 1, either way, ``best_after`` above
       ``best_before``.
+
+    A case is a reading of the ratio, a ratio and a way with the biases. Where records of the
+    paper's scale lack some of Fig. 1's ratios, the label says how many there are.
     """
     scaled = rows[(rows["ratio"] < 1) & rows["biases"].isin(["proportional", "untouched"])]
     along = scaled[scaled["biases"] == "proportional"]
@@ -118,49 +116,25 @@ def _scaling_verdict(
     id: str, rows: pd.DataFrame, higher: str, lower: str, printed_cases: int
 ) -> Verdict:
     claim = paper.find_claim(id)
-    worst: dict[str, tuple[int, float, str, str]] = {}
+    assert isinstance(claim.margin, float)
+    cases = []
     for (reading, biases, ratio), group in rows.groupby(["reading", "biases", "ratio"]):
-        verdict, distance, text = _scaling_case(claim, group, higher, lower)
-        where = f"ratio {ratio:g}, biases {biases}, {text}"
-        case = (verdicts.severity(verdict), distance, verdict, where)
-        worst[reading] = min(case, worst.get(reading, case))
-    found = {verdict for _, _, verdict, _ in worst.values()} or {verdicts.NOT_RUN}
-    word = found.pop() if len(found) == 1 else verdicts.MIXED
-    cases = rows.drop_duplicates(["reading", "biases", "ratio"])["reading"].value_counts()
-    judged = word not in (verdicts.QUICK, verdicts.CUSTOM, verdicts.OUTSIDE, verdicts.NOT_RUN)
-    lacking = judged and cases.min() < printed_cases
-    part = f" ({cases.min()} of {printed_cases} comparisons)" if lacking else ""
-    detail = "; ".join(
-        f"reading “{reading}”, worst case: {text}"
-        + ("" if verdict in (verdicts.QUICK, verdicts.CUSTOM, verdicts.OUTSIDE) else f": {verdict}")
-        for reading, (_, _, verdict, text) in worst.items()
-    )
-    return Verdict(claim, word, word + part, f"{detail}." if detail else "", verdicts.NOT_PRINTED)
-
-
-def _scaling_case(
-    claim: Claim, group: pd.DataFrame, higher: str, lower: str
-) -> tuple[str, float, str]:
-    """Judge one ratio: the verdict, a number that is smaller where it is worse, and a text."""
-    n, first = len(group), group.iloc[0]
-    same = claim.id == "scaling-keeps-accuracy"
-    if n < verdicts.LEAST_SEEDS:
-        mean = float((group[higher] - group[lower]).mean())
-        text = f"{100 * mean:+.2f} points, n = {n}"
-        return verdicts.TOO_FEW_SEEDS, -abs(mean) if same else mean, text
-    interval = verdicts.paired_interval(group[higher].to_numpy(), group[lower].to_numpy())
-    low, high = float(interval.low), float(interval.high)
-    text = f"{verdicts.in_points(*interval)}, n = {n}"
-    cell = (first["dataset"], first["model"], "scaled")
-    q = verdicts.quarter_range(*cell)
-    if first["scale"] != "paper":
-        verdict = verdicts.QUICK if first["scale"] == "quick" else verdicts.CUSTOM
-    elif cell not in claim.cells or q is None:
-        verdict = verdicts.OUTSIDE
-    else:
-        rule = verdicts.same_verdict if same else verdicts.ordering_verdict
-        verdict = rule(low, high, q)
-    return verdict, -max(-low, high) if same else low, text
+        points = 100 * group.set_index("seed")[[higher, lower]]
+        what = f"reading “{reading}”, " if rows["reading"].nunique() > 1 else ""
+        what += f"ratio {ratio:g}, biases {biases}, points"
+        margin = 100 * claim.margin
+        cases.append(Case(what, points[higher], points[lower], margin, same_run=True))
+    scale = rows["scale"].iloc[0] if len(rows) else "paper"
+    kind = "same" if id == "scaling-keeps-accuracy" else "above"
+    found = verdicts.judge_cases(claim, cases, scale=scale, kind=kind)
+    if scale != "paper" or found.verdict == verdicts.NOT_RUN:
+        return found
+    cell = rows.iloc[0][["dataset", "model"]]
+    if (*cell, "scaled") not in claim.cells:
+        return replace(found, verdict=verdicts.OUTSIDE, label=verdicts.OUTSIDE)
+    run = rows.drop_duplicates(["reading", "biases", "ratio"])["reading"].value_counts().min()
+    part = f" ({run} of {printed_cases} comparisons)" if run < printed_cases else ""
+    return replace(found, label=found.label + part)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -341,25 +315,31 @@ def draws_before_normalization(
     return Draws(constants, gaps, spread)
 
 
-def normalization_verdict(draws: Draws) -> Verdict:
+def normalization_verdicts(draws: Draws) -> list[Verdict]:
     """Judge the role of the last normalization: C and the gradient forget the factors before it.
 
     Parameters
     ----------
     draws : Draws
-        All C must be equal, and the gradients to `SAME_GRADIENT`.
+        All C must be equal (final-normalization), the gradients to `SAME_GRADIENT`
+        (effective-rate).
     """
-    spread = max(draws.spread, default=math.nan)
-    detail = (
+    spread, cases = max(draws.spread, default=math.nan), len(draws.constants)
+    same = (
         "Tested in training mode, as eps vanishes: five draws of all factors before it leave C "
-        "and the function as they were, earlier shifts scaled by their own layer's factor; the "
-        f"first gradient times its weight's scale differs by {spread:.0e} at most. With Adam the "
-        "rate goes with one over the norm, which is derived above, not measured."
+        "and the function as they were, earlier shifts scaled by their own layer's factor."
     )
-    cases = len(draws.constants)
-    holds = bool(cases and np.ptp(draws.constants) == 0 and spread < SAME_GRADIENT)
-    claim = paper.find_claim("final-normalization")
-    return verdicts.judge_theorem(claim, holds, detail, cases=cases)
+    rate = (
+        "Over the same draws the first gradient times its weight's scale differs by "
+        f"{spread:.0e} at most. With Adam the rate goes with one over the norm, which is derived "
+        "above, not measured."
+    )
+    final, effective = map(paper.find_claim, ("final-normalization", "effective-rate"))
+    equal = bool(cases and np.ptp(draws.constants) == 0)
+    return [
+        verdicts.judge_theorem(final, equal, same, cases=cases),
+        verdicts.judge_theorem(effective, spread < SAME_GRADIENT, rate, cases=cases),
+    ]
 
 
 # ---------------------------------------------------------------------------------------------

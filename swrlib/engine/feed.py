@@ -47,6 +47,13 @@ class Feed:
         self.labels = labels  # [seeds, all images]
         self.classes = self._classes(stages)  # [seeds, classes]
         pixels = [stage.pixels for stage in stages if stage.pixels is not None]
+        there = data.shape[1] * data.shape[2]
+        for own in pixels:
+            if len(own) != there:
+                raise ValueError(
+                    f"the stream permutes {len(own)} pixels, and images of {data.name} have "
+                    f"{there}: give it pixels={there}"
+                )
         self.pixels = torch.stack(pixels).to(device) if pixels else None  # [seeds, H·W]
 
     def _classes(self, stages: Sequence[Stage]) -> Tensor | None:

@@ -68,6 +68,7 @@ def features_of_latest(members: Members, steps: Sequence[str]) -> Iterator[list[
     images = latest[:, :seen]
     buffers = {name: value.clone() for name, value in population.stack.buffers.items()}
     found = population.features(images[0] if len(images) == 1 else images, steps)
-    yield [found[step][:, members.runs].flatten(3).nan_to_num(0.0, 0.0, 0.0) for step in steps]
+    own = [found[step][:, members.runs].flatten(3).to(population.dtype) for step in steps]
+    yield [values.nan_to_num(0.0, 0.0, 0.0) for values in own]
     for name, value in buffers.items():
         population.stack.buffers[name].copy_(value)

@@ -57,10 +57,12 @@ class Panel:
     axis: tuple[float, float] | None
 
 
+#: Kind that is judged on the mean accuracy over the second half of the stages.
+HALF_WAY = "half-way"
 #: Kinds that are judged on the accuracy that changes of data cost.
 CHANGE_KINDS = ("loses more", "loses less", "loses nothing")
 #: Kinds that are judged on accuracies, final ones but for those; all others in their chapters.
-ACCURACY_KINDS = ("ordering", "best", "same", "comparable", *CHANGE_KINDS)
+ACCURACY_KINDS = ("ordering", "best", "little", "comparable", HALF_WAY, *CHANGE_KINDS)
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,10 @@ class Claim:
         Short name, stable.
     kind : str
         What would make it true. *ordering*: every method ends above every rival; *best*: the
-        same, of one method against all others; *same*: a method ends where its rivals end;
+        same, of one method against all others; *little*: a method gains little over its rivals;
         *comparable*: it ends not below them; *loses more*, *loses less*, *loses nothing*: of test
-        accuracy at the changes of data, than its rivals or at all; *theory*: a theorem, or an
+        accuracy at the changes of data, than its rivals or at all; *half-way*: it is above them
+        in the second half of the stages; *theory*: a theorem, or an
         argument about weights; *scaling*: Fig. 1; *course*: what happens during training, not at
         its end; *cost*: time and memory.
     place : str
@@ -87,9 +90,19 @@ class Claim:
         trained from scratch on all data for the second stage's epochs.
     cells : tuple of (dataset, model, stream)
         Where it is claimed. Empty: everywhere.
-    margin : float or None
-        Takes the place of half the printed difference where none is printed; None: a quarter of
-        the range of Table 1's means for the same dataset and model.
+    margin : float, dict or None
+        The size that matters, everywhere or by "dataset model"; None: see `Paper.sizes`.
+    quantifier : str
+        In how many of its cells it is claimed: see `swrlib.second_rule`; "generally in most": the
+        mean over methods, in most cells.
+    chapter : str
+        The notebook that judges it.
+    remark : bool
+        Whether it is ours: the paper does not claim it.
+    was : str
+        What the first rule said of the claim, as it then stood, in commit 4303f4f.
+    changed : str
+        Why the second rule says something else, or of other cells.
     """
 
     id: str
@@ -99,7 +112,12 @@ class Claim:
     methods: tuple[str, ...] = ()
     rivals: tuple[str, ...] = ()
     cells: tuple[Cell, ...] = ()
-    margin: float | None = None
+    margin: float | dict[str, float] | None = None
+    quantifier: str = "all"
+    chapter: str = ""
+    remark: bool = False
+    was: str = ""
+    changed: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,6 +219,27 @@ class Paper:
             if table.stream == stream:
                 return table.accuracy.get((dataset, model), {}).get(method)
         return None
+
+    @functools.cached_property
+    def sizes(self) -> dict[Pair, float]:
+        """The size of a difference of final accuracies that matters, by data set and model.
+
+        A tenth of the axis of test accuracy in the figures that ``details.size_figures`` names.
+        """
+        return {
+            panel.cell[:2]: round((panel.axis[1] - panel.axis[0]) / 10, 6)
+            for panel in self.panels
+            if panel.axis
+            and panel.measure == "test_accuracy"
+            and panel.figure in self.details.get("size_figures", ())
+        }
+
+    def size_that_matters(self, claim: Claim | None, cell: Cell) -> float:
+        """Return the margin of a claim in a cell, or of a number; NaN where there is none."""
+        margin = claim.margin if claim else None
+        if isinstance(margin, dict):
+            margin = margin.get(" ".join(cell[:2]))
+        return self.sizes.get(cell[:2], float("nan")) if margin is None else margin
 
     def find_claim(self, id: str) -> Claim:
         """Return a claim by its id.

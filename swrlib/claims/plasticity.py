@@ -1,0 +1,113 @@
+"""What a change of data costs each method, against its own training on all images from the start.
+
+Recovered plasticity is a method's *own* gap, its network from scratch minus its network after the
+change. A method that makes every network better ends above a plain one from scratch even if it
+recovers nothing.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from swrlib import second_rule
+from swrlib.comparisons import in_points
+from swrlib.outcomes import LATE
+from swrlib.papers import SWR as paper
+from swrlib.statistics import Estimate, combined
+
+
+def own_gaps(changed: pd.DataFrame, single: pd.DataFrame) -> pd.DataFrame:
+    """Compare each method after changes of data with itself, trained on all images from the start.
+
+    A single task is such a training: its records up to as many epochs as the last stage has, in
+    which all images are there. The mean of the last epochs counts on both sides.
+
+    Parameters
+    ----------
+    changed, single : DataFrame
+        Records of a warm start or of full access, and of single tasks, of runs of one scale.
+
+    Returns
+    -------
+    DataFrame
+        A row per data set, model and method of both: ``dataset, model, method``, ``seeds`` (of the
+        side that has fewer), ``start`` and ``end`` (means), ``gap, low, high`` (start minus end,
+        95%, Welch), ``word`` (*equal within the margin*: no loss of a
+        size that matters; *differs*; *too noisy to say*; a dash where no size is known), and
+        ``recovered, recovered_low, recovered_high``: vanilla's gap minus the method's. Accuracies
+        as fractions; NaN with one seed.
+    """
+    rows = []
+    for (dataset, model), here in changed.groupby(["dataset", "model"]):
+        there = single[(single["dataset"] == dataset) & (single["model"] == model)]
+        last = here["stage"].max()
+        length = here.loc[here["stage"] == last, "stage_epoch"].max()
+        end = _late(here, here["epoch"].max(), length)
+        start = _late(there, length, length)
+        methods = [m for m in paper.labels if m in end and m in start]
+        gaps = {method: _gap(start[method], end[method]) for method in methods}
+        for method, gap in gaps.items():
+            seeds = min(start[method].count(), end[method].count())
+            about = {"dataset": dataset, "model": model, "method": method, "seeds": seeds}
+            about |= {"start": start[method].mean(), "end": end[method].mean()}
+            plain = gaps.get("vanilla")
+            rest = combined([plain, gap], (1, -1)) if plain and method != "vanilla" else _NONE
+            interval, recovered = gap.interval(), rest.interval()
+            rows.append(
+                about
+                | {"gap": interval[0], "low": interval[1], "high": interval[2]}
+                | {"word": _word(gap, paper.sizes.get((str(dataset), str(model))))}
+                | {"recovered": recovered[0], "recovered_low": recovered[1]}
+                | {"recovered_high": recovered[2]}
+            )
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+COLUMNS = [
+    *("dataset", "model", "method", "seeds", "start", "end", "gap", "low", "high", "word"),
+    *("recovered", "recovered_low", "recovered_high"),
+]
+_NONE = Estimate(np.nan, np.nan, np.nan)
+
+
+def _late(rows: pd.DataFrame, epoch: int, stage: int) -> pd.DataFrame:
+    """Average the accuracy of the last epochs up to one: by seed and method."""
+    first = epoch - min(LATE, stage) + 1
+    late = rows[rows["epoch"].between(first, epoch)].astype({"test_accuracy": float})
+    return late.pivot_table(index="seed", columns="method", values="test_accuracy")
+
+
+def _gap(start: pd.Series, end: pd.Series) -> Estimate:
+    """Return start minus end by Welch: two trainings, of which one may have more seeds."""
+    if min(start.count(), end.count()) < 2:
+        return _NONE._replace(difference=start.mean() - end.mean())
+    sides = (start.dropna(), end.dropna())
+    parts = [Estimate(x.mean(), x.std() / np.sqrt(len(x)), len(x) - 1) for x in sides]
+    return combined(parts, (1, -1))
+
+
+def _word(gap: Estimate, size: float | None) -> str:
+    if size is None or np.isnan(gap.error):
+        return "–"
+    return str(second_rule.number_word(gap, size))
+
+
+def written(gaps: pd.DataFrame) -> pd.DataFrame:
+    """Write one setting's `own_gaps` for readers, in points, a row a method."""
+
+    def points(row: pd.Series, *names: str) -> str:
+        return in_points(*(row[name] for name in names), unit="")
+
+    lines = {
+        paper.label(row["method"]): {
+            "from scratch, %": f"{100 * row['start']:.1f}",
+            "after the change, %": f"{100 * row['end']:.1f}",
+            "lost": points(row, "gap", "low", "high"),
+            "that is": row["word"],
+            "less than vanilla by": points(row, "recovered", "recovered_low", "recovered_high"),
+            "seeds": row["seeds"],
+        }
+        for _, row in gaps.iterrows()
+    }
+    return pd.DataFrame.from_dict(lines, orient="index")

@@ -1,0 +1,264 @@
+"""How often the second rule says each word, where the truth is known.
+
+Run it: ``python -m swrlib.claims.simulation`` prints the table of *How verdicts are made*.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.stats import bartlett
+
+from swrlib import second_rule
+from swrlib.second_rule import (
+    DIFFERS,
+    EQUAL,
+    MIXED,
+    NO_EFFECT,
+    NOT_REPRODUCED,
+    REPRODUCED,
+    REVERSED,
+    SMALLER,
+    TOO_NOISY,
+    UNDECIDED,
+)
+from swrlib.statistics import UNLIKE, Estimate, Interval, quantile
+
+#: True differences, as shares of the printed one.
+TRUTHS = {"as printed": 1.0, "half": 0.5, "a quarter": 0.25, "none": 0.0, "minus half": -0.5}
+DRAWS = 10_000
+
+
+class Design(NamedTuple):
+    """A claim as it is simulated; the margin, the size that matters, is 1.
+
+    Attributes
+    ----------
+    name : str
+        For readers.
+    methods, seeds : int
+        Of a setting.
+    noise : float
+        Standard deviation over seeds, in margins.
+    printed : float
+        The printed difference, in margins; its own spread is the same, over five seeds.
+    kind, quantifier : str
+        See `swrlib.second_rule`.
+    rivals, cells : int
+        Comparisons of a method within a setting, and settings.
+    louder : float
+        The first method's noise over the others'.
+    """
+
+    name: str
+    methods: int
+    seeds: int
+    noise: float = 1.0
+    printed: float = 4.0
+    kind: str = "above"
+    quantifier: str = "all"
+    rivals: int = 1
+    cells: int = 1
+    louder: float = 1.0
+
+
+#: What the page shows: the designs of the records.
+DESIGNS = (
+    Design("one comparison", 7, 5),
+    Design("one comparison", 7, 5, noise=0.5),
+    Design("one comparison", 4, 3),
+    Design("one comparison", 7, 5, louder=4.0),
+    Design("one comparison", 4, 3, louder=4.0),
+    Design("best of four", 4, 5, rivals=3),
+    Design("best of four", 4, 3, rivals=3),
+    Design("best of five, in three settings", 7, 5, rivals=4, cells=3),
+    Design("above, in all of 8", 7, 5, cells=8),
+    Design("above, in most of 4", 7, 5, cells=4, quantifier="most"),
+    Design("above, often, of 15", 7, 5, cells=15, quantifier="often"),
+    Design("above, sometimes, of 4", 7, 5, cells=4, quantifier="sometimes"),
+    Design("not below, in all of 5", 7, 5, rivals=5, kind="not below"),
+    Design("gains little, in all of 4", 7, 5, cells=4, kind="little"),
+)
+
+
+def drawn_estimates(
+    design: Design, truth: float, random: np.random.Generator, draws: int
+) -> Estimate:
+    """Draw whole settings and estimate the first method minus each rival, as the rule does.
+
+    Parameters
+    ----------
+    design : Design
+    truth : float
+        The first method's true lead over every rival, in margins.
+    random : numpy.random.Generator
+    draws : int
+
+    Returns
+    -------
+    Estimate
+        [draws, cells, rivals].
+    """
+    shape = (draws, design.cells, design.methods, design.seeds)
+    values = design.noise * random.standard_normal(shape)
+    values[:, :, 0] = design.louder * values[:, :, 0] + truth
+    means = values.mean(-1)
+    rest = values - values.mean(-2, keepdims=True)
+    alike = bartlett(*np.moveaxis(rest, 2, 0), axis=-1).pvalue > UNLIKE
+    squares = ((rest - rest.mean(-1, keepdims=True)) ** 2).sum((-2, -1))
+    degrees = (design.methods - 1) * (design.seeds - 1)
+    pooled = np.sqrt(2 * squares / degrees / design.seeds)[..., None]
+    parts = values.var(-1, ddof=1) / design.seeds
+    first, others = parts[:, :, :1], parts[:, :, 1 : 1 + design.rivals]
+    welch = (first + others) ** 2 / ((first**2 + others**2) / (design.seeds - 1))
+    own = np.sqrt(first + others)
+    chosen = alike[..., None] & (pooled > own)
+    return Estimate(
+        means[:, :, :1] - means[:, :, 1 : 1 + design.rivals],
+        np.where(chosen, pooled, own),
+        np.where(chosen, float(degrees), welch),
+    )
+
+
+def claim_words(design: Design, truth: float, *, seed: int = 0, draws: int = DRAWS) -> np.ndarray:
+    """Return the claim's word in each draw.
+
+    Parameters
+    ----------
+    design : Design
+    truth : float
+        In margins.
+    seed, draws : int
+    """
+    random = np.random.default_rng(seed)
+    estimate = drawn_estimates(design, truth, random, draws)
+    flat = Estimate(
+        *(np.asarray(part).reshape(draws, -1) for part in np.broadcast_arrays(*estimate))
+    )
+    half = quantile(8) * design.noise * np.sqrt(2 / 5)
+    printed = Interval(design.printed, design.printed - half, design.printed + half)
+    found = second_rule.words(flat, 1.0, printed, design.kind, design.quantifier)
+    units = second_rule.worst(found.reshape(draws, design.cells, design.rivals))
+    return second_rule.verdict(units, design.quantifier)
+
+
+def number_words(
+    truth: float, *, seeds: int, noise: float = 1.0, seed: int = 0, draws: int = DRAWS
+) -> np.ndarray:
+    """Return the word on ours minus a printed number, of five seeds, in each draw.
+
+    Parameters
+    ----------
+    truth : float
+        The true difference, in margins.
+    seeds : int
+        Of ours, of four methods whose spreads are pooled.
+    noise : float
+        Standard deviation over seeds, in margins, of ours and of the paper's.
+    seed, draws : int
+    """
+    random = np.random.default_rng(seed)
+    ours = noise * random.standard_normal((draws, 4, seeds))
+    theirs = noise * random.standard_normal((draws, 5))
+    variances = ours.var(-1, ddof=1)
+    pooled = variances.mean(-1) > variances[:, 0]
+    a = np.where(pooled, variances.mean(-1), variances[:, 0]) / seeds
+    b = theirs.var(-1, ddof=1) / 5
+    within = np.where(pooled, 4, 1) * (seeds - 1)
+    degrees = (a + b) ** 2 / (a**2 / within + b**2 / 4)
+    difference = truth + ours[:, 0].mean(-1) - theirs.mean(-1)
+    return second_rule.number_word(Estimate(difference, np.sqrt(a + b), degrees), 1.0)
+
+
+def wrong(design: Design, truth: float) -> tuple[str, ...]:
+    """Return the words that are wrong, where a size that matters is true or absent; else none.
+
+    *Undecided* never is. "Above" is wrong where nothing is there; *no effect* where a size that
+    matters is, *reversed* where the difference is not below 0, *not reproduced* where the claim
+    holds.
+
+    Parameters
+    ----------
+    design : Design
+    truth : float
+        In margins.
+    """
+    if design.kind == "not below":
+        return (NOT_REPRODUCED, MIXED) if truth >= 0 else (REPRODUCED,) if truth <= -1 else ()
+    if design.kind == "little":
+        return (NOT_REPRODUCED, MIXED) if truth <= 0 else (REPRODUCED,) if truth >= 1 else ()
+    if truth == 0:
+        return (REPRODUCED, SMALLER, REVERSED, MIXED)
+    if truth <= -1:
+        return (REPRODUCED, SMALLER, NO_EFFECT, MIXED)
+    if truth >= design.printed:
+        return (SMALLER, NO_EFFECT, REVERSED, MIXED)
+    return (NO_EFFECT, REVERSED, MIXED) if truth >= 1 else ()
+
+
+def rates(words: np.ndarray, of: Sequence[str]) -> dict[str, float]:
+    """Return each word's share."""
+    return {word: float((words == word).mean()) for word in of}
+
+
+def simulated(designs: Sequence[Design] = DESIGNS, *, draws: int = DRAWS) -> pd.DataFrame:
+    """Return how often each word comes out, by design and truth.
+
+    Parameters
+    ----------
+    designs : sequence of Design
+    draws : int
+
+    Returns
+    -------
+    DataFrame
+        A row a design and truth: ``claim, methods × seeds, noise, truth``, a column a word
+        (shares), and ``wrong``, the share of wrong words in all.
+    """
+    order = (REPRODUCED, SMALLER, NO_EFFECT, NOT_REPRODUCED, REVERSED, MIXED, UNDECIDED)
+    rows = []
+    for design in designs:
+        for name, share in TRUTHS.items():
+            truth = share * design.printed
+            found = rates(claim_words(design, truth, draws=draws), order)
+            noise = f"{design.noise:g}" + (f", one {design.louder:g}×" if design.louder > 1 else "")
+            size = f"{design.methods} × {design.seeds}"
+            about = {"claim": design.name, "methods × seeds": size, "noise": noise, "truth": name}
+            rows.append(about | found | {"wrong": sum(found[w] for w in wrong(design, truth))})
+    return pd.DataFrame(rows)
+
+
+def simulated_numbers(*, draws: int = DRAWS) -> pd.DataFrame:
+    """Return the same for numbers: ``seeds, noise, truth``, a column a word, ``wrong``."""
+    rows = []
+    for seeds, noise, truth in itertools.product((5, 3), ("0.5", "1"), (0, 1, 2)):
+        said = number_words(truth, seeds=seeds, noise=float(noise), draws=draws)
+        found = rates(said, (EQUAL, DIFFERS, TOO_NOISY))
+        bad = DIFFERS if truth == 0 else EQUAL
+        rows.append(
+            {"seeds": seeds, "noise": noise, "truth": truth} | found | {"wrong": found[bad]}
+        )
+    return pd.DataFrame(rows)
+
+
+def as_text(table: pd.DataFrame) -> str:
+    """Write a table of shares as Markdown, in percent."""
+    shares = table.select_dtypes("float").columns
+    cells = table.astype(str)
+    for name in shares:
+        cells[name] = [f"{100 * share:.1f}" for share in table[name]]
+    lines = [list(cells.columns), ["---"] * len(cells.columns), *cells.to_numpy().tolist()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def tables_as_text(*, draws: int = DRAWS) -> str:
+    """Return both tables of *How verdicts are made*, as Markdown."""
+    return f"{as_text(simulated(draws=draws))}\n\n{as_text(simulated_numbers(draws=draws))}"
+
+
+if __name__ == "__main__":
+    print(tables_as_text())

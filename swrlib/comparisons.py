@@ -1,0 +1,299 @@
+"""The comparisons that claims make, method against rival in a setting, and their words.
+
+Estimates are the second rule's (mean of the last epochs, block design); the first rule's word,
+from the last epoch and pairs of seeds, stands beside each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from swrlib import first_rule, outcomes, second_rule
+from swrlib.first_rule import LEAST_SEEDS, NOT_RUN, TOO_FEW_SEEDS
+from swrlib.papers import SWR as paper
+from swrlib.papers import Cell, Claim
+from swrlib.statistics import (
+    NO_INTERVAL,
+    Estimate,
+    Interval,
+    combined,
+    contrast,
+    mean_of,
+    paired_interval,
+)
+
+QUICK = "quick scale: no verdict on the paper"
+CUSTOM = "custom scale: no verdict on the paper"
+OUTSIDE = "outside the paper"
+NOT_PRINTED = "not printed"
+#: Stands for the rival of a method that is claimed to lose nothing.
+NOTHING = "no loss"
+#: Stands for a cell where cells are pooled.
+POOLED: Cell = ("pooled", "", "")
+#: What stays out of the block design: our addition.
+OURS = "adamw"
+
+#: What a kind of claim says of the difference.
+KINDS = dict.fromkeys(("comparable", "loses nothing"), "not below") | {"little": "little"}
+NO_ESTIMATE = Estimate(np.nan, np.nan, np.nan)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A method against a rival in one cell.
+
+    Attributes
+    ----------
+    cell : (dataset, model, stream)
+    method, rival : str
+    n : int
+        Seeds of the method that has fewer.
+    estimate : Estimate
+        Of the second rule's outcome, method minus rival.
+    way : {"pooled", "Welch"}
+        How its error was found.
+    margin : float
+        The size that matters.
+    methods : int
+        In the block design.
+    printed : Estimate
+        Of the paper's numbers; NaN where none are printed.
+    last : Interval
+        Of the last epoch, paired over seeds: the first rule's.
+    verdict, printed_verdict, first : str
+        Our word, the same rule's on the printed numbers, and the first rule's.
+    seeds_to_decide : int or None
+        Where undecided.
+    """
+
+    cell: Cell
+    method: str
+    rival: str
+    n: int
+    estimate: Estimate = NO_ESTIMATE
+    way: str = ""
+    margin: float = np.nan
+    methods: int = 0
+    printed: Estimate = NO_ESTIMATE
+    last: Interval = NO_INTERVAL
+    verdict: str = NOT_RUN
+    printed_verdict: str = NOT_PRINTED
+    first: str = NOT_RUN
+    seeds_to_decide: int | None = None
+
+    @property
+    def difference(self) -> float:
+        """The estimate."""
+        return self.estimate.difference
+
+    @property
+    def low(self) -> float:
+        """The lower end of its interval at 95%."""
+        return float(self.estimate.interval().low)
+
+    @property
+    def high(self) -> float:
+        """The upper end."""
+        return float(self.estimate.interval().high)
+
+    @property
+    def where(self) -> str:
+        """The cell, for readers."""
+        dataset, model, stream = map(paper.label, self.cell)
+        return f"{dataset} {model}, {stream}" if model else "all settings together"
+
+    @property
+    def numbers(self) -> str:
+        """Difference, interval and seeds, for readers: of pooled ones in margins."""
+        if self.n < 2:
+            return f"n = {self.n}"
+        if self.cell == POOLED:
+            return f"{self.difference:+.2f} margins [{self.low:+.2f}, {self.high:+.2f}]"
+        return f"{in_points(self.difference, self.low, self.high)}, n = {self.n}"
+
+    def __str__(self) -> str:
+        """Write one line for readers, in percentage points."""
+        methods = " against ".join(map(paper.label, (self.method, self.rival)))
+        text = f"{methods}, {self.where}: {self.numbers}: "
+        text += self.verdict
+        if self.verdict == second_rule.UNDECIDED:
+            wanted = self.seeds_to_decide or f"more than {second_rule.MOST_SEEDS}"
+            text += f" ({wanted} seeds would decide)"
+        if self.printed_verdict != NOT_PRINTED:
+            numbers = in_points(*self.printed.interval())
+            text += f" (in print {numbers}: {self.printed_verdict})"
+        return text
+
+
+def in_points(difference: float, low: float, high: float, *, unit: str = " points") -> str:
+    """Write a difference of accuracies and its interval in percentage points; a dash for NaN."""
+    if np.isnan(low):
+        return "–"
+    return f"{100 * difference:+.2f}{unit} [{100 * low:+.2f}, {100 * high:+.2f}]"
+
+
+def other_scale(scale: str) -> str:
+    """Return what stands for a verdict where the scale is not the paper's."""
+    return QUICK if scale == "quick" else CUSTOM
+
+
+# ---------------------------------------------------------------------------------------------
+# Estimates
+
+
+def estimated(claim: Claim, cells: Sequence[Cell], finals: pd.DataFrame) -> list[Comparison]:
+    """Estimate every comparison that a claim makes in these cells; no words yet.
+
+    Parameters
+    ----------
+    claim : Claim
+    cells : sequence of (dataset, model, stream)
+    finals : DataFrame
+        What `swrlib.outcomes.judged` returned for this claim.
+    """
+    rivals = (NOTHING,) if claim.kind == "loses nothing" else claim.rivals
+    found = []
+    for cell in cells:
+        late, last = (outcomes.by_seed(finals, cell, outcome) for outcome in ("late", "last"))
+        late = late.drop(columns=OURS, errors="ignore")
+        for method in claim.methods:
+            found += [_estimate(claim, cell, method, rival, late, last) for rival in rivals]
+    return found
+
+
+def _estimate(
+    claim: Claim, cell: Cell, method: str, rival: str, late: pd.DataFrame, last: pd.DataFrame
+) -> Comparison:
+    sides = [method] if rival == NOTHING else [method, rival]
+    n = min(int(late[side].count()) if side in late else 0 for side in sides)
+    margin = paper.size_that_matters(claim, cell)
+    case = Comparison(cell, method, rival, n, margin=margin, methods=late.shape[1])
+    case = replace(case, printed=printed_contrast(cell, {method: 1, rival: -1}))
+    if n < 2:
+        return case
+    if rival == NOTHING:
+        estimate, way = mean_of(late, method), "pooled"
+    else:
+        estimate, way = contrast(late, {method: 1.0, rival: -1.0})
+    pairs = last[sides].dropna().to_numpy(dtype=float).T
+    paired = paired_interval(pairs[0], pairs[1] if len(pairs) > 1 else 0.0 * pairs[0])
+    return replace(case, estimate=estimate, way=way, last=paired)
+
+
+def printed_contrast(cell: Cell, weights: Mapping[str, float]) -> Estimate:
+    """Return the weighted sum of printed means, its error after Welch; NaN where one lacks."""
+    found = [paper.printed_accuracy(name, *cell) for name in weights]
+    parts = [Estimate(a.mean, a.std / np.sqrt(a.seeds), a.seeds - 1) for a in found if a]
+    return combined(parts, [*weights.values()]) if len(parts) == len(found) else NO_ESTIMATE
+
+
+def pooled(claim: Claim, cases: Sequence[Comparison], finals: pd.DataFrame) -> list[Comparison]:
+    """Pool comparisons into the means over methods within a cell, or over everything.
+
+    Parameters
+    ----------
+    claim : Claim
+        Whose quantifier is "generally in most" (within cells) or "generally" (over everything).
+    cases : sequence of Comparison
+        Those with enough seeds, against one rival.
+    finals : DataFrame
+        What `swrlib.outcomes.judged` returned for this claim.
+
+    Returns
+    -------
+    list of Comparison
+        In margins, with a margin of 1.
+    """
+    found = []
+    for cell in dict.fromkeys(case.cell for case in cases):
+        here = [case for case in cases if case.cell == cell]
+        late = outcomes.by_seed(finals, cell, "late").drop(columns=OURS, errors="ignore")
+        first, share = here[0], 1 / len(here)
+        weights = dict.fromkeys((case.method for case in here), share) | {first.rival: -1.0}
+        estimate, way = contrast(late, weights)
+        printed = printed_contrast(cell, weights)
+        n = min(case.n for case in here)
+        case = replace(first, estimate=estimate, way=way, printed=printed, n=n)
+        names = " and ".join(paper.label(case.method) for case in here)
+        found.append(case if len(here) == 1 else replace(case, method=names))
+    if claim.quantifier == "generally" and found:
+        scales = [1 / (len(found) * case.margin) for case in found]
+        estimate, printed = (
+            combined([getattr(case, name) for case in found], scales)
+            for name in ("estimate", "printed")
+        )
+        n = min(case.n for case in found)
+        found = [replace(found[0], cell=POOLED, estimate=estimate, printed=printed, n=n, margin=1)]
+    return found
+
+
+# ---------------------------------------------------------------------------------------------
+# Words
+
+
+def worded(claim: Claim, cases: Sequence[Comparison], scale: str) -> list[Comparison]:
+    """Give every comparison its word, by the second rule, beside it the first rule's.
+
+    Parameters
+    ----------
+    claim : Claim
+    cases : sequence of Comparison
+        All that the claim makes: words against it are corrected for their number.
+    scale : str
+        Any but ``"paper"`` gets no verdict on the paper.
+    """
+    speaks = [case.cell in claim.cells or case.cell == POOLED for case in cases]
+    run = [case for case, said in zip(cases, speaks, strict=True) if said and case.n >= LEAST_SEEDS]
+    ours = iter(_words(claim, run, "estimate") if scale == "paper" else [])
+    with_print = [c for c, said in zip(cases, speaks, strict=True) if said and _printed(c)]
+    printed = dict(zip(map(id, with_print), _words(claim, with_print, "printed"), strict=True))
+    found = []
+    for case, said in zip(cases, speaks, strict=True):
+        case = replace(case, printed_verdict=printed.get(id(case), NOT_PRINTED))
+        if case.n < LEAST_SEEDS:
+            word = first = TOO_FEW_SEEDS if case.n else NOT_RUN
+        elif scale != "paper":
+            word = first = other_scale(scale)
+        elif not said:
+            word = first = OUTSIDE
+        else:
+            word, first = next(ours), _first(claim, case)
+        case = replace(case, verdict=word, first=first)
+        if word == second_rule.UNDECIDED:
+            kind = KINDS.get(claim.kind, "above")
+            needed = second_rule.seeds_to_decide(
+                case.estimate, case.margin, kind, case.n, case.methods, len(run)
+            )
+            case = replace(case, seeds_to_decide=needed)
+        found.append(case)
+    return found
+
+
+def _printed(case: Comparison) -> bool:
+    return not np.isnan(case.printed.difference)
+
+
+def _first(claim: Claim, case: Comparison) -> str:
+    if case.cell == POOLED or " and " in case.method:
+        return OUTSIDE
+    return first_rule.comparison_word(claim, case.cell, case.last, case.printed.interval())
+
+
+def _words(claim: Claim, cases: Sequence[Comparison], which: str) -> list[str]:
+    """Apply the second rule to our estimates, or to the printed ones."""
+    if not cases:
+        return []
+    estimate = Estimate(*np.array([getattr(case, which) for case in cases], dtype=float).T)
+    margins = np.array([case.margin for case in cases])
+    printed = Estimate(*np.array([case.printed for case in cases], dtype=float).T).interval()
+    if which == "printed":
+        printed = Interval(*[np.full(len(cases), np.nan)] * 3)
+    kind = KINDS.get(claim.kind, "above")
+    words = second_rule.words(estimate, margins, printed, kind, claim.quantifier)
+    if claim.kind == "loses more":  # an epoch may have made good what was lost at once
+        words = np.where(words == second_rule.REPRODUCED, words, second_rule.UNDECIDED)
+    return [str(word) for word in words]

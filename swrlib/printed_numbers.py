@@ -1,0 +1,116 @@
+"""The paper's tables beside ours: each number with its difference, interval and word."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from swrlib import second_rule
+from swrlib.comparisons import OURS, OUTSIDE, other_scale
+from swrlib.first_rule import LEAST_SEEDS, NOT_RUN, TOO_FEW_SEEDS, cell_verdict, quarter_range
+from swrlib.outcomes import by_seed, judged
+from swrlib.papers import SWR as paper
+from swrlib.papers import Accuracy, Cell
+from swrlib.statistics import (
+    NO_INTERVAL,
+    Estimate,
+    Interval,
+    combined,
+    mean_of,
+    prediction_interval,
+)
+
+
+def table_cells(records: pd.DataFrame, number: int, *, scale: str = "paper") -> pd.DataFrame:
+    """Set records beside a table of the paper.
+
+    Parameters
+    ----------
+    records : DataFrame
+        What `swrlib.records.load_records` returns. Runs with other settings, λ or epochs than
+        the paper's are passed over.
+    number : int
+        1 or 5.
+    scale : str
+        Which records. Any but ``"paper"`` gives the same statistics for the columns found, no
+        numbers of the paper's, and no verdict on it.
+
+    Returns
+    -------
+    DataFrame
+        One row per method and column: ``dataset, model, method``, ``ours_mean, ours_sd, n`` (of
+        the mean of the last epochs), ``last_mean`` (of the last), ``paper_mean, paper_sd,
+        paper_n``, ``difference, low, high`` (95%), ``margin``, ``predicted_low, predicted_high``
+        (where a faithful repetition falls), ``verdict``, and the ``first`` rule's. Methods of ours
+        that the paper lacks follow the paper's.
+
+    Raises
+    ------
+    ValueError
+        If several runs of one seed count.
+    """
+    table = paper.tables[number]
+    finals = judged(records, scale)
+    finals = finals[finals["stream"] == table.stream]
+    columns = table.accuracy
+    if scale != "paper":
+        columns = {(d, m): {} for d, m in zip(finals["dataset"], finals["model"], strict=True)}
+    rows = []
+    for pair, printed in columns.items():
+        cell = (*pair, table.stream)
+        late, last = (by_seed(finals, cell, outcome) for outcome in ("late", "last"))
+        ran = [method for method in paper.labels if method in late]
+        for method in dict.fromkeys([*printed, *ran]):
+            row: dict[str, Any] = dict(
+                zip(("dataset", "model", "method"), (*pair, method), strict=True)
+            )
+            empty = pd.Series(dtype=float)
+            ours, at_last = (values.get(method, empty).dropna() for values in (late, last))
+            theirs = printed.get(method)
+            row |= {"ours_mean": ours.mean(), "ours_sd": ours.std(), "n": len(ours)}
+            row |= {"last_mean": at_last.mean()}
+            rows.append(row | _beside(cell, method, late, at_last, theirs, scale))
+    return pd.DataFrame(rows)
+
+
+def _beside(
+    cell: Cell,
+    method: str,
+    late: pd.DataFrame,
+    last: pd.Series,
+    theirs: Accuracy | None,
+    scale: str,
+) -> dict[str, Any]:
+    """Return what stands in a table's cell beside our own numbers."""
+    n = len(last)
+    if theirs is None or scale != "paper":
+        word = OUTSIDE if scale == "paper" else other_scale(scale)
+        nothing = dict.fromkeys(("paper_mean", "paper_sd", *Interval._fields), np.nan)
+        nothing |= dict.fromkeys(("margin", "predicted_low", "predicted_high"), np.nan)
+        return nothing | {"paper_n": 0, "verdict": word, "first": word}
+    margin = paper.size_that_matters(None, cell)
+    low, high = NO_INTERVAL[1:]
+    interval, word = NO_INTERVAL, TOO_FEW_SEEDS if n else NOT_RUN
+    if n > 1:
+        block = late if method == OURS else late.drop(columns=OURS, errors="ignore")
+        printed = Estimate(theirs.mean, theirs.std / np.sqrt(theirs.seeds), theirs.seeds - 1)
+        estimate = combined([mean_of(block, method), printed], (1, -1))
+        interval = estimate.interval()
+        low, high = prediction_interval(theirs.mean, theirs.std, theirs.seeds, n)
+        if n >= LEAST_SEEDS:
+            word = second_rule.number_word(estimate, margin)
+    q = quarter_range(*cell)
+    assert q is not None
+    return {
+        "paper_mean": theirs.mean,
+        "paper_sd": theirs.std,
+        "paper_n": theirs.seeds,
+        **interval._asdict(),
+        "margin": margin,
+        "predicted_low": low,
+        "predicted_high": high,
+        "verdict": word,
+        "first": cell_verdict(last.mean(), last.std(), n, theirs, q),
+    }

@@ -1,0 +1,203 @@
+"""The second rule, of 2026-11-27: which word follows from estimates, and nothing else.
+
+Written and simulated before it was run on the records (`swrlib.claims.simulation`); the first
+rule's verdicts were known. Every function takes arrays as well as numbers. ``book/verdicts.md``
+states the rule for pencil and paper.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from swrlib.statistics import CONFIDENCE, Estimate, Interval, holm
+
+MADE = "2026-11-27"
+
+REPRODUCED, NOT_REPRODUCED, REVERSED = "reproduced", "not reproduced", "reversed"
+UNDECIDED, MIXED = "undecided", "mixed"
+SMALLER = "reproduced but smaller than printed"
+NO_EFFECT = "no effect of a size that matters"
+EQUAL, DIFFERS, TOO_NOISY = "equal within the margin", "differs", "too noisy to say"
+#: Words by which a claim holds in a comparison, and by which it fails.
+HOLDS, FAILS = (REPRODUCED, SMALLER), (NO_EFFECT, NOT_REPRODUCED, REVERSED)
+
+#: A direction has to be certain to half of this (one side of a 95% interval) …
+DIRECTION = (1 - CONFIDENCE) / 2
+#: … and a bound (at most, at least, within the margin) to this: a side of a 90% interval.
+BOUND = 0.05
+#: What is claimed of the difference: above 0; not below minus the margin; not above the margin;
+#: within the margin.
+KINDS = ("above", "not below", "little", "same")
+#: The share of comparisons in which a claim has to hold, by the paper's word.
+QUANTIFIERS = ("all", "most", "often", "sometimes", "generally", "generally in most")
+#: More seeds than this are not asked for.
+MOST_SEEDS = 1000
+
+
+def number_word(difference: Estimate, margin: Any) -> Any:
+    """Judge ours minus the printed number: the same within the margin, different, or neither.
+
+    Parameters
+    ----------
+    difference : Estimate
+    margin : float
+        The size that matters.
+    """
+    different = np.minimum(difference.above(), difference.below()) <= DIRECTION
+    words = np.select([difference.within(margin) <= BOUND, different], [EQUAL, DIFFERS], TOO_NOISY)
+    return words if words.ndim else str(words)
+
+
+def smaller(difference: Estimate, printed: Interval) -> Any:
+    """Return whether a difference is smaller than the printed one, which has an interval, too.
+
+    Both half-widths add up like the sides of a right angle. False where nothing is printed.
+    """
+    own = difference.interval()
+    half = np.hypot(own.high - own.difference, printed.high - printed.difference)
+    return np.subtract(printed.difference, own.difference) > half
+
+
+def words(
+    difference: Estimate, margin: Any, printed: Interval, kind: str, quantifier: str = "all"
+) -> Any:
+    """Judge the comparisons of one claim, which share the last axis.
+
+    What speaks against the claim needs one comparison of many and is corrected for their number
+    after Holm; what speaks for it needs all and is not, except for "sometimes" and "often".
+
+    Parameters
+    ----------
+    difference : Estimate
+        Arrays of shape [..., comparisons].
+    margin : array
+        The sizes that matter.
+    printed : Interval
+        Of the printed differences, NaN where there are none.
+    kind : {"above", "not below", "little", "same"}
+    quantifier : {"all", "most", "often", "sometimes", "generally"}
+
+    Returns
+    -------
+    array of str
+    """
+    few = quantifier in ("sometimes", "often")
+
+    def favourable(p: Any) -> np.ndarray:
+        return holm(p) if few else np.asarray(p)
+
+    if kind == "above":
+        cases = [
+            (holm(difference.within(margin)) <= BOUND, NO_EFFECT),
+            (favourable(difference.above()) <= DIRECTION, REPRODUCED),
+            (holm(difference.below()) <= DIRECTION, REVERSED),
+        ]
+    else:
+        least, most = difference.above(np.negative(margin)), difference.below(margin)
+        too_low, too_high = difference.below(np.negative(margin)), difference.above(margin)
+        claimed, refuted = {
+            "not below": (least, too_low),
+            "little": (most, too_high),
+            "same": (np.maximum(least, most), np.minimum(too_low, too_high)),
+        }[kind]
+        cases = [
+            (favourable(claimed) <= BOUND, REPRODUCED),
+            (holm(refuted) <= DIRECTION, NOT_REPRODUCED),
+        ]
+    found = np.select([case for case, _ in cases], [word for _, word in cases], UNDECIDED)
+    if kind == "above":
+        found = np.where((found == REPRODUCED) & smaller(difference, printed), SMALLER, found)
+    return found
+
+
+def needed(quantifier: str, number: int) -> int:
+    """Return in how many of so many cases a claim has to hold.
+
+    *All*; *most*: more than half; *often*: a third; *sometimes*: one. *Generally* makes one case
+    of all, "generally in most" one of each network.
+    """
+    shares = {"most": number // 2 + 1, "often": math.ceil(number / 3), "sometimes": 1}
+    return shares.get(quantifier.removeprefix("generally in "), number)
+
+
+def worst(found: Any) -> Any:
+    """Return the word of a method against several rivals: the first that is there, of a list.
+
+    *Reversed*, *not reproduced*, *no effect*, *undecided*, *smaller*, *reproduced*; over the last
+    axis.
+    """
+    found = np.asarray(found)
+    order = (REVERSED, NOT_REPRODUCED, NO_EFFECT, UNDECIDED, SMALLER)
+    chosen = np.select([(found == word).any(-1) for word in order], order, REPRODUCED)
+    return chosen if chosen.ndim else str(chosen)
+
+
+def verdict(found: Any, quantifier: str = "all", number: int | None = None) -> Any:
+    """Make one word of a claim's cases, over the last axis.
+
+    It holds where enough of the cases that were run do (*smaller* if too few of them at the
+    printed size). It fails where it would whatever the others came to: *mixed* if it holds in
+    some case, the word of all cases if they have the same, else *not reproduced*. In between
+    *undecided*.
+
+    Parameters
+    ----------
+    found : array of str, shape [..., cases]
+        Of those that were run.
+    quantifier : str
+    number : int, optional
+        Of all cases, run or not.
+    """
+    found = np.asarray(found)
+    run = found.shape[-1]
+    holding, whole = np.isin(found, HOLDS).sum(-1), (found == REPRODUCED).sum(-1)
+    failing = np.isin(found, FAILS).sum(-1)
+    number = max(number or run, run)
+    failed = number - failing < needed(quantifier, number)
+    alike = (found == found[..., :1]).all(-1)
+    cases = [
+        (whole >= needed(quantifier, run), np.array(REPRODUCED)),
+        (holding >= needed(quantifier, run), np.array(SMALLER)),
+        (failed & (holding > 0), np.array(MIXED)),
+        (failed & alike, found[..., 0]),
+        (failed, np.array(NOT_REPRODUCED)),
+    ]
+    chosen = np.select([case for case, _ in cases], [word for _, word in cases], UNDECIDED)
+    return chosen if chosen.ndim else str(chosen)
+
+
+def seeds_to_decide(
+    difference: Estimate, margin: float, kind: str, seeds: int, methods: int, comparisons: int = 1
+) -> int | None:
+    """Return how many seeds would decide, if difference and spread stayed as they are.
+
+    As if all of the claim's comparisons were like this one, which Holm's correction is hardest on.
+
+    Parameters
+    ----------
+    difference : Estimate
+        From this many seeds.
+    margin : float
+    kind : {"above", "not below", "little", "same"}
+    seeds, methods : int
+        Of the setting.
+    comparisons : int
+        Of the claim.
+
+    Returns
+    -------
+    int or None
+        None where more than `MOST_SEEDS` would be needed.
+    """
+    numbers = np.arange(seeds + 1, MOST_SEEDS + 1)
+    error = difference.error * np.sqrt(seeds / numbers)
+    more = Estimate(difference.difference, error, (numbers - 1) * max(methods - 1, 1))
+    nothing = Interval(np.nan, np.nan, np.nan)
+    parts = (np.full(len(numbers), more.difference), more.error, more.degrees)
+    tiled = Estimate(*(np.tile(part[:, None], comparisons) for part in parts))
+    found = words(tiled, margin, nothing, kind)
+    decided = numbers[found[:, 0] != UNDECIDED]
+    return int(decided[0]) if len(decided) else None
