@@ -16,6 +16,9 @@ from swrlib.cautions import Cautions, listed, warn
 from swrlib.steps import Watch, parameters_of
 from swrlib.structure import Structure
 
+#: Steps within which an optimizer has shown all that it keeps.
+ENOUGH = 50
+
 
 def find_optimizer(given: Any) -> Optimizer:
     """Return the optimizer that takes the steps: the one inside, where a wrapper was given.
@@ -129,6 +132,8 @@ class Attachments:
             watch.done = True
             for keeper in keepers:
                 keeper.remember()
+            if keepers and keepers[0].looks > ENOUGH:
+                keepers.clear()
 
         handle = optimizer.register_step_post_hook(after_step)
         watch = Watch(ours[0], handle)
@@ -188,13 +193,14 @@ class _OwnWeights:
     def __init__(self, optimizer: Any, weights: list[Tensor], cautions: Cautions) -> None:
         self._optimizer = weakref.ref(optimizer)
         self._weights = [weight for weight in weights if weight.dim() > 1 or len(weights) == 1]
-        self._cautions, self._known = cautions, 0
+        self._cautions, self._known, self.looks = cautions, 0, 0
         self._suspects: list[str] = []
         self._rescaled: Tensor | None = None
 
     def look(self) -> None:
         """Look where there is something new in the state; called before a rescaling."""
         state = getattr(self._optimizer(), "state", {})
+        self.looks += 1
         if not self._weights or not (kept := state.get(self._weights[0])):
             return
         if self._suspects and self._rescaled is not None:

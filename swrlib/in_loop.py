@@ -23,7 +23,6 @@ class _One:
     reads again.
     """
 
-    seeds = (0,)
     runs = 1
 
     def __init__(
@@ -31,8 +30,10 @@ class _One:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         fresh: Callable[[], nn.Module] | None,
+        seed: int,
         **tracing: Any,
     ) -> None:
+        self.seeds = (seed,)
         self.model, self.optimizer, self._fresh = unwrap(model), optimizer, fresh
         self.network = trace(model, **tracing)
         self._parameters = list(self.model.parameters())
@@ -132,6 +133,8 @@ class InLoop:
         A wrapped one is looked into.
     fresh : callable, optional
         fresh() → a new model: for methods that draw new weights.
+    seed : int
+        Of what a method draws itself.
     classifier, layers, example : optional
         As for `SoftWeightRescaling`.
 
@@ -158,13 +161,14 @@ class InLoop:
         optimizer: Any,
         *,
         fresh: Callable[[], nn.Module] | None = None,
+        seed: int = 0,
         classifier: Any = None,
         layers: Any = None,
         example: Any = None,
     ) -> None:
         found = find_optimizer(optimizer)
         tracing = {"classifier": classifier, "layers": layers, "example": example}
-        self._one = _One(model, found, fresh, **tracing)
+        self._one = _One(model, found, fresh, seed, **tracing)
         if method.features:
             raise ValueError(f"{method.name} looks at features: train it with swrlib.train")
         ours = {id(p) for p in model.parameters()}

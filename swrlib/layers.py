@@ -55,22 +55,19 @@ class Layer:
     @property
     def weight(self) -> nn.Parameter | None:
         """The weight W_l, or a normalization's scale γ; None where there is none."""
-        return _parameter(self.module, "weight")
+        # What a parametrization (weight norm, say) computes afresh each time cannot be scaled in
+        # place. Not getattr: this is asked at every step.
+        return self.module._parameters.get("weight")
 
     @property
     def bias(self) -> nn.Parameter | None:
         """The bias b_l, or a normalization's shift β; None where there is none."""
-        return _parameter(self.module, "bias")
+        return self.module._parameters.get("bias")
 
     @property
     def computes_its_bias(self) -> bool:
         """Whether there is a bias that is no parameter and cannot be scaled along."""
         return self.bias is None and getattr(self.module, "bias", None) is not None
-
-
-def _parameter(module: nn.Module, name: str) -> nn.Parameter | None:
-    # What a parametrization (weight norm, say) computes afresh each time cannot be scaled in place.
-    return module._parameters.get(name)  # not getattr: this is asked at every step
 
 
 @dataclass(frozen=True)

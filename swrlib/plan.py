@@ -37,9 +37,11 @@ class Present(NamedTuple):
         weights: list[Tensor] = []
         tensors: list[Tensor] = []
         key: list[object] = []
-        for layer in layers:
+        for layer in layers:  # written out: this is asked at every step
             weight, bias = layer.weight, layer.bias
-            key += [id(weight), free := trainable(weight), id(bias), free_bias := trainable(bias)]
+            free = weight is not None and weight.requires_grad
+            free_bias = bias is not None and bias.requires_grad
+            key += [id(weight), free, id(bias), free_bias]
             if free:
                 key.append(weight.numel())  # type: ignore[union-attr]
                 weights.append(weight)  # type: ignore[arg-type]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,15 +11,11 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from swrlib import rescaling, summary
-from swrlib.attachment import Attachments
-from swrlib.cautions import Cautions, biases_left
 from swrlib.choice import Choice, Lam, Selection, Strengths
 from swrlib.layers import Layer, trace
 from swrlib.order import Order
-from swrlib.plan import Plan, Present
-from swrlib.steps import Change, claim
+from swrlib.rescaler import Rescaler
 from swrlib.structure import Structure
-from swrlib.targets import Targets
 
 
 class SoftWeightRescaling:
@@ -30,13 +25,20 @@ class SoftWeightRescaling:
     ----------
     model : torch.nn.Module
         Its norms at this moment are the n_l. It may be moved, cast or compiled afterwards.
-    lam : float
-        λ in [0, 1] for all layers, …
+    lam : float or mapping of str to float
+        λ in [0, 1] for all layers; or by patterns of their names, or of the modules around them, of
+        which the first that fits counts (``{"features.*": 1e-4, "*": 1e-1}``), …
     lam_features, lam_classifier : float
         … or one λ each for the feature extractor and the classifier (Section 3.3).
     classifier : sequence of str, optional
         Names of the modules that form the classifier. By default, the last fully connected layer
         on the way to the output; after the last convolution, all of them, where they form a chain.
+    exclude : optional
+        Layers that are never written: names or patterns of them, classes, or a function of name and
+        module that returns bool; one or several. With λ = 0 only the weight stays as it is.
+    include : optional
+        Weights outside of all layers (embeddings, attention, recurrent ones), chosen alike: each is
+        pulled to its own norm. Theorem 1 does not cover them, and `summary` says so.
     variant : {"proportional", "printed"}
         How biases are scaled: so that the function keeps its shape, or as Algorithm 1 is printed.
     running_statistics : bool
@@ -56,14 +58,14 @@ class SoftWeightRescaling:
     TypeError, ValueError
         If λ is missing, given twice or outside [0, 1]; if the model has no trainable weights,
         shares weights between layers or cannot be traced; if a norm is not a finite number; if a
-        name or the variant is unknown.
+        name or the variant is unknown, or a choice or a pattern fits nothing.
 
     Warns
     -----
     UserWarning
         Once, if parameters belong to no known layer (they are left alone), if weights are in half
-        precision, where soft factors round to 1, and if a layer's norm is zero, now or at the start
-        (its factor is 1).
+        precision, where soft factors round to 1, if a layer's norm is zero, now or at the start
+        (its factor is 1), if a factor is limited, and if λ_f or λ_c applies to nothing.
 
     Notes
     -----
@@ -100,69 +102,61 @@ class SoftWeightRescaling:
         network = trace(
             model, example, classifier=classifier, layers=layers, normalizations=normalizations
         )
+        selection = Selection.of(model, network.layers, include, exclude)
+        strengths = Strengths(selection.scaled, lam, lam_features, lam_classifier)
         # Without the graph, which a copy or a pickle of this object would take along.
         steps = [replace(step, node=None, module=None) for step in network.steps]
-        self._network = replace(network, steps=steps)
-        self._variant: rescaling.Variant = variant
-        self._members = rescaling.membership(self._network, variant)
-        self._running_statistics = running_statistics
-        self._selection = Selection.of(model, network.layers, include, exclude)
-        self._members |= {row.name: {row.name} for row in self._selection.rows[len(self.layers) :]}
-        self._scaled = self._selection.scaled
-        self._strengths = Strengths(self._scaled, lam, lam_features, lam_classifier)
-        self._structure = Structure(model)
-        self._cautions = Cautions()
-        self._cautions.note(biases_left(self._scaled))
-        self._plan: Plan | None = None
-        self._attachments = Attachments(self._cautions)
-        self._by_hand = False
-        self.retarget()
+        network = replace(network, steps=steps)
+        self._rescaler = Rescaler(
+            network, Structure(model), selection, strengths, variant, running_statistics
+        )
 
     @property
     def layers(self) -> list[Layer]:
         """The layers that were found, in the order of the forward pass."""
-        return [row for row in self._selection.rows if isinstance(row, Layer)]
+        return [row for row in self._rescaler.selection.rows if isinstance(row, Layer)]
 
     @property
     def variant(self) -> rescaling.Variant:
         """How biases are scaled; fixed at construction."""
-        return self._variant
+        return self._rescaler.variant
 
     @property
     def running_statistics(self) -> bool:
         """Whether batch normalization's running statistics are scaled along."""
-        return self._running_statistics
+        return self._rescaler.running_statistics
 
     @running_statistics.setter
     def running_statistics(self, value: bool) -> None:
-        self._running_statistics, self._stale = value, True
+        self._rescaler.running_statistics = value
+        self._rescaler.begin_anew()
 
     @property
     def lam(self) -> float | tuple[float, float] | dict[str, float]:
         """λ; the pair (λ_f, λ_c) where they differ; λ by pattern. One number sets all."""
-        return self._strengths.lam
+        return self._rescaler.strengths.lam
 
     @lam.setter
     def lam(self, value: Lam) -> None:
-        self._strengths.lam = value
+        self._rescaler.strengths.lam = value
 
     @property
     def lam_features(self) -> float:
         """λ_f, of the feature extractor."""
-        return self._strengths.group("features")
+        return self._rescaler.strengths.group("features")
 
     @lam_features.setter
     def lam_features(self, value: float) -> None:
-        self._strengths.set(features=value)
+        self._rescaler.strengths.set(features=value)
 
     @property
     def lam_classifier(self) -> float:
         """λ_c, of the classifier."""
-        return self._strengths.group("classifier")
+        return self._rescaler.strengths.group("classifier")
 
     @lam_classifier.setter
     def lam_classifier(self, value: float) -> None:
-        self._strengths.set(classifier=value)
+        self._rescaler.strengths.set(classifier=value)
 
     @torch.no_grad()
     def step(self) -> None:
@@ -179,19 +173,7 @@ class SoftWeightRescaling:
             a module was replaced, a weight is computed (pruned, parametrized), of another shape
             (sharded), or another layer's Parameter. Nothing is changed then.
         """
-        if self._attachments.live():
-            raise ValueError(
-                "SWR is attached to an optimizer, after whose steps it rescales: leave out step(), "
-                "or remove the handle that attach() returned"
-            )
-        present = Present.of(self._scaled)
-        if not self._by_hand:
-            claim(present.tensors, self)
-            self._by_hand = True
-        missing = self._change.missing(present)
-        self._step(missing, present)
-        if self._plan is not None and present.weights:
-            self._change.note(present, self._plan.norms_after if missing is None else ())
+        self._rescaler.step_by_hand()
 
     def attach(self, optimizer: torch.optim.Optimizer) -> RemovableHandle:
         """Rescale the whole model after every step that the optimizer takes from now on.
@@ -215,18 +197,7 @@ class SoftWeightRescaling:
             optimizer decays the same weights, holds parameters that are not the model's, or keeps
             weights of its own. Once, if ten steps pass without a rescaling.
         """
-        self._structure.refuse_changes()
-        weights = {la.name: la.weight for la in self._scaled if la.weight is not None}
-        claim(Present.of(self._scaled).tensors, self)
-        handle = self._attachments.add(optimizer, weights, self._step, self._structure)
-        self._by_hand = False
-        return handle
-
-    def owns(self) -> str:
-        """Say how to end the rescaling of these weights; empty where nothing rescales them."""
-        if self._attachments.live():
-            return "call remove() of the handle that its attach() returned, or make a new optimizer"
-        return "delete it with del, where its step() is no longer called" * self._by_hand
+        return self._rescaler.attach(optimizer)
 
     @torch.no_grad()
     def retarget(self) -> None:
@@ -237,23 +208,18 @@ class SoftWeightRescaling:
         ValueError
             If there is no weight, or a norm is not a finite number.
         """
-        self._targets = Targets(self._scaled)
-        self._begin_anew()
+        self._rescaler.retarget()
 
     def norms(self) -> Tensor:
         """Return the present norms in the order of the rows of `summary`, [rows].
 
         nan where there is no weight. Nothing waits for the device: for a log of each step, say.
         """
-        return summary.norms(self._selection.rows)
+        return summary.norms(self._rescaler.selection.rows)
 
     def factors(self) -> Tensor:
         """Return the factors c_l of the last step, like `norms`; nan before the first."""
-        plan = self._plan
-        if plan is None or plan.factors is None:
-            return torch.full_like(self.norms(), math.nan)
-        rows = [row.name for row in self._selection.rows]
-        return summary.aligned(rows, plan.names, plan.factors)
+        return self._rescaler.factors()
 
     def summary(self) -> Any:
         """Return a pandas.DataFrame with a row for each layer.
@@ -262,16 +228,17 @@ class SoftWeightRescaling:
         ``initial_norm`` (n_l), ``norm``, ``factor`` (the last c_l) and ``proportional``: "yes", or
         where and why a rescaling stops to keep the function's shape. The index is the layer's name.
         """
+        core = self._rescaler
         ends = summary.where_proportionality_ends(
-            self._network, self._variant, self.running_statistics, self._selection.excluded
+            core.network, core.variant, core.running_statistics, core.selection.excluded
         )
-        initial, rows = self._targets.by_layer(), self._selection.rows
-        return summary.table(rows, self._strengths, initial, self.norms(), self.factors(), ends)
+        initial, rows = core.targets.by_layer(), core.selection.rows
+        return summary.table(rows, core.strengths, initial, self.norms(), self.factors(), ends)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs: n_l and shape by layer, λ and the variant."""
         options = {"variant": self.variant, "running_statistics": self.running_statistics}
-        return self._targets.state() | self._strengths.state() | options
+        return self._rescaler.targets.state() | self._rescaler.strengths.state() | options
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned.
@@ -290,44 +257,7 @@ class SoftWeightRescaling:
                     f"the state dict was made with {option}={state[option]!r}: construct "
                     f"SoftWeightRescaling with it too"
                 )
-        strengths = self._strengths.loaded(state)
-        self._targets.load(state)
-        self._strengths = strengths
-        self._begin_anew()
-
-    def __getstate__(self) -> dict[str, Any]:
-        # The plan is made anew by a copy: its views would not survive pickling.
-        return {**self.__dict__, "_plan": None}
-
-    def _begin_anew(self) -> None:
-        """Let the next step lay out a plan, and act in any case."""
-        self._stale, self._change = True, Change()
-
-    def _step(self, skipped: Tensor | None, present: Present | None = None) -> None:
-        self._structure.refuse_changes()
-        idle = present is not None and skipped is not None
-        present = present or Present.of(self._scaled)
-        if self._plan is None or self._stale or self._plan.key != present.key:
-            self._plan = self._lay_out(present)
-        if present.weights:
-            norms = self._plan.rescale_(present, self._strengths, skipped, idle=idle)
-            self._cautions.of_norms(self._plan.names, norms, self._plan.least)
-
-    def _lay_out(self, present: Present) -> Plan:
-        """Lay out who is multiplied by whom; again only when a tensor is another or elsewhere."""
-        self._targets.refuse_other_weights(self._scaled)
-        claim(present.tensors, self)
-        self._cautions.of_biases(self._scaled)
-        self._cautions.of_half_precision(present.weights)
-        plan = Plan(
-            self._network,
-            self._scaled,
-            self._members,
-            present,
-            self._targets.by_layer(),
-            self._strengths,
-            self.running_statistics,
-        )
-        self._cautions.of_norms(plan.names, plan.initial, plan.least)
-        self._stale = False
-        return plan
+        strengths = self._rescaler.strengths.loaded(state)
+        self._rescaler.targets.load(state)
+        self._rescaler.strengths = strengths
+        self._rescaler.begin_anew()

@@ -293,6 +293,21 @@ def test_accumulation_and_removal_are_not_said(every):
             optimizer.step()
 
 
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_a_compiled_model_in_one_graph_is_followed_as_well(backend):
+    model, theirs = mlp(), mlp()
+    compiled = torch.compile(model, backend=backend, fullgraph=True)
+    for network, forward in ((model, compiled), (theirs, theirs)):
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        SoftWeightRescaling(forward, 0.1).attach(optimizer)
+        for seed in range(3):
+            optimizer.zero_grad()
+            x, y = batch(seed)
+            cross_entropy(forward(x), y).backward()
+            optimizer.step()
+    assert difference(model, theirs) < 1e-12
+
+
 def adam(model, **options):
     return torch.optim.Adam(model.parameters(), lr=0.05, **options)
 

@@ -26,6 +26,7 @@ from swrlib import (
     SoftWeightRescaling,
     SWRReinit,
     make_stream,
+    methods,
 )
 from swrlib.engine import loop
 from swrlib.streams import generator
@@ -73,7 +74,9 @@ def by_hand(name, data, stream, method) -> dict[str, torch.Tensor]:
     optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
     stage = 1
     attached = InLoop(
-        method, model, optimizer, fresh=lambda: new_model(name, data, f"change {stage}")
+        *(method, model, optimizer),
+        fresh=lambda: new_model(name, data, f"change {stage}"),
+        seed=SEED,
     )
     for stage, part in enumerate(stream.stages(len(images), SEED), start=1):
         if stage > 1:
@@ -105,6 +108,10 @@ def by_hand(name, data, stream, method) -> dict[str, torch.Tensor]:
         FullReset(),
         SWR(lam_features=0.05, lam_classifier=0.2),
         SWRReinit(lam=0.1, at_changes=True),
+        methods.Wasserstein(lam=0.1),
+        methods.SpectralRegularization(lam=0.1),
+        methods.ShrinkPerturbNoise(lam=0.3),
+        methods.FIRE(),
     ],
     ids=lambda method: method.name,
 )
@@ -164,6 +171,9 @@ def test_what_a_loop_cannot_give_is_refused():
     model, optimizer = small()
     for method in (Looks(), Asks()):
         with pytest.raises(ValueError, match=r"swrlib\.train"):
+            InLoop(method, model, optimizer)
+    for method in (methods.ReDo(), methods.L2EffectiveRank(lam=0.1)):  # they look at images
+        with pytest.raises(ValueError, match=r"the method asks for the blueprint.*swrlib\.train"):
             InLoop(method, model, optimizer)
     with pytest.raises(ValueError, match="none of the model's weights"):
         InLoop(L2(lam=0.1), model, small()[1])

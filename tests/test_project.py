@@ -226,7 +226,8 @@ def test_the_readme_says_how_long_the_benchmarks_take(root):
 ROOMS = [
     *("checks", "files", "memory", "statistics", "papers", "operations", "graph", "effects"),
     *("parameters", "order", "layers", "scales", "rescaling", "cautions"),
-    *("choice", "targets", "structure", "plan", "steps", "attachment", "summary", "swr", "theory"),
+    *("choice", "targets", "structure", "plan", "steps", "attachment", "summary"),
+    *("rescaler", "swr", "theory"),
     *("image_files", "datasets", "models", "streams", "streams_tasks", "wide", "walks", "stacks"),
     *("population", "methods", "in_loop", "measures", "provenance", "records", "engine"),
     *("second_rule", "first_rule", "outcomes", "comparisons", "printed_numbers"),
