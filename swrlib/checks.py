@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import sys
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -29,3 +31,11 @@ def check_whole(name: str, value: Any, least: int = 1) -> None:
 def first_line(error: Exception) -> str:
     """Return what an error says in one line; its kind where it says nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def warn(sentence: str) -> None:
+    """Warn at the line of the user's own code that led here."""
+    frame, level = sys._getframe(), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in ("swrlib", "torch"):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(sentence, stacklevel=level)
