@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import operator
-import sys
-import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from swrlib.checks import warn
 from swrlib.rescaling import LARGEST_FACTOR
-
-
-def warn(sentence: str) -> None:
-    """Warn at the line of the user's own code that led here."""
-    frame, level = sys._getframe(), 1
-    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in ("swrlib", "torch"):
-        frame, level = frame.f_back, level + 1
-    warnings.warn(sentence, stacklevel=level)
 
 
 def listed(names: Sequence[str], most: int = 6) -> str:

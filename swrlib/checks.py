@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import sys
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -56,3 +58,11 @@ def import_package(module: str) -> Any:
             "CPU-only torch stands beside a CUDA torchvision: install the two together from one "
             "index with `pip install --force-reinstall torch torchvision`"
         ) from error
+
+
+def warn(sentence: str) -> None:
+    """Warn at the line of the user's own code that led here."""
+    frame, level = sys._getframe(), 1
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in ("swrlib", "torch"):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(sentence, stacklevel=level)

@@ -27,8 +27,8 @@ from swrlib.operations import (
     OUT_OF_PLACE,
     Operation,
     classify,
+    degree_of_part,
     given,
-    is_place,
     lags,
     spelled,
 )
@@ -416,7 +416,7 @@ def _exported(model: nn.Module, example: Any, normalizations: Classes) -> Graph:
                 layer = Step(path, "layer", inputs)
                 steps.append(layer if kind_of(module) else _normalized(path, inputs, label, node))
             calls[path] = call
-        elif node.target is operator.getitem and not is_place(node):
+        elif node.target is operator.getitem and degree_of_part(node) is None:
             names[node] = inputs[0]
         else:
             names[node] = node.name

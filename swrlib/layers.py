@@ -7,8 +7,6 @@ own models, is looked at.
 from __future__ import annotations
 
 import contextlib
-import sys
-import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from swrlib import graph
-from swrlib.checks import nearest
+from swrlib.checks import nearest, warn
 from swrlib.effects import Effect, effect_of
 from swrlib.graph import Kind, Step, kind_of
 from swrlib.order import Order, ordered
@@ -311,20 +309,11 @@ def _traced(model: nn.Module, example: Any, normalizations: graph.Classes) -> gr
         )
         raise ValueError(f"{error}: {remedy}") from None
     if found.left_out:
-        warnings.warn(
+        warn(
             f"the forward of {type(model).__name__} was traced with {', '.join(found.left_out)}: "
-            "where it is called with others and takes another path then, pass them in example=",
-            stacklevel=_outside(),
+            "where it is called with others and takes another path then, pass them in example="
         )
     return found
-
-
-def _outside() -> int:
-    """Return how many frames up the code begins that is none of this library."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back and frame.f_globals.get("__name__", "").startswith("swrlib"):
-        frame, level = frame.f_back, level + 1
-    return level
 
 
 def parameters_outside(model: nn.Module, layers: Sequence[Layer]) -> list[str]:

@@ -140,12 +140,12 @@ _TABLE = {
     "upsample interpolate": Operation("window", 1, linear=True),
     "mean sum": Operation("reduction", 1, linear=True),
     "amax": Operation("reduction", 1, 1.0),
-    "amin std max min cumsum": Operation("mixing", 1),
+    "amin std stdmean varmean max min cumsum": Operation("mixing", 1),
     "norm linalgvectornorm": Operation("mixing", _order),
     "var": Operation("mixing", 2),
     # Normalizations that are no modules, and what else does not see a factor. With running
     # statistics batch and instance normalization do (`swrlib.graph` says so).
-    "layernorm rmsnorm groupnorm instancenorm batchnorm normalize argmax argmin argsort": (
+    "layernorm rmsnorm groupnorm instancenorm batchnorm normalize argmax argmin argsort indices": (
         Operation("mixing", 0)
     ),
     "pad constantpadnd": Operation("mixing", _padded),
@@ -223,8 +223,8 @@ def classify(
         degree = degree(option_of(node, module))
     if degree is None or operands[:1] != activations[:1]:  # constant.to(x)
         return _OTHER
-    if operation in ("getitem", "indices") and is_place(node):
-        degree = 0
+    if operation in ("getitem", "indices") and (part := degree_of_part(node)) is not None:
+        degree = part
     return ("homogeneous" if degree == 1 else "power"), {activations[0]: degree}
 
 
@@ -244,12 +244,17 @@ def option_of(node: fx.Node, module: object) -> Option:
     return option
 
 
-def is_place(node: fx.Node) -> bool:
-    """Return whether it is where a greatest or least entry stands, the second that x.max(1) has."""
+#: Of several results that scale differently, those that are not of degree 1: the second of
+#: x.max(1) is a place, the first of torch.var_mean a square.
+_PARTS = {("max", 1): 0.0, ("min", 1): 0.0, ("varmean", 0): 2.0}
+
+
+def degree_of_part(node: fx.Node) -> float | None:
+    """Return the degree of one of several results where it is not that of the others."""
     source = node.args[0]
     name = getattr(source.target, "__name__", source.target) if isinstance(source, fx.Node) else ""
-    found = spelled(str(name)) in ("max", "min")
-    return found and node.args[1] in (1, "indices")
+    place: Any = {"values": 0, "indices": 1}.get(str(node.args[1]), node.args[1])
+    return _PARTS.get((spelled(str(name)), place)) if isinstance(place, int) else None
 
 
 def _is_zero(value: Any) -> bool:

@@ -44,6 +44,7 @@ OPTIONAL = {
     "scipy",
     "seaborn",
     "snakemake",
+    "timm",
     "torchvision",
     "tqdm",
     "traitlets",

@@ -306,6 +306,12 @@ def centred_and_scaled(x: Tensor) -> Tensor:
     return (x - mean) * (variance + 1e-12) ** -0.5
 
 
+def by_both_at_once(x: Tensor) -> Tensor:
+    variance, mean = torch.var_mean(x, 1, keepdim=True)
+    deviation, again = torch.std_mean(x, 1, keepdim=True)
+    return (x - mean) * torch.rsqrt(variance + 1e-12) + (x - again) / deviation
+
+
 def clamped_length(x: Tensor) -> Tensor:
     return x / torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp(min=1e-12)
 
@@ -322,6 +328,7 @@ FUNCTIONS = {
     "root mean square": root_mean_square,
     "centred and scaled": centred_and_scaled,
     "clamped length": clamped_length,
+    "by both at once": by_both_at_once,
     "by the largest": lambda x: x / x.abs().amax(1, keepdim=True),
     "by the sum": lambda x: x / x.abs().sum(1, keepdim=True),
     "by the deviation": lambda x: x / x.std(1, keepdim=True),
