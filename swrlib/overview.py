@@ -178,7 +178,7 @@ def repair(finals: pd.DataFrame) -> tuple[str, pd.DataFrame]:
     Parameters
     ----------
     finals : DataFrame
-        What `swrlib.verdicts.final_accuracy` returned, of one setting of a warm start.
+        What `swrlib.outcomes.final_accuracy` returned, of one setting of a warm start.
 
     Returns
     -------

@@ -160,7 +160,7 @@ def own_comparisons(claims: Iterable[Claim], quick: pd.DataFrame) -> None:
     own = badge(verdicts.QUICK, f"{scale} scale: no verdict on the paper")
     show_html(
         f"<p>{own} This page's own runs, on {paper.label(cell[0])}.</p>"
-        + (folded("The same comparisons on them, paired over seeds", text) if rows else "")
+        + (folded("The same comparisons on them", text) if rows else "")
     )
 
 
@@ -181,7 +181,7 @@ def _percent(mean: float, deviation: float) -> str:
 
 
 def cells(found: pd.DataFrame) -> None:
-    """Show what `swrlib.verdicts.table_cells` returned: ours beside the paper's, and verdicts."""
+    """Show what `swrlib.printed_numbers.table_cells` returned: ours, the paper's, the words."""
 
     def table(rows: pd.DataFrame) -> str:
         lines: list[list[str]] = []
