@@ -3,7 +3,6 @@
 from swrlib.datasets import Dataset, load_dataset
 from swrlib.engine import make_stream, train
 from swrlib.in_loop import InLoop
-from swrlib.layers import Layer, trace_layers
 from swrlib.methods import (
     L2,
     SWR,
@@ -18,6 +17,7 @@ from swrlib.methods import (
     Vanilla,
 )
 from swrlib.models import build_model
+from swrlib.network.layers import Layer, trace_layers
 from swrlib.records import load_measures, load_records
 from swrlib.rescaling import rescale_
 from swrlib.streams_tasks import LabelShuffled, PixelPermuted

@@ -9,11 +9,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from swrlib.attachment import find_optimizer
-from swrlib.layers import trace, unwrap
 from swrlib.methods import SWR, Method
+from swrlib.network.layers import trace, unwrap
 from swrlib.population import Members, Population
-from swrlib.steps import claim, parameters_of
+from swrlib.swr.attachment import find_optimizer
+from swrlib.swr.steps import claim, parameters_of
 
 
 class _One:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from swrlib.checks import nearest
-from swrlib.layers import trace
+from swrlib.network.layers import trace
 from swrlib.population import Members
 from swrlib.theory import (
     balance_,

@@ -178,7 +178,7 @@ def repair(finals: pd.DataFrame) -> tuple[str, pd.DataFrame]:
     Parameters
     ----------
     finals : DataFrame
-        What `swrlib.outcomes.final_accuracy` returned, of one setting of a warm start.
+        What `swrlib.verdicts.outcomes.final_accuracy` returned, of one setting of a warm start.
 
     Returns
     -------

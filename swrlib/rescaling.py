@@ -29,9 +29,9 @@ import torch
 from torch import Tensor, nn
 
 from swrlib.checks import nearest
-from swrlib.layers import Layer, Network, trace
-from swrlib.order import Order
-from swrlib.scales import follow
+from swrlib.network.layers import Layer, Network, trace
+from swrlib.network.order import Order
+from swrlib.network.scales import follow
 
 Variant = Literal["proportional", "printed"]
 

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from swrlib import graph
 from swrlib.checks import check_whole, nearest
+from swrlib.network import graph
 from swrlib.walks import Walk
 from swrlib.wide import Setting, Unstackable, refuse
 

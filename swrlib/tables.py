@@ -181,7 +181,7 @@ def _percent(mean: float, deviation: float) -> str:
 
 
 def cells(found: pd.DataFrame) -> None:
-    """Show what `swrlib.printed_numbers.table_cells` returned: ours, the paper's, the words."""
+    """Show what `swrlib.verdicts.table_cells` returned: ours, the paper's, the words."""
 
     def table(rows: pd.DataFrame) -> str:
         lines: list[list[str]] = []

@@ -22,8 +22,8 @@ from torch import Tensor, fx, nn
 
 from swrlib import wide
 from swrlib.checks import nearest
-from swrlib.graph import Graph, Step, flattens_rows, kind_of
-from swrlib.operations import OUT_OF_PLACE, given
+from swrlib.network.graph import Graph, Step, flattens_rows, kind_of
+from swrlib.network.operations import OUT_OF_PLACE, given
 from swrlib.wide import Mode, Setting, Unstackable, apart, named, refuse, units
 
 #: Operations that oneDNN computes in its own layout, blocks of channels that fill a vector

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from swrlib.graph import Step, has_own_forward
+from swrlib.network.graph import Step, has_own_forward
 
 
 class Unstackable(TypeError):

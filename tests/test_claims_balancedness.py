@@ -12,8 +12,8 @@ import torch
 from swrlib import verdicts
 from swrlib.claims import balancedness
 from swrlib.papers import SWR as paper
-from swrlib.second_rule import NO_EFFECT
 from swrlib.theory import layer_balance
+from swrlib.verdicts.second_rule import NO_EFFECT
 
 NO_BALANCE, DECAY = (paper.find_claim(id) for id in ("lpq-balance", "decay-does-not-balance"))
 

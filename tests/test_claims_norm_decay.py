@@ -13,8 +13,8 @@ from scipy import stats
 
 from swrlib import SoftWeightRescaling, build_model, load_dataset, verdicts
 from swrlib.claims import norm_decay
-from swrlib.second_rule import NO_EFFECT
 from swrlib.theory.norm_decay import scalar_norms
+from swrlib.verdicts.second_rule import NO_EFFECT
 
 LAM, STEPS = 1e-3, 10
 RATES = [1e-3] * 10 + [1e-4] * 5 + [1e-5] * 5

@@ -17,7 +17,7 @@ from swrlib.claims.norms import (
     norms_by_layer,
     prevention_verdicts,
 )
-from swrlib.second_rule import NO_EFFECT
+from swrlib.verdicts.second_rule import NO_EFFECT
 
 SEEDS = range(4)
 LAYERS = {"mlp": 3, "cnn-bn": 6}

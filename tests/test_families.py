@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from swrlib import SoftWeightRescaling, rescale_
-from swrlib.graph import NORMALIZATIONS
-from swrlib.layers import trace
+from swrlib.network.graph import NORMALIZATIONS
+from swrlib.network.layers import trace
 
 ALL = os.environ.get("SWR_FAMILIES") == "all"
 SIDE = 64

@@ -5,16 +5,17 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from swrlib import first_rule, verdicts
-from swrlib.first_rule import (
+from swrlib import verdicts
+from swrlib.papers import Accuracy, Claim
+from swrlib.statistics import NO_INTERVAL, Interval, paired_interval
+from swrlib.verdicts import first_rule
+from swrlib.verdicts.first_rule import (
     cell_verdict,
     comparable_verdict,
     ordering_verdict,
     quarter_range,
     same_verdict,
 )
-from swrlib.papers import Accuracy, Claim
-from swrlib.statistics import NO_INTERVAL, Interval, paired_interval
 
 Q = 0.004
 MNIST = ("mnist", "mlp", "single-task")

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import swrlib
-from swrlib.graph import Untraceable, flattens_rows, trace
-from swrlib.operations import OPERATIONS
+from swrlib.network.graph import Untraceable, flattens_rows, trace
+from swrlib.network.operations import OPERATIONS
 from swrlib.theory import lipschitz_bound
 
 WEIGHT = torch.randn(8, 8, generator=torch.Generator().manual_seed(5), dtype=torch.float64)

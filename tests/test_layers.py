@@ -12,8 +12,8 @@ from oracles import LAYERS, gap, inputs_for, small_model, spread_factors, twin
 from torch import Tensor, nn
 
 from swrlib import SoftWeightRescaling, rescale_, trace_layers
-from swrlib.layers import Layer, parameters_outside, trace, unwrap
 from swrlib.models import build_model
+from swrlib.network.layers import Layer, parameters_outside, trace, unwrap
 from swrlib.theory import balance_, proportionality_gap
 
 

@@ -224,15 +224,10 @@ def test_the_readme_says_how_long_the_benchmarks_take(root):
 
 #: Rooms of the library from the ground up: none imports one that stands after it.
 ROOMS = [
-    *("checks", "files", "memory", "statistics", "papers", "operations", "graph", "effects"),
-    *("parameters", "order", "layers", "scales", "rescaling", "cautions"),
-    *("choice", "targets", "structure", "plan", "steps", "attachment", "summary"),
-    *("rescaler", "swr", "theory"),
+    *("checks", "files", "memory", "statistics", "papers", "network", "rescaling", "swr", "theory"),
     *("image_files", "datasets", "models", "streams", "streams_tasks", "wide", "walks", "stacks"),
     *("population", "methods", "in_loop", "measures", "provenance", "records", "engine"),
-    *("second_rule", "first_rule", "outcomes", "comparisons", "printed_numbers"),
-    *("verdicts", "cost", "claims"),
-    *("overview", "tables", "figures", "notebook"),
+    *("verdicts", "cost", "claims", "overview", "tables", "figures", "notebook"),
 ]
 
 

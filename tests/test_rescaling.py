@@ -22,8 +22,8 @@ from torch.nn.utils import prune
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from swrlib import SoftWeightRescaling, rescale_, rescaling, trace_layers
-from swrlib.plan import Plan
-from swrlib.rescaler import Rescaler
+from swrlib.swr.plan import Plan
+from swrlib.swr.rescaler import Rescaler
 
 VARIANTS = ("proportional", "printed")
 

@@ -17,7 +17,7 @@ from oracles import twin
 from torch import Tensor, nn
 
 from swrlib import SoftWeightRescaling, rescale_, trace_layers
-from swrlib.layers import trace
+from swrlib.network.layers import trace
 from swrlib.rescaling import membership
 from swrlib.theory import balance_, lipschitz_bound, proportionality_gap
 

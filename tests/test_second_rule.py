@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from swrlib import second_rule, verdicts
+from swrlib import verdicts
 from swrlib.claims import simulation
 from swrlib.statistics import NO_INTERVAL, Estimate, Interval, contrast, welch_interval
+from swrlib.verdicts import second_rule
 
 YES, SMALLER, NONE = second_rule.REPRODUCED, second_rule.SMALLER, second_rule.NO_EFFECT
 BACK, NO, OPEN = second_rule.REVERSED, second_rule.NOT_REPRODUCED, second_rule.UNDECIDED

@@ -16,9 +16,9 @@ from torch import nn
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 from swrlib import wide
-from swrlib.graph import NORMALIZATIONS
 from swrlib.memory import free_memory
 from swrlib.models import MODELS, build_model
+from swrlib.network.graph import NORMALIZATIONS
 from swrlib.population import Blueprint, Population
 from swrlib.stacks import Stack, default_size, needed_memory, outline
 from swrlib.wide import OneDNNAffine, onednn_product, product

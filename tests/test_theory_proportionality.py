@@ -16,7 +16,6 @@ from swrlib import (
     make_stream,
     rescale_,
     rescaling,
-    second_rule,
     trace_layers,
     train,
     verdicts,
@@ -24,6 +23,7 @@ from swrlib import (
 from swrlib.claims.proportionality import scaled_runs, scaling_verdicts
 from swrlib.papers import SWR as paper
 from swrlib.theory import output_gap, proportionality_gap
+from swrlib.verdicts import second_rule
 
 # --- the gap -----------------------------------------------------------------------------------
 

@@ -7,14 +7,14 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from swrlib import outcomes, verdicts
-from swrlib.first_rule import quarter_range
+from swrlib import verdicts
 from swrlib.methods import METHODS
 from swrlib.papers import ACCURACY_KINDS, Accuracy, Claim
 from swrlib.papers import SWR as paper
 from swrlib.records import COLUMNS, load_records
-from swrlib.second_rule import NO_EFFECT, SMALLER
-from swrlib.verdicts import final_accuracy, judge_claim, table_cells
+from swrlib.verdicts import final_accuracy, judge_claim, outcomes, table_cells
+from swrlib.verdicts.first_rule import quarter_range
+from swrlib.verdicts.second_rule import NO_EFFECT, SMALLER
 
 MNIST = ("mnist", "mlp", "single-task")
 # Five seeds with mean 0 and sample standard deviation 1.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from swrlib import verdicts
 from swrlib.claims.norms import norms_by_layer
-from swrlib.layers import Layer, trace, trace_layers
+from swrlib.network.layers import Layer, trace, trace_layers
 from swrlib.papers import SWR as paper
 from swrlib.rescaling import membership, multi_tensor_norms
 from swrlib.swr import SoftWeightRescaling

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from swrlib import verdicts
-from swrlib.layers import trace_layers
 from swrlib.models import build_model
+from swrlib.network.layers import trace_layers
 from swrlib.papers import SWR as paper
 from swrlib.rescaling import rescale_
 from swrlib.theory import adam_norm_bound, lipschitz_bound, lipschitz_lower_bound, norm_bound

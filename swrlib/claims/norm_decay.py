@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from swrlib import verdicts
 from swrlib.datasets import Dataset
-from swrlib.layers import trace_layers
+from swrlib.network.layers import trace_layers
 from swrlib.papers import SWR as paper
 from swrlib.streams import generator
 from swrlib.swr import SoftWeightRescaling

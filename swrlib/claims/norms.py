@@ -10,9 +10,9 @@ import pandas as pd
 import torch
 
 from swrlib import verdicts
-from swrlib.layers import trace_layers
 from swrlib.methods import SWRExceptNormalization
 from swrlib.models import build_model
+from swrlib.network.layers import trace_layers
 from swrlib.papers import SWR as paper
 from swrlib.papers import Claim
 from swrlib.verdicts import Case, Verdict, setting

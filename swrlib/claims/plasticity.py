@@ -10,11 +10,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from swrlib import second_rule
-from swrlib.comparisons import in_points
-from swrlib.outcomes import LATE
 from swrlib.papers import SWR as paper
 from swrlib.statistics import Estimate, combined
+from swrlib.verdicts import second_rule
+from swrlib.verdicts.comparisons import in_points
+from swrlib.verdicts.outcomes import LATE
 
 
 def own_gaps(changed: pd.DataFrame, single: pd.DataFrame) -> pd.DataFrame:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from swrlib import records, verdicts
-from swrlib.layers import trace_layers
+from swrlib.network.layers import trace_layers
 from swrlib.papers import SWR as paper
 from swrlib.rescaling import Variant, rescale_
 from swrlib.swr import SoftWeightRescaling

@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import bartlett
 
-from swrlib import second_rule
-from swrlib.second_rule import (
+from swrlib.statistics import UNLIKE, Estimate, Interval, quantile
+from swrlib.verdicts import second_rule
+from swrlib.verdicts.second_rule import (
     DIFFERS,
     EQUAL,
     MIXED,
@@ -26,7 +27,6 @@ from swrlib.second_rule import (
     TOO_NOISY,
     UNDECIDED,
 )
-from swrlib.statistics import UNLIKE, Estimate, Interval, quantile
 
 #: True differences, as shares of the printed one.
 TRUTHS = {"as printed": 1.0, "half": 0.5, "a quarter": 0.25, "none": 0.0, "minus half": -0.5}
@@ -47,7 +47,7 @@ class Design(NamedTuple):
     printed : float
         The printed difference, in margins; its own spread is the same, over five seeds.
     kind, quantifier : str
-        See `swrlib.second_rule`.
+        See `swrlib.verdicts.second_rule`.
     rivals, cells : int
         Comparisons of a method within a setting, and settings.
     louder : float

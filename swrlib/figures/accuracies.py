@@ -143,7 +143,7 @@ def who_ends_where(rows: pd.DataFrame, form: str) -> str:
 
 
 def drops(changes: pd.DataFrame) -> tuple[Figure, str]:
-    """Draw what `swrlib.outcomes.changes_of_data` returned; return the picture and what it says."""
+    """Draw what `verdicts.changes_of_data` returned; return the picture and what it says."""
     figure, panels = setting_panels(changes, height=3.6, columns=2, width=8.6)
     sentences = []
     names = ("test accuracy gained at a change", "training accuracy at the end")

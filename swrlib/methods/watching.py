@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from swrlib.layers import Layer, Network
+from swrlib.network.layers import Layer, Network
 from swrlib.population import Members
 
 

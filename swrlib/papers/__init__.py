@@ -93,8 +93,8 @@ class Claim:
     margin : float, dict or None
         The size that matters, everywhere or by "dataset model"; None: see `Paper.sizes`.
     quantifier : str
-        In how many of its cells it is claimed: see `swrlib.second_rule`; "generally in most": the
-        mean over methods, in most cells.
+        In how many of its cells it is claimed: see `swrlib.verdicts.second_rule`;
+        "generally in most": the mean over methods, in most cells.
     chapter : str
         The notebook that judges it.
     remark : bool

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from swrlib.layers import Network
+from swrlib.network.layers import Network
 from swrlib.population.population import Population
 from swrlib.rescaling import multi_tensor_norms
 

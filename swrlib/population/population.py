@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from swrlib.datasets import Dataset
-from swrlib.layers import trace
 from swrlib.models import build_model
+from swrlib.network.layers import trace
 from swrlib.population.optimizers import Adam, Optimizer, Updates
 from swrlib.stacks import Stack, outline
 from swrlib.streams import generator

@@ -18,9 +18,9 @@ import pandas as pd
 import torch
 from torch import Tensor, fx, nn
 
-from swrlib.graph import Step, flattens_rows, kind_of
-from swrlib.layers import Layer, Network, trace
-from swrlib.operations import given
+from swrlib.network.graph import Step, flattens_rows, kind_of
+from swrlib.network.layers import Layer, Network, trace
+from swrlib.network.operations import given
 
 
 def layer_balance(model: nn.Module, reference: nn.Module) -> pd.Series:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from swrlib.checks import first_line
-from swrlib.graph import has_own_forward, kind_of
+from swrlib.network.graph import has_own_forward, kind_of
 from swrlib.theory.copies import evaluated
 
 #: Share of an operator norm that the iteration may miss; its result is raised by as much.

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from swrlib.checks import first_line
-from swrlib.graph import call_arguments
-from swrlib.layers import unwrap
+from swrlib.network.graph import call_arguments
+from swrlib.network.layers import unwrap
 
 
 def copied(model: nn.Module) -> nn.Module:

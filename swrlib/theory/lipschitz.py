@@ -15,9 +15,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 
-from swrlib import graph
 from swrlib.checks import nearest
-from swrlib.graph import Step, has_own_forward, kind_of
+from swrlib.network import graph
+from swrlib.network.graph import Step, has_own_forward, kind_of
 from swrlib.theory.convolutions import conv_spectral_norm, operator_norm
 from swrlib.theory.copies import evaluated, refuse_inputs, run
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from swrlib.layers import trace
+from swrlib.network.layers import trace
 from swrlib.rescaling import Variant, rescale_
 from swrlib.theory.copies import copied, run
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from swrlib.checks import nearest
-from swrlib.layers import trace
+from swrlib.network.layers import trace
 from swrlib.rescaling import multi_tensor_norms, rescale_
 
 Reading = Literal["norm", "factor"]

@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from swrlib.cautions import weight_of
-from swrlib.choice import Included
-from swrlib.layers import Layer, refuse_parameters
+from swrlib.network.layers import Layer, refuse_parameters
 from swrlib.rescaling import multi_tensor_norms
+from swrlib.swr.cautions import weight_of
+from swrlib.swr.choice import Included
 
 
 class Targets:

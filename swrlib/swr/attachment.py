@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from swrlib.cautions import Cautions, listed, warn
-from swrlib.steps import Watch, parameters_of
-from swrlib.structure import Structure
+from swrlib.swr.cautions import Cautions, listed, warn
+from swrlib.swr.steps import Watch, parameters_of
+from swrlib.swr.structure import Structure
 
 #: Steps within which an optimizer has shown all that it keeps.
 ENOUGH = 50

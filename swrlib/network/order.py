@@ -8,8 +8,8 @@ from typing import Any
 from torch import fx, nn
 
 from swrlib.checks import nearest
-from swrlib.graph import Classes, Graph, Step, kind_of
-from swrlib.parameters import shared
+from swrlib.network.graph import Classes, Graph, Step, kind_of
+from swrlib.network.parameters import shared
 
 #: Names in the order of the forward pass, each fed by the one before it; several such chains, each
 #: of which begins at the input; or the names of those that feed each layer.

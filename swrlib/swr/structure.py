@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from swrlib.cautions import listed
-from swrlib.layers import unwrap
+from swrlib.network.layers import unwrap
+from swrlib.swr.cautions import listed
 
 
 class Structure:

@@ -1,9 +1,8 @@
 """From claims and records to verdicts: the second rule's word, the first rule's beside it.
 
-A *claim* is judged on differences of methods (`swrlib.comparisons`), a *number* of a table against
-the printed one (`swrlib.printed_numbers`). What the rules are stands in `swrlib.second_rule` and
-`swrlib.first_rule`, what they are applied to in `swrlib.outcomes`. Accuracies are fractions; only
-texts speak of points.
+A *claim* is judged on differences of methods (`comparisons`), a *number* of a table against the
+printed one (`printed_numbers`). What the rules are stands in `second_rule` and `first_rule`, what
+they are applied to in `outcomes`. Accuracies are fractions; only texts speak of points.
 """
 
 from __future__ import annotations
@@ -16,10 +15,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from swrlib import second_rule
+from swrlib.papers import ACCURACY_KINDS, Cell, Claim
+from swrlib.papers import SWR as paper
+from swrlib.statistics import (  # noqa: F401
+    NO_INTERVAL,
+    Estimate,
+    contrast,
+    mean_and_interval,
+    paired,
+    paired_interval,
+)
+from swrlib.verdicts import second_rule
 
 # The names that are not used here are for whoever looks for words and outcomes in this room.
-from swrlib.comparisons import (  # noqa: F401
+from swrlib.verdicts.comparisons import (  # noqa: F401
     CUSTOM,
     NOT_PRINTED,
     OUTSIDE,
@@ -31,7 +40,7 @@ from swrlib.comparisons import (  # noqa: F401
     pooled,
     worded,
 )
-from swrlib.first_rule import (  # noqa: F401
+from swrlib.verdicts.first_rule import (  # noqa: F401
     AGREES,
     COMPATIBLE,
     LEAST_SEEDS,
@@ -42,7 +51,7 @@ from swrlib.first_rule import (  # noqa: F401
     quarter_range,
     severity,
 )
-from swrlib.outcomes import (  # noqa: F401
+from swrlib.verdicts.outcomes import (  # noqa: F401
     LATE,
     changes_of_data,
     coefficient,
@@ -53,18 +62,8 @@ from swrlib.outcomes import (  # noqa: F401
     seed_count,
     setting,
 )
-from swrlib.papers import ACCURACY_KINDS, Cell, Claim
-from swrlib.papers import SWR as paper
-from swrlib.printed_numbers import table_cells  # noqa: F401
-from swrlib.second_rule import MIXED, REPRODUCED, REVERSED, UNDECIDED  # noqa: F401
-from swrlib.statistics import (  # noqa: F401
-    NO_INTERVAL,
-    Estimate,
-    contrast,
-    mean_and_interval,
-    paired,
-    paired_interval,
-)
+from swrlib.verdicts.printed_numbers import table_cells  # noqa: F401
+from swrlib.verdicts.second_rule import MIXED, REPRODUCED, REVERSED, UNDECIDED  # noqa: F401
 
 IN_CHAPTER = "judged in its chapter"
 #: What says nothing.

@@ -11,11 +11,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from swrlib.cautions import listed, warn
 from swrlib.checks import nearest
-from swrlib.graph import kind_of
-from swrlib.layers import Group, Layer, parameters_outside, unwrap
+from swrlib.network.graph import kind_of
+from swrlib.network.layers import Group, Layer, parameters_outside, unwrap
 from swrlib.rescaling import checked_lambda
+from swrlib.swr.cautions import listed, warn
 
 #: A name or a pattern of names, a class of modules, or a function of name and module.
 Choice = str | type[nn.Module] | Callable[[str, nn.Module], bool]

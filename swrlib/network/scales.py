@@ -11,8 +11,8 @@ import random
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 
-from swrlib.graph import Step
-from swrlib.layers import Layer, Network
+from swrlib.network.graph import Step
+from swrlib.network.layers import Layer, Network
 
 
 @dataclass(frozen=True)

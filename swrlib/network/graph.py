@@ -2,7 +2,7 @@
 
 Two ways of tracing lead to the same list of steps: `torch.fx`, which needs no input and follows the
 path of a call with the required arguments alone, and `torch.export`, which follows any code on an
-example. What an operation does to activations stands in one table (`swrlib.operations`).
+example. What an operation does to activations stands in one table (`swrlib.network.operations`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from torch import fx, nn
 
 from swrlib.checks import first_line
-from swrlib.operations import (
+from swrlib.network.operations import (
     OPERATIONS,
     OUT_OF_PLACE,
     Operation,

@@ -7,10 +7,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from swrlib import second_rule
-from swrlib.comparisons import OURS, OUTSIDE, other_scale
-from swrlib.first_rule import LEAST_SEEDS, NOT_RUN, TOO_FEW_SEEDS, cell_verdict, quarter_range
-from swrlib.outcomes import by_seed, judged
 from swrlib.papers import SWR as paper
 from swrlib.papers import Accuracy, Cell
 from swrlib.statistics import (
@@ -21,6 +17,16 @@ from swrlib.statistics import (
     mean_of,
     prediction_interval,
 )
+from swrlib.verdicts import second_rule
+from swrlib.verdicts.comparisons import OURS, OUTSIDE, other_scale
+from swrlib.verdicts.first_rule import (
+    LEAST_SEEDS,
+    NOT_RUN,
+    TOO_FEW_SEEDS,
+    cell_verdict,
+    quarter_range,
+)
+from swrlib.verdicts.outcomes import by_seed, judged
 
 
 def table_cells(records: pd.DataFrame, number: int, *, scale: str = "paper") -> pd.DataFrame:

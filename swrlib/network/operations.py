@@ -144,7 +144,7 @@ _TABLE = {
     "norm linalgvectornorm": Operation("mixing", _order),
     "var": Operation("mixing", 2),
     # Normalizations that are no modules, and what else does not see a factor. With running
-    # statistics batch and instance normalization do (`swrlib.graph` says so).
+    # statistics batch and instance normalization do (`swrlib.network.graph` says so).
     "layernorm rmsnorm groupnorm instancenorm batchnorm normalize argmax argmin argsort indices": (
         Operation("mixing", 0)
     ),
@@ -204,7 +204,7 @@ def classify(
     Returns
     -------
     (str, dict of torch.fx.Node to float)
-        "homogeneous", "power", "sum" or "other", as a `swrlib.graph.Step` is; and the power of each
+        "homogeneous", "power", "sum" or "other", as a `Step` of the graph is; and the power of each
         activation's scale in the result's.
     """
     does = OPERATIONS.get(operation)

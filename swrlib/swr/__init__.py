@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from swrlib import rescaling, summary
-from swrlib.choice import Choice, Lam, Selection, Strengths
-from swrlib.layers import Layer, trace
-from swrlib.order import Order
-from swrlib.rescaler import Rescaler
-from swrlib.structure import Structure
+from swrlib import rescaling
+from swrlib.network.layers import Layer, trace
+from swrlib.network.order import Order
+from swrlib.swr import summary
+from swrlib.swr.choice import Choice, Lam, Selection, Strengths
+from swrlib.swr.rescaler import Rescaler
+from swrlib.swr.structure import Structure
 
 
 class SoftWeightRescaling:

@@ -1,7 +1,7 @@
 """Which parameters of a model form a layer, and how the layers follow one another.
 
-Everything is read from the traced model (`swrlib.graph`): no name, and no class of this library's
-own models, is looked at.
+Everything is read from the traced model (`swrlib.network.graph`): no name, and no class of this
+library's own models, is looked at.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from swrlib import graph
 from swrlib.checks import nearest, warn
-from swrlib.effects import Effect, effect_of
-from swrlib.graph import Kind, Step, kind_of
-from swrlib.order import Order, ordered
-from swrlib.parameters import refuse_parameters, shared
+from swrlib.network import graph
+from swrlib.network.effects import Effect, effect_of
+from swrlib.network.graph import Kind, Step, kind_of
+from swrlib.network.order import Order, ordered
+from swrlib.network.parameters import refuse_parameters, shared
 
 Group = Literal["features", "classifier"]
 

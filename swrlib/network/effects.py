@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from swrlib.graph import has_own_forward, kind_of
+from swrlib.network.graph import has_own_forward, kind_of
 
 #: "scales": it scales the output; "nothing": the weight is standardized before use; or else.
 Effect = Literal["scales", "nothing", "other"]

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from swrlib import rescaling
-from swrlib.cautions import listed
-from swrlib.choice import Included, Strengths, trainable
-from swrlib.layers import Layer, Network
-from swrlib.scales import Scale, follow
+from swrlib.network.layers import Layer, Network
+from swrlib.network.scales import Scale, follow
+from swrlib.swr.cautions import listed
+from swrlib.swr.choice import Included, Strengths, trainable
 
 
 def table(

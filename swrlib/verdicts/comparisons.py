@@ -12,8 +12,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from swrlib import first_rule, outcomes, second_rule
-from swrlib.first_rule import LEAST_SEEDS, NOT_RUN, TOO_FEW_SEEDS
 from swrlib.papers import SWR as paper
 from swrlib.papers import Cell, Claim
 from swrlib.statistics import (
@@ -25,6 +23,8 @@ from swrlib.statistics import (
     mean_of,
     paired_interval,
 )
+from swrlib.verdicts import first_rule, outcomes, second_rule
+from swrlib.verdicts.first_rule import LEAST_SEEDS, NOT_RUN, TOO_FEW_SEEDS
 
 QUICK = "quick scale: no verdict on the paper"
 CUSTOM = "custom scale: no verdict on the paper"
@@ -153,7 +153,7 @@ def estimated(claim: Claim, cells: Sequence[Cell], finals: pd.DataFrame) -> list
     claim : Claim
     cells : sequence of (dataset, model, stream)
     finals : DataFrame
-        What `swrlib.outcomes.judged` returned for this claim.
+        What `swrlib.verdicts.outcomes.judged` returned for this claim.
     """
     rivals = (NOTHING,) if claim.kind == "loses nothing" else claim.rivals
     found = []
@@ -201,7 +201,7 @@ def pooled(claim: Claim, cases: Sequence[Comparison], finals: pd.DataFrame) -> l
     cases : sequence of Comparison
         Those with enough seeds, against one rival.
     finals : DataFrame
-        What `swrlib.outcomes.judged` returned for this claim.
+        What `swrlib.verdicts.outcomes.judged` returned for this claim.
 
     Returns
     -------

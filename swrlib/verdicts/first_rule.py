@@ -1,7 +1,7 @@
 """The first rule, of 2026-11-21: thresholds and words from one interval each.
 
-It is kept to stand beside the second (`swrlib.second_rule`), and judges norms, balance and what
-else is measured in chapters. All thresholds come from q, a quarter of the range of the paper's
+It is kept to stand beside the second (`second_rule`), and judges norms, balance and what else is
+measured in chapters. All thresholds come from q, a quarter of the range of the paper's
 means in a column.
 """
 
@@ -13,8 +13,8 @@ import numpy as np
 
 from swrlib.papers import SWR as paper
 from swrlib.papers import Accuracy, Cell, Claim
-from swrlib.second_rule import MIXED, REPRODUCED, REVERSED, UNDECIDED
 from swrlib.statistics import Interval, quantile, welch_interval
+from swrlib.verdicts.second_rule import MIXED, REPRODUCED, REVERSED, UNDECIDED
 
 MADE = "2026-11-21"
 #: Fewer seeds than this carry no verdict.

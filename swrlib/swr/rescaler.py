@@ -10,16 +10,16 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from swrlib import rescaling
-from swrlib.attachment import Attachments
-from swrlib.cautions import Cautions, biases_left
-from swrlib.choice import Selection, Strengths
-from swrlib.layers import Network
-from swrlib.plan import Plan, Present
+from swrlib.network.layers import Network
 from swrlib.rescaling import Variant
-from swrlib.steps import Change, claim
-from swrlib.structure import Structure
-from swrlib.summary import aligned, norms
-from swrlib.targets import Targets
+from swrlib.swr.attachment import Attachments
+from swrlib.swr.cautions import Cautions, biases_left
+from swrlib.swr.choice import Selection, Strengths
+from swrlib.swr.plan import Plan, Present
+from swrlib.swr.steps import Change, claim
+from swrlib.swr.structure import Structure
+from swrlib.swr.summary import aligned, norms
+from swrlib.swr.targets import Targets
 
 
 class Rescaler:

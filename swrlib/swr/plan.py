@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from swrlib import rescaling
-from swrlib.choice import Included, Strengths, trainable
-from swrlib.layers import Layer, Network
-from swrlib.scales import follow
+from swrlib.network.layers import Layer, Network
+from swrlib.network.scales import follow
+from swrlib.swr.choice import Included, Strengths, trainable
 
 
 class Present(NamedTuple):
