@@ -283,3 +283,13 @@ def test_the_recipes_of_how_it_is_built_run_as_they_are_printed(root, tmp_path, 
         names = {"__name__": "recipe"}
         exec(recipe, names)
         assert names["records"]["test_accuracy"].between(0.3, 1).any()
+
+
+def test_no_file_class_or_function_of_the_library_is_long(root):
+    for path in (root / "swrlib").rglob("*.py"):
+        text = path.read_text()
+        assert len(text.splitlines()) <= 450, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                limit = 250 if isinstance(node, ast.ClassDef) else 60
+                assert node.end_lineno - node.lineno < limit, f"{path.name}: {node.name}"
