@@ -1,13 +1,22 @@
 """The front page's numbers, and those on a warm start, on made-up records."""
 
 import re
+from pathlib import Path
 
 import pytest
+import yaml
 from test_verdicts import made_up
 
-from swrlib.overview import Overview, repair
+from swrlib import verdicts
+from swrlib.advice import advice
+from swrlib.forest import forest, mark
+from swrlib.overview import STREAMS, Overview, repair
+from swrlib.papers import SWR as paper
+from swrlib.scorecard import CHAPTERS, scorecard
+from swrlib.tables import badge
 from swrlib.verdicts import final_accuracy
 
+ROOT = Path(__file__).resolve().parent.parent
 HERE = ("warm-start", "cifar10", "cnn")
 
 
@@ -86,3 +95,206 @@ def test_a_warm_start_that_harms_is_told_from_one_that_does_not():
     assert repair(finals(**same))[0].endswith("no harm is seen, so none to repair.")
     sentence, table = repair(finals(vanilla=[0.6] * 3, swr=[0.7] * 3))
     assert sentence == "" and table.loc["SWR", "minus from scratch"] == "–"
+
+
+# ---------------------------------------------------------------------------------- the scorecard
+
+
+def cells_of(card):
+    """Return the scorecard's cells by setting, without tags."""
+    rows = re.findall(r"<tr>(<th scope=\"row\">.*?)</tr>", card)
+    found = {}
+    for row in rows:
+        stream = re.sub("<.*?>", "", row.split("</th>")[0])
+        for state, head, text in re.findall(r'<td class="(\w+)" data-head="(.*?)">(.*?)</td>', row):
+            found[stream, head] = (state, re.sub("(<.*?>)+", "|", text).strip("|"))
+    return found
+
+
+@pytest.mark.parametrize(
+    "swr, state, who",
+    [
+        (0.74, "best", "SWR is best"),
+        (0.66, "behind", "L2 is best"),
+        (0.7101, "level", "SWR and L2 level"),
+    ],
+)
+def test_a_cell_of_the_scorecard_says_who_is_best(swr, state, who):
+    spread = [-0.001, 0.0, 0.001]
+    card = scorecard(
+        records(
+            vanilla=[0.61 + x for x in spread],
+            l2=[0.71 + x for x in spread],
+            swr=[swr + x for x in reversed(spread)],
+            adamw=[0.9] * 3,  # ours: no rival
+            full_reset=[0.9] * 3,  # from scratch: no rival either
+        )
+    )
+    found = cells_of(card)
+    assert len(found) == len(STREAMS) * len(paper.pairs) == 25
+    said = found.pop(("warm start", "CIFAR-10 CNN"))
+    assert said[0] == state and said[1].startswith(f"{who}|SWR − L2: {100 * (swr - 0.71):+.2f} [")
+    assert said[1].endswith("|2 rivals, 3 seeds")
+    assert set(found.values()) == {("none", "not run")}
+
+
+def test_an_open_cell_few_seeds_and_a_missing_rival():
+    noisy = scorecard(records(vanilla=[0.68, 0.72, 0.76], swr=[0.67, 0.73, 0.75]))
+    assert cells_of(noisy)["warm start", "CIFAR-10 CNN"][1].startswith("open: SWR or vanilla|")
+    few = scorecard(records(vanilla=[0.6, 0.6], swr=[0.7, 0.7]))
+    assert cells_of(few)["warm start", "CIFAR-10 CNN"] == ("none", "too few seeds")
+    alone = scorecard(records(vanilla=[0.6, 0.6, 0.61], l2=[0.7] * 3))
+    assert cells_of(alone)["warm start", "CIFAR-10 CNN"] == ("none", "not run")
+
+
+def test_the_scorecard_has_the_numbers_of_the_claims():
+    """The same difference and interval as the comparison that a claim makes there."""
+    late = records(
+        vanilla=[0.60, 0.62, 0.61, 0.63], l2=[0.70, 0.72, 0.71, 0.70], swr=[0.75, 0.74, 0.76, 0.73]
+    )
+    claim = paper.find_claim("warm-start-swr")
+    cell = ("cifar10", "cnn", "warm-start")
+    compared = verdicts.judge_claim(claim, late, cells=[cell]).comparisons
+    (one,) = (case for case in compared if case.rival == "l2")
+    text = verdicts.in_points(one.difference, one.low, one.high, unit="")
+    assert f"SWR − L2: {text}|" in cells_of(scorecard(late))["warm start", "CIFAR-10 CNN"][1]
+
+
+def test_every_cell_of_the_scorecard_leads_to_its_chapter():
+    chapters = yaml.safe_load((ROOT / "config/quick.yaml").read_text())["chapters"]
+    assert set(CHAPTERS.values()) <= set(chapters)
+    assert set(CHAPTERS) == set(STREAMS)
+    given = {name: chapters[page].get("parameters", {}) for name, page in CHAPTERS.items()}
+    assert given["full-access"] == {"access": "full"}
+    assert given["limited-access"] == {"access": "limited"}
+    assert given["single-task"] == {"decay": False}
+    assert given["single-task-decay"] == {"decay": True}
+    card = scorecard(records(swr=[0.7] * 3))
+    for page in CHAPTERS.values():
+        assert card.count(f'<a href="../notebooks/{page}.html">') == 1 + len(paper.pairs)
+
+
+# --------------------------------------------------------------------- what it means for a user
+
+SPREAD = (-0.001, 0.0, 0.001, 0.002)
+
+
+def tried(**settings):
+    """Make records of mean accuracies: {dataset}_{stream} = {method: mean}."""
+    models = {"mnist": "mlp", "cifar10": "cnn"}
+    finals = {}
+    for name, means in settings.items():
+        dataset, _, stream = name.partition("_")
+        for method, mean in means.items():
+            key = (dataset, models[dataset], stream.replace("_", "-"), method.replace("_", "-"))
+            finals[key] = [mean + x for x in SPREAD]
+    return made_up(finals)
+
+
+def test_five_sentences_follow_the_numbers():
+    first, recovered, gained, decay, unknown = advice(
+        tried(
+            mnist_single_task={"vanilla": 0.98, "swr": 0.98, "l2": 0.98, "adamw": 0.99},
+            mnist_warm_start={"vanilla": 0.98, "swr": 0.98, "l2": 0.98, "adamw": 0.99},
+            cifar10_single_task={"vanilla": 0.65, "swr": 0.71, "l2": 0.73},
+            cifar10_warm_start={"vanilla": 0.62, "swr": 0.70, "l2": 0.73},
+        )
+    )
+    assert first.startswith("MNIST MLP (warm start: 0.00 points [")
+    assert "cannot test the thesis that SWR recovers plasticity" in first
+    assert "on CIFAR-10 CNN (warm start: 3.00 points [" in first and first.endswith("it loses.")
+    assert "CIFAR-10 CNN, warm start, SWR loses 1.00 points [" in recovered
+    assert "(L2 loses 0.00 points [" in recovered
+    assert "plain training's loss minus that is +2.00 points [" in recovered
+    assert recovered.endswith("so it recovers some.")
+    assert "above plain training in 2 of 4 settings, below it in none" in gained
+    assert gained.endswith("by +0.0 points on MNIST MLP, +6.0 to +8.0 points on CIFAR-10 CNN.")
+    below = "CIFAR-10 CNN warm start, -3.00; CIFAR-10 CNN single task, -2.00"
+    assert f"above L2 with the paper's λ in none of 4 settings, below it in 2 ({below})" in decay
+    assert "above AdamW with a λ chosen on held-out images in none of 2 settings" in decay
+    assert decay.endswith("so try weight decay before SWR.")
+    assert unknown.startswith("Not known: 21 of the paper's 25 settings")
+    assert "all with CIFAR-100 CNN and CIFAR-100 CNN-BN and Tiny ImageNet VGG-16" in unknown
+
+
+def test_the_sentences_turn_with_the_numbers():
+    first, recovered, gained, decay, _ = advice(
+        tried(
+            cifar10_single_task={"vanilla": 0.65, "swr": 0.71, "l2": 0.64},
+            cifar10_warm_start={"vanilla": 0.62, "swr": 0.61, "l2": 0.55},
+        )
+    )
+    assert first.startswith("When data change, plain training loses accuracy on CIFAR-10 CNN (")
+    assert "SWR loses 10.00 points" in recovered and recovered.endswith("so it loses more.")
+    assert "above plain training in 1 of 2 settings and below it in 1;" in gained
+    assert decay.endswith(
+        "untried against AdamW with a λ chosen on held-out images; so try SWR before weight decay."
+    )
+    level = {"vanilla": 0.65, "swr": 0.651, "l2": 0.651}
+    first, recovered, gained, decay, _ = advice(
+        tried(cifar10_single_task=level, cifar10_warm_start=level)
+    )
+    assert first.endswith("no other was measured.") and "cannot test" in first
+    assert recovered.startswith("Whether SWR recovers plasticity is not known")
+    assert "equal within the size that matters in 2" in gained
+    assert decay.endswith("so neither is the better first choice.")
+
+
+def test_without_records_the_sentences_promise_nothing():
+    first, recovered, gained, decay, unknown = advice(tried(cifar10_limited_access={"l2": 0.6}))
+    assert "not measured" in first and "not known" in recovered
+    assert gained == "Against plain training SWR was not tried."
+    assert decay == "Against weight decay SWR was not tried."
+    assert unknown.startswith("Not known: 25 of the paper's 25 settings")
+
+
+def test_noisy_comparisons_are_counted_as_unknown():
+    noisy = made_up(
+        {
+            ("cifar10", "cnn", "single-task", "vanilla"): [0.60, 0.66, 0.72],
+            ("cifar10", "cnn", "single-task", "swr"): [0.61, 0.70, 0.67],
+            ("cifar10", "cnn", "single-task", "l2"): [0.70, 0.62, 0.66],
+        }
+    )
+    *_, gained, decay, unknown = advice(noisy)
+    assert "not to be told from it in 1" in gained and "not to be told from it in 1" in decay
+    assert "2 of these 2 comparisons, for which the seeds are too few" in unknown
+
+
+# ---------------------------------------------------------------------------- every comparison
+
+TITLES = {page: page.replace("_", " ") for page in [*CHAPTERS.values(), "errata", "balancedness"]}
+
+
+def test_every_comparison_has_a_row_with_interval_margin_words_and_link():
+    late = records(
+        vanilla=[0.60, 0.62, 0.61, 0.63], l2=[0.70, 0.72, 0.71, 0.70], swr=[0.75, 0.74, 0.76, 0.73]
+    )
+    table = verdicts.all_comparisons(late)
+    page = forest(table, TITLES)
+    rows = re.findall(r"<li data-chapter.*?</li>", page)
+    run = table[table["n"] > 2]
+    assert len(rows) == len(run.drop_duplicates(["setting", "method", "rival", "estimate"])) > 2
+    for case in run.itertuples():
+        text = verdicts.in_points(case.estimate, case.low, case.high, unit="")
+        (row,) = (r for r in rows if f"<b>{case.comparison}</b>" in r)
+        assert text in row and f"margin {100 * case.margin:g}" in row
+        assert badge(case.word) in row and 'href="../notebooks/warm_start.html"' in row
+        assert f'aria-label="{case.comparison}, {case.setting}: {text}' in row
+    for order in ("chapter", "difference", "word"):
+        ranks = [int(re.search(rf'data-{order}="(\d+)"', row)[1]) for row in rows]
+        assert sorted(ranks) == list(range(len(rows)))
+        assert f'data-by="{order}"' in page
+    ranked = sorted(rows, key=lambda row: int(re.search(r'data-difference="(\d+)"', row)[1]))
+    assert "<b>SWR − vanilla</b>" in ranked[0]
+    waiting = table[table["n"] < 3].drop_duplicates(["setting", "method", "rival"])
+    assert f"{len(waiting)} further comparisons were not run" in page
+
+
+def test_a_mark_is_drawn_in_margins_and_cut_with_an_arrow():
+    drawn = mark(0.02, 0.01, 0.03, margin=0.01)
+    assert 'class="interval" d="M1.00 0H3.00"' in drawn and 'class="point" d="M2.00 0h0"' in drawn
+    assert '<rect class="band" x="-1" y="-1" width="2"' in drawn and "beyond" not in drawn
+    far = mark(-0.2, -0.3, 0.01, margin=0.01)
+    assert 'd="M-8.00 0H1.00"' in far and far.count("beyond") == 1 and "point" not in far
+    assert "L-8 0L" in far
