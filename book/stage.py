@@ -225,7 +225,7 @@ def trained_table() -> str:
 
 def front_page(text: str, records: pd.DataFrame) -> str:
     """Fill the front page with what the records say."""
-    sentences = "\n".join(f"- {sentence}" for sentence in advice(records))
+    sentences = "\n".join(f"- **{question}** {said}" for question, said in advice(records).items())
     text = text.replace("<!-- scorecard -->", scorecard(records))
     return Overview(records).fill(text.replace("<!-- for a user -->", sentences))
 

@@ -19,8 +19,8 @@ from swrlib.second_rule import EQUAL, TOO_NOISY
 CHANGES = ("warm-start", "full-access")
 
 
-def advice(records: pd.DataFrame) -> list[str]:
-    """Return five sentences: where a loss is seen, what SWR recovers, gains, against whom, unknown.
+def advice(records: pd.DataFrame) -> dict[str, str]:
+    """Return five sentences by the question that each answers.
 
     Parameters
     ----------
@@ -34,13 +34,13 @@ def advice(records: pd.DataFrame) -> list[str]:
         for rival in ("vanilla", "l2", OURS)
     )
     gaps = losses(records)
-    return [
-        where_a_loss_is_seen(gaps),
-        what_is_recovered(gaps),
-        what_is_gained(vanilla),
-        beside_decay(l2, adamw),
-        what_is_not_known([*vanilla, *l2, *adamw]),
-    ]
+    return {
+        "Can these data show a recovery?": where_a_loss_is_seen(gaps),
+        "Does SWR recover plasticity?": what_is_recovered(gaps),
+        "Does it help?": what_is_gained(vanilla),
+        "Is it better than weight decay?": beside_decay(l2, adamw),
+        "What is not known?": what_is_not_known([*vanilla, *l2, *adamw]),
+    }
 
 
 def losses(records: pd.DataFrame) -> pd.DataFrame:
@@ -56,25 +56,23 @@ def losses(records: pd.DataFrame) -> pd.DataFrame:
 
 def where_a_loss_is_seen(gaps: pd.DataFrame) -> str:
     """Say first where plain training loses nothing: there nothing can be recovered."""
-    seen: dict[bool, list[str]] = {True: [], False: []}
     plain = gaps[(gaps["method"] == "vanilla") & gaps["low"].notna()]
+    spared: list[str] = []
+    harmed: list[str] = []
     for pair, rows in plain.groupby(["dataset", "model"], sort=False):
         lost = rows[rows["low"] > 0]
-        said = [
-            f"{paper.label(row.stream)}: {_loss(row)}"
-            for row in (lost if len(lost) else rows).itertuples()
-        ]
-        seen[len(lost) > 0].append(f"{_name(pair)} ({', '.join(said)})")
+        shown = (lost if len(lost) else rows).itertuples()
+        numbers = "; ".join(f"{paper.label(row.stream)}: {_loss(row)}" for row in shown)
+        (harmed if len(lost) else spared).append(f"{_name(pair)} ({numbers})")
     if not len(plain):
-        return "Whether plain training loses anything when data change was not measured here."
-    some = f"on {' and '.join(seen[True])} it loses" if seen[True] else "no other was measured"
-    if seen[False]:
-        where = " and ".join(seen[False])
-        return (
-            f"{where} cannot test the thesis that SWR recovers plasticity, since no loss of plain "
-            f"training is seen there; {some}."
-        )
-    return f"When data change, plain training loses accuracy on {' and '.join(seen[True])}."
+        return "Whether plain training loses anything when data change was not measured."
+    if not spared:
+        return f"When data change, plain training loses accuracy on {' and '.join(harmed)}."
+    return (
+        "Plain training has to lose something that can be recovered, and is not seen to on "
+        f"{' and '.join(spared)}, which therefore cannot test the thesis; "
+        + (f"it does lose on {' and '.join(harmed)}." if harmed else "nothing else was measured.")
+    )
 
 
 def what_is_recovered(gaps: pd.DataFrame) -> str:
@@ -85,20 +83,17 @@ def what_is_recovered(gaps: pd.DataFrame) -> str:
         if "swr" not in own or "vanilla" not in own or own["vanilla"].low <= 0:
             continue
         swr = own["swr"]
-        less = in_points(swr.recovered, swr.recovered_low, swr.recovered_high)
-        if swr.recovered_low > 0:
-            so = "so it recovers some"
-        else:
-            so = "so it loses more" if swr.recovered_high < 0 else "so whether it recovers is open"
-        beside = f" (L2 loses {_loss(own['l2'])})" if "l2" in own else ""
-        where = f"{_name((dataset, model))}, {paper.label(stream)}"
+        rest = in_points(swr.recovered, swr.recovered_low, swr.recovered_high)
+        so = "so it recovers some" if swr.recovered_low > 0 else "so whether it recovers is open"
+        so = "so it recovers none" if swr.recovered_high < 0 else so
         said.append(
-            f"{where}, SWR loses {_loss(swr)}{beside}; plain training's loss minus that is {less}, "
-            f"{so}"
+            f"on {_name((dataset, model))}, {paper.label(stream)}, it loses {_loss(swr)}, and "
+            f"plain training's loss minus that is {rest}, {so}"
+            + (f" (L2 loses {_loss(own['l2'])})" if "l2" in own else "")
         )
     if not said:
-        return "Whether SWR recovers plasticity is not known, since it was tried on no such loss."
-    return f"Of its own accuracy from scratch, on {'; on '.join(said)}."
+        return "That is not known, since SWR was tried on no such loss."
+    return f"Of its own accuracy from scratch, {'; '.join(said)}."
 
 
 def what_is_gained(found: Sequence[Against]) -> str:
@@ -112,7 +107,7 @@ def what_is_gained(found: Sequence[Against]) -> str:
         span = least if least == most else f"{least} to {most}"
         ranges.append(f"{span} points on {_name(pair)}")
     return (
-        f"Whether or not that is plasticity, SWR ends {_tally(found, 'plain training')}; its mean "
+        f"It ends {_tally(found, 'plain training')}, whether or not that is plasticity; its mean "
         f"differs by {', '.join(ranges)}."
     )
 
@@ -135,7 +130,7 @@ def beside_decay(l2: Sequence[Against], adamw: Sequence[Against]) -> str:
         so = f"so try {'SWR before weight decay' if max(lead) > 0 else 'weight decay before SWR'}"
     else:
         so = "so neither is the better first choice"
-    return f"SWR ends {'; '.join(parts)}; {so}."
+    return f"It ends {'; '.join(parts)}; {so}."
 
 
 def what_is_not_known(found: Sequence[Against]) -> str:
@@ -151,7 +146,7 @@ def what_is_not_known(found: Sequence[Against]) -> str:
         text += f", among them all with {' and '.join(map(_name, pairs))}"
     if noisy:
         text += f", and {noisy} of these {len(found)} comparisons, for which the seeds are too few"
-    return f"Not known: {text}, and all beyond such networks and images."
+    return f"{text[0].upper()}{text[1:]}, and all beyond such networks and images."
 
 
 def _tally(found: Sequence[Against], rival: str, *, named: bool = False) -> str:
@@ -160,13 +155,18 @@ def _tally(found: Sequence[Against], rival: str, *, named: bool = False) -> str:
     def seen(side: str) -> str:
         here = [a for a in found if a.side == side]
         names = [f"{_name(a.cell)}, {100 * a.gap.difference:+.2f}" for a in here if named]
-        return f"{len(here) or 'none'}" + (f" ({'; '.join(names)})" if names else "")
+        return f" ({'; '.join(names)})" if names else ""
 
+    above, below = (sum(a.side == side for a in found) or "none" for side in ("above", "below"))
     level, noisy = (sum(a.word == word for a in found) for word in (EQUAL, TOO_NOISY))
     rest = [f"equal within the size that matters in {level}"] if level else []
     rest += [f"not to be told from it in {noisy}"] if noisy else []
     number = "1 setting" if len(found) == 1 else f"{len(found)} settings"
-    parts = [f"above {rival} in {seen('above')} of {number}", f"below it in {seen('below')}", *rest]
+    parts = [
+        f"above {rival} in {above} of {number}{seen('above')}",
+        f"below it in {below}{seen('below')}",
+        *rest,
+    ]
     return f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 

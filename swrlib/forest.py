@@ -68,13 +68,15 @@ def forest(comparisons: pd.DataFrame, titles: Mapping[str, str]) -> str:
         f"{name}</button>"
         for by, name in ORDERS.items()
     )
+    scale = "".join(f"<i>{x:+g}</i>" if x else "<i>0 margins</i>" for x in (-REACH, 0, REACH))
     waiting = comparisons[comparisons["n"] < LEAST_SEEDS].drop_duplicates(
         ["setting", "method", "rival"]
     )
     return "\n".join(
         [
             f'<p class="sorting" hidden>Sort by {buttons}</p>',
-            f'<ul class="forest">{"".join(lines)}</ul>',
+            f'<div class="forest-axis" aria-hidden="true"><span></span><span class="scale">{scale}'
+            f'</span></div><ul class="forest">{"".join(lines)}</ul>',
             _SORTING,
             _not_run(waiting) if len(waiting) else "",
         ]
@@ -100,12 +102,11 @@ def _row(row: Mapping[str, Any], title: str, ranks: Mapping[str, int]) -> str:
     spoken = escape(f"{_compared(row)}, {row['setting']}: {said}, {margin}; {words}. {title}")
     data = " ".join(f'data-{name}="{rank}"' for name, rank in ranks.items())
     return (
-        f'<li {data}><span class="what"><b>{what}</b> <span class="place">{where}</span></span>'
-        f'<a class="mark" href="{page}" aria-label="{spoken}">'
+        f'<li {data}><span><b>{what}</b> <a class="place" href="{page}">{where}</a></span>'
+        f'<a class="to-chapter" href="{page}" aria-label="{spoken}">'
         f"{mark(*gap, margin=row['margin'])}</a>"
         f'<span class="numbers">{said} <span class="place">{margin}</span></span>'
-        f'<span class="words">{" ".join(map(badge, row["words"]))} '
-        f'<a class="place" href="{page}">{escape(title)}</a></span></li>'
+        f"<span>{' '.join(map(badge, row['words']))}</span></li>"
     )
 
 
@@ -123,10 +124,12 @@ def mark(estimate: float, low: float, high: float, *, margin: float) -> str:
     beyond = ""
     if low / margin < -REACH:
         beyond += (
-            f'<path class="beyond" d="M{-REACH + 0.5:g} -.6L{-REACH:g} 0L{-REACH + 0.5:g} .6"/>'
+            f'<path class="beyond" d="M{-REACH + 0.5:g} -.25L{-REACH:g} 0L{-REACH + 0.5:g} .25"/>'
         )
     if high / margin > REACH:
-        beyond += f'<path class="beyond" d="M{REACH - 0.5:g} -.6L{REACH:g} 0L{REACH - 0.5:g} .6"/>'
+        beyond += (
+            f'<path class="beyond" d="M{REACH - 0.5:g} -.25L{REACH:g} 0L{REACH - 0.5:g} .25"/>'
+        )
     point = f'<path class="point" d="M{x:.2f} 0h0"/>' if abs(estimate / margin) <= REACH else ""
     return (
         f'<svg viewBox="{-REACH - 0.5:g} -1 {2 * REACH + 1:g} 2" preserveAspectRatio="none" '
