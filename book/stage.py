@@ -23,11 +23,11 @@ import pandas as pd
 import yaml
 
 from swrlib import load_records, verdicts
-from swrlib.advice import advice
-from swrlib.forest import forest
+from swrlib.figures.forest import forest
 from swrlib.overview import Overview
+from swrlib.overview.advice import advice
+from swrlib.overview.scorecard import scorecard
 from swrlib.papers import SWR as paper
-from swrlib.scorecard import scorecard
 from swrlib.tables import badge, claim_line
 
 WIDGET = "application/vnd.jupyter.widget-view+json"

@@ -14,10 +14,10 @@ import yaml
 from browser import WIDTHS, find_chromium, list_pages, open_browser, open_page
 
 from swrlib import load_records, measures, records, tables, verdicts
-from swrlib.forest import forest
+from swrlib.figures.forest import forest
 from swrlib.overview import Overview, repair
+from swrlib.overview.scorecard import against, late_accuracies, rivals, scorecard
 from swrlib.papers import SWR as paper
-from swrlib.scorecard import against, late_accuracies, rivals, scorecard
 
 ROOT = Path(__file__).resolve().parent.parent
 CHAPTERS = yaml.safe_load((ROOT / "config/quick.yaml").read_text())["chapters"]

@@ -8,11 +8,11 @@ import yaml
 from test_verdicts import made_up
 
 from swrlib import verdicts
-from swrlib.advice import advice
-from swrlib.forest import forest, mark
+from swrlib.figures.forest import forest, mark
 from swrlib.overview import STREAMS, Overview, repair
+from swrlib.overview.advice import advice
+from swrlib.overview.scorecard import CHAPTERS, scorecard
 from swrlib.papers import SWR as paper
-from swrlib.scorecard import CHAPTERS, scorecard
 from swrlib.tables import badge
 from swrlib.verdicts import final_accuracy
 

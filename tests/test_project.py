@@ -231,7 +231,7 @@ ROOMS = [
     *("population", "methods", "in_loop", "measures", "provenance", "records", "engine"),
     *("second_rule", "first_rule", "outcomes", "comparisons", "printed_numbers"),
     *("verdicts", "cost", "claims"),
-    *("overview", "scorecard", "advice", "tables", "forest", "figures", "notebook"),
+    *("overview", "tables", "figures", "notebook"),
 ]
 
 

@@ -8,11 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from swrlib.comparisons import in_points
-from swrlib.first_rule import LEAST_SEEDS
+from swrlib.overview.scorecard import CHAPTERS
 from swrlib.papers import SWR as paper
-from swrlib.scorecard import CHAPTERS
 from swrlib.tables import badge, folded
+from swrlib.verdicts import LEAST_SEEDS, in_points
 
 #: How far the axis reaches to either side, in margins; an arrow stands for what lies beyond.
 REACH = 8.0

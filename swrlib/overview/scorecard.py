@@ -7,13 +7,21 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from swrlib import outcomes, second_rule
-from swrlib.comparisons import OURS, in_points
-from swrlib.first_rule import LEAST_SEEDS, NOT_RUN, TOO_FEW_SEEDS
 from swrlib.overview import RIVALS, STREAMS
 from swrlib.papers import SWR as paper
 from swrlib.papers import Cell
 from swrlib.statistics import Interval, contrast
+from swrlib.verdicts import (
+    LEAST_SEEDS,
+    NOT_RUN,
+    TOO_FEW_SEEDS,
+    in_points,
+    judged,
+    second_rule,
+)
+
+#: What stays out of the block design of the paper's methods.
+OURS = "adamw"
 
 #: The chapter on each stream.
 CHAPTERS = {
@@ -63,11 +71,14 @@ def late_accuracies(records: pd.DataFrame) -> dict[Cell, pd.DataFrame]:
     records : DataFrame
         What `swrlib.load_records` returns. Runs that do not count for a verdict are passed over.
     """
-    finals = outcomes.judged(records, "paper")
-    there = set(finals[["dataset", "model", "stream"]].itertuples(index=False, name=None))
-    pairs = dict.fromkeys([*paper.pairs, *sorted(cell[:2] for cell in there)])
+    finals = judged(records, "paper")
+    found = {
+        (dataset, model, stream): rows.pivot(index="seed", columns="method", values="late")
+        for (dataset, model, stream), rows in finals.groupby(["dataset", "model", "stream"])
+    }
+    pairs = dict.fromkeys([*paper.pairs, *(cell[:2] for cell in found)])
     cells = [(*pair, stream) for stream in STREAMS for pair in pairs]
-    return {cell: outcomes.by_seed(finals, cell, "late") for cell in cells if cell in there}
+    return {cell: found[cell] for cell in cells if cell in found}
 
 
 def against(late: pd.DataFrame, cell: Cell, rival: str) -> Against | None:

@@ -7,13 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from swrlib import outcomes
 from swrlib.claims.plasticity import own_gaps
-from swrlib.comparisons import OURS, in_points
 from swrlib.overview import STREAMS
+from swrlib.overview.scorecard import OURS, Against, against, late_accuracies
 from swrlib.papers import SWR as paper
-from swrlib.scorecard import Against, against, late_accuracies
-from swrlib.second_rule import EQUAL, TOO_NOISY
+from swrlib.verdicts import counting, in_points
+from swrlib.verdicts import second_rule as rule
 
 #: Streams in which all images are there at the end, as they are from scratch.
 CHANGES = ("warm-start", "full-access")
@@ -45,7 +44,7 @@ def advice(records: pd.DataFrame) -> dict[str, str]:
 
 def losses(records: pd.DataFrame) -> pd.DataFrame:
     """Return `swrlib.claims.plasticity.own_gaps` of all `CHANGES`, ``stream`` beside them."""
-    counted = records[records["run"].isin(outcomes.counting(records, "paper")["run"])]
+    counted = records[records["run"].isin(counting(records, "paper")["run"])]
     single = counted[counted["stream"] == "single-task"]
     parts = [
         own_gaps(counted[counted["stream"] == stream], single).assign(stream=stream)
@@ -139,7 +138,7 @@ def what_is_not_known(found: Sequence[Against]) -> str:
     cells = [(*pair, stream) for pair in paper.pairs for stream in STREAMS]
     left = [cell for cell in cells if cell not in tried]
     pairs = [pair for pair in paper.pairs if not any(cell[:2] == pair for cell in tried)]
-    noisy = sum(a.word == TOO_NOISY for a in found)
+    noisy = sum(a.word == rule.TOO_NOISY for a in found)
     text = f"{len(left)} of the paper's {len(cells)} settings, which were not trained"
     text = text if left else "what other networks and data would show"
     if pairs:
@@ -158,7 +157,7 @@ def _tally(found: Sequence[Against], rival: str, *, named: bool = False) -> str:
         return f" ({'; '.join(names)})" if names else ""
 
     above, below = (sum(a.side == side for a in found) or "none" for side in ("above", "below"))
-    level, noisy = (sum(a.word == word for a in found) for word in (EQUAL, TOO_NOISY))
+    level, noisy = (sum(a.word == word for a in found) for word in (rule.EQUAL, rule.TOO_NOISY))
     rest = [f"equal within the size that matters in {level}"] if level else []
     rest += [f"not to be told from it in {noisy}"] if noisy else []
     number = "1 setting" if len(found) == 1 else f"{len(found)} settings"
