@@ -15,8 +15,8 @@ from browser import WIDTHS, find_chromium, list_pages, open_browser, open_page
 
 from swrlib import load_records, measures, records, tables, verdicts
 from swrlib.figures.forest import forest
-from swrlib.overview import Overview, repair
-from swrlib.overview.scorecard import against, late_accuracies, rivals, scorecard
+from swrlib.overview import Overview, late_accuracies, repair
+from swrlib.overview.scorecard import against, rivals, scorecard
 from swrlib.papers import SWR as paper
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from swrlib.claims.plasticity import own_gaps
-from swrlib.overview import STREAMS
-from swrlib.overview.scorecard import OURS, Against, against, late_accuracies
+from swrlib.overview import OURS, STREAMS, late_accuracies
+from swrlib.overview.scorecard import Against, against
 from swrlib.papers import SWR as paper
 from swrlib.verdicts import counting, in_points
 from swrlib.verdicts import second_rule as rule

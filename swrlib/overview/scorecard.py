@@ -7,21 +7,17 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from swrlib.overview import RIVALS, STREAMS
+from swrlib.overview import RIVALS, STREAMS, difference, late_accuracies
 from swrlib.papers import SWR as paper
 from swrlib.papers import Cell
-from swrlib.statistics import Interval, contrast
+from swrlib.statistics import Interval
 from swrlib.verdicts import (
     LEAST_SEEDS,
     NOT_RUN,
     TOO_FEW_SEEDS,
     in_points,
-    judged,
     second_rule,
 )
-
-#: What stays out of the block design of the paper's methods.
-OURS = "adamw"
 
 #: The chapter on each stream.
 CHAPTERS = {
@@ -63,24 +59,6 @@ class Against(NamedTuple):
         return "above" if self.gap.difference > 0 else "below"
 
 
-def late_accuracies(records: pd.DataFrame) -> dict[Cell, pd.DataFrame]:
-    """Return the mean accuracy of the last epochs, by seed and method, of each setting.
-
-    Parameters
-    ----------
-    records : DataFrame
-        What `swrlib.load_records` returns. Runs that do not count for a verdict are passed over.
-    """
-    finals = judged(records, "paper")
-    found = {
-        (dataset, model, stream): rows.pivot(index="seed", columns="method", values="late")
-        for (dataset, model, stream), rows in finals.groupby(["dataset", "model", "stream"])
-    }
-    pairs = dict.fromkeys([*paper.pairs, *(cell[:2] for cell in found)])
-    cells = [(*pair, stream) for stream in STREAMS for pair in pairs]
-    return {cell: found[cell] for cell in cells if cell in found}
-
-
 def against(late: pd.DataFrame, cell: Cell, rival: str) -> Against | None:
     """Set SWR beside a rival; None where one of them has too few seeds.
 
@@ -91,16 +69,11 @@ def against(late: pd.DataFrame, cell: Cell, rival: str) -> Against | None:
     cell : (dataset, model, stream)
     rival : str
     """
-    if rival != OURS:
-        late = late.drop(columns=OURS, errors="ignore")
-    if not {"swr", rival} <= set(late):
+    estimate = difference(late, "swr", rival)
+    if estimate is None:
         return None
-    seeds = int(late[["swr", rival]].count().min())
-    if seeds < LEAST_SEEDS:
-        return None
-    estimate, _ = contrast(late, {"swr": 1.0, rival: -1.0})
     word = second_rule.number_word(estimate, paper.sizes.get(cell[:2], float("nan")))
-    return Against(cell, rival, estimate.interval(), word, seeds)
+    return Against(cell, rival, estimate.interval(), word, int(late[["swr", rival]].count().min()))
 
 
 def rivals(late: pd.DataFrame) -> list[str]:
