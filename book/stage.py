@@ -19,10 +19,14 @@ from pathlib import Path
 
 import inputs
 import nbformat
+import pandas as pd
 import yaml
 
 from swrlib import load_records, verdicts
+from swrlib.figures.forest import forest
 from swrlib.overview import Overview
+from swrlib.overview.advice import advice
+from swrlib.overview.scorecard import scorecard
 from swrlib.papers import SWR as paper
 from swrlib.tables import badge, claim_line
 
@@ -64,6 +68,11 @@ def find_heading(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Return the cell that begins with the chapter's title."""
     texts = (cell for cell in notebook.cells if cell.cell_type == "markdown")
     return next(cell for cell in texts if cell.source.startswith("# "))
+
+
+def title_of(notebook: nbformat.NotebookNode) -> str:
+    """Return a chapter's title."""
+    return find_heading(notebook).source.splitlines()[0].removeprefix("# ")
 
 
 def rename_labels(notebook: nbformat.NotebookNode, suffix: str) -> None:
@@ -165,7 +174,6 @@ def claims_page(notebooks: dict[str, nbformat.NotebookNode]) -> str:
         shown = shown_verdicts(notebook)
         if not shown:
             continue
-        title = find_heading(notebook).source.splitlines()[0].removeprefix("# ")
         lines = []
         for claim in (claim for claim in paper.claims if claim.id in shown):
             words[claim.id] |= {verdict["verdict"] for verdict in shown[claim.id]}
@@ -176,7 +184,7 @@ def claims_page(notebooks: dict[str, nbformat.NotebookNode]) -> str:
                 line += f"<details><summary>the numbers</summary>{'<br>'.join(details)}</details>"
             lines.append(f'<div class="claim">{line}</div>')
         listed = "\n".join(['<div class="claims">', *lines, "</div>"])
-        parts.append(f"## [{title}](../notebooks/{name}.ipynb)\n\n{listed}")
+        parts.append(f"## [{title_of(notebook)}](../notebooks/{name}.ipynb)\n\n{listed}")
     overall = Counter(verdicts.combined(found) for found in words.values())
     counts = " ".join(badge(word, f"{n} {word}") for word, n in overall.most_common())
     return "\n\n".join([f"{len(words)} claims: {counts}", *parts])
@@ -215,6 +223,13 @@ def trained_table() -> str:
     return "\n".join(lines)
 
 
+def front_page(text: str, records: pd.DataFrame) -> str:
+    """Fill the front page with what the records say."""
+    sentences = "\n".join(f"- **{question}** {said}" for question, said in advice(records).items())
+    text = text.replace("<!-- scorecard -->", scorecard(records))
+    return Overview(records).fill(text.replace("<!-- for a user -->", sentences))
+
+
 def main(executed: Path, stage: Path) -> None:
     """Check every chapter first, then lay out the stage anew."""
     root = Path(__file__).resolve().parent.parent
@@ -231,14 +246,16 @@ def main(executed: Path, stage: Path) -> None:
         copy = stage / path.relative_to(root)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, copy)
+    records = load_records(inputs.results_folder(), scale="paper", split="all")
+    titles = {name: title_of(notebook) for name, notebook in notebooks.items()}
     page = stage / "book/claims.md"
     text = page.read_text().replace("<!-- verdicts -->", claims_page(notebooks))
+    text = text.replace("<!-- comparisons -->", forest(verdicts.all_comparisons(records), titles))
     page.write_text(text.replace("<!-- trained -->", trained_table()))
     rules = stage / "book/verdicts.md"
     rules.write_text(rules.read_text().replace("<!-- both rules -->", both_rules(notebooks)))
     front = stage / "book/index.md"
-    overview = Overview(load_records(inputs.results_folder(), scale="paper", split="all"))
-    front.write_text(overview.fill(front.read_text()))
+    front.write_text(front_page(front.read_text(), records))
     settings = site_settings(root, chapters)
     repository = settings["repository"]
     (stage / "notebooks").mkdir()

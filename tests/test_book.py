@@ -14,7 +14,9 @@ import yaml
 from browser import WIDTHS, find_chromium, list_pages, open_browser, open_page
 
 from swrlib import load_records, measures, records, tables, verdicts
-from swrlib.overview import Overview, repair
+from swrlib.figures.forest import forest
+from swrlib.overview import Overview, late_accuracies, repair
+from swrlib.overview.scorecard import against, rivals, scorecard
 from swrlib.papers import SWR as paper
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -144,22 +146,37 @@ def test_the_page_of_claims_counts_each_claim_once():
     assert f"{yes} &lt; {claims[2]}<br>{no} &lt; {claims[2]}" in row
 
 
-def front_page() -> str:
+def front_page(begin: str = "## What came out so far") -> str:
     """Return the part of the front page on what came out, as it is stored."""
-    return (
-        (ROOT / "book/index.md").read_text().split("## What came out so far")[1].split("\n## ")[0]
-    )
+    return (ROOT / "book/index.md").read_text().split(begin)[1].split("\n## The chapters")[0]
 
 
 def test_no_number_of_the_front_page_is_typed():
-    text = re.sub(r"\[\[[^]]*\]\]", "", front_page())
-    names = r"CIFAR-10\b|VGG-16|L2\b|Table 1|Fig\. 5|95% t interval"
+    text = re.sub(r"\[\[[^]]*\]\]|\(verdicts.md[^)]*\)", "", front_page("## At one look"))
+    names = r"95% interval|CIFAR-10\b|VGG-16|L2\b|Table 1|Fig\. 5|95% t interval"
     assert re.findall(r"[^ ]*\d[^ ]*", re.sub(names, "", text)) == []
     assert front_page().count("[[") > 15
     filled = Overview(load_records(scale="paper", split="all")).fill(front_page())
     assert "[[" not in filled
     prose = filled.split('<div class="table-container">')[0]
     assert "–" not in prose, "a number of the front page has no record"
+
+
+def test_the_front_page_has_a_scorecard_and_five_sentences_for_a_user():
+    trained = load_records(scale="paper", split="all")
+    filled = staging().front_page("## At one look" + front_page("## At one look"), trained)
+    assert "<!--" not in filled and "[[" not in filled
+    look, rest = filled.split("## What it means for a user")
+    assert scorecard(trained) in look
+    said = re.findall(r"^- \*\*.*\?\*\* .*\.$", rest.split("\n## ")[0], re.M)
+    assert len(said) == 5
+    for cell, late in late_accuracies(trained).items():
+        if cell[:2] in paper.pairs and (others := rivals(late)):
+            found = against(late, cell, others[0])
+            text = verdicts.in_points(*found.gap, unit="")
+            assert f"SWR − {paper.label(found.rival).replace('&', '&amp;')}: {text}<" in look
+    # What the prose around them says of the scorecard's and the sentences' making.
+    assert "MNIST MLP" in said[0] and "cannot test the thesis" in said[0]
 
 
 def test_the_front_page_says_what_the_records_say():
@@ -225,6 +242,18 @@ def test_the_front_page_shows_every_setting_with_swr(site):
     for row in settings.itertuples():
         name = f"{paper.label(row.stream)}, {paper.label(row.dataset)} {paper.label(row.model)}"
         assert f"<td>{name}</td>" in page, name
+
+
+def test_every_comparison_that_was_run_is_on_the_page_of_claims(site):
+    page = html.unescape((site / "book/claims.html").read_text())
+    found = verdicts.all_comparisons(load_records(scale="paper", split="all"))
+    run = found[(found["n"] >= verdicts.LEAST_SEEDS) & ~found["pooled"]]
+    for case in run.itertuples():
+        text = verdicts.in_points(case.estimate, case.low, case.high, unit="")
+        spoken = f"{case.setting}: {text}, margin {100 * case.margin:.2g}; "
+        row = next(r for r in page.split("<li ") if spoken in r and case.word in r)
+        link = re.search(r'class="to-chapter" href="([^"]+)"', row)[1]
+        assert (site / "book" / link).resolve().is_file(), link
 
 
 def test_the_page_of_claims_lists_what_was_trained():
@@ -311,6 +340,36 @@ def test_every_page_is_whole_in_a_browser_without_a_network(site, browser, width
             if any(found.values()):
                 problems[path.name] = {key: value for key, value in found.items() if value}
     assert not problems, json.dumps(problems, indent=2)
+
+
+@pytest.mark.parametrize("width", WIDTHS.values())
+def test_comparisons_are_sorted_by_a_click_or_a_key(browser, tmp_path, width):
+    found = verdicts.all_comparisons(load_records(scale="paper", split="all", stream="warm-start"))
+    style = (ROOT / "book/style/book.css").read_text()
+    text = forest(found, {"warm_start": "Warm start"})
+    page_file = tmp_path / "page.html"
+    page_file.write_text(
+        f'<!doctype html><html lang="en"><meta name="viewport" content="width=device-width">'
+        f"<style>{style}</style><div class='bd-article'>{text}</div></html>"
+    )
+    with open_page(browser, page_file, width=width) as (page, faults):
+
+        def ranks(by):
+            rows = page.locator(".forest li").all()
+            return [int(row.get_attribute(f"data-{by}")) for row in rows]
+
+        assert ranks("chapter") == sorted(ranks("chapter"))
+        for by, key in (("difference", None), ("word", "Enter"), ("chapter", "Space")):
+            button = page.locator(f'.sorting button[data-by="{by}"]')
+            button.click() if key is None else button.press(key)
+            assert ranks(by) == sorted(ranks(by))
+            assert page.locator('.sorting [aria-pressed="true"]').all_inner_texts() == [
+                button.inner_text()
+            ]
+        box = page.locator(".forest li svg").first.bounding_box()
+        assert box["width"] > 100 and box["x"] + box["width"] <= width
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert not faults
 
 
 def test_a_page_that_is_never_done_is_given_up(browser, tmp_path):

@@ -14,17 +14,56 @@ import pandas as pd
 
 from swrlib import verdicts
 from swrlib.papers import SWR as paper
-from swrlib.statistics import Interval
+from swrlib.papers import Cell
+from swrlib.statistics import Estimate, Interval, contrast
 
 #: The paper's methods that are compared with SWR, and its streams, in the order of its sections.
 RIVALS = ("vanilla", "l2", "l2-init", "shrink-perturb", "head-reset")
 STREAMS = ("warm-start", "full-access", "limited-access", "single-task", "single-task-decay")
+#: Our addition, which stays out of the block design of the paper's methods.
+OURS = "adamw"
 _PLACE = re.compile(r"\[\[(\w+):\s*([^\]]*?)\s*\]\]")
 _MISSING = "–"
 
 
+def late_accuracies(records: pd.DataFrame) -> dict[Cell, pd.DataFrame]:
+    """Return the mean accuracy of the last epochs, by seed and method, of each setting.
+
+    Parameters
+    ----------
+    records : DataFrame
+        What `swrlib.load_records` returns. Runs that do not count for a verdict are passed over.
+    """
+    finals = verdicts.judged(records, "paper")
+    found = {
+        (dataset, model, stream): rows.pivot(index="seed", columns="method", values="late")
+        for (dataset, model, stream), rows in finals.groupby(["dataset", "model", "stream"])
+    }
+    pairs = dict.fromkeys([*paper.pairs, *(cell[:2] for cell in found)])
+    cells = [(*pair, stream) for stream in STREAMS for pair in pairs]
+    return {cell: found[cell] for cell in cells if cell in found}
+
+
+def difference(late: pd.DataFrame, a: str, b: str) -> Estimate | None:
+    """Estimate a's accuracy minus b's in one setting; None where one has too few seeds.
+
+    Parameters
+    ----------
+    late : DataFrame
+        One of `late_accuracies`. Our addition is in the block design only where it is compared.
+    a, b : str
+    """
+    if OURS not in (a, b):
+        late = late.drop(columns=OURS, errors="ignore")
+    if not {a, b} <= set(late) or late[[a, b]].count().min() < verdicts.LEAST_SEEDS:
+        return None
+    return contrast(late, {a: 1.0, b: -1.0})[0]
+
+
 class Overview:
-    """Final accuracies by setting, of the runs that count for a verdict; a dash for what lacks.
+    """Accuracies by setting, of the runs that count for a verdict; a dash for what lacks.
+
+    By the second rule: the mean of the last ten epochs, and the error of the block design.
 
     Parameters
     ----------
@@ -33,32 +72,21 @@ class Overview:
     """
 
     def __init__(self, records: pd.DataFrame) -> None:
-        finals = verdicts.counting(records, "paper")
-        order = {
-            (stream, *pair): None
-            for stream in STREAMS
-            for pair in [*paper.pairs, *zip(finals["dataset"], finals["model"], strict=True)]
-        }
-        columns = ["stream", "dataset", "model"]
-        wide = {
-            setting: rows.pivot_table(index="seed", columns="method", values="test_accuracy")
-            for setting, rows in finals.groupby(columns)
-        }
         #: Accuracy by seed (rows) and method (columns), of each setting.
-        self.accuracy = {setting: wide[setting] for setting in order if setting in wide}
+        self.accuracy = {
+            (stream, dataset, model): late
+            for (dataset, model, stream), late in late_accuracies(records).items()
+        }
 
     def fill(self, text: str) -> str:
         """Replace every place in double brackets by what the records say."""
         return _PLACE.sub(lambda place: getattr(self, place[1])(*place[2].split()), text)
 
     def interval(self, stream: str, dataset: str, model: str, a: str, b: str) -> Interval | None:
-        """Return the paired interval of a's accuracy minus b's; None under three common seeds."""
-        wide = self.accuracy.get((stream, dataset, model))
-        if wide is None or not {a, b} <= set(wide):
-            return None
-        pairs = wide[[a, b]].dropna().to_numpy().T
-        enough = pairs.shape[1] >= verdicts.LEAST_SEEDS
-        return verdicts.paired_interval(*pairs) if enough else None
+        """Return the interval of a's accuracy minus b's; None under three seeds."""
+        late = self.accuracy.get((stream, dataset, model), pd.DataFrame())
+        estimate = difference(late, a, b)
+        return estimate.interval() if estimate else None
 
     # What a place on the page may ask for; all return text.
 
@@ -71,7 +99,7 @@ class Overview:
         return "–".join(map(str, sorted({counts.min(), counts.max()})))
 
     def mean(self, stream: str, dataset: str, model: str, method: str) -> str:
-        """Write a mean final accuracy in percent."""
+        """Write a mean accuracy in percent."""
         wide = self.accuracy.get((stream, dataset, model))
         if wide is None or method not in wide:
             return _MISSING
@@ -80,7 +108,7 @@ class Overview:
     def gap(
         self, stream: str, dataset: str, model: str, a: str, b: str, unit: str = " points"
     ) -> str:
-        """Write a's accuracy minus b's, paired over seeds, with its interval."""
+        """Write a's accuracy minus b's, with its interval."""
         found = self.interval(stream, dataset, model, a, b)
         return verdicts.in_points(*found, unit=unit) if found else _MISSING
 
