@@ -224,7 +224,7 @@ def test_numbers_are_drawn_as_records_are_judged():
         for mine, printed in zip(ours, theirs, strict=True):
             block = pd.DataFrame(mine.T, columns=list("abcd"))
             part = Estimate(printed.mean(), printed.std(ddof=1) / 5**0.5, 4)
-            shifted = mean_of(block + [1.0, 0, 0, 0], "a")
+            shifted = mean_of(block.assign(a=block["a"] + 1.0), "a")
             expected.append(second_rule.number_word(combined([shifted, part], (1, -1)), 1.0))
         found = simulation.number_words(1.0, seeds=3, noise=0.5, louder=louder, seed=5, draws=40)
         assert found.tolist() == expected

@@ -180,7 +180,8 @@ def _estimate(
     if n < 2:
         return case
     if rival == NOTHING:
-        estimate, way = mean_of(late, method), "pooled"
+        estimate = mean_of(late, method)
+        way = "pooled" if estimate.degrees > n - 1 else "Welch"
     else:
         estimate, way = contrast(late, {method: 1.0, rival: -1.0})
     pairs = last[sides].dropna().to_numpy(dtype=float).T
