@@ -891,6 +891,18 @@ def test_a_zero_norm_gives_factor_one_and_exactly_one_warning(when):
     assert swr.summary().loc["0", "factor"] != 1
 
 
+@pytest.mark.parametrize("start", [1e-2, 1e-4, 1e-12])
+def test_a_norm_that_is_small_and_not_zero_is_returned_to(start):
+    model = mlp(3, 4, 2).double()
+    with torch.no_grad():
+        model[0].weight.mul_(start / model[0].weight.norm())
+    swr = SoftWeightRescaling(model, 0.5)
+    with torch.no_grad():
+        model[0].weight.mul_(3.0)
+    swr.step()
+    assert math.isclose(float(model[0].weight.detach().norm()), 2 * start, rel_tol=1e-9)
+
+
 class WithParameter(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -9,7 +9,7 @@ from scipy import stats
 
 from swrlib import verdicts
 from swrlib.claims import simulation
-from swrlib.statistics import NO_INTERVAL, Estimate, Interval, contrast, welch_interval
+from swrlib.statistics import NO_INTERVAL, Estimate, Interval, combined, contrast, mean_of
 from swrlib.verdicts import second_rule
 
 YES, SMALLER, NONE = second_rule.REPRODUCED, second_rule.SMALLER, second_rule.NO_EFFECT
@@ -197,8 +197,7 @@ def test_no_word_is_wrong_in_more_than_5_percent_of_draws(simulated):
             row = simulated.iloc[next(rows)]
             bad = simulation.wrong(design, share * design.printed)
             assert all(row[word] <= 0.05 for word in bad), row
-    assert simulated["wrong"].max() <= 0.065
-    assert simulated.loc[~simulated["noise"].str.contains("one"), "wrong"].max() <= 0.05
+    assert simulated["wrong"].max() <= 0.05  # all together, too, with one noisy method as well
     assert (simulated.loc[truths == 1, "reproduced"] > 0).sum() >= 10
     numbers = simulation.simulated_numbers()
     assert numbers["wrong"].max() <= 0.05
@@ -211,6 +210,24 @@ def test_the_page_shows_the_simulation(simulated, root):
         simulation.as_text(simulated) + "\n\n" + simulation.as_text(simulation.simulated_numbers())
     )
     assert shown.strip() == again, "python -m swrlib.claims.simulation"
+
+
+def test_numbers_are_drawn_as_records_are_judged():
+    for louder in (1.0, 4.0):
+        random = np.random.default_rng(5)
+        ours, theirs = (
+            0.5 * random.standard_normal((40, 4, 3)),
+            0.5 * random.standard_normal((40, 5)),
+        )
+        ours[:, 0] *= louder
+        expected = []
+        for mine, printed in zip(ours, theirs, strict=True):
+            block = pd.DataFrame(mine.T, columns=list("abcd"))
+            part = Estimate(printed.mean(), printed.std(ddof=1) / 5**0.5, 4)
+            shifted = mean_of(block.assign(a=block["a"] + 1.0), "a")
+            expected.append(second_rule.number_word(combined([shifted, part], (1, -1)), 1.0))
+        found = simulation.number_words(1.0, seeds=3, noise=0.5, louder=louder, seed=5, draws=40)
+        assert found.tolist() == expected
 
 
 @pytest.mark.parametrize("design", simulation.DESIGNS[:4])
@@ -246,7 +263,8 @@ def test_the_example_on_the_page_is_right(root):
     found = {}
     for rival in ("L2", "vanilla"):
         estimate, way = contrast(values, {"SWR": 1.0, rival: -1.0})
-        theirs = welch_interval(*printed["SWR"], 5, *printed[rival], 5)
+        parts = [Estimate(m, sd / 5**0.5, 4) for m, sd in (printed["SWR"], printed[rival])]
+        theirs = combined(parts, (1, -1)).interval()
         one = Estimate(*(np.array([x]) for x in estimate))
         found[rival] = str(second_rule.words(one, 1.0, theirs, "above")[0])
         assert way == "pooled" and f"{estimate.error:.3f}" == "0.242"

@@ -5,9 +5,12 @@ from __future__ import annotations
 import html
 import importlib
 import io
+import json
+import os
 import re
 import subprocess
 import sys
+import tarfile
 from functools import cache
 from pathlib import Path
 
@@ -170,6 +173,37 @@ def test_every_verdict_that_changed_has_its_reason(root):
             now = judge_claim(claim, records).verdict
             assert now == claim.was.split(" (")[0] or claim.changed, (claim.id, claim.was, now)
         assert claim.was or claim.changed, claim.id
+
+
+WHAT_IT_SAID = """
+import json
+from swrlib import load_records
+from swrlib.paper import CLAIMS
+from swrlib.verdicts import judge_claim
+records = load_records("results", scale="paper", split="all")
+print(json.dumps({claim.id: judge_claim(claim, records).label for claim in CLAIMS}))
+"""
+
+
+def test_what_the_first_rule_said_is_what_its_own_code_says_of_its_own_records(history, tmp_path):
+    """Of all claims on accuracies; the other claims' chapters take minutes."""
+    with tarfile.open(fileobj=io.BytesIO(git("archive", "4303f4f", "swrlib", "results"))) as files:
+        files.extractall(tmp_path, filter="data")
+    run = subprocess.run(
+        [sys.executable, "-c", WHAT_IT_SAID],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert not run.returncode, run.stderr
+    said = json.loads(run.stdout)
+    judged = {id: word for id, word in said.items() if word != "judged in its chapter"}
+    here = {claim.id: claim.was for claim in paper.claims}
+    assert len(judged) >= 25 and judged == {id: here[id] for id in judged}
+    for id, was in here.items():  # a claim that has a word was there, or was a part of one that was
+        assert not was or id in said or paper.find_claim(id).changed.startswith("Was "), id
 
 
 def test_on_the_same_cells_the_first_rule_says_what_it_said(root):

@@ -52,7 +52,11 @@ def own_gaps(changed: pd.DataFrame, single: pd.DataFrame) -> pd.DataFrame:
             about = {"dataset": dataset, "model": model, "method": method, "seeds": seeds}
             about |= {"start": start[method].mean(), "end": end[method].mean()}
             plain = gaps.get("vanilla")
-            rest = combined([plain, gap], (1, -1)) if plain and method != "vanilla" else _NONE
+            rest = (
+                combined([plain, gap], (1, -1), welch=True)
+                if plain and method != "vanilla"
+                else _NONE
+            )
             interval, recovered = gap.interval(), rest.interval()
             rows.append(
                 about
@@ -84,7 +88,7 @@ def _gap(start: pd.Series, end: pd.Series) -> Estimate:
         return _NONE._replace(difference=start.mean() - end.mean())
     sides = (start.dropna(), end.dropna())
     parts = [Estimate(x.mean(), x.std() / np.sqrt(len(x)), len(x) - 1) for x in sides]
-    return combined(parts, (1, -1))
+    return combined(parts, (1, -1), welch=True)
 
 
 def _word(gap: Estimate, size: float | None) -> str:

@@ -73,6 +73,7 @@ DESIGNS = (
     Design("one comparison", 4, 3),
     Design("one comparison", 7, 5, louder=4.0),
     Design("one comparison", 4, 3, louder=4.0),
+    Design("one comparison", 7, 3, louder=4.0),
     Design("best of four", 4, 5, rivals=3),
     Design("best of four", 4, 3, rivals=3),
     Design("best of five, in three settings", 7, 5, rivals=4, cells=3),
@@ -80,6 +81,7 @@ DESIGNS = (
     Design("above, in most of 4", 7, 5, cells=4, quantifier="most"),
     Design("above, often, of 15", 7, 5, cells=15, quantifier="often"),
     Design("above, sometimes, of 4", 7, 5, cells=4, quantifier="sometimes"),
+    Design("above, generally, of 5", 7, 5, cells=5, quantifier="generally"),
     Design("not below, in all of 5", 7, 5, rivals=5, kind="not below"),
     Design("gains little, in all of 4", 7, 5, cells=4, kind="little"),
 )
@@ -114,13 +116,12 @@ def drawn_estimates(
     pooled = np.sqrt(2 * squares / degrees / design.seeds)[..., None]
     parts = values.var(-1, ddof=1) / design.seeds
     first, others = parts[:, :, :1], parts[:, :, 1 : 1 + design.rivals]
-    welch = (first + others) ** 2 / ((first**2 + others**2) / (design.seeds - 1))
     own = np.sqrt(first + others)
     chosen = alike[..., None] & (pooled > own)
     return Estimate(
         means[:, :, :1] - means[:, :, 1 : 1 + design.rivals],
         np.where(chosen, pooled, own),
-        np.where(chosen, float(degrees), welch),
+        np.where(chosen, float(degrees), design.seeds - 1.0),
     )
 
 
@@ -139,15 +140,32 @@ def claim_words(design: Design, truth: float, *, seed: int = 0, draws: int = DRA
     flat = Estimate(
         *(np.asarray(part).reshape(draws, -1) for part in np.broadcast_arrays(*estimate))
     )
-    half = quantile(8) * design.noise * np.sqrt(2 / 5)
+    half = quantile(4) * design.noise * np.sqrt(2 / 5)
+    if design.quantifier == "generally":
+        flat, half = _pooled(flat), half / np.sqrt(design.cells)
     printed = Interval(design.printed, design.printed - half, design.printed + half)
     found = second_rule.words(flat, 1.0, printed, design.kind, design.quantifier)
-    units = second_rule.worst(found.reshape(draws, design.cells, design.rivals))
+    units = second_rule.worst(found.reshape(draws, -1, design.rivals))
     return second_rule.verdict(units, design.quantifier)
 
 
+def _pooled(estimate: Estimate) -> Estimate:
+    """Average settings, over the last axis."""
+    cells = estimate.difference.shape[-1]
+    error = np.sqrt((estimate.error**2).sum(-1, keepdims=True)) / cells
+    largest = estimate.error.argmax(-1)[..., None]
+    degrees = np.take_along_axis(estimate.degrees, largest, -1)
+    return Estimate(estimate.difference.mean(-1, keepdims=True), error, degrees)
+
+
 def number_words(
-    truth: float, *, seeds: int, noise: float = 1.0, seed: int = 0, draws: int = DRAWS
+    truth: float,
+    *,
+    seeds: int,
+    noise: float = 1.0,
+    louder: float = 1.0,
+    seed: int = 0,
+    draws: int = DRAWS,
 ) -> np.ndarray:
     """Return the word on ours minus a printed number, of five seeds, in each draw.
 
@@ -156,22 +174,28 @@ def number_words(
     truth : float
         The true difference, in margins.
     seeds : int
-        Of ours, of four methods whose spreads are pooled.
+        Of ours, of four methods whose spreads are pooled if they are alike.
     noise : float
         Standard deviation over seeds, in margins, of ours and of the paper's.
+    louder : float
+        Our method's noise over the others' and the paper's.
     seed, draws : int
     """
     random = np.random.default_rng(seed)
     ours = noise * random.standard_normal((draws, 4, seeds))
     theirs = noise * random.standard_normal((draws, 5))
+    ours[:, 0] *= louder
     variances = ours.var(-1, ddof=1)
-    pooled = variances.mean(-1) > variances[:, 0]
+    rest = ours - ours.mean(-2, keepdims=True)
+    alike = bartlett(*np.moveaxis(rest, 1, 0), axis=-1).pvalue > UNLIKE
+    pooled = alike & (variances.mean(-1) > variances[:, 0])
     a = np.where(pooled, variances.mean(-1), variances[:, 0]) / seeds
     b = theirs.var(-1, ddof=1) / 5
     within = np.where(pooled, 4, 1) * (seeds - 1)
-    degrees = (a + b) ** 2 / (a**2 / within + b**2 / 4)
     difference = truth + ours[:, 0].mean(-1) - theirs.mean(-1)
-    return second_rule.number_word(Estimate(difference, np.sqrt(a + b), degrees), 1.0)
+    return second_rule.number_word(
+        Estimate(difference, np.sqrt(a + b), np.where(a > b, within, 4)), 1.0
+    )
 
 
 def wrong(design: Design, truth: float) -> tuple[str, ...]:
@@ -235,12 +259,15 @@ def simulated(designs: Sequence[Design] = DESIGNS, *, draws: int = DRAWS) -> pd.
 def simulated_numbers(*, draws: int = DRAWS) -> pd.DataFrame:
     """Return the same for numbers: ``seeds, noise, truth``, a column a word, ``wrong``."""
     rows = []
-    for seeds, noise, truth in itertools.product((5, 3), ("0.5", "1"), (0, 1, 2)):
-        said = number_words(truth, seeds=seeds, noise=float(noise), draws=draws)
+    designs = itertools.product((5, 3), (("0.5", 1), ("1", 1), ("0.5", 4)), (0, 1, 2))
+    for seeds, (noise, louder), truth in designs:
+        said = number_words(truth, seeds=seeds, noise=float(noise), louder=louder, draws=draws)
         found = rates(said, (EQUAL, DIFFERS, TOO_NOISY))
         bad = DIFFERS if truth == 0 else EQUAL
         rows.append(
-            {"seeds": seeds, "noise": noise, "truth": truth} | found | {"wrong": found[bad]}
+            {"seeds": seeds, "noise": noise + f", ours {louder}×" * (louder > 1), "truth": truth}
+            | found
+            | {"wrong": found[bad]}
         )
     return pd.DataFrame(rows)
 

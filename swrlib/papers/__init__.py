@@ -92,6 +92,8 @@ class Claim:
         Where it is claimed. Empty: everywhere.
     margin : float, dict or None
         The size that matters, everywhere or by "dataset model"; None: see `Paper.sizes`.
+    size : float or None
+        How large the text says the difference is at least; None: as large as printed elsewhere.
     quantifier : str
         In how many of its cells it is claimed: see `swrlib.verdicts.second_rule`;
         "generally in most": the mean over methods, in most cells.
@@ -113,6 +115,7 @@ class Claim:
     rivals: tuple[str, ...] = ()
     cells: tuple[Cell, ...] = ()
     margin: float | dict[str, float] | None = None
+    size: float | None = None
     quantifier: str = "all"
     chapter: str = ""
     remark: bool = False
@@ -233,6 +236,11 @@ class Paper:
             and panel.measure == "test_accuracy"
             and panel.figure in self.details.get("size_figures", ())
         }
+
+    def compared(self, rival: str, cell: Cell) -> bool:
+        """Return whether a rival is there in a cell: where a table stands, it has to be in it."""
+        columns = [t.accuracy.get(cell[:2]) for t in self.tables.values() if t.stream == cell[2]]
+        return all(rival in column for column in columns if column)
 
     def size_that_matters(self, claim: Claim | None, cell: Cell) -> float:
         """Return the margin of a claim in a cell, or of a number; NaN where there is none."""

@@ -161,7 +161,11 @@ def estimated(claim: Claim, cells: Sequence[Cell], finals: pd.DataFrame) -> list
         late, last = (outcomes.by_seed(finals, cell, outcome) for outcome in ("late", "last"))
         late = late.drop(columns=OURS, errors="ignore")
         for method in claim.methods:
-            found += [_estimate(claim, cell, method, rival, late, last) for rival in rivals]
+            found += [
+                _estimate(claim, cell, method, rival, late, last)
+                for rival in rivals
+                if rival == NOTHING or paper.compared(rival, cell)
+            ]
     return found
 
 
@@ -176,7 +180,8 @@ def _estimate(
     if n < 2:
         return case
     if rival == NOTHING:
-        estimate, way = mean_of(late, method), "pooled"
+        estimate = mean_of(late, method)
+        way = "pooled" if estimate.degrees > n - 1 else "Welch"
     else:
         estimate, way = contrast(late, {method: 1.0, rival: -1.0})
     pairs = last[sides].dropna().to_numpy(dtype=float).T
@@ -292,6 +297,8 @@ def _words(claim: Claim, cases: Sequence[Comparison], which: str) -> list[str]:
     printed = Estimate(*np.array([case.printed for case in cases], dtype=float).T).interval()
     if which == "printed":
         printed = Interval(*[np.full(len(cases), np.nan)] * 3)
+    elif claim.size is not None:
+        printed = Interval(*[np.full(len(cases), claim.size)] * 3)
     kind = KINDS.get(claim.kind, "above")
     words = second_rule.words(estimate, margins, printed, kind, claim.quantifier)
     if claim.kind == "loses more":  # an epoch may have made good what was lost at once
