@@ -293,6 +293,30 @@ def test_accumulation_and_removal_are_not_said(every):
             optimizer.step()
 
 
+def test_many_evaluations_of_the_loss_within_one_step_are_not_said():
+    model = mlp()
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=30, tolerance_change=0.0)
+    rescaling_ = SoftWeightRescaling(model, 0.1)
+    rescaling_.attach(optimizer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            optimizer.step(lambda: backward(model, 0))
+    assert rescaling_.factors().isfinite().all()
+
+
+def test_a_compiled_step_is_followed_as_well():
+    model, theirs = mlp(), mlp()
+    for network, compiled in ((model, True), (theirs, False)):
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        SoftWeightRescaling(network, 0.1).attach(optimizer)
+        step = torch.compile(optimizer.step, backend="eager") if compiled else optimizer.step
+        for seed in range(4):
+            backward(network, seed)
+            step()
+    assert difference(model, theirs) < 1e-12
+
+
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_a_compiled_model_in_one_graph_is_followed_as_well(backend):
     model, theirs = mlp(), mlp()

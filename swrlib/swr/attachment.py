@@ -129,14 +129,21 @@ class Attachments:
             with torch.no_grad():
                 # A fused optimizer fires its hooks also where GradScaler makes it skip the step.
                 rescale(getattr(taken, "found_inf", None))
-            watch.done = True
+            watch.end()
             for keeper in keepers:
                 keeper.remember()
             if keepers and keepers[0].looks > ENOUGH:
                 keepers.clear()
 
-        handle = optimizer.register_step_post_hook(after_step)
+        aside = torch.compiler.disable(after_step)
+
+        def hook(*arguments: Any) -> None:
+            # A compiled step leaves its graph here, since what follows looks at the model anew.
+            (aside if torch.compiler.is_compiling() else after_step)(*arguments)
+
+        handle = optimizer.register_step_post_hook(hook)
         watch = Watch(ours[0], handle)
+        optimizer.register_step_pre_hook(watch.begin)
         self._held.append((weakref.ref(optimizer), handle))
         return handle
 
@@ -149,15 +156,15 @@ def _within_another_step(optimizer: Optimizer) -> bool:
 
     A class whose ``step`` calls ``super().step()`` runs its hooks twice.
     """
-    wrapper = sys._getframe(2)  # torch's, which runs the hooks
-    code, frame = wrapper.f_code, wrapper.f_back
-    for _ in range(10):
-        if frame is None:
-            return False
+    code = type(optimizer).step.__code__  # torch's wrapper, which runs the hooks
+    frame, steps = sys._getframe(1), 0
+    for _ in range(14):
         if frame.f_code is code and frame.f_locals.get("self") is optimizer:
-            return True
+            steps += 1
+        if frame.f_back is None:
+            break
         frame = frame.f_back
-    return False
+    return steps > 1
 
 
 def _warn_of_decay(optimizer: Optimizer, weights: Mapping[str, Tensor]) -> None:
