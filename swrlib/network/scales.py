@@ -106,6 +106,10 @@ def follow(
     return Course(walk.scales, walk.enters, walk.faults, outputs, first or fault)
 
 
+#: Of a scale that is followed behind a fault: a variance has 2, its square 4.
+_LARGEST_POWER = 8.0
+
+
 class _Walk:
     def __init__(
         self, network: Network, factors: Mapping[str, float] | None, frozen: Container[str]
@@ -184,12 +188,15 @@ class _Walk:
     def _power(self, position: int, step: Step) -> tuple[Scale, str]:
         powers: dict[str, float] = {}
         reaching = [self.scales[name] for name in step.inputs]
-        if any(name in self.faults for name in step.inputs):  # no multiple of anything: go on
-            return max(reaching, key=lambda scale: scale.since), ""
         for scale, exponent in zip(reaching, step.powers, strict=True):
             for name, power in scale.powers.items():
                 powers[name] = powers.get(name, 0.0) + exponent * power
         powers = {name: power for name, power in powers.items() if power}
+        # Behind a fault nothing is a multiple of anything, and gates upon gates would grow.
+        if any(name in self.faults for name in step.inputs) and any(
+            abs(power) > _LARGEST_POWER for power in powers.values()
+        ):
+            return max(reaching, key=lambda scale: scale.since), ""
         since = max((scale.since for scale in reaching), default=-1)
         result = Scale(powers, since if powers else position, step.label)
         scaled = not all(self._agree(scale, 1.0) for scale in reaching)

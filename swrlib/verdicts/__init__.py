@@ -140,8 +140,10 @@ def judge_claim(
     """
     if claim.kind not in ACCURACY_KINDS:
         return Verdict(claim, IN_CHAPTER, IN_CHAPTER, claim.place, NOT_PRINTED)
-    finals = judged(records, scale, claim)
-    single = worded(claim, estimated(claim, claim.cells if cells is None else cells, finals), scale)
+    cells = claim.cells if cells is None else cells
+    streams = {stream for *_, stream in cells}
+    finals = judged(records[records["stream"].isin(streams)], scale, claim)
+    single = worded(claim, estimated(claim, cells, finals), scale)
     chosen = single
     if claim.quantifier.startswith("generally") and scale == "paper":
         chosen = worded(claim, pooled(claim, [c for c in single if _decided(c)], finals), scale)
