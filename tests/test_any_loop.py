@@ -888,3 +888,36 @@ def test_a_module_that_is_used_twice_is_said_to_be_named_once():
         SoftWeightRescaling(Siamese(), 0.1)
     swr = SoftWeightRescaling(Siamese(), 0.1, layers=["body", "head"])
     assert [layer.name for layer in swr.layers] == ["body", "head"]
+
+
+# --- what is no choice, no order, no optimizer ------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"exclude": nn.Linear(2, 2)}, "names, classes or functions, not a Linear"),
+        ({"exclude": nn.Sequential(nn.ReLU())}, "names, classes or functions, not a Sequential"),
+        ({"include": torch.ones(3)}, "names, classes or functions, not a Tensor"),
+        ({"lam": {nn.Linear: 0.1}}, "given for patterns of names"),
+        ({"layers": {"0", "2", "4"}}, "layers is a set, without order"),
+        ({"layers": [nn.Linear(2, 2)]}, "layers takes names of modules"),
+        ({"layers": [[["0", "2"]]]}, "layers takes names of modules"),
+    ],
+)
+def test_what_is_no_choice_and_no_order_is_refused(options, words):
+    with pytest.raises(TypeError, match=words):
+        SoftWeightRescaling(mlp(), **{"lam": 0.1} | options)
+
+
+def test_a_class_of_optimizers_is_refused_as_one():
+    with pytest.raises(TypeError, match="SGD is a class: attach the optimizer that it makes"):
+        SoftWeightRescaling(mlp(), 0.1).attach(torch.optim.SGD)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_a_scripted_model_is_refused_with_what_to_take():
+    model = torch.jit.script(mlp())
+    for options in ({}, {"example": batch(0)[0]}, {"layers": ["0", "2", "4"]}):
+        with pytest.raises(ValueError, match=r"is scripted .*: take the module that it was made"):
+            SoftWeightRescaling(model, 0.1, **options)

@@ -240,7 +240,7 @@ def trace(
     -----
     Hooks are taken to watch, not to change what they see.
     """
-    model = unwrap(model)
+    model = _not_scripted(unwrap(model))
     declared = _checked_classes(normalizations)
     modules = dict(model.named_modules(remove_duplicate=False))
     if layers is None and kind_of(model):
@@ -262,6 +262,15 @@ def trace(
         effects=_effects({name: modules[name] for name in kinds}, declared),
         traced=layers is None or layers == [""],
     )
+
+
+def _not_scripted(model: nn.Module) -> nn.Module:
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError(
+            f"{type(model).__name__} is scripted and cannot be looked into: take the module that "
+            "it was made from, which has the same parameters"
+        )
+    return model
 
 
 def _checked_classes(normalizations: Sequence[type[nn.Module]]) -> graph.Classes:

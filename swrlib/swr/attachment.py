@@ -33,6 +33,8 @@ def find_optimizer(given: Any) -> Optimizer:
     kind = type(given).__name__
     if isinstance(given, list | tuple | set | Mapping):
         raise TypeError(f"a {kind} is no optimizer: attach the one in it that steps last")
+    if isinstance(given, type):
+        raise TypeError(f"{given.__name__} is a class: attach the optimizer that it makes")
     inside = [
         (name, value)
         for name, value in getattr(given, "__dict__", {}).items()
@@ -112,11 +114,8 @@ class Attachments:
                 "construct SoftWeightRescaling again from the whole model"
             )
         _warn_of_decay(optimizer, weights)
-        if optimizer is given and (others := _other_steps(given)):
-            warn(
-                f"rescalings follow {type(given).__name__}.step() alone: where the training calls "
-                f"{listed(others)} instead, call rescaling.step() after the last of them"
-            )
+        if optimizer is given:
+            _warn_of_other_steps(given)
         wrapped = (optimizer,) if given is optimizer else (optimizer, given)
         keepers = [_OwnWeights(one, ours, self._cautions) for one in wrapped]
         nested = sum("step" in vars(kind) for kind in type(optimizer).__mro__) > 2
@@ -135,13 +134,7 @@ class Attachments:
             if keepers and keepers[0].looks > ENOUGH:
                 keepers.clear()
 
-        aside = torch.compiler.disable(after_step)
-
-        def hook(*arguments: Any) -> None:
-            # A compiled step leaves its graph here, since what follows looks at the model anew.
-            (aside if torch.compiler.is_compiling() else after_step)(*arguments)
-
-        handle = optimizer.register_step_post_hook(hook)
+        handle = optimizer.register_step_post_hook(_outside_of_graphs(after_step))
         watch = Watch(ours[0], handle)
         optimizer.register_step_pre_hook(watch.begin)
         self._held.append((weakref.ref(optimizer), handle))
@@ -149,6 +142,24 @@ class Attachments:
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_held": []}  # hooks stay with the optimizer they were given to
+
+
+def _outside_of_graphs(hook: Callable[..., None]) -> Callable[..., None]:
+    """Return a hook at which a compiled step leaves its graph."""
+    aside = torch.compiler.disable(hook)
+
+    def called(*arguments: Any) -> None:
+        (aside if torch.compiler.is_compiling() else hook)(*arguments)
+
+    return called
+
+
+def _warn_of_other_steps(optimizer: Optimizer) -> None:
+    if others := _other_steps(optimizer):
+        warn(
+            f"rescalings follow {type(optimizer).__name__}.step() alone: where the training calls "
+            f"{listed(others)} instead, call rescaling.step() after the last of them"
+        )
 
 
 def _within_another_step(optimizer: Optimizer) -> bool:
