@@ -140,9 +140,22 @@ def test_weights_that_come_back_as_new_parameters_have_an_owner_still():
     swr = SoftWeightRescaling(model, 0.1)
     swr.attach(optimizer := still(model))
     model.load_state_dict(copy.deepcopy(model.state_dict()), assign=True)
-    optimizer.step()
+    with pytest.warns(UserWarning, match="new Parameter, which the attached optimizer does not"):
+        optimizer.step()
     with pytest.raises(ValueError, match="rescale them twice"):
         SoftWeightRescaling(model, 0.1).step()
+
+
+def test_weights_that_the_attached_optimizer_no_longer_trains_are_said_once():
+    model = mlp()
+    swr = SoftWeightRescaling(model, 0.1)
+    swr.attach(optimizer := still(model))
+    optimizer.step()
+    model[2].weight = nn.Parameter(torch.randn(8, 8, dtype=torch.float64))
+    with pytest.warns(UserWarning, match="the weight of 2 is a new Parameter") as caught:
+        optimizer.step()
+        optimizer.step()
+    assert len(caught) == 1
 
 
 def test_a_step_that_calls_its_parents_rescales_once():

@@ -70,6 +70,7 @@ class Attachments:
     def __init__(self, cautions: Cautions) -> None:
         self._cautions = cautions
         self._held: list[tuple[weakref.ref[Optimizer], RemovableHandle]] = []
+        self._stepped: set[str] = set()
 
     def live(self) -> list[Optimizer]:
         """Return those that are there and whose handles were not removed."""
@@ -138,10 +139,26 @@ class Attachments:
         watch = Watch(ours[0], handle)
         optimizer.register_step_pre_hook(watch.begin)
         self._held.append((weakref.ref(optimizer), handle))
+        stepped = {name for name, weight in weights.items() if id(weight) in held}
+        self._stepped = self._stepped | stepped if live else stepped
         return handle
 
+    def warn_of_replaced(self, weights: Mapping[str, Tensor]) -> None:
+        """Warn of weights that were an optimizer's when it was attached and are no longer."""
+        held = {id(p) for optimizer in self.live() for p in parameters_of(optimizer)}
+        self._cautions.say(
+            [name for name in weights if name in self._stepped and id(weights[name]) not in held],
+            "the weight of {} is a new Parameter, which the attached optimizer does not hold and "
+            "does not train (load_state_dict(assign=True) makes such ones): make a new optimizer, "
+            "and attach that",
+            kind="replaced",
+        )
+
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_held": []}  # hooks stay with the optimizer they were given to
+        return self.__dict__ | {
+            "_held": [],
+            "_stepped": set(),
+        }  # hooks stay with the optimizer they were given to
 
 
 def _outside_of_graphs(hook: Callable[..., None]) -> Callable[..., None]:
