@@ -166,6 +166,8 @@ class InLoop:
         layers: Any = None,
         example: Any = None,
     ) -> None:
+        if not isinstance(method, Method):
+            raise TypeError(f"InLoop takes a method as L2Init(lam=1e-2) makes one, not {method!r}")
         found = find_optimizer(optimizer)
         tracing = {"classifier": classifier, "layers": layers, "example": example}
         self._one = _One(model, found, fresh, seed, **tracing)
@@ -188,7 +190,7 @@ class InLoop:
 
     def owns(self) -> str:
         """Say how to end it; empty where it has ended."""
-        return "call remove()" if self._hooks else ""
+        return "call remove() of the InLoop that does" if self._hooks else ""
 
     @torch.no_grad()
     def _before(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:

@@ -140,9 +140,22 @@ def test_weights_that_come_back_as_new_parameters_have_an_owner_still():
     swr = SoftWeightRescaling(model, 0.1)
     swr.attach(optimizer := still(model))
     model.load_state_dict(copy.deepcopy(model.state_dict()), assign=True)
-    optimizer.step()
+    with pytest.warns(UserWarning, match="new Parameter, which the attached optimizer does not"):
+        optimizer.step()
     with pytest.raises(ValueError, match="rescale them twice"):
         SoftWeightRescaling(model, 0.1).step()
+
+
+def test_weights_that_the_attached_optimizer_no_longer_trains_are_said_once():
+    model = mlp()
+    swr = SoftWeightRescaling(model, 0.1)
+    swr.attach(optimizer := still(model))
+    optimizer.step()
+    model[2].weight = nn.Parameter(torch.randn(8, 8, dtype=torch.float64))
+    with pytest.warns(UserWarning, match="the weight of 2 is a new Parameter") as caught:
+        optimizer.step()
+        optimizer.step()
+    assert len(caught) == 1
 
 
 def test_a_step_that_calls_its_parents_rescales_once():
@@ -291,6 +304,30 @@ def test_accumulation_and_removal_are_not_said(every):
         for seed in range(30):
             backward(model, seed)
             optimizer.step()
+
+
+def test_many_evaluations_of_the_loss_within_one_step_are_not_said():
+    model = mlp()
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=30, tolerance_change=0.0)
+    rescaling_ = SoftWeightRescaling(model, 0.1)
+    rescaling_.attach(optimizer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            optimizer.step(lambda: backward(model, 0))
+    assert rescaling_.factors().isfinite().all()
+
+
+def test_a_compiled_step_is_followed_as_well():
+    model, theirs = mlp(), mlp()
+    for network, compiled in ((model, True), (theirs, False)):
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        SoftWeightRescaling(network, 0.1).attach(optimizer)
+        step = torch.compile(optimizer.step, backend="eager") if compiled else optimizer.step
+        for seed in range(4):
+            backward(network, seed)
+            step()
+    assert difference(model, theirs) < 1e-12
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
@@ -864,3 +901,36 @@ def test_a_module_that_is_used_twice_is_said_to_be_named_once():
         SoftWeightRescaling(Siamese(), 0.1)
     swr = SoftWeightRescaling(Siamese(), 0.1, layers=["body", "head"])
     assert [layer.name for layer in swr.layers] == ["body", "head"]
+
+
+# --- what is no choice, no order, no optimizer ------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"exclude": nn.Linear(2, 2)}, "names, classes or functions, not a Linear"),
+        ({"exclude": nn.Sequential(nn.ReLU())}, "names, classes or functions, not a Sequential"),
+        ({"include": torch.ones(3)}, "names, classes or functions, not a Tensor"),
+        ({"lam": {nn.Linear: 0.1}}, "given for patterns of names"),
+        ({"layers": {"0", "2", "4"}}, "layers is a set, without order"),
+        ({"layers": [nn.Linear(2, 2)]}, "layers takes names of modules"),
+        ({"layers": [[["0", "2"]]]}, "layers takes names of modules"),
+    ],
+)
+def test_what_is_no_choice_and_no_order_is_refused(options, words):
+    with pytest.raises(TypeError, match=words):
+        SoftWeightRescaling(mlp(), **{"lam": 0.1} | options)
+
+
+def test_a_class_of_optimizers_is_refused_as_one():
+    with pytest.raises(TypeError, match="SGD is a class: attach the optimizer that it makes"):
+        SoftWeightRescaling(mlp(), 0.1).attach(torch.optim.SGD)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_a_scripted_model_is_refused_with_what_to_take():
+    model = torch.jit.script(mlp())
+    for options in ({}, {"example": batch(0)[0]}, {"layers": ["0", "2", "4"]}):
+        with pytest.raises(ValueError, match=r"is scripted .*: take the module that it was made"):
+            SoftWeightRescaling(model, 0.1, **options)

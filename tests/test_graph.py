@@ -468,7 +468,10 @@ def test_flattening_rows_is_seen_in_all_its_spellings(function, expected):
 
 # The order of files
 
-FILES = ("operations", "graph", "effects", "parameters", "order", "layers", "scales")
+FILES = (
+    *("operations", "writes", "arguments", "graph", "effects"),
+    *("parameters", "order", "layers", "scales"),
+)
 
 
 def test_no_file_imports_one_that_stands_above_it():

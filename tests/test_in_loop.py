@@ -226,3 +226,10 @@ def test_with_a_scaler_the_penalty_is_added_to_unscaled_gradients(fused):
     scaler.step(optimizer)
     for p, q in zip(model.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(p, q)
+
+
+@pytest.mark.parametrize("method", [L2Init, "l2"])
+def test_what_is_no_method_is_refused(method):
+    model = torch.nn.Linear(2, 2)
+    with pytest.raises(TypeError, match="InLoop takes a method as "):
+        InLoop(method, model, torch.optim.SGD(model.parameters(), lr=0.1))

@@ -7,6 +7,7 @@ The oracle is the network itself: after one step f_c must be a multiple of f on 
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from itertools import pairwise
 
@@ -696,7 +697,8 @@ def test_generic_products_never_agree_by_chance():
             return self.left(x) + self.right(x)
 
     ends = SoftWeightRescaling(Two(), 0.1).summary()["proportional"]
-    assert (ends == "yes").all(), "only what is behind the sum is no multiple"
+    assert {name for name, end in ends.items() if end != "yes"} == {"left.78", "right.78"}
+    assert ends["left.78"] == "no: behind it, 'add' adds branches of different scale"
     with pytest.raises(ValueError, match="different scales"):
         rescale_(Two(), [1.0] * 79 + [1.01])
     assert math.isclose(rescale_(Two(), [1.1] * 80), 1.1**40)
@@ -769,12 +771,94 @@ def test_gates_upon_gates_are_said_and_no_number_overflows():
             return x
 
     ends = SoftWeightRescaling(Gated(), 0.1).summary()["proportional"]
-    assert ends.iloc[0] == "yes" and set(ends.iloc[1:]) == {
-        "no: 'sigmoid' is not positively homogeneous"
-    }
+    assert set(ends.iloc[1:]) == {"no: 'sigmoid' is not positively homogeneous"}
+    assert ends.iloc[0] == "no: behind it, 'sigmoid' is not positively homogeneous"
     squares = nn.Sequential(*(Masked(lambda h: h * h) for _ in range(12)))
     for block in squares:
         block.first, block.second = nn.Linear(6, 6), nn.Linear(6, 6)
     assert SoftWeightRescaling(squares, 0.1).summary()["proportional"].iloc[-1].startswith("no: ")
     with pytest.raises(ValueError, match="not positively homogeneous"):
         rescale_(squares, [1e300] * 24)
+
+
+@pytest.mark.parametrize("exported", [False, True])
+@pytest.mark.parametrize("last", [nn.Softmax(1), nn.Sigmoid(), nn.GELU()])
+def test_what_bends_behind_the_last_layer_is_said_of_that_layer(last, exported):
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3), last)
+    example = torch.randn(2, 4) if exported else None
+    said = SoftWeightRescaling(model, 0.1, example=example).summary()["proportional"]
+    assert said["0"] == "yes"
+    assert re.match("no: behind it, .* is not positively homogeneous", said["2"])
+    with pytest.raises(ValueError, match="is not positively homogeneous"):
+        rescale_(model, [2.0, 3.0], example=example)
+
+
+def a_column_set(h):
+    h = h.clone()
+    h[:, 0] = 1.0
+    return h
+
+
+def columns_shifted(h):
+    h = h.clone()
+    h[:, :2].add_(1.0)
+    return h
+
+
+def shifted_in_another_shape(h):
+    h.view(-1).add_(1.0)
+    return h
+
+
+def shifted_beside_another_view(h):
+    first, second = h.view(-1), h.view(2, -1)
+    first.add_(1.0)
+    return second.view_as(h)
+
+
+def a_canvas(h):
+    canvas = h.new_zeros(h.shape)
+    canvas.narrow(1, 0, 2).copy_(h.narrow(1, 0, 2)).add_(1.0)
+    return canvas
+
+
+def columns_doubled(h):
+    h = h.clone()
+    h[:, :2].mul_(2.0)
+    return h
+
+
+class Written(nn.Module):
+    def __init__(self, write) -> None:
+        super().__init__()
+        self.first, self.second, self.write = nn.Linear(4, 6), nn.Linear(6, 3), write
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.write(self.first(x)))
+
+
+@pytest.mark.parametrize("exported", [False, True])
+@pytest.mark.parametrize(
+    "write",
+    [
+        a_column_set,
+        columns_shifted,
+        shifted_in_another_shape,
+        shifted_beside_another_view,
+        a_canvas,
+    ],
+)
+def test_what_is_written_through_a_view_is_seen(write, exported):
+    example = torch.randn(4, 4) if exported else None
+    if write is a_column_set and not exported:
+        with pytest.raises(ValueError, match=r"cannot be traced.*example="):
+            SoftWeightRescaling(Written(write), 0.1)
+        return
+    said = SoftWeightRescaling(Written(write), 0.1, example=example).summary()["proportional"]
+    assert said["second"].startswith("no: ")
+
+
+@pytest.mark.parametrize("exported", [False, True])
+def test_what_is_multiplied_through_a_view_keeps_its_scale(exported):
+    model, example = Written(columns_doubled), torch.randn(4, 4) if exported else None
+    assert {*SoftWeightRescaling(model, 0.1, example=example).summary()["proportional"]} == {"yes"}

@@ -14,7 +14,7 @@ import io
 import logging
 import operator
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ import torch
 from torch import fx, nn
 
 from swrlib.checks import first_line
+from swrlib.network.arguments import call_arguments
 from swrlib.network.operations import (
     OPERATIONS,
     OUT_OF_PLACE,
@@ -32,6 +33,7 @@ from swrlib.network.operations import (
     lags,
     spelled,
 )
+from swrlib.network.writes import read_later
 
 # -------------------------------------------------------------------------------------------------
 # Layers
@@ -115,6 +117,7 @@ class Step:
             return True
         target = self.node.target
         name = target if isinstance(target, str) else getattr(target, "__name__", "")
+        name = name.split(".")[0]  # an export says add_.Tensor
         by_name = name.endswith("_") and not name.endswith("__") and self.module is None
         return by_name or target in OUT_OF_PLACE
 
@@ -210,29 +213,6 @@ def trace(model: nn.Module, example: Any = None, *, normalizations: Classes = ()
     return _exported(model, example, normalizations)
 
 
-def call_arguments(model: nn.Module, example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the positional and keyword arguments that an example stands for.
-
-    A tuple holds positional arguments, a mapping whose keys are parameters of the forward pass
-    keyword arguments, as does such a mapping at the end of a tuple; anything else is the one
-    argument. Where that does not fit the forward pass, the example as it is is its one argument.
-    """
-    signature = inspect.signature(model.forward)
-
-    def fits(args: tuple[Any, ...], keywords: Mapping[str, Any]) -> bool:
-        try:
-            signature.bind(*args, **keywords)
-        except TypeError:
-            return False
-        return True
-
-    args = example if isinstance(example, tuple) else (example,)
-    keywords: Any = args[-1] if args and isinstance(args[-1], Mapping) else {0: None}
-    if all(isinstance(key, str) for key in keywords) and fits(args[:-1], keywords):
-        return args[:-1], dict(keywords)
-    return (args, {}) if fits(args, {}) else ((example,), {})
-
-
 def is_leaf(module: nn.Module, name: str = "") -> bool:
     """Return whether a module is one operation."""
     return _Tracer().is_leaf_module(module, name)
@@ -319,6 +299,23 @@ def _returns_no_activations(target: str) -> bool:
     return does is not None and does.role == "shape"
 
 
+def _write(
+    node: fx.Node, names: dict[fx.Node, str], steps: list[Step], seen: Iterable[fx.Node]
+) -> None:
+    """Let what an operation has written into be what it wrote; where it may be a part, a sum."""
+    written, into = names[node], node.args[0]
+    before = names.get(into) if isinstance(into, fx.Node) else None
+    names |= {n: written for n, name in names.items() if name == before}
+    for other in read_later(node, seen):
+        old = names.get(other, written)  # a constant has no scale of its own
+        if old != written:
+            step = f"{written} in {old}"
+            steps.append(Step(step, "sum", (old, written), repr(old), powers=(1.0, 1.0)))
+            names |= {n: step for n, name in names.items() if name == old}
+        else:
+            names[other] = written
+
+
 def _symbolic(model: nn.Module, normalizations: Classes) -> Graph:
     tracer = _Tracer(normalizations)
     try:
@@ -352,9 +349,8 @@ def _symbolic(model: nn.Module, normalizations: Classes) -> Graph:
             elif inputs:
                 names[node] = node.name
                 steps.append(_step(target, node, names))
-        if node in names and steps[-1].in_place and node.args and node.args[0] in names:
-            old = names[node.args[0]]  # from here on, it is what was written
-            names |= {n: names[node] for n, name in names.items() if name == old}
+        if node in names and steps[-1].in_place:
+            _write(node, names, steps, used)
     raise ValueError(f"{type(model).__name__} returns nothing")
 
 
@@ -421,6 +417,8 @@ def _exported(model: nn.Module, example: Any, normalizations: Classes) -> Graph:
         else:
             names[node] = node.name
             steps.append(_step(target, node, names))
+            if steps[-1].in_place:
+                _write(node, names, steps, used)
     raise ValueError(f"{type(model).__name__} returns nothing")
 
 

@@ -240,7 +240,7 @@ def trace(
     -----
     Hooks are taken to watch, not to change what they see.
     """
-    model = unwrap(model)
+    model = _not_scripted(unwrap(model))
     declared = _checked_classes(normalizations)
     modules = dict(model.named_modules(remove_duplicate=False))
     if layers is None and kind_of(model):
@@ -262,6 +262,15 @@ def trace(
         effects=_effects({name: modules[name] for name in kinds}, declared),
         traced=layers is None or layers == [""],
     )
+
+
+def _not_scripted(model: nn.Module) -> nn.Module:
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError(
+            f"{type(model).__name__} is scripted and cannot be looked into: take the module that "
+            "it was made from, which has the same parameters"
+        )
+    return model
 
 
 def _checked_classes(normalizations: Sequence[type[nn.Module]]) -> graph.Classes:
@@ -363,7 +372,7 @@ def _classifier(
     """Return the last linear layer before each output, or the chain of them behind convolutions."""
     heads: set[str] = set()
     chains: set[str] = set()
-    for last in _reaching(found):
+    for last in reaching(found.steps, found.outputs):
         # Back from the output, along the one way there is.
         chain = [last]
         while kinds[chain[-1]] != "convolution" and len(before[chain[-1]]) == 1:
@@ -381,13 +390,13 @@ def _classifier(
     return heads
 
 
-def _reaching(found: graph.Graph) -> list[str]:
-    """Return the layers that reach an output with no other layer between."""
-    steps = {step.name: step for step in found.steps}
-    waiting, seen = list(found.outputs), set()
+def reaching(steps: Sequence[Step], outputs: Sequence[str]) -> list[str]:
+    """Return the layers that reach one of some steps with no other layer between."""
+    by_name = {step.name: step for step in steps}
+    waiting, seen = list(outputs), set()
     while waiting:
         name = waiting.pop()
         if name not in seen:
             seen.add(name)
-            waiting += steps[name].inputs if steps[name].kind != "layer" else ()
-    return [name for name in seen if steps[name].kind == "layer"]
+            waiting += by_name[name].inputs if by_name[name].kind != "layer" else ()
+    return [name for name in seen if by_name[name].kind == "layer"]

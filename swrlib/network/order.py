@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import fx, nn
@@ -45,6 +45,8 @@ def _named_order(layers: Order) -> dict[str, list[str]]:
     """Return what feeds each layer, layers after those that feed them."""
     if isinstance(layers, str):
         raise TypeError(f"layers takes a list of module names: [{layers!r}]")
+    if not isinstance(layers, Sequence | Mapping):
+        raise TypeError(f"layers is a {type(layers).__name__}, without order: give a list of names")
     feeding: dict[str, list[str]] = {}
     if isinstance(layers, Mapping):
         for name, sources in layers.items():
@@ -56,7 +58,11 @@ def _named_order(layers: Order) -> dict[str, list[str]]:
         if any(nested) and not all(nested):
             raise TypeError("layers takes names, or lists of names, not both")
         for chain in given if any(nested) else [given]:
-            names = [*chain]
+            names = [*chain] if isinstance(chain, Iterable) else [chain]
+            if wrong := [name for name in names if not isinstance(name, str)]:
+                raise TypeError(
+                    f"layers takes names of modules (of named_modules()), not {wrong[0]!r}"
+                )
             if len({*names}) < len(names):
                 raise ValueError(shared(*[n for n in names if names.count(n) > 1][:1] * 2))
             for name, source in zip(names, ["input", *names], strict=False):

@@ -227,7 +227,8 @@ class SoftWeightRescaling:
 
         Columns: ``kind``, ``group``, ``lam`` (λ; nan where the layer is excluded),
         ``initial_norm`` (n_l), ``norm``, ``factor`` (the last c_l) and ``proportional``: "yes", or
-        where and why a rescaling stops to keep the function's shape. The index is the layer's name.
+        where and why a rescaling stops to keep the function's shape, of what follows the last layer
+        too. The index is the layer's name.
         """
         core = self._rescaler
         ends = summary.where_proportionality_ends(

@@ -33,6 +33,8 @@ def find_optimizer(given: Any) -> Optimizer:
     kind = type(given).__name__
     if isinstance(given, list | tuple | set | Mapping):
         raise TypeError(f"a {kind} is no optimizer: attach the one in it that steps last")
+    if isinstance(given, type):
+        raise TypeError(f"{given.__name__} is a class: attach the optimizer that it makes")
     inside = [
         (name, value)
         for name, value in getattr(given, "__dict__", {}).items()
@@ -68,6 +70,7 @@ class Attachments:
     def __init__(self, cautions: Cautions) -> None:
         self._cautions = cautions
         self._held: list[tuple[weakref.ref[Optimizer], RemovableHandle]] = []
+        self._stepped: set[str] = set()
 
     def live(self) -> list[Optimizer]:
         """Return those that are there and whose handles were not removed."""
@@ -112,11 +115,8 @@ class Attachments:
                 "construct SoftWeightRescaling again from the whole model"
             )
         _warn_of_decay(optimizer, weights)
-        if optimizer is given and (others := _other_steps(given)):
-            warn(
-                f"rescalings follow {type(given).__name__}.step() alone: where the training calls "
-                f"{listed(others)} instead, call rescaling.step() after the last of them"
-            )
+        if optimizer is given:
+            _warn_of_other_steps(given)
         wrapped = (optimizer,) if given is optimizer else (optimizer, given)
         keepers = [_OwnWeights(one, ours, self._cautions) for one in wrapped]
         nested = sum("step" in vars(kind) for kind in type(optimizer).__mro__) > 2
@@ -129,19 +129,54 @@ class Attachments:
             with torch.no_grad():
                 # A fused optimizer fires its hooks also where GradScaler makes it skip the step.
                 rescale(getattr(taken, "found_inf", None))
-            watch.done = True
+            watch.end()
             for keeper in keepers:
                 keeper.remember()
             if keepers and keepers[0].looks > ENOUGH:
                 keepers.clear()
 
-        handle = optimizer.register_step_post_hook(after_step)
+        handle = optimizer.register_step_post_hook(_outside_of_graphs(after_step))
         watch = Watch(ours[0], handle)
+        optimizer.register_step_pre_hook(watch.begin)
         self._held.append((weakref.ref(optimizer), handle))
+        stepped = {name for name, weight in weights.items() if id(weight) in held}
+        self._stepped = self._stepped | stepped if live else stepped
         return handle
 
+    def warn_of_replaced(self, weights: Mapping[str, Tensor]) -> None:
+        """Warn of weights that were an optimizer's when it was attached and are no longer."""
+        held = {id(p) for optimizer in self.live() for p in parameters_of(optimizer)}
+        self._cautions.say(
+            [name for name in weights if name in self._stepped and id(weights[name]) not in held],
+            "the weight of {} is a new Parameter, which the attached optimizer does not hold and "
+            "does not train (load_state_dict(assign=True) makes such ones): make a new optimizer, "
+            "and attach that",
+            kind="replaced",
+        )
+
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_held": []}  # hooks stay with the optimizer they were given to
+        return self.__dict__ | {
+            "_held": [],
+            "_stepped": set(),
+        }  # hooks stay with the optimizer they were given to
+
+
+def _outside_of_graphs(hook: Callable[..., None]) -> Callable[..., None]:
+    """Return a hook at which a compiled step leaves its graph."""
+    aside = torch.compiler.disable(hook)
+
+    def called(*arguments: Any) -> None:
+        (aside if torch.compiler.is_compiling() else hook)(*arguments)
+
+    return called
+
+
+def _warn_of_other_steps(optimizer: Optimizer) -> None:
+    if others := _other_steps(optimizer):
+        warn(
+            f"rescalings follow {type(optimizer).__name__}.step() alone: where the training calls "
+            f"{listed(others)} instead, call rescaling.step() after the last of them"
+        )
 
 
 def _within_another_step(optimizer: Optimizer) -> bool:
@@ -149,15 +184,15 @@ def _within_another_step(optimizer: Optimizer) -> bool:
 
     A class whose ``step`` calls ``super().step()`` runs its hooks twice.
     """
-    wrapper = sys._getframe(2)  # torch's, which runs the hooks
-    code, frame = wrapper.f_code, wrapper.f_back
-    for _ in range(10):
-        if frame is None:
-            return False
+    code = type(optimizer).step.__code__  # torch's wrapper, which runs the hooks
+    frame, steps = sys._getframe(1), 0
+    for _ in range(14):
         if frame.f_code is code and frame.f_locals.get("self") is optimizer:
-            return True
+            steps += 1
+        if frame.f_back is None:
+            break
         frame = frame.f_back
-    return False
+    return steps > 1
 
 
 def _warn_of_decay(optimizer: Optimizer, weights: Mapping[str, Tensor]) -> None:

@@ -49,7 +49,9 @@ def chosen(
     """
     if choices is None:
         return set()
-    several = isinstance(choices, Iterable) and not isinstance(choices, str | type)
+    several = isinstance(choices, Iterable) and not isinstance(
+        choices, str | type | nn.Module | Tensor
+    )
     modules = dict(unwrap(model).named_modules())
     found: set[str] = set()
     for choice in choices if several else [choices]:  # type: ignore[union-attr]
@@ -58,10 +60,11 @@ def chosen(
         elif isinstance(choice, type):
             of_class = [name for name, module in modules.items() if isinstance(module, choice)]
             fitting = {n for n in names if any(n == c or n.startswith(f"{c}.") for c in of_class)}
-        elif callable(choice):
+        elif callable(choice) and not isinstance(choice, nn.Module):
             fitting = {name for name, module in names.items() if choice(name, module)}
         else:
-            raise TypeError(f"{option} takes names, classes or functions, not {choice!r}")
+            kind = type(choice).__name__
+            raise TypeError(f"{option} takes names, classes or functions, not a {kind}: {choice!r}")
         if not fitting:
             called = repr(choice) if isinstance(choice, str) else getattr(choice, "__name__", "…")
             raise ValueError(f"{option}: {called} fits nothing: {nearest(called, names)}")
@@ -231,6 +234,8 @@ class Strengths:
         self.changes = 0
         self.by_pattern = isinstance(lam, Mapping)
         if isinstance(lam, Mapping):
+            if strange := [key for key in lam if not isinstance(key, str)]:
+                raise TypeError(f"λ's are given for patterns of names, not for {strange[0]!r}")
             self.values = {key: checked_lambda(v, f"λ of {key!r}") for key, v in lam.items()}
             self.key_of = _patterns([layer.name for layer in layers], list(lam))
             return

@@ -82,11 +82,13 @@ class Rescaler:
     def attach(self, optimizer: Any) -> RemovableHandle:
         """Rescale after each step of an optimizer."""
         self.structure.refuse_changes()
-        weights = {row.name: row.weight for row in self._scaled if row.weight is not None}
         claim(Present.of(self._scaled).tensors, self)
-        handle = self._attachments.add(optimizer, weights, self.step, self.structure)
+        handle = self._attachments.add(optimizer, self._weights(), self.step, self.structure)
         self._by_hand = False
         return handle
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {row.name: row.weight for row in self._scaled if row.weight is not None}
 
     def owns(self) -> str:
         """Say how to end the rescaling of these weights; empty where nothing rescales them."""
@@ -131,6 +133,8 @@ class Rescaler:
         claim(present.tensors, self)
         self._cautions.of_biases(self._scaled)
         self._cautions.of_half_precision(present.weights)
+        if self._attachments.live():
+            self._attachments.warn_of_replaced(self._weights())
         plan = Plan(
             self.network,
             self._scaled,

@@ -142,15 +142,24 @@ class Watch:
     """
 
     def __init__(self, weight: Tensor, handle: RemovableHandle) -> None:
-        self._handle, self._missed, self.done = handle, 0, False
+        self._handle, self._missed = handle, 0
+        self._within = self._done = False
         self._own: RemovableHandle | None = None
         if weight.requires_grad and weight.is_leaf and not weight.is_inference():
             self._version, self._count = weight._version, _Last.count
             self._own = weight.register_post_accumulate_grad_hook(self._look)
 
+    def begin(self, *arguments: Any) -> None:
+        """Take note that the watched optimizer's step begins; it may evaluate a loss many times."""
+        self._within = True
+
+    def end(self) -> None:
+        """Take note that its step was followed by a rescaling."""
+        self._within, self._done = False, True
+
     def _look(self, weight: Tensor) -> None:
-        if self.done:
-            self._missed, self.done = 0, False
+        if self._done or self._within:
+            self._missed, self._done = 0, False
         elif weight._version != self._version or self._stepped(weight):
             self._missed += 1
         self._version, self._count = weight._version, _Last.count

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from swrlib import rescaling
-from swrlib.network.layers import Layer, Network
+from swrlib.network.layers import Layer, Network, reaching
 from swrlib.network.scales import Scale, follow
 from swrlib.swr.cautions import listed
 from swrlib.swr.choice import Included, Strengths, trainable
@@ -83,7 +83,11 @@ def where_proportionality_ends(
             return f"the bias of {layer.name} is {'excluded' if alone else 'frozen'}"
         return ""
 
-    faults = follow(network, frozen=frozen, also=also).faults
+    faults = dict(follow(network, frozen=frozen, also=also).faults)
+    for output in network.outputs:
+        if output in faults:  # what follows the last layer has no row of its own
+            for last in reaching(network.steps, [output]):
+                faults.setdefault(last, f"behind it, {faults[output]}")
     unknown = "yes" if network.traced else "not traced"
     return {
         step.name: f"no: {faults[step.name]}" if step.name in faults else unknown

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from swrlib.checks import first_line
-from swrlib.network.graph import call_arguments
+from swrlib.network.arguments import call_arguments
 from swrlib.network.layers import unwrap
 
 

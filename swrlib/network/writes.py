@@ -1,0 +1,48 @@
+"""What an operation in place writes into, beside the value that it is called with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import fx
+
+from swrlib.network.operations import OPERATIONS, spelled
+
+#: They may return what lies in the memory of their input; of what only moves entries, all but …
+_SHARING = {"contiguous", "detach", "identity", "to", "type", "float", "double", "alias"}
+#: … these, which copy.
+_COPIES = {"roll", "flip", "repeat", "gather", "index", "indexselect", "pixelshuffle"}
+
+
+def read_later(node: fx.Node, seen: Iterable[fx.Node]) -> list[fx.Node]:
+    """Return what may lie in the memory that an operation writes into and is read after it.
+
+    Parameters
+    ----------
+    node : torch.fx.Node
+        The operation.
+    seen : iterable of torch.fx.Node
+        All up to it.
+    """
+    if not (node.args and isinstance(node.args[0], fx.Node)):
+        return []
+    seen, source = dict.fromkeys(seen), _origin(node.args[0])
+    return [
+        other
+        for other in seen
+        if other is not node
+        and _origin(other) is source
+        and any(user not in seen for user in other.users)
+    ]
+
+
+def _origin(node: fx.Node) -> fx.Node:
+    """Return what a value is a view of, perhaps through others; itself where it is none."""
+    while node.op in ("call_function", "call_method") and isinstance(node.args[0], fx.Node):
+        name = spelled(str(getattr(node.target, "__name__", node.target)))
+        does = OPERATIONS.get(name)
+        places = does is not None and does.role == "places" and name not in _COPIES
+        if not (places or name in _SHARING):
+            break
+        node = node.args[0]
+    return node
