@@ -14,6 +14,7 @@ import re
 import shutil
 import sys
 from collections import Counter
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
 
@@ -223,11 +224,30 @@ def trained_table() -> str:
     return "\n".join(lines)
 
 
-def front_page(text: str, records: pd.DataFrame) -> str:
-    """Fill the front page with what the records say."""
-    sentences = "\n".join(f"- **{question}** {said}" for question, said in advice(records).items())
-    text = text.replace("<!-- scorecard -->", scorecard(records))
-    return Overview(records).fill(text.replace("<!-- for a user -->", sentences))
+def fill_pages(
+    folder: Path, notebooks: dict[str, nbformat.NotebookNode], records: pd.DataFrame
+) -> None:
+    """Put what the records and the chapters say into the pages, where marks ask for it."""
+    titles = {name: title_of(notebook) for name, notebook in notebooks.items()}
+    fillings: dict[str, Callable[[], str]] = {
+        "<!-- verdicts -->": lambda: claims_page(notebooks),
+        "<!-- comparisons -->": lambda: forest(verdicts.all_comparisons(records), titles),
+        "<!-- trained -->": trained_table,
+        "<!-- both rules -->": lambda: both_rules(notebooks),
+        "<!-- scorecard -->": lambda: scorecard(records),
+        "<!-- for a user -->": lambda: sentences_for_a_user(records),
+    }
+    for page in folder.glob("*.md"):
+        text = page.read_text()
+        for mark, filling in fillings.items():
+            if mark in text:
+                text = text.replace(mark, filling())
+        page.write_text(Overview(records).fill(text) if page.stem == "index" else text)
+
+
+def sentences_for_a_user(records: pd.DataFrame) -> str:
+    """Return the advice as a list."""
+    return "\n".join(f"- **{question}** {said}" for question, said in advice(records).items())
 
 
 def main(executed: Path, stage: Path) -> None:
@@ -247,15 +267,7 @@ def main(executed: Path, stage: Path) -> None:
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, copy)
     records = load_records(inputs.results_folder(), scale="paper", split="all")
-    titles = {name: title_of(notebook) for name, notebook in notebooks.items()}
-    page = stage / "book/claims.md"
-    text = page.read_text().replace("<!-- verdicts -->", claims_page(notebooks))
-    text = text.replace("<!-- comparisons -->", forest(verdicts.all_comparisons(records), titles))
-    page.write_text(text.replace("<!-- trained -->", trained_table()))
-    rules = stage / "book/verdicts.md"
-    rules.write_text(rules.read_text().replace("<!-- both rules -->", both_rules(notebooks)))
-    front = stage / "book/index.md"
-    front.write_text(front_page(front.read_text(), records))
+    fill_pages(stage / "book", notebooks, records)
     settings = site_settings(root, chapters)
     repository = settings["repository"]
     (stage / "notebooks").mkdir()

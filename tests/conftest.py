@@ -50,6 +50,10 @@ OPTIONAL = {
     "traitlets",
     "xdist",
     "yaml",
+    "accelerate",
+    "lightning",
+    "statsmodels",
+    "transformers",
 }
 
 

@@ -162,9 +162,12 @@ def test_no_number_of_the_front_page_is_typed():
     assert "–" not in prose, "a number of the front page has no record"
 
 
-def test_the_front_page_has_a_scorecard_and_five_sentences_for_a_user():
+def test_the_front_page_has_a_scorecard_and_five_sentences_for_a_user(tmp_path):
     trained = load_records(scale="paper", split="all")
-    filled = staging().front_page("## At one look" + front_page("## At one look"), trained)
+    page = tmp_path / "index.md"
+    page.write_text("## At one look" + front_page("## At one look"))
+    staging().fill_pages(tmp_path, {}, trained)
+    filled = page.read_text()
     assert "<!--" not in filled and "[[" not in filled
     look, rest = filled.split("## What it means for a user")
     assert scorecard(trained) in look
