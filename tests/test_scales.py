@@ -730,6 +730,24 @@ def test_the_product_goes_on_from_the_last_branch():
     torch.testing.assert_close(model.head.bias, bias / 2)
 
 
+class Gated(nn.Module):
+    """The gate h1·h3 has met a layer later than h2, with which it is added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third, self.head = (nn.Linear(4, 4) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.first(x)
+        second = self.second(first)
+        return self.head(second + first * self.third(second))
+
+
+def test_a_product_is_as_late_as_its_latest_factor():
+    members = membership(trace(Gated()), "proportional")
+    assert members["head"] == {"first", "second", "third", "head"}
+
+
 @pytest.mark.parametrize("off", [1e-3, 1e-5, 1e-7])
 def test_branches_agree_to_rounding_and_no_further(off):
     model = Unequal().double()
