@@ -100,15 +100,14 @@ def what_is_gained(found: Sequence[Against]) -> str:
     if not found:
         return "Against plain training SWR was not tried."
     ranges = []
-    for pair in dict.fromkeys(a.cell[:2] for a in found):
-        gaps = [100 * a.gap.difference for a in found if a.cell[:2] == pair]
+    seen = [a for a in found if a.side in ("above", "below")]
+    for pair in dict.fromkeys(a.cell[:2] for a in seen):
+        gaps = [100 * a.gap.difference for a in seen if a.cell[:2] == pair]
         least, most = f"{min(gaps):+.1f}", f"{max(gaps):+.1f}"
         span = least if least == most else f"{least} to {most}"
         ranges.append(f"{span} points on {_name(pair)}")
-    return (
-        f"It ends {_tally(found, 'plain training')}, whether or not that is plasticity; its mean "
-        f"differs by {', '.join(ranges)}."
-    )
+    there = f"; where a side is seen its mean differs by {', '.join(ranges)}" if ranges else ""
+    return f"It ends {_tally(found, 'plain training')}, whether or not that is plasticity{there}."
 
 
 def beside_decay(l2: Sequence[Against], adamw: Sequence[Against]) -> str:
@@ -122,7 +121,10 @@ def beside_decay(l2: Sequence[Against], adamw: Sequence[Against]) -> str:
     ):
         sides = [a.side for a in found]
         lead.append(sides.count("above") - sides.count("below"))
-        parts.append(_tally(found, name, named=True) if found else f"untried against {name}")
+        pairs = dict.fromkeys(_name(a.cell[:2]) for a in found)
+        where = f" (tried on {next(iter(pairs))} alone)" if len(pairs) == 1 else ""
+        said = _tally(found, name + where, named=True)
+        parts.append(said if found else f"untried against {name}")
     if min(lead) < 0 < max(lead):
         so = "so which to try first depends on the kind of decay"
     elif any(lead):
