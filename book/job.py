@@ -6,6 +6,7 @@ Without a log ("-") the command's output goes where this one's goes. The exit st
 command's; 124 if its time was up.
 """
 
+import contextlib
 import os
 import re
 import signal
@@ -19,6 +20,9 @@ from typing import Any
 import psutil
 
 LINES = 12
+#: Seconds that a command has to end by itself after a signal. Snakemake sometimes never does, when
+#: a job of its ends at that moment.
+GRACE = 20
 
 
 def main(name: str, minutes: float, log: str, command: list[str]) -> int:
@@ -51,27 +55,39 @@ def run(command: list[str], minutes: float | None, **options: Any) -> int:
 
     It is 124 if the time was up, and below 0 if a signal stopped the command. Ctrl-C reaches the
     whole process group, so the command as well; other signals, which may be meant for this process
-    alone, are passed on. The options are those of `subprocess.Popen`.
+    alone, are passed on. What has not ended `GRACE` seconds later is killed. The options are
+    those of `subprocess.Popen`.
     """
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, **options)
     received: list[int] = []
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         received.append(number)
+        signal.alarm(GRACE)
         if number != signal.SIGINT:
             process.send_signal(number)
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, pass_on)
+    signal.signal(signal.SIGALRM, lambda number, frame: kill(process))
     try:
         status = process.wait(timeout=None if minutes is None else 60 * minutes)
         return -received[0] if status and received else status
     except subprocess.TimeoutExpired:
-        # A kernel has a session of its own, so the process group does not reach it.
-        for child in [*psutil.Process(process.pid).children(recursive=True), process]:
-            child.kill()
+        kill(process)
         process.wait()
         return 124
+    finally:
+        signal.alarm(0)
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """End a process and all below it; a kernel has a session of its own, so no group reaches it."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+    process.kill()
 
 
 def last_lines(log: str) -> str:

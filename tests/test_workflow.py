@@ -564,3 +564,17 @@ def test_scripts_run_in_a_clone_made_for_other_line_ends(tmp_path):
     subprocess.run(["git", *crlf, "clone", "-q", source, clone], check=True, timeout=60)
     for name in [".ci/run", "Makefile"]:
         assert b"\r" not in (clone / name).read_bytes()
+
+
+def test_what_does_not_end_after_a_signal_is_killed():
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(90)"
+    code = (
+        "import os, signal, sys, threading, job\n"
+        "job.GRACE = 1\n"
+        "threading.Timer(2, os.kill, (os.getpid(), signal.SIGTERM)).start()\n"
+        f"print('status', job.run([sys.executable, '-c', {deaf!r}], None))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT / "book", capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == f"status {-signal.SIGTERM}\n", done.stderr
