@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from oracles import Norms, dataset
 from torch import nn
 from torch.nn.functional import cosine_similarity, cross_entropy
+from torch.nn.parameter import is_lazy
 
 from swrlib import wide
 from swrlib.memory import free_memory
@@ -959,8 +960,8 @@ def test_a_population_has_the_memory_of_weights_moments_and_initial_weights_alon
 
     def memories() -> set[int]:
         gc.collect()
-        held = [t for t in gc.get_objects() if issubclass(type(t), torch.Tensor) and t.is_cpu]
-        storages = [tensor.untyped_storage() for tensor in held]
+        held = [t for t in gc.get_objects() if issubclass(type(t), torch.Tensor)]
+        storages = [t.untyped_storage() for t in held if t.is_cpu and not is_lazy(t)]
         return {storage.data_ptr() for storage in storages if storage.nbytes() in sizes}
 
     before = memories()
