@@ -188,6 +188,8 @@ class Snapshot:
         Those that the stage trains on, at its start and end alone.
     moments : dict of str to dict of str to torch.Tensor
         What the optimizer keeps, by torch's names and the parameter's.
+    begun : list of torch.Tensor, optional
+        The parameters when the stage began, in the model's order, at its end alone.
     """
 
     model: nn.Module
@@ -197,6 +199,7 @@ class Snapshot:
     stage_images: Tensor | None = None
     stage_labels: Tensor | None = None
     moments: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    begun: list[Tensor] | None = None
 
 
 def _lpq_balance(snapshot: Snapshot) -> dict[str, float]:
@@ -314,11 +317,17 @@ def _overlap(snapshot: Snapshot) -> dict[str, float]:
 
 @torch.no_grad()
 def _weights(snapshot: Snapshot) -> dict[str, float]:
-    """Return sizes, distances from the initialization, ranks and deviations from isometry."""
+    """Return sizes, distances from the initialization, ranks and deviations from isometry.
+
+    At a stage's end also the update: the distance from the stage's start.
+    """
     now, before = list(snapshot.model.parameters()), list(snapshot.initial.parameters())
     found: dict[str, float] = {}
     zeros = [torch.zeros_like(parameter) for parameter in now]
-    for what, values in (("size", zeros), ("distance", before)):
+    compared: dict[str, list[Tensor]] = {"size": zeros, "distance": [*before]}
+    if snapshot.begun is not None:
+        compared["update"] = snapshot.begun
+    for what, values in compared.items():
         norms = ranks.difference_norms(now, values)
         found |= {f"{what} {kind}": value for kind, value in norms.items()}
     for layer in trace(snapshot.model).layers:

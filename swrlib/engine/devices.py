@@ -35,10 +35,12 @@ def find_device(device: str | torch.device | None, tf32: bool = False) -> torch.
 def arithmetic(device: torch.device, tf32: bool) -> Iterator[None]:
     """Train on a device as it is fastest, with or without TensorFloat-32.
 
-    A GPU trains in a stream of its own, as a capture needs it.
+    A GPU trains in a stream of its own, as a capture needs it. A processor takes numbers too small
+    for their exponent as zero, as a GPU does: the moments of units that died decay into that range,
+    where each product takes many times as long.
     """
     if device.type != "cuda":
-        with keeping_freed():
+        with keeping_freed(), _flushing_denormals():
             yield
         return
     products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
@@ -55,6 +57,17 @@ def arithmetic(device: torch.device, tf32: bool) -> Iterator[None]:
         ) from error
     finally:
         products.allow_tf32, convolutions.allow_tf32 = before
+
+
+@contextmanager
+def _flushing_denormals() -> Iterator[None]:
+    tiny = torch.finfo(torch.float32).tiny
+    kept = float(torch.tensor(tiny) / 2) > 0
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(not kept)
 
 
 class CapturedStep:

@@ -50,6 +50,8 @@ class Recorder:
         Rows of the long table.
     lost : set of str
         The names of runs that have diverged: nothing more is written of them.
+    begun : dict of str to list of torch.Tensor
+        Each run's parameters when its stage began, where a measure at a stage's end may ask.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Recorder:
         self.rows: list[dict[str, Any]] = []
         self.measured: list[tuple[Any, ...]] = []
         self.lost: set[str] = set()
+        self.begun: dict[str, list[Tensor]] = {}
         self.epoch = self.step = 0
 
     def watch(self, runs: Sequence[Run], population: Population, groups: Sequence[Members]) -> None:
@@ -138,6 +141,12 @@ class Recorder:
     def measure(self, feed: Feed, moment: str) -> None:
         """Take the measures that are due: after an epoch, or at a stage's start or end."""
         last, of_stage = self.epoch == self.epochs, moment != "epoch"
+        if moment == "start" and any(measure.when == "end" for measure in self.measures):
+            for member, name in enumerate(self.names):
+                views = self.population.stack.views(member).items()
+                self.begun[name] = [
+                    view.clone() for key, view in views if key in self.population.stack.parameters
+                ]
         due = [
             measure
             for measure in self.measures
@@ -164,6 +173,7 @@ class Recorder:
                 stage_images,
                 stage_labels,
                 population.moments_of(member),
+                self.begun.get(name) if moment == "end" else None,
             )
             with torch.enable_grad():
                 for measure in due:
@@ -210,6 +220,7 @@ class Recorder:
             "rows": self.rows,
             "measured": self.measured,
             "lost": sorted(self.lost),
+            "begun": self.begun,
             "sums": [self.losses, self.correct],
             "counts": [self.images, self.batches, self.seconds],
         }
@@ -218,7 +229,7 @@ class Recorder:
         """Carry on from a state of the same runs."""
         self.epoch, self.step = state["position"]
         self.rows, self.measured = state["rows"], [tuple(m) for m in state["measured"]]
-        self.lost = set(state["lost"])
+        self.lost, self.begun = set(state["lost"]), state.get("begun", {})
         for sums, value in zip((self.losses, self.correct), state["sums"], strict=True):
             sums.copy_(value)
         self.images, self.batches, self.seconds = state["counts"]
