@@ -79,7 +79,7 @@ def _boxes(figure: Figure, panels: list[Axes]) -> list[Bbox]:
         ax.tick_params(labelleft=True, labelbottom=True)
         line = [other for other in panels if other.get_position().y0 == ax.get_position().y0]
         ax.set_ylabel(ax.get_ylabel() or line[0].get_ylabel())
-        ax.set_xlabel(ax.get_xlabel() or panels[-1].get_xlabel())
+        ax.set_xlabel(ax.get_xlabel() or max(other.get_xlabel() for other in panels))
     figure.draw_without_rendering()
     inner = [ax.get_window_extent() for ax in panels]
     outer = [box for ax in panels if (box := ax.get_tightbbox()) is not None]
