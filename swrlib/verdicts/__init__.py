@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -290,8 +290,7 @@ def all_comparisons(records: pd.DataFrame) -> pd.DataFrame:
 # Anything measured
 
 
-@dataclass(frozen=True)
-class Case:
+class Case(NamedTuple):
     """Two numbers by seed that a claim compares.
 
     Attributes
@@ -311,7 +310,11 @@ class Case:
     lower: pd.Series
     margin: float
     same_run: bool = False
-    bounded: ClassVar[bool] = False
+
+    @property
+    def bounded(self) -> bool:
+        """Whether a difference of a size that matters cannot be ruled out: it can."""
+        return False
 
     @property
     def n(self) -> int:
