@@ -388,7 +388,7 @@ def judge_cases(
     margins = np.array([case.margin for case in run])
     words = second_rule.words(stacked, margins, NO_INTERVAL, kind, claim.quantifier)
     open_ended = np.array([case.bounded for case in run])
-    words = np.where(open_ended & (words == second_rule.RULED_OUT[kind]), UNDECIDED, words)
+    words = np.where(open_ended & second_rule.by_a_bound(words, stacked, kind), UNDECIDED, words)
     by_word: dict[str, list[str]] = {}
     for case, estimate, one in zip(run, estimates, words, strict=True):
         gap = estimate.interval()
