@@ -47,7 +47,10 @@ def page_of(folder: Path, *cells: nbformat.NotebookNode, name: str = "chapter") 
     (folder / "notebooks").mkdir()
     (folder / "conf.py").write_text(SETTINGS)
     (folder / "index.md").write_text(f"# Book\n\n```{{toctree}}\nnotebooks/{name}\n```\n")
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}, "language_info": {"name": "python"}}
+    kernel = {
+        "kernelspec": {"name": "python3", "display_name": "Python 3"},
+        "language_info": {"name": "python"},
+    }
     notebook = nbformat.v4.new_notebook(cells=list(cells), metadata=kernel)
     nbformat.write(notebook, folder / f"notebooks/{name}.ipynb")
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "-b", "html", folder, folder / "site"]
@@ -97,9 +100,11 @@ def test_the_page_keeps_what_a_reader_came_for(halves, kept):
 
 @pytest.mark.parametrize(
     "gone",
-    ["import this", "seeds = 2", "begin()", "draw()", "judge()", "find()", "check()"]
-    + ["on import", "odd", "ran at", "quick [−1, 1]", "seeds: yes", "0.123"]
-    + ["Checks", "All hold.", "own table", "-p access 'a b'", "notebooks/several.ipynb"],
+    [
+        *("import this", "seeds = 2", "begin()", "draw()", "judge()", "find()", "check()"),
+        *("on import", "odd", "ran at", "quick [−1, 1]", "seeds: yes", "0.123"),
+        *("Checks", "All hold.", "own table", "-p access 'a b'", "notebooks/several.ipynb"),
+    ],
 )
 def test_the_drawer_has_the_rest(halves, gone):
     assert gone not in halves[0] and gone in halves[1]
