@@ -71,7 +71,8 @@ def folded(title: str, content: str) -> str:
 def badge(verdict: str, text: str | None = None) -> str:
     """Return a verdict's badge as HTML; the word says it, symbol and colour only help."""
     other = verdict in (verdicts.QUICK, verdicts.CUSTOM)
-    slug = "quick" if other else verdict.split(" by ")[0].replace(" ", "-")
+    slug = "quick" if other else verdict.removesuffix(" in small").split(" by ")[0]
+    slug = slug.replace(" ", "-")
     return f'<span class="verdict verdict-{slug}">{html.escape(text or verdict)}</span>'
 
 
@@ -124,12 +125,12 @@ def own_runs(found: list[Verdict], rows: pd.DataFrame) -> None:
     if len({verdict.claim.id for verdict in found}) < 2:
         for verdict in found:
             line = f"{badge(verdict.verdict)} This page's own runs. {html.escape(verdict.detail)}"
-            show_html(f"<p>{line}</p>")
+            show_html(f'<p class="own-runs">{line}</p>')
         return
     kind = badge(verdicts.QUICK if first["scale"] == "quick" else verdicts.CUSTOM)
     lines = "".join(f"<li>{html.escape(f'{v.claim.sentence} {v.detail}')}</li>" for v in found)
     title = f"<p>{kind} This page's own runs, on {paper.label(first['dataset'])}:</p>"
-    show_html(f'{title}<ul class="comparisons">{lines}</ul>')
+    show_html(f'<div class="own-runs">{title}<ul class="comparisons">{lines}</ul></div>')
 
 
 def own_comparisons(claims: Iterable[Claim], quick: pd.DataFrame) -> None:
@@ -159,8 +160,9 @@ def own_comparisons(claims: Iterable[Claim], quick: pd.DataFrame) -> None:
     text = framed(styled(table).hide(axis="index"), head="left")
     own = badge(verdicts.QUICK, f"{scale} scale: no verdict on the paper")
     show_html(
-        f"<p>{own} This page's own runs, on {paper.label(cell[0])}.</p>"
+        f'<div class="own-runs"><p>{own} This page\'s own runs, on {paper.label(cell[0])}.</p>'
         + (folded("The same comparisons on them", text) if rows else "")
+        + "</div>"
     )
 
 
@@ -270,4 +272,5 @@ def provenance(frame: pd.DataFrame) -> None:
     table = days.groupby(columns, dropna=False).agg(
         runs=("run", "nunique"), first_day=("day", "min"), last_day=("day", "max")
     )
-    show_html(framed(styled(table.reset_index()).hide(axis="index")))
+    text = framed(styled(table.reset_index()).hide(axis="index"))
+    show_html(f'<div class="provenance">{text}</div>')

@@ -18,6 +18,7 @@ from swrlib.figures.forest import forest
 from swrlib.overview import Overview, late_accuracies, repair
 from swrlib.overview.scorecard import against, rivals, scorecard
 from swrlib.papers import SWR as paper
+from swrlib.papers import Paper, find_paper, known_papers
 
 ROOT = Path(__file__).resolve().parent.parent
 CHAPTERS = yaml.safe_load((ROOT / "config/quick.yaml").read_text())["chapters"]
@@ -144,6 +145,42 @@ def test_the_page_of_claims_counts_each_claim_once():
     row = next(line for line in second.splitlines() if paper.claims[2].sentence in line)
     assert tables.badge(yes) in row and tables.badge(no) in row
     assert f"{yes} &lt; {claims[2]}<br>{no} &lt; {claims[2]}" in row
+
+
+def test_claims_of_other_papers_have_a_section_of_their_own(monkeypatch, tmp_path):
+    stage, yes = staging(), verdicts.REPRODUCED
+    (tmp_path / "other.toml").write_text(
+        'title = "Another"\nsource = "Somebody, 2026"\nbatch_size = 1\nlearning_rate = 1e-3\n'
+        "[epochs]\nsingle-task = [1]\n"
+        '[[claim]]\nid = "theirs"\nkind = "course"\nplace = "Section 9"\nsentence = "It works."\n'
+        '[[claim]]\nid = "unseen"\nkind = "course"\nplace = "Section 8"\nsentence = "It is new."\n'
+    )
+    other = Paper.read(tmp_path / "other.toml")
+    monkeypatch.setattr(stage, "known_papers", lambda: ["swr", "other"])
+    monkeypatch.setattr(stage, "find_paper", {"swr": paper, "other": other}.get)
+    ours = paper.claims[0].id
+    notebooks = {
+        "one": chapter_with("First", [(ours, yes, yes)]),
+        "two": chapter_with("Second", [("theirs", "holds in small", "holds in small (5 tasks)")]),
+    }
+    page, beside = stage.claims_page(notebooks), stage.neighbours_claims(notebooks)
+    assert page.startswith(f"{len(paper.claims)} claims: ") and "Second" not in page
+    assert "It works." not in page and paper.claims[0].sentence not in beside
+    assert "### Another\n\nSomebody, 2026.\n\n2 claims: " in beside
+    assert tables.badge("holds in small", "1 holds in small") in beside
+    assert tables.badge(verdicts.NOT_RUN, f"1 {verdicts.NOT_RUN}") in beside
+    assert "Judged in [Second](../notebooks/two.ipynb):" in beside
+    row = next(line for line in beside.splitlines() if "It works." in line)
+    assert tables.badge("holds in small", "holds in small (5 tasks)") in row
+    assert (ROOT / "book/claims.md").read_text().count("<!-- neighbours -->") == 1
+    (tmp_path / "claims.md").write_text("<!-- neighbours -->")
+    stage.fill_pages(tmp_path, notebooks, load_records(scale="paper", split="all"))
+    assert (tmp_path / "claims.md").read_text() == beside
+
+
+def test_no_two_papers_share_the_id_of_a_claim():
+    ids = [claim.id for name in known_papers() for claim in find_paper(name).claims]
+    assert len(set(ids)) == len(ids)
 
 
 def front_page(begin: str = "## What came out so far") -> str:
@@ -279,7 +316,8 @@ def test_the_page_of_claims_has_what_the_chapters_show(site, chapters):
         shown = stage.shown_verdicts(nbformat.read(chapters / f"{name}.ipynb", as_version=4))
         of_all |= set(shown)
         for id, found in shown.items():
-            claim = paper.find_claim(id)
+            papers = map(find_paper, known_papers())
+            claim = next(c for one in papers for c in one.claims if c.id == id)
             lines = [line for line in page.splitlines() if claim.sentence in line]
             assert lines, id
             badges = {tables.badge(verdict["verdict"], verdict["label"]) for verdict in found}
@@ -397,3 +435,49 @@ def test_the_browser_test_sees_what_is_wrong(browser, tmp_path):
     assert "undefinedName" in said
     assert "from elsewhere: https://example.org/a.js" in said
     assert "missing.png" in said
+
+
+#: What stands on a page's first screen, and which bars and code precede its first picture.
+FIRST_SCREEN = """() => {
+    const article = document.querySelector("article");
+    const box = (node) => node.getBoundingClientRect();
+    const whole = (node) => box(node).height > 0 && box(node).bottom <= window.innerHeight;
+    const pictures = [...article.querySelectorAll("img, svg")].filter((i) => box(i).height > 50);
+    const first = pictures[0];
+    const before = (node) =>
+        first && node.compareDocumentPosition(first) & Node.DOCUMENT_POSITION_FOLLOWING;
+    const claims = [...article.querySelectorAll("p")];
+    const claim = claims.find((p) => /^The claim\\b/.test(p.textContent)) || claims[0];
+    return {
+        claim: whole(claim),
+        shown:
+            pictures.some((i) => box(i).top + Math.min(box(i).height, 200) <= window.innerHeight) ||
+            [...article.querySelectorAll(".verdict")].some(whole),
+        bars: [...article.querySelectorAll("summary")].filter(before).map((s) => s.textContent),
+        code: [...article.querySelectorAll(".cell_input")].filter(before).length,
+    };
+}"""
+
+
+def test_the_first_screen_of_a_chapter_holds_its_claim_and_what_came_of_it(site, browser):
+    found = {}
+    for name in CHAPTERS:
+        with open_page(browser, site / f"notebooks/{name}.html", width=1280) as (page, _):
+            page.set_viewport_size({"width": 1280, "height": 800})
+            found[name] = page.evaluate(FIRST_SCREEN)
+    content = {"quickstart"}  # whose code is what a reader comes for
+    assert {n for n, screen in found.items() if screen["code"]} <= content
+    assert {n: screen for n, screen in found.items() if screen["bars"]} == {}
+    assert {n for n, screen in found.items() if not screen["claim"]} == set()
+    assert {n for n, screen in found.items() if not screen["shown"]} - content == set()
+
+
+def test_a_link_to_a_cell_opens_the_drawer(site, browser):
+    with open_page(browser, site / "notebooks/warm_start.html", width=390) as (page, faults):
+        link = page.locator("a.made-by").first
+        cell = page.locator(link.get_attribute("href"))
+        assert not cell.is_visible()
+        link.press("Enter")
+        cell.wait_for(state="visible")
+        assert 0 <= cell.bounding_box()["y"] < 900
+        assert not faults

@@ -23,10 +23,11 @@ from scipy import stats
 from swrlib import figures, make_stream, train, verdicts
 from swrlib.claims.norms import norms_by_layer
 from swrlib.claims.proportionality import scaled_runs, scaling_verdicts
-from swrlib.figures import accuracies, differences, layers
+from swrlib.figures import accuracies, differences, layers, tasks
 from swrlib.figures.accuracies import LAST_EPOCH, SMOOTHED, who_ends_where
 from swrlib.figures.layers import spread
 from swrlib.figures.rendering import DARK_GROUND, contrast, darkened, rendered
+from swrlib.methods import METHODS as METHODS_KNOWN
 from swrlib.papers import SWR as paper
 from swrlib.verdicts import final_accuracy
 
@@ -380,7 +381,8 @@ def size(svg: bytes) -> tuple[float, float]:
 
 def test_panels_are_images_of_one_size_that_fit_a_phone():
     figures.use_style()
-    legend, *panels = rendered(four_panels())
+    figure = four_panels()
+    legend, *panels = rendered(figure)
     assert (legend.title, [p.title for p in panels]) == ("legend", [f"panel {n}" for n in range(4)])
     assert [panel.heading for panel in panels] == ["first", "", "second", ""]
     assert len({size(panel.svg) for panel in panels}) == 1
@@ -392,7 +394,7 @@ def test_panels_are_images_of_one_size_that_fit_a_phone():
         assert "xtick_1" in text and "ytick_1" in text
         assert f"<!-- height, {'first' if number < 2 else 'second'} -->" in text
         assert "<!-- epoch -->" in text
-    assert not matplotlib.pyplot.get_fignums()
+    assert not matplotlib.pyplot.fignum_exists(figure.number), "it is closed"
 
 
 def test_several_panels_are_shown_as_html_and_say_what_they_are():
@@ -509,3 +511,45 @@ def test_accuracy_by_lambda_has_a_panel_for_each_grid():
         assert mean.get_ydata() == pytest.approx([90.05, 91.05, 92.05])
         assert points.get_marker() == figures.STYLE[method][1]
     assert "best at λ = 0.1 with 92.0%" in sentence or "best at λ = 0.1 with 92.1%" in sentence
+
+
+# --- Streams of tasks ---------------------------------------------------------------------------
+
+
+def task_by_task(methods, *, seeds=3, tasks=10, activation="relu"):
+    random = np.random.default_rng(0)
+    return pd.DataFrame(
+        {"method": method, "seed": seed, "task": task, "activation": activation}
+        | {"error": random.random()}
+        for method in methods
+        for seed in range(seeds)
+        for task in range(1, tasks + 1)
+    )
+
+
+def test_tasks_are_drawn_as_they_are_with_swr_in_front():
+    rows = pd.concat([task_by_task(["vanilla", "swr", "wasserstein", "shrink-perturb-noise"])])
+    figure, said = tasks.by_task(
+        rows, "error", "error", panel="activation", panels=["relu", "tanh"], level=0.1
+    )
+    drawn, empty = figure.axes[:2]
+    assert empty.get_title(loc="left") == "tanh: not run" and "tanh: not run." in said
+    assert "3 seeds" in drawn.get_title(loc="left")
+    found = lines(drawn)
+    for method in ("vanilla", "swr", "wasserstein"):
+        mean = rows[rows["method"] == method].groupby("task")["error"].mean()
+        assert found[paper.label(method)] == pytest.approx(mean.to_numpy())
+        own = rows[rows["method"] == method].groupby("task")["error"].mean()
+        assert f"{paper.label(method)} {own[:2].mean():.3g} → {own[-2:].mean():.3g}" in said
+    front = [line for line in drawn.lines if line.get_label() == paper.label("swr")]
+    assert all(front[0].zorder > line.zorder for line in drawn.lines if line is not front[0])
+    bands = sorted(drawn.collections, key=lambda band: band.zorder)
+    assert bands[-1].get_facecolor()[0][:3] == pytest.approx(figures.STYLE["swr"][0])
+    assert bands[-1].zorder > bands[-2].zorder
+    matplotlib.pyplot.close(figure)
+
+
+def test_methods_of_the_neighbours_have_a_label_and_a_line_of_their_own():
+    for method in METHODS_KNOWN:
+        assert method in figures.STYLE and paper.label(method) != "", method
+        assert method in paper.labels, method
