@@ -244,14 +244,14 @@ def test_drops_compare_the_first_epoch_of_a_stage_with_the_last_before(records):
     row = changes[(changes["method"] == "full-reset") & (changes["seed"] == 0)].iloc[0]
     assert row["drop"] == pytest.approx(accuracy[2] - accuracy[1])
     assert row["train_accuracy"] == pytest.approx(one["train_accuracy"].iloc[-1])
-    means = 100 * changes.groupby(["method", "stage"])["drop"].mean()
+    means = -100 * changes.groupby(["method", "stage"])["drop"].mean()
     alike = changes.assign(dataset="tinyimagenet", drop=-1.0, train_accuracy=1.0)
     figure, sentence = accuracies.changes(pd.concat([changes, alike]))
     left, right, other, empty = figure.axes
     points = np.concatenate([line.get_xdata() for line in left.lines]).astype(float)
     assert set(means.round(6)) <= set(points.round(6))
     assert left.axison and right.axison and other.axison and not empty.axison
-    assert f"SWR {means['swr'].mean():+.1f}" in sentence and "SWR -100.0" in sentence
+    assert f"SWR {means['swr'].mean():+.1f}" in sentence and "SWR +100.0" in sentence
 
 
 def test_finals_beside_the_paper_draw_its_bands_at_paper_scale_alone(records):
