@@ -192,14 +192,14 @@ def test_what_was_found_stands_beside_what_is_promised():
         ({"lower": 0.5, "spectral": 0.3}, "is below 1", True),
         ({"lower": 0.5, "spectral": 0.5}, "is below 1", False),
         ({"lower": 2.0}, "is above 1", False),
-        ({"lower": 0.99}, "cannot be told from 1", False),
+        ({"lower": 0.99}, "cannot be distinguished from 1", False),
     ],
 )
 def test_ratios_are_paired_over_seeds(gains, outcome, sure):
     table, words = lipschitz.paired_ratios(lipschitz.constants(made_up(**gains)[1]))
     assert words[0].endswith(f"the ratio of lower bounds {outcome}")
-    order = "in that order for sure" if sure else "not ordered"
-    assert words[1] == f"  true constants {order}"
+    order = "in the same order" if sure else "not ordered by these bounds"
+    assert words[1] == f"  the true constants are {order}"
     mean = gains["lower"] * math.prod((1 + x) / (1 - x) for x in (0.01, 0.02)) ** (1 / 3)
     (row,) = table.to_dict("records")
     assert row["lower bound"].startswith(f"{mean:.2f} [") and row["seeds"] == 3

@@ -335,7 +335,7 @@ def paired_ratios(found: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     (DataFrame, list of str)
         A row a setting: ratio and 95% t interval (on logarithms) of each of `KINDS`, as text, and
         ``seeds``. Two lines a setting with two seeds or more: whether the lower bounds differ, and
-        whether the true constants are ordered for sure.
+        whether the true constants are proven to be in that order.
     """
     rows: dict[str, dict[str, Any]] = {}
     words: list[str] = []
@@ -359,7 +359,7 @@ def paired_ratios(found: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
 
 def _of_lower_bounds(low: float, high: float) -> str:
-    outcome = "cannot be told from 1"
+    outcome = "cannot be distinguished from 1"
     if low > 1 or high < 1:
         outcome = "is above 1" if low > 1 else "is below 1"
     return f"the ratio of lower bounds {outcome}"
@@ -367,8 +367,10 @@ def _of_lower_bounds(low: float, high: float) -> str:
 
 def _of_constants(last: pd.DataFrame) -> str:
     ends = last.pivot_table(index="seed", columns="method", values=["lower", "spectral"])
-    sure = bool((ends["spectral", "swr"] < ends["lower", "vanilla"]).all())
-    return f"true constants {'in that order for sure' if sure else 'not ordered'}"
+    proven = bool((ends["spectral", "swr"] < ends["lower", "vanilla"]).all())
+    return (
+        f"the true constants are {'in the same order' if proven else 'not ordered by these bounds'}"
+    )
 
 
 def noise_accuracy(measures: pd.DataFrame) -> pd.DataFrame:
