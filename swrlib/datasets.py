@@ -115,7 +115,7 @@ class Dataset:
     def fingerprint(self) -> str:
         """Stable short id: the name of a known data set, else the name and a hash of the content.
 
-        A known name stands for one content on every machine, whose files are checked as they are
+        A known name means the same content on every machine, whose files are checked as they are
         read; anything else is told apart by its images, labels, classes and constants.
         """
         if self.name in DATASETS:

@@ -40,7 +40,7 @@ def make_folder(path: Path) -> None:
     """Make a folder, or say in one sentence (an OSError) that nothing can be written there."""
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):  # what alone tells whether it can be
+        with tempfile.TemporaryFile(dir=path):  # the only way to know whether it can be
             pass
 
 

@@ -83,7 +83,7 @@ def _unreadable(file: Path, reason: object) -> NoReturn:
 
 
 def _is_image(file: Path, passed: list[Path]) -> bool:
-    """Tell whether a file is used as an image: its ending says so, or Pillow knows what it is."""
+    """Return whether a file is used as an image: its ending says so, or Pillow knows what it is."""
     pillow = import_package("PIL.Image")
     if not file.is_file():
         _unreadable(file, "it is no regular file")

@@ -367,7 +367,7 @@ class Measure:
     pairs: bool = False
 
     def due(self, epoch: int, last: bool) -> bool:
-        """Tell whether one that is taken after epochs is due after this one."""
+        """Return whether one that is taken after epochs is due after this one."""
         due = last or (self.every is not None and epoch % self.every == 0)
         return self.when == "epoch" and due
 

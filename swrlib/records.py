@@ -79,7 +79,7 @@ MEASURE_COLUMNS: dict[str, pa.DataType] = {
     "layer": pa.string(),
     "value": pa.float32(),
 }
-#: Folder of the measures: whoever reads a folder of tables passes over names with a ``_``.
+#: Folder of the measures: readers of a folder of tables skip names that begin with ``_``.
 _MEASURES = "_measures"
 #: How measures ended that lay beside their run file, before they had a folder.
 _OLD_SUFFIX = ".measures.parquet"
@@ -91,7 +91,7 @@ def run_hash(configuration: Mapping[str, Any]) -> str:
     """Name a run by its whole configuration.
 
     The order of keys does not matter, every value and its type does: ``1``, ``1.0`` and ``True``
-    are different values. Whoever resolves a configuration settles types first.
+    are different values. Types are settled before a configuration is hashed.
 
     Parameters
     ----------
@@ -135,7 +135,7 @@ def write_job(
     provenance : mapping
         What `provenance` returns.
     configurations : mapping, optional
-        What each run's hash stands for.
+        The configuration of each run, by its hash.
     measured : iterable of str
         What was measured beside it and gave no value for these runs.
 
@@ -378,7 +378,7 @@ def missing_runs(
     *,
     measures: str | Iterable[str] = (),
 ) -> list[str]:
-    """Tell which runs a folder lacks, or holds without all of these measures.
+    """Return which runs a folder lacks, or holds without all of these measures.
 
     Hashes and names of measures alone decide, never the times of files. A folder that is not there
     holds nothing.
@@ -424,7 +424,7 @@ def load_provenance(results: str | os.PathLike[str] | None = None) -> pd.DataFra
 
 
 def load_configuration(run: str, results: str | os.PathLike[str] | None = None) -> dict[str, Any]:
-    """Read the configuration that a hash stands for.
+    """Read the configuration of a run by its hash.
 
     Raises
     ------

@@ -233,7 +233,7 @@ def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
 
 
 def _computes_blocked(device: torch.device, dtype: torch.dtype) -> bool:
-    """Tell whether feature maps stay in oneDNN's layout, from a convolution on.
+    """Return whether feature maps stay in oneDNN's layout, from a convolution on.
 
     Pooling, and convolutions of few channels, take less time there than in PyTorch's layouts.
     PyTorch offers it for float32 alone.

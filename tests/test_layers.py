@@ -22,7 +22,7 @@ def names(layers: list[Layer]) -> list[str]:
 
 
 def chain(layers: list[Layer]) -> bool:
-    """Tell whether each layer is fed by the one before it."""
+    """Return whether each layer is fed by the one before it."""
     before = [(), *((layer.name,) for layer in layers[:-1])]
     return [layer.predecessors for layer in layers] == before
 

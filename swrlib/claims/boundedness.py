@@ -199,7 +199,7 @@ def root_verdict(counts: Iterable[tuple[int, int]], attained: float) -> Verdict:
     """
     above, checked = map(sum, zip(*counts, strict=True))
     detail = f"{checked} norms of plain trainings, {above} above √(n_0² + tB); "
-    detail += f"updates at a right angle to the weight attain it, to {attained:.0e}."
+    detail += f"updates orthogonal to the weight attain it, to {attained:.0e}."
     claim = paper.find_claim("growth-without")
     return verdicts.judge_theorem(claim, above == 0, detail, cases=checked)
 
@@ -317,7 +317,7 @@ def factor_products(measures: pd.DataFrame, networks: Mapping[Place, nn.Module])
 def follow_adversary(
     n_0: float, lam: float, growth: float, steps: int
 ) -> tuple[float, list[float]]:
-    """Follow a real weight whose every update adds the same to ‖W‖², at a right angle to it.
+    """Follow a real weight whose every update adds the same to ‖W‖², orthogonal to it.
 
     Updates are drawn from torch's global generator.
 
@@ -405,7 +405,7 @@ def worst_gradients(steps: int) -> list[float]:
 
 
 def follow_adam(steps: int = 1000, lr: float = 1e-3) -> tuple[list[float], list[float]]:
-    """Follow a weight of 400 entries and norm 1 under Adam with one gradient for ever, no SWR.
+    """Follow a weight of 400 entries and norm 1 under Adam with a constant gradient, without SWR.
 
     Parameters
     ----------

@@ -166,7 +166,7 @@ class Courses:
 
 
 def _word(case: TaskCase, kind: str) -> str:
-    """Return the word on one case by itself."""
+    """Return the word on a single case."""
     found = task_rule.judge(PAPER.claims[0], [case], Scope(1, 1, 1, 1), kind=kind)
     return found.verdict
 

@@ -73,7 +73,7 @@ def in_order(
     middle: str = "spectral",
     greatest: str = "frobenius",
 ) -> bool:
-    """Return whether three columns stand in order in every row, up to rounding (`SLACK`)."""
+    """Return whether three columns are in order in every row, up to rounding (`SLACK`)."""
     below = rows[lowest] <= rows[middle] * SLACK
     return bool((below & (rows[middle] <= rows[greatest] * SLACK)).all())
 
@@ -107,7 +107,7 @@ def ceiling(network: nn.Module, shape: Sequence[int], norms: Sequence[float]) ->
 def ceilings(
     frame: pd.DataFrame, measures: pd.DataFrame, images: Mapping[tuple[str, str], Any]
 ) -> pd.DataFrame:
-    """Return the products of the norms' bounds for every run with SWR, beside its own product.
+    """Return the products of the norms' bounds for every run with SWR, with its own product.
 
     Parameters
     ----------

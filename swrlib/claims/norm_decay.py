@@ -40,7 +40,7 @@ def rate_ends(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def fall(norms: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
-    """Return SWR's norm at the first decay, at the end, and what the pull alone would leave.
+    """Return SWR's norm at the first decay, at the end, and what SWR alone would leave.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def fall(norms: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         By layer and seed: ``norm`` (at the first decay), ``start, lam, end``, ``left`` (the share
-        of the excess that the pull alone leaves) and ``pull alone`` (the norm it leaves).
+        of the excess that SWR alone leaves) and ``pull alone`` (the norm it leaves).
     """
     first, *_, last = rate_ends(frame)
     soft = norms[norms["method"] == "swr"].set_index(["layer", "seed"])
@@ -67,7 +67,7 @@ def fall(norms: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
 def fall_verdict(norms: pd.DataFrame, frame: pd.DataFrame, scale: str) -> Verdict:
     """Judge Appendix E's drop: in all layers the norm is larger at the first decay than at the end.
 
-    Half of the fall that the pull alone would cause is the size that matters.
+    Half of the fall that SWR alone would cause is the size that matters.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def fall_verdict(norms: pd.DataFrame, frame: pd.DataFrame, scale: str) -> Verdic
 
 
 # ---------------------------------------------------------------------------------------------
-# The balance of growth and pull
+# The balance of growth and shrinkage
 
 
 def growth_by_rate(norms: pd.DataFrame, frame: pd.DataFrame, method: str) -> pd.DataFrame:
@@ -109,7 +109,7 @@ def growth_by_rate(norms: pd.DataFrame, frame: pd.DataFrame, method: str) -> pd.
     Returns
     -------
     DataFrame
-        ``layer, seed, lr, growth`` and ``settles at``, the norm at which g balances the pull.
+        ``layer, seed, lr, growth`` and ``settles at``, the norm at which g balances the shrinkage.
     """
     soft = norms[norms["method"] == method].set_index(["layer", "seed", "epoch"])
     epochs, begin, parts = sorted(soft.index.unique("epoch")), None, []

@@ -38,7 +38,7 @@ NO_EPS = 1e-100
 def scaled_runs(frame: pd.DataFrame, results: str | os.PathLike[str] | None = None) -> pd.DataFrame:
     """Return what Fig. 1 is made of: one row per run of the stream "scaled".
 
-    At ratio 1 nothing is scaled, so one run stands for all readings and ways with the biases.
+    At ratio 1 nothing is scaled, so one run serves for all readings and ways with the biases.
 
     Parameters
     ----------

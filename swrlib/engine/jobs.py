@@ -89,7 +89,7 @@ def plan(
     warnings.warn(
         f"{most} runs at once need about {most * needed / 2**20:.0f} MiB, but "
         f"{free / 2**20:.0f} MiB of memory are free: {max(map(len, jobs))} train at once",
-        stacklevel=5,  # whoever called `train`
+        stacklevel=5,  # the caller of `train`
     )
     return jobs
 

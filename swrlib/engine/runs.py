@@ -94,7 +94,7 @@ class Run:
         return records.run_hash(self.configuration())
 
     def columns(self, device: str) -> dict[str, Any]:
-        """Return what stands in every row of its records."""
+        """Return what every row of its records has."""
         method = self.method.configuration()
         known = {"name", "lam", "lam_features", "lam_classifier", "variant"}
         default = type(self.method)

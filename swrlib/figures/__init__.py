@@ -1,7 +1,7 @@
 """Pictures. Here what all of them share: the palette, the lines of methods, how one is shown.
 
 They go out as SVG that does not change from build to build. Where there are several panels, each
-is an image of its own, so that they stand side by side or one below the other as there is room.
+is a separate image, so that they are side by side or one below the other as there is room.
 The alternative text travels with the picture.
 """
 

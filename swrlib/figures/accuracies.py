@@ -204,7 +204,8 @@ def by_lambda(finals: pd.DataFrame) -> tuple[Figure, str]:
     figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False)
     sentences = []
     for ax, (key, rows) in zip(axes.flat, groups, strict=False):
-        stream, dataset, model, method = map(paper.label, key)
+        stream, dataset, model = map(paper.label, key[:3])
+        method = name_of(key[3])
         accuracy = 100 * rows["test_accuracy"]
         mean = accuracy.groupby(rows["lam"]).mean()
         color, marker = STYLE[rows["method"].iloc[0]]
@@ -310,8 +311,8 @@ def finals_beside_paper(records: pd.DataFrame, number: int) -> tuple[Figure, str
 
 
 #: The accuracies of Fig. 1, by column of `swrlib.claims.proportionality.scaled_runs`: name and
-#: line. Those of trained networks stand in one panel, that right after the scaling in another, as
-#: in print.
+#: line. Those of trained networks are in one panel, that right after the scaling in another, as in
+#: the paper.
 _SCALED = {
     "fine-tuned accuracy": {
         "best_before": ("best before the scaling", {"color": COLORS[7], "ls": "-."}),

@@ -37,7 +37,7 @@ def against_vanilla(records: pd.DataFrame) -> tuple[Figure, str]:
     Returns
     -------
     (Figure, str)
-        The picture, and by how many points each method ends above vanilla, which stands above its
+        The picture, and by how many points each method ends above vanilla, as written above its
         panel: paired over seeds, means of the last ten epochs.
     """
     settings = [part for _, part in records.groupby(["dataset", "model", "scale"])]

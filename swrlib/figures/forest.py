@@ -13,7 +13,7 @@ from swrlib.papers import SWR as paper
 from swrlib.tables import badge, folded
 from swrlib.verdicts import LEAST_SEEDS, in_points
 
-#: How far the axis reaches to either side, in margins; an arrow stands for what lies beyond.
+#: How far the axis reaches to either side, in margins; an arrow points to what lies beyond.
 REACH = 8.0
 #: By what a reader can sort, and its name.
 ORDERS = {"chapter": "chapter", "difference": "difference, in margins", "word": "verdict"}

@@ -39,7 +39,7 @@ def panels(
     label : str
         Of the vertical axis.
     by : sequence of str
-        Columns that tell the lines apart; a λ among them stands in the heading.
+        Columns that tell the lines apart; a λ among them is part of the heading.
     **sharing
         ``sharex``, ``sharey`` of `matplotlib.pyplot.subplots`.
 
@@ -49,7 +49,7 @@ def panels(
         Each panel with the rows of its setting and layer, still to be drawn.
     """
     groups = [part for _, part in rows.groupby(list(by), dropna=False)]
-    size = (7.2, 2.5 * len(groups) + 0.6)
+    size = (6.5, 2.3 * len(groups) + 0.6)
     figure, axes = plt.subplots(len(groups), 3, figsize=size, squeeze=False, **sharing)
     panels = []
     for part, line in zip(groups, axes, strict=True):

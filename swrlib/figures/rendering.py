@@ -41,7 +41,7 @@ class Piece:
 
 
 def rendered(figure: Figure) -> list[Piece]:
-    """Render each panel and legend of a figure by itself, and close the figure.
+    """Render each panel and legend of a figure separately, and close the figure.
 
     Panels have one size and show all labels, those that they share too. The label of an axes
     (`Axes.set_label`) is the heading of the group of panels that begins with it.
@@ -49,7 +49,7 @@ def rendered(figure: Figure) -> list[Piece]:
     Returns
     -------
     list of Piece
-        The legends stand first. A figure of a single panel without a legend of its own is one.
+        The legends come first. A figure of a single panel without a legend of its own is one.
     """
     panels = [ax for ax in figure.axes if ax.axison]
     if len(panels) + len(figure.legends) < 2:
@@ -108,7 +108,7 @@ def _svg(figure: Figure, box: Bbox | str) -> bytes:
 
 
 def darkened(color: str) -> str:
-    """Return the colour that stands for another on a dark ground.
+    """Return the colour that replaces another on a dark ground.
 
     Greys change places, white being the ground; other colours become lighter where they have to.
     """

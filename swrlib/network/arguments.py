@@ -1,4 +1,4 @@
-"""What an example stands for: the arguments of a forward pass."""
+"""From an example input to the arguments of a forward pass."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 
 def call_arguments(model: nn.Module, example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the positional and keyword arguments that an example stands for.
+    """Return the positional and keyword arguments that an example gives.
 
     A tuple holds positional arguments, a mapping whose keys are parameters of the forward pass
     keyword arguments, as does such a mapping at the end of a tuple; anything else is the one

@@ -2,7 +2,7 @@
 
 Two ways of tracing lead to the same list of steps: `torch.fx`, which needs no input and follows the
 path of a call with the required arguments alone, and `torch.export`, which follows any code on an
-example. What an operation does to activations stands in one table (`swrlib.network.operations`).
+example. What an operation does to activations is in one table (`swrlib.network.operations`).
 """
 
 from __future__ import annotations

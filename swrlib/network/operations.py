@@ -234,7 +234,7 @@ def given(node: fx.Node, *names: str) -> dict[str, Any]:
 
 
 def option_of(node: fx.Node, module: object) -> Option:
-    """Return what tells the options that an operation was given, as the table asks for them."""
+    """Return a function that gives the options of an operation, as the table asks for them."""
 
     def option(name: str, position: int, default: Any) -> Any:
         args = node.args

@@ -217,7 +217,7 @@ class Population:
         }
 
     def finite(self) -> Tensor:
-        """Tell of each member whether its numbers are: oneDNN's ReLU makes 0 of what is not."""
+        """Return for each member whether its numbers are finite: oneDNN's ReLU makes 0 of NaN."""
         blocks = [*self.blocks, *self.stack.buffers.values()]
         of_each = [block.detach().reshape(len(block), -1).isfinite().all(1) for block in blocks]
         return torch.stack(of_each).all(0)

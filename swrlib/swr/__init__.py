@@ -39,7 +39,7 @@ class SoftWeightRescaling:
         module that returns bool; one or several. With λ = 0 only the weight stays as it is.
     include : optional
         Weights outside of all layers (embeddings, attention, recurrent ones), chosen alike: each is
-        pulled to its own norm. Theorem 1 does not cover them, and `summary` says so.
+        rescaled to its own norm. Theorem 1 does not cover them, and `summary` says so.
     variant : {"proportional", "printed"}
         How biases are scaled: so that the function keeps its shape, or as Algorithm 1 is printed.
     running_statistics : bool

@@ -219,7 +219,7 @@ def _other_steps(optimizer: Any) -> list[str]:
 
 
 class _OwnWeights:
-    """Looks whether an optimizer keeps weights of its own, which are not rescaled along.
+    """Checks whether an optimizer keeps weights of its own, which are not rescaled along.
 
     They are near the weights from the first step on, but not what the last rescaling made of them,
     as a copy would be that is taken anew before each step.

@@ -74,7 +74,7 @@ def chosen(
 
 @dataclass(frozen=True)
 class Included:
-    """A weight outside of all layers that is pulled to its norm on request, by itself.
+    """A weight outside of all layers that is rescaled to its norm on request, independently.
 
     Theorem 1 does not speak of it: no bias follows its factor.
     """
@@ -105,7 +105,7 @@ def included(
 ) -> list[Included]:
     """Return the weights among the parameters outside of all layers that ``include=`` names.
 
-    A module stands for its matrices; a vector has to be named in full.
+    A module means its matrices; a vector has to be named in full.
     """
     if choices is None:
         return []

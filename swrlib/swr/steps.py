@@ -87,7 +87,7 @@ def parameters_of(optimizer: Any) -> list[Tensor]:
 class Change:
     """Whether weights were changed since they were looked at last.
 
-    Versions of tensors and the steps of optimizers tell that it happened. That they did not move
+    Versions of tensors and the steps of optimizers show that it happened. That they did not move
     says something only where they have moved before, and not even then that nothing happened:
     ``weight.data -= …`` and a replayed CUDA graph leave no trace. The norms do, and they are
     compared on the device, without waiting for it.

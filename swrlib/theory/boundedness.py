@@ -47,13 +47,13 @@ def norm_bound(
     rounding : float
         η: by how much of itself each computed norm may be off at most. The rounded map
         n ← (1+η)(λ n_0 + (1−λ) √(n² + B)) is the exact one of 1 − λ′ = (1+η)(1−λ) and
-        n_0′ = (1+η) λ n_0 / λ′, so the bound is theirs: the pull λ is weakened by nearly η.
+        n_0′ = (1+η) λ n_0 / λ′, so the bound is theirs: λ is weakened by nearly η.
 
     Returns
     -------
     float
         Infinite with λ = 0, where norms grow like √(n_0² + tB), and where the rounding is as
-        strong as the pull.
+        strong as the shrinkage.
 
     Raises
     ------
@@ -207,7 +207,7 @@ def scalar_courses(
     Returns
     -------
     (list of float, list of float)
-        The norms before each rescaling: with updates at a right angle to the weight, which add B
+        The norms before each rescaling: with updates orthogonal to the weight, which add B
         to the square, and along it, which add √B to the norm and break the premise.
     """
     length, pulled = math.sqrt(squared_growth), lam * initial_norm

@@ -8,7 +8,7 @@ import math
 def scalar_norms(
     lam: float, length: float, decay: int, *, along: bool, power: int, steps: int = 3000
 ) -> list[float]:
-    """Follow a norm that starts at 1, grows by steps of one length, and is pulled back by SWR.
+    """Follow a norm that starts at 1, grows by steps of one length, and is rescaled by SWR.
 
     Parameters
     ----------
@@ -19,7 +19,7 @@ def scalar_norms(
     decay : int
         From which step on the length is a tenth.
     along : bool
-        Whether steps go along the weight, n + s, or at a right angle to it, √(n² + s²).
+        Whether steps go along the weight, n + s, or orthogonal to it, √(n² + s²).
     power : int
         λ falls with this power of the rate: 0 leaves it as it is.
     steps : int

@@ -54,7 +54,7 @@ def output_gap(
         network = copied(network)
         if training is not None:
             network.train(training)
-        with torch.random.fork_rng():  # afterwards the generators stand where they stood
+        with torch.random.fork_rng():  # afterwards the generators have their former states
             outputs.append(run(network, inputs))
         if not isinstance(outputs[-1], Tensor) or not outputs[-1].numel():
             raise ValueError(f"{type(network).__name__} does not return one tensor with numbers")

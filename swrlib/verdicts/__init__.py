@@ -1,7 +1,7 @@
 """From claims and records to verdicts: the second rule's word, the first rule's beside it.
 
 A *claim* is judged on differences of methods (`comparisons`), a *number* of a table against the
-printed one (`printed_numbers`). What the rules are stands in `second_rule` and `first_rule`, what
+printed one (`printed_numbers`). The rules are described in `second_rule` and `first_rule`, what
 they are applied to in `outcomes`. Accuracies are fractions; only texts speak of points.
 """
 
@@ -27,7 +27,7 @@ from swrlib.statistics import (  # noqa: F401
 )
 from swrlib.verdicts import second_rule
 
-# The names that are not used here are for whoever looks for words and outcomes in this room.
+# The names that are not used here are for those who look for words and outcomes in this room.
 from swrlib.verdicts.comparisons import (  # noqa: F401
     CUSTOM,
     NOT_PRINTED,

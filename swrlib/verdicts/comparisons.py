@@ -1,7 +1,7 @@
 """The comparisons that claims make, method against rival in a setting, and their words.
 
 Estimates are the second rule's (mean of the last epochs, block design); the first rule's word,
-from the last epoch and pairs of seeds, stands beside each.
+from the last epoch and pairs of seeds, is given with each.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class Comparison:
             text += f" ({wanted} seeds would decide)"
         if self.printed_verdict != NOT_PRINTED:
             numbers = in_points(*self.printed.interval())
-            text += f" (in print {numbers}: {self.printed_verdict})"
+            text += f" (printed: {numbers}, {self.printed_verdict})"
         return text
 
 
@@ -137,7 +137,7 @@ def in_points(difference: float, low: float, high: float, *, unit: str = " point
 
 
 def other_scale(scale: str) -> str:
-    """Return what stands for a verdict where the scale is not the paper's."""
+    """Return the word in place of a verdict where the scale is not the paper's."""
     return QUICK if scale == "quick" else CUSTOM
 
 

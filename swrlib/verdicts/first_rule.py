@@ -1,7 +1,7 @@
 """The first rule, of 2026-11-21: thresholds and words from one interval each.
 
-It is kept to stand beside the second (`second_rule`), and judges norms, balance and what else is
-measured in chapters. All thresholds come from q, a quarter of the range of the paper's
+It is kept for comparison with the second (`second_rule`), and judges norms, balance and what else
+is measured in chapters. All thresholds come from q, a quarter of the range of the paper's
 means in a column.
 """
 
@@ -95,7 +95,7 @@ def ordering_verdict(low: float, high: float, margin: float) -> str:
     low, high : float
         The interval.
     margin : float
-        Half the printed difference, or what stands in for it: the claim is *not reproduced*
+        Half the printed difference, or what replaces it: the claim is *not reproduced*
         only where an effect of this size is excluded.
 
     Returns

@@ -89,7 +89,7 @@ def counting(records: pd.DataFrame, scale: str) -> pd.DataFrame:
     """Take the final rows of the runs that count: the paper's settings, and its λ and epochs."""
     finals = final_accuracy(records[records["scale"] == scale])
     keep = pd.Series(True, index=finals.index)
-    # An option of its own, beside the records' columns, marks an experiment beside the paper's.
+    # An option that has no column in the records marks an experiment that is not the paper's.
     for name in (*_PAPERS_SETTING, *finals.columns.difference(list(COLUMNS))):
         keep &= finals[name].isna() | (finals[name] == _PAPERS_SETTING.get(name))
     if scale == "paper":

@@ -89,7 +89,7 @@ def _beside(
     theirs: Accuracy | None,
     scale: str,
 ) -> dict[str, Any]:
-    """Return what stands in a table's cell beside our own numbers."""
+    """Return what a table's cell shows next to our own numbers."""
     n = len(last)
     if theirs is None or scale != "paper":
         word = OUTSIDE if scale == "paper" else other_scale(scale)
