@@ -129,9 +129,12 @@ def _gradient(
     images: Tensor,
     labels: Tensor,
     own: Sequence[nn.Parameter],
-    scale: float = 1.0,
+    scaled: bool = False,
 ) -> Tensor:
-    """Return the gradient of the loss of logits / scale, [P], which can be differentiated."""
+    """Return the loss's gradient over these parameters, [P], which can be differentiated.
+
+    Where it is ``scaled``, logits are at most 1.
+    """
     for parameter in own:
         parameter.requires_grad_()
     outputs = run(network, images)
@@ -140,7 +143,9 @@ def _gradient(
     check_labels(images, labels, classes=outputs.shape[1])
     if not outputs.requires_grad:
         raise ValueError(f"{NOT_TWICE}: its outputs are cut off from its parameters")
-    found = _differentiated(cross_entropy(outputs / scale, labels), own, None, create_graph=True)
+    if scaled:
+        outputs = outputs / outputs.detach().abs().max().clamp(min=1)
+    found = _differentiated(cross_entropy(outputs, labels), own, None, create_graph=True)
     if not found.requires_grad:
         raise ValueError(f"{NOT_TWICE}: its gradient is cut off from its parameters")
     return found
@@ -171,13 +176,7 @@ def check_twice(
     places = {id(parameter): name for name, parameter in network.named_parameters()}
     theirs = dict(twin.named_parameters())
     chosen = [theirs[places[id(parameter)]] for parameter in own]
-    image = images[:1].double()
-    scale = 1.0
-    with torch.no_grad():
-        logits = run(twin, image)
-        if isinstance(logits, Tensor) and logits.numel():
-            scale = max(1.0, float(logits.abs().max()))
-    gradient = _gradient(twin, image, labels[:1], chosen, scale)
+    gradient = _gradient(twin, images[:1].double(), labels[:1], chosen, scaled=True)
     draws = torch.Generator().manual_seed(0)
     first, second = torch.randn(2, len(gradient), generator=draws, dtype=torch.float64).to(gradient)
     products = [
