@@ -170,7 +170,8 @@ def _compared(claim: Claim) -> str:
     """Say what a claim's comparisons are differences of."""
     if claim.kind not in CHANGE_KINDS:
         return "final accuracy"
-    return "loss at changes" if claim.kind == "loses more" else "gain at changes"
+    sign = "" if claim.kind == "loses more" else "−"
+    return f"{sign}drop at changes"
 
 
 # ---------------------------------------------------------------------------------------------

@@ -250,14 +250,14 @@ def test_drops_compare_the_first_epoch_of_a_stage_with_the_last_before(records):
     row = changes[(changes["method"] == "full-reset") & (changes["seed"] == 0)].iloc[0]
     assert row["drop"] == pytest.approx(accuracy[2] - accuracy[1])
     assert row["train_accuracy"] == pytest.approx(one["train_accuracy"].iloc[-1])
-    means = 100 * changes.groupby(["method", "stage"])["drop"].mean()
+    means = -100 * changes.groupby(["method", "stage"])["drop"].mean()
     alike = changes.assign(dataset="tinyimagenet", drop=-1.0, train_accuracy=1.0)
     figure, sentence = accuracies.changes(pd.concat([changes, alike]))
     left, right, other, empty = figure.axes
     points = np.concatenate([line.get_xdata() for line in left.lines]).astype(float)
     assert set(means.round(6)) <= set(points.round(6))
     assert left.axison and right.axison and other.axison and not empty.axison
-    assert f"SWR {means['swr'].mean():+.1f}" in sentence and "SWR -100.0" in sentence
+    assert f"SWR {means['swr'].mean():+.1f}" in sentence and "SWR +100.0" in sentence
 
 
 def test_finals_beside_the_paper_draw_its_bands_at_paper_scale_alone(records):
@@ -363,48 +363,6 @@ def test_a_picture_as_html_escapes_its_text(records):
     assert b"<svg" in base64.b64decode(data)
 
 
-# --- Streams of tasks ---------------------------------------------------------------------------
-
-
-def task_by_task(methods, *, seeds=3, tasks=10, activation="relu"):
-    random = np.random.default_rng(0)
-    return pd.DataFrame(
-        {"method": method, "seed": seed, "task": task, "activation": activation}
-        | {"error": random.random()}
-        for method in methods
-        for seed in range(seeds)
-        for task in range(1, tasks + 1)
-    )
-
-
-def test_tasks_are_drawn_as_they_are_with_swr_in_front():
-    rows = pd.concat([task_by_task(["vanilla", "swr", "wasserstein", "shrink-perturb-noise"])])
-    figure, said = tasks.by_task(
-        rows, "error", "error", panel="activation", panels=["relu", "tanh"], level=0.1
-    )
-    drawn, empty = figure.axes[:2]
-    assert empty.get_title(loc="left") == "tanh: not run" and "tanh: not run." in said
-    assert "3 seeds" in drawn.get_title(loc="left")
-    found = lines(drawn)
-    for method in ("vanilla", "swr", "wasserstein"):
-        mean = rows[rows["method"] == method].groupby("task")["error"].mean()
-        assert found[paper.label(method)] == pytest.approx(mean.to_numpy())
-        own = rows[rows["method"] == method].groupby("task")["error"].mean()
-        assert f"{paper.label(method)} {own[:2].mean():.3g} → {own[-2:].mean():.3g}" in said
-    front = [line for line in drawn.lines if line.get_label() == paper.label("swr")]
-    assert all(front[0].zorder > line.zorder for line in drawn.lines if line is not front[0])
-    bands = sorted(drawn.collections, key=lambda band: band.zorder)
-    assert bands[-1].get_facecolor()[0][:3] == pytest.approx(figures.STYLE["swr"][0])
-    assert bands[-1].zorder > bands[-2].zorder
-    matplotlib.pyplot.close(figure)
-
-
-def test_methods_of_the_neighbours_have_a_label_and_a_line_of_their_own():
-    for method in METHODS_KNOWN:
-        assert method in figures.STYLE and paper.label(method) != "", method
-        assert method in paper.labels, method
-
-
 def four_panels():
     """Draw two settings of two panels each, which share axes and labels, with one legend."""
     figure, axes = matplotlib.pyplot.subplots(
@@ -429,7 +387,8 @@ def size(svg: bytes) -> tuple[float, float]:
 
 def test_panels_are_images_of_one_size_that_fit_a_phone():
     figures.use_style()
-    legend, *panels = rendered(four_panels())
+    figure = four_panels()
+    legend, *panels = rendered(figure)
     assert (legend.title, [p.title for p in panels]) == ("legend", [f"panel {n}" for n in range(4)])
     assert [panel.heading for panel in panels] == ["first", "", "second", ""]
     assert len({size(panel.svg) for panel in panels}) == 1
@@ -441,7 +400,7 @@ def test_panels_are_images_of_one_size_that_fit_a_phone():
         assert "xtick_1" in text and "ytick_1" in text
         assert f"<!-- height, {'first' if number < 2 else 'second'} -->" in text
         assert "<!-- epoch -->" in text
-    assert not matplotlib.pyplot.get_fignums()
+    assert not matplotlib.pyplot.fignum_exists(figure.number), "it is closed"
 
 
 def test_several_panels_are_shown_as_html_and_say_what_they_are():
@@ -558,3 +517,45 @@ def test_accuracy_by_lambda_has_a_panel_for_each_grid():
         assert mean.get_ydata() == pytest.approx([90.05, 91.05, 92.05])
         assert points.get_marker() == figures.STYLE[method][1]
     assert "best at λ = 0.1 with 92.0%" in sentence or "best at λ = 0.1 with 92.1%" in sentence
+
+
+# --- Streams of tasks ---------------------------------------------------------------------------
+
+
+def task_by_task(methods, *, seeds=3, tasks=10, activation="relu"):
+    random = np.random.default_rng(0)
+    return pd.DataFrame(
+        {"method": method, "seed": seed, "task": task, "activation": activation}
+        | {"error": random.random()}
+        for method in methods
+        for seed in range(seeds)
+        for task in range(1, tasks + 1)
+    )
+
+
+def test_tasks_are_drawn_as_they_are_with_swr_in_front():
+    rows = pd.concat([task_by_task(["vanilla", "swr", "wasserstein", "shrink-perturb-noise"])])
+    figure, said = tasks.by_task(
+        rows, "error", "error", panel="activation", panels=["relu", "tanh"], level=0.1
+    )
+    drawn, empty = figure.axes[:2]
+    assert empty.get_title(loc="left") == "tanh: not run" and "tanh: not run." in said
+    assert "3 seeds" in drawn.get_title(loc="left")
+    found = lines(drawn)
+    for method in ("vanilla", "swr", "wasserstein"):
+        mean = rows[rows["method"] == method].groupby("task")["error"].mean()
+        assert found[paper.label(method)] == pytest.approx(mean.to_numpy())
+        own = rows[rows["method"] == method].groupby("task")["error"].mean()
+        assert f"{paper.label(method)} {own[:2].mean():.3g} → {own[-2:].mean():.3g}" in said
+    front = [line for line in drawn.lines if line.get_label() == paper.label("swr")]
+    assert all(front[0].zorder > line.zorder for line in drawn.lines if line is not front[0])
+    bands = sorted(drawn.collections, key=lambda band: band.zorder)
+    assert bands[-1].get_facecolor()[0][:3] == pytest.approx(figures.STYLE["swr"][0])
+    assert bands[-1].zorder > bands[-2].zorder
+    matplotlib.pyplot.close(figure)
+
+
+def test_methods_of_the_neighbours_have_a_label_and_a_line_of_their_own():
+    for method in METHODS_KNOWN:
+        assert method in figures.STYLE and paper.label(method) != "", method
+        assert method in paper.labels, method

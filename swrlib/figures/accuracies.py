@@ -163,12 +163,13 @@ def who_ends_where(rows: pd.DataFrame, form: str) -> str:
 def changes(table: pd.DataFrame) -> tuple[Figure, str]:
     """Draw what `verdicts.changes_of_data` returned; return the picture and what it says.
 
-    On the left what a change of data does to the test accuracy: a point for each change, the mean
-    over seeds, and the mean of all with its 95% t interval. On the right the training accuracy at
-    the ends of stages in the same way, where methods differ in it.
+    On the left the drop, which is what a change of data takes from the test accuracy: a point for
+    each change, the mean over seeds, and the mean of all with its 95% t interval. On the right the
+    training accuracy at the ends of stages in the same way, where methods differ in it.
     """
+    table = table.assign(drop=-table["drop"])
     figure, panels = setting_panels(table, height=0.3 * table["method"].nunique() + 0.9, columns=2)
-    names = {"drop": "change of test accuracy, points", "train_accuracy": "training accuracy, %"}
+    names = {"drop": "drop of test accuracy, points", "train_accuracy": "training accuracy, %"}
     sentences = []
     for axes, part in panels:
         for (value, name), ax in zip(names.items(), axes, strict=True):
@@ -182,7 +183,7 @@ def changes(table: pd.DataFrame) -> tuple[Figure, str]:
         axes[0].axvline(0, color="0.35", lw=1, ls="--")
         average = 100 * part.groupby("method")["drop"].mean().sort_values()
         said = ", ".join(f"{paper.label(str(m))} {x:+.1f}" for m, x in average.items())
-        sentences.append(f"{setting(part)}, mean change of test accuracy, points: {said}.")
+        sentences.append(f"{setting(part)}, mean drop of test accuracy, points: {said}.")
     figure.tight_layout()
     return figure, " ".join(sentences)
 

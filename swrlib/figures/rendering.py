@@ -118,9 +118,11 @@ def darkened(color: str) -> str:
         if lightness == 1.0:
             return DARK_GROUND
         lightness = 0.96 - 0.865 * lightness
-    while visible and contrast(colorsys.hls_to_rgb(hue, lightness, saturation)) < CONTRAST:
+    dark = to_hex(colorsys.hls_to_rgb(hue, lightness, saturation))
+    while visible and contrast(dark) < CONTRAST:
         lightness += 0.01
-    return to_hex(colorsys.hls_to_rgb(hue, min(lightness, 1.0), saturation))
+        dark = to_hex(colorsys.hls_to_rgb(hue, lightness, saturation))
+    return dark
 
 
 def contrast(color: str | tuple[float, float, float], ground: str = DARK_GROUND) -> float:
