@@ -210,9 +210,9 @@ def finals(frame: pd.DataFrame) -> None:
     """Show how accurate each method ends: in the last epoch, and over the last ten.
 
     Differences are from vanilla, paired over the seeds that both have; a dash where there is no
-    vanilla, or less than two such seeds, and no interval of two. Where the last epoch and the last ten name another method
-    as the most accurate one, on the seeds that all methods have, a sentence says so. Of a stage of
-    fewer than ten epochs the mean is over all of them.
+    vanilla, or less than two such seeds, and no interval of two. Where the last epoch and the last
+    ten name another method as the most accurate one, on the seeds that all methods have, a sentence
+    says so. Of a stage of fewer than ten epochs the mean is over all of them.
 
     Parameters
     ----------
