@@ -233,7 +233,7 @@ def test_what_is_not_asked_for_is_as_in_the_library():
     given = vars(parser().parse_args(["train", "--dataset", "d", "--model", "m", "--stream", "s"]))
     parameters = inspect.signature(swrlib.train).parameters
     offered = {name.replace("-", "_").replace("no_", "") for name in OPTIONS}
-    assert set(parameters) - offered == {"options", "root", "stop", "progress"}
+    assert set(parameters) - offered == {"root", "stop", "progress"}
     assert offered - set(parameters) == {"minutes", "threads"}
     for name in given.keys() - {"command", "threads", "dataset", "model", "stream", "results"}:
         default = parameters[name].default
