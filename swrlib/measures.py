@@ -298,12 +298,21 @@ def _hessian(snapshot: Snapshot) -> dict[str, float]:
 
 
 def _spectrum(snapshot: Snapshot) -> dict[str, float]:
-    """Return ε-ranks and extreme eigenvalues of the whole network's Hessian."""
+    """Return ε-ranks, as a release smooths them too, and extremes of the whole Hessian."""
     images, labels = _of_stage(snapshot, SPECTRUM_IMAGES)
     order = min(SPECTRUM_ORDER, sum(p.numel() for p in snapshot.model.parameters()))
     found = hessian_spectrum(snapshot.model, images, labels, order=order)
-    epsilons = found.epsilon_rank(torch.tensor(EPSILONS, dtype=torch.float64)).tolist()
-    return {f"epsilon-rank {e:.3g}": r for e, r in zip(EPSILONS, epsilons, strict=True)} | {
+    epsilons = torch.tensor(EPSILONS, dtype=torch.float64)
+    of_epsilons = {
+        "epsilon-rank": found.epsilon_rank(epsilons),
+        "smoothed-epsilon-rank": found.smoothed_epsilon_rank(epsilons),
+    }
+    values = {
+        f"{name} {epsilon:.3g}": rank
+        for name, ranks_of in of_epsilons.items()
+        for epsilon, rank in zip(EPSILONS, ranks_of.tolist(), strict=True)
+    }
+    return values | {
         "largest": float(found.nodes.max()),
         "smallest": float(found.nodes.min()),
         "effective-rank": found.effective_rank(),

@@ -255,6 +255,22 @@ def test_the_type_reaches_the_run(dtype, arguments, tmp_path):
     assert set(frame["dtype"]) == {dtype or "float32"}
 
 
+def test_rate_and_options_of_the_model_reach_the_run(arguments, tmp_path):
+    options = "hidden=[5,4] initialization=he layer_norm=true activation=tanh"
+    assert main(arguments(options=options, learning_rate="0.25", device="cpu")) == 0
+    frame = swrlib.load_records(tmp_path / "results")
+    (run,) = frame.drop_duplicates("run").itertuples()
+    assert list(run.model_hidden) == [5, 4] and run.model_layer_norm
+    assert (run.model_initialization, run.model_activation) == ("he", "tanh")
+    assert set(frame["lr"].dropna()) == {0.25}
+
+
+def test_an_option_without_a_value_is_refused(arguments, capsys):
+    with pytest.raises(SystemExit):
+        main(arguments(options="hidden"))
+    assert "write it as initialization=he" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("stack", "jobs"), [("2", 3), ("1", 5), ("5", 1), (None, 1)])
 def test_the_stack_says_how_many_runs_train_at_once(stack, jobs, arguments, tmp_path):
     methods = "vanilla swr:0.1 swr:0.2 l2:0.1 adamw:0.1"
