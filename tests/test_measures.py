@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import swrlib
 from swrlib import build_model, load_dataset, measures, theory, train
+from swrlib.engine.jobs import missing_jobs
 from swrlib.measures import MEASURES, Norms, Snapshot, balance_change, balance_worse
 from swrlib.theory import balance_, lpq_norm
 
@@ -161,6 +162,9 @@ def test_stage_measures_look_at_what_the_stage_trains_on(tmp_path):
         assert stored("spectrum", "largest") == pytest.approx(float(found.nodes.max()), rel=1e-5)
         rank = found.epsilon_rank(torch.tensor(0.01, dtype=torch.float64))
         assert stored("spectrum", "epsilon-rank 0.01") == pytest.approx(float(rank), rel=1e-5)
+        smoothed = found.smoothed_epsilon_rank(torch.tensor([0.01], dtype=torch.float64))
+        kept_smoothed = stored("spectrum", "smoothed-epsilon-rank 0.01")
+        assert kept_smoothed == pytest.approx(float(smoothed), rel=1e-5)
         overlap = theory.gradient_hessian_overlap(model, images, labels)
         assert stored("overlap", "") == pytest.approx(overlap, rel=1e-5)
         pairs = zip(model.parameters(), shot.initial.parameters(), strict=True)
@@ -173,6 +177,31 @@ def test_stage_measures_look_at_what_the_stage_trains_on(tmp_path):
         kept_deviation = stored("weights", "deviation-from-isometry, linear3")
         assert kept_deviation == pytest.approx(deviation, rel=1e-5)
     assert table[0, "weights-start", "distance l2"] == 0
+
+
+def test_a_measure_of_stages_may_be_taken_in_every_so_many(tmp_path):
+    """In the first, every so many later, and in the last; under a name of its own."""
+    asked = {"dataset": "mnist-5k", "model": "mlp", "methods": "vanilla", "seeds": [1]}
+    asked |= {"stream": "pixel-permuted:6,64,784", "epochs": 1, "options": {"hidden": (8,)}}
+    asked |= {"results": tmp_path, "checkpoints": tmp_path / "c", "progress": False}
+    names = ["features-start:2", "features-end:4", "weights-end:9", "layer-balance:3"]
+    train(**asked, measure=names)
+    table = swrlib.load_measures(tmp_path)
+    epochs = table.groupby("measure")["epoch"].agg(lambda e: sorted(set(e)))
+    assert epochs["features-start:2"] == [0, 2, 4, 5], "before tasks 1, 3, 5 and 6"
+    assert epochs["features-end:4"] == [1, 5, 6], "after tasks 1, 5 and 6"
+    assert epochs["weights-end:9"] == [1, 6]
+    assert epochs["layer-balance:3"] == [0, 3, 6]
+    (job,) = [asked | {"measure": names, "epochs": 1}]
+    job = {k: v for k, v in job.items() if k not in ("checkpoints", "progress")}
+    assert not missing_jobs({"there": job}), "what was asked for in these words is there"
+    assert missing_jobs({"all": job | {"measure": ["features-start"]}}) == ["all"]
+
+
+@pytest.mark.parametrize("name", ["growth:2", "spectrum-start:0", "lipschitz:x", "weights-end:"])
+def test_how_often_a_measure_is_taken_is_checked(name):
+    with pytest.raises(ValueError, match=r"as in spectrum-start:10"):
+        measures.checked_measures(name)
 
 
 def test_a_hessian_that_is_too_large_is_refused_before_training(tmp_path):
