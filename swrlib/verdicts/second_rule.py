@@ -31,6 +31,8 @@ BOUND = 0.05
 #: What is claimed of the difference: above 0; not below minus the margin; not above the margin;
 #: within the margin.
 KINDS = ("above", "not below", "little", "same")
+#: The word of each kind by which a difference of a size that matters is ruled out.
+RULED_OUT = dict.fromkeys(KINDS, REPRODUCED) | {"above": NO_EFFECT}
 #: The share of comparisons in which a claim has to hold, by the paper's word.
 QUANTIFIERS = ("all", "most", "often", "sometimes", "generally", "generally in most")
 #: More seeds than this are not asked for.
