@@ -150,6 +150,20 @@ def test_three_seeds_never_rule_a_size_that_matters_out():
     assert judge(CLAIM, [lost], WHOLE, kind="little").verdict == second_rule.NOT_REPRODUCED
 
 
+def test_three_seeds_do_say_that_something_moves_the_other_way():
+    rows = made_up({"a": 0.6, "b": 0.0}, onset={"a": 8}, seeds=3)
+    falls, grows = change_case(rows, sign=-1.0), change_case(rows)
+    assert judge(CLAIM, [falls], WHOLE, kind="little").verdict == second_rule.REPRODUCED
+    assert judge(CLAIM, [grows], WHOLE, kind="not below").verdict == second_rule.REPRODUCED
+    assert judge(CLAIM, [grows], WHOLE, kind="same").verdict == second_rule.NOT_REPRODUCED
+
+
+def test_two_runs_of_one_method_and_seed_are_refused():
+    rows = made_up({"a": 0.6})
+    with pytest.raises(ValueError, match="several runs of 'a' with one seed"):
+        summarized(pd.concat([rows, rows]), "error")
+
+
 def test_two_methods_are_compared_in_the_setting_s_block_design():
     rows = made_up({"a": 0.5, "b": 0.3, "c": 0.4}, noise=0.02)
     values = task_rule.wide(summarized(rows, "error"), "late")

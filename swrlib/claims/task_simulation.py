@@ -141,7 +141,8 @@ def question_words(
     found = _estimate(np.stack(values, 2), len(question.kinds), question.outcome == "onset")
     margin = task_rule.ONSET_MARGIN if question.outcome == "onset" else task_rule.MARGINS["error"]
     words = second_rule.words(found, margin, NO_INTERVAL, question.kind)[:, 0]
-    ruled_out = words == second_rule.RULED_OUT[question.kind]
+    flat = Estimate(*(np.asarray(part)[:, 0] for part in found))
+    ruled_out = second_rule.by_a_bound(words, flat, question.kind)
     if question.outcome != "onset":
         return np.where(ruled_out & (seeds < task_rule.BOUND_SEEDS), second_rule.UNDECIDED, words)
     never = np.stack(values[:2], 2)[:, 0] > TASKS

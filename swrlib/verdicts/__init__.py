@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -290,8 +290,7 @@ def all_comparisons(records: pd.DataFrame) -> pd.DataFrame:
 # Anything measured
 
 
-@dataclass(frozen=True)
-class Case:
+class Case(NamedTuple):
     """Two numbers by seed that a claim compares.
 
     Attributes
@@ -311,7 +310,11 @@ class Case:
     lower: pd.Series
     margin: float
     same_run: bool = False
-    bounded: ClassVar[bool] = False
+
+    @property
+    def bounded(self) -> bool:
+        """Whether a difference of a size that matters cannot be ruled out: it can."""
+        return False
 
     @property
     def n(self) -> int:
@@ -385,7 +388,7 @@ def judge_cases(
     margins = np.array([case.margin for case in run])
     words = second_rule.words(stacked, margins, NO_INTERVAL, kind, claim.quantifier)
     open_ended = np.array([case.bounded for case in run])
-    words = np.where(open_ended & (words == second_rule.RULED_OUT[kind]), UNDECIDED, words)
+    words = np.where(open_ended & second_rule.by_a_bound(words, stacked, kind), UNDECIDED, words)
     by_word: dict[str, list[str]] = {}
     for case, estimate, one in zip(run, estimates, words, strict=True):
         gap = estimate.interval()

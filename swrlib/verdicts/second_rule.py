@@ -31,8 +31,6 @@ BOUND = 0.05
 #: What is claimed of the difference: above 0; not below minus the margin; not above the margin;
 #: within the margin.
 KINDS = ("above", "not below", "little", "same")
-#: The word of each kind by which a difference of a size that matters is ruled out.
-RULED_OUT = dict.fromkeys(KINDS, REPRODUCED) | {"above": NO_EFFECT}
 #: The share of comparisons in which a claim has to hold, by the paper's word.
 QUANTIFIERS = ("all", "most", "often", "sometimes", "generally", "generally in most")
 #: More seeds than this are not asked for.
@@ -113,6 +111,18 @@ def words(
     if kind == "above":
         found = np.where((found == REPRODUCED) & smaller(difference, printed), SMALLER, found)
     return found
+
+
+def by_a_bound(found: Any, difference: Estimate, kind: str) -> np.ndarray:
+    """Return where a word rules a size that matters out, and no direction is certain instead.
+
+    *No effect*, and whatever holds of the other kinds but for a difference that certainly has the
+    sign which the claim has nothing against.
+    """
+    if kind == "above":
+        return np.asarray(found) == NO_EFFECT
+    harmless = {"little": difference.below(), "not below": difference.above()}.get(kind, 1.0)
+    return np.isin(found, HOLDS) & (np.asarray(harmless) > DIRECTION)
 
 
 def needed(quantifier: str, number: int) -> int:

@@ -139,7 +139,18 @@ def summarized(rows: pd.DataFrame, value: str) -> pd.DataFrame:
         where there is none: then the onset is one more than the number of tasks; ``fallen`` and
         ``never``, the same of the first task whose value is below `FALLEN` times the start; and
         ``tasks``. Without three tasks NaN.
+
+    Raises
+    ------
+    ValueError
+        If there are several runs of one method and seed: of two λ, say.
     """
+    twice = rows.loc[rows.duplicated(["method", "seed", "task"]), "method"]
+    if len(twice):
+        raise ValueError(
+            f"there are several runs of {twice.iloc[0]!r} with one seed: filter the rows to one λ "
+            "and one setting"
+        )
     found = {
         key: _sums(run.set_index("task")[value].dropna().astype(float).sort_index())
         for key, run in rows.groupby(["method", "seed"])
