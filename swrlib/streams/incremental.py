@@ -9,7 +9,7 @@ read off its figures, which begin near 0.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -44,7 +44,7 @@ class ClassIncremental(Stream):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        added = self.added
+        added: Any = self.added
         added = int(added) if isinstance(added, float) and added.is_integer() else added
         check_whole("added", added)
         object.__setattr__(self, "added", added)
