@@ -311,7 +311,7 @@ def drops(records: pd.DataFrame, claim: Claim) -> list[TaskCase]:
     """Return what FIRE gains at changes of data with full access: the mean of a run's changes."""
     values = by_cell(records, FULL_ACCESS, claim)
     what = f"{' '.join(map(SWR.label, FULL_ACCESS[:2]))}, gain at the changes of data"
-    return [_Block(what, values, {"fire": 1.0}, SWR.size_that_matters(None, FULL_ACCESS))]
+    return [_Block(what, values, {"fire": 1.0}, SWR.size_that_matters(claim, FULL_ACCESS))]
 
 
 def scope(cases: Sequence[TaskCase]) -> Scope:
@@ -340,16 +340,13 @@ def accuracy_verdicts(records: pd.DataFrame) -> list[Verdict]:
         claim = PAPER.find_claim(id)
         cases[id] = comparisons(records, claim, cells, claim.rivals)
     cases["fire-no-drop"] = drops(records, PAPER.find_claim("fire-no-drop"))
-    return [
-        judge(
-            PAPER.find_claim(id),
-            asked,
-            scope(asked),
-            kind=kinds.get(id, "above"),
-            lacking=PAPER.details["needs"].get(id, ""),
-        )
-        for id, asked in cases.items()
-    ]
+    found = []
+    for id, asked in cases.items():
+        run = any(case.n >= LEAST_SEEDS for case in asked)
+        lacking = "" if run else PAPER.details["needs"][id]
+        claim, kind = PAPER.find_claim(id), kinds.get(id, "above")
+        found.append(judge(claim, asked, scope(asked), kind=kind, lacking=lacking))
+    return found
 
 
 def not_run(judged: Iterable[Verdict]) -> list[Verdict]:
