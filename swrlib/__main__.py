@@ -47,7 +47,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "nargs": "+",
         "default": ["vanilla", "swr"],
         "help": f"of {', '.join(METHODS)}; with λ as swr:1e-3 or swr:1e-4,1e-1 (λ_f, λ_c), without "
-        "it the paper's",
+        "it the paper's; with options as fire:norm=present",
     },
     "seeds": {"nargs": "+", "type": int, "default": [0], "help": "a run each"},
     "scale": {"default": "quick", "help": f"{' or '.join(SCALES)}: how many epochs"},

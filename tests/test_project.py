@@ -262,7 +262,7 @@ def test_the_readme_says_how_long_the_benchmarks_take(root):
 #: Rooms of the library from the ground up: none imports one that stands after it.
 ROOMS = [
     *("checks", "files", "memory", "statistics", "papers", "network", "rescaling", "swr", "theory"),
-    *("image_files", "datasets", "models", "streams", "streams_tasks", "wide", "walks", "stacks"),
+    *("image_files", "datasets", "models", "streams", "wide", "walks", "stacks"),
     *("population", "methods", "in_loop", "measures", "provenance", "records", "engine"),
     *("verdicts", "cost", "claims", "overview", "tables", "figures", "notebook"),
 ]
@@ -292,7 +292,7 @@ def test_no_room_imports_one_above_it(root):
 
 def test_methods_streams_and_measures_know_no_engine(root):
     """What a newcomer writes needs the rooms below alone; only the engine knows the records."""
-    for room in ("streams", "streams_tasks", "methods", "measures", "stacks"):
+    for room in ("streams", "methods", "measures", "stacks"):
         place = root / "swrlib" / room
         for path in place.rglob("*.py") if place.is_dir() else [place.with_suffix(".py")]:
             assert not imports_of(path) & {"engine", "records"}
