@@ -12,7 +12,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from swrlib.claims.predictors import ACROSS, NAMES, SIZE, VIEWS, Seeds, centred, method_means
+from swrlib.claims.predictors import (
+    ACROSS,
+    BASELINES,
+    NAMES,
+    SIZE,
+    VIEWS,
+    WITHIN,
+    Seeds,
+    centred,
+    method_means,
+)
 from swrlib.statistics import Estimate, holm
 from swrlib.verdicts import LEAST_SEEDS
 
@@ -242,3 +252,67 @@ def _rows(view: str, found: dict[str, dict[str, Found]]) -> list[dict[str, Any]]
             about = {"view": view, "measure": name, "setting": setting}
             rows.append(about | one._asdict() | {"word": spoken})
     return rows
+
+
+# ---------------------------------------------------------------------------------------------
+# Sentences
+
+
+def _listed(rows: pd.DataFrame) -> str:
+    rows = rows.sort_values("rho", key=np.abs, ascending=False)
+    return ", ".join(f"{row.measure} ({row.rho:+.2f})" for row in rows.itertuples())
+
+
+def said(judged: pd.DataFrame, view: str) -> str:
+    """Say of a view which measures predict over all settings, which not, and which differ.
+
+    Parameters
+    ----------
+    judged : DataFrame
+        What `judged` returned.
+    view : str
+        Of `swrlib.claims.predictors.VIEWS`.
+    """
+    rows = judged[(judged["view"] == view) & judged["measure"].isin(NAMES)]
+    rows = rows[(rows["setting"] == "all") & rows["seeds"].gt(0)]
+    if not len(rows):
+        return f"{view.capitalize()}: nothing to say, since there are no records of it."
+    parts = []
+    for which in (*WORDS, TOO_FEW):
+        of = rows[rows["word"] == which]
+        if len(of):
+            listed = f": {_listed(of)}" if which in (PREDICTS, DIFFERS) else ""
+            parts.append(f"{len(of)} *{which}*{listed}")
+    return f"{view.capitalize()}, of {len(rows)} measures {'; '.join(parts)}."
+
+
+def said_of_methods(judged: pd.DataFrame) -> str:
+    """Say whether what predicts across tasks (within runs) also predicts across methods."""
+    over_all = judged[judged["setting"] == "all"].set_index(["view", "measure"])
+    within = over_all.loc[[WITHIN]] if WITHIN in over_all.index else over_all[:0]
+    chosen = within[(within["word"] == PREDICTS) & within.index.isin(NAMES, level=1)]
+    if not len(chosen):
+        return "No measure predicts within runs, so that there is none to ask across methods."
+    words: dict[str, list[str]] = {}
+    for (_, name), row in chosen.iterrows():
+        other = over_all.loc[(ACROSS, name)] if (ACROSS, name) in over_all.index else None
+        verb = TOO_FEW if other is None else str(other["word"])
+        if verb == PREDICTS and other is not None and other["rho"] * row["rho"] < 0:
+            verb = "predicts with the other sign"
+        words.setdefault(verb, []).append(name)
+    parts = [f"{len(names)} *{verb}* ({', '.join(names)})" for verb, names in words.items()]
+    return f"Of the {len(chosen)} that predict within runs, across methods {'; '.join(parts)}."
+
+
+def said_of_baselines(judged: pd.DataFrame) -> str:
+    """Say how many measures have a larger correlation within runs than the two baselines."""
+    rows = judged[(judged["setting"] == "all") & (judged["view"] == WITHIN)]
+    rho = rows.set_index("measure")["rho"].dropna()
+    own = rho[rho.index.isin(NAMES)].abs()
+    parts = [
+        f"the {name} has ρ = {rho[name]:+.2f}, more than {(own < abs(rho[name])).sum()} "
+        f"of {len(own)} measures"
+        for name in BASELINES
+        if name in rho
+    ]
+    return f"Within runs {'; '.join(parts)}." if parts else "There are no baselines yet."

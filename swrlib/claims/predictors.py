@@ -109,11 +109,11 @@ def tasks(frame: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
     ends = ends.sort_values(["run", "stage"]).reset_index(drop=True)
     outcomes = [TROUBLES[stream][0] for stream in ends["stream"]]
     values = [1 - ends.at[i, name] if name in ends else np.nan for i, name in enumerate(outcomes)]
-    activation = ends["activation"] if "activation" in ends else pd.Series(None, ends.index)
+    activation = ends.get("activation", pd.Series(index=ends.index, dtype=object))
     table = pd.DataFrame(
         {
             "stream": ends["stream"],
-            "activation": activation.fillna("relu"),
+            "activation": activation.astype(object).fillna("relu"),
             "method": [_way(*pair) for pair in zip(ends["method"], ends["lam"], strict=True)],
             "seed": ends["seed"],
             "run": ends["run"],
@@ -213,15 +213,18 @@ def of_runs(table: pd.DataFrame) -> pd.DataFrame:
 Seeds = dict[str, pd.Series]
 
 
+def _by_seed(runs: pd.DataFrame, column: str) -> Seeds:
+    means = runs.groupby(["seed", "measure"])[column].mean().unstack()
+    means = means.reindex(columns=[*NAMES, *BASELINES])
+    return {name: of.dropna() for name, of in means.items()}
+
+
 def _within(rows: pd.DataFrame, column: str) -> Seeds:
-    means = of_runs(rows).groupby(["measure", "seed"])[column].mean()
-    return {name: means[name].dropna() for name in (*NAMES, *BASELINES)}
+    return _by_seed(of_runs(rows), column)
 
 
 def _pooled(rows: pd.DataFrame) -> Seeds:
-    together = of_runs(rows.assign(method="all"))
-    rho = together.set_index(["measure", "seed"])["rho"]
-    return {name: rho[name].dropna() for name in (*NAMES, *BASELINES)}
+    return _by_seed(of_runs(rows.assign(method="all")), "rho")
 
 
 def method_means(rows: pd.DataFrame, measure: str) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -230,8 +233,11 @@ def method_means(rows: pd.DataFrame, measure: str) -> tuple[pd.DataFrame, pd.Dat
     Of the seeds that have every method, over the tasks in which both are known.
     """
     known = rows.dropna(subset=[measure])
-    means = known.groupby(["seed", "method"])[[measure, "trouble"]].mean().unstack().dropna()
-    return means[measure], means["trouble"]
+    x, y = (
+        known.pivot_table(index="seed", columns="method", values=value).dropna()
+        for value in (measure, "trouble")
+    )
+    return x, y
 
 
 def _across(rows: pd.DataFrame) -> Seeds:
@@ -253,3 +259,54 @@ VIEWS: Mapping[str, Callable[[pd.DataFrame], Seeds]] = {
     BEYOND: lambda rows: _within(rows, "beyond"),
     ACROSS: _across,
 }
+
+
+# ---------------------------------------------------------------------------------------------
+# What there is
+
+
+def signs(runs: pd.DataFrame) -> pd.DataFrame:
+    """Count in how many runs each measure goes with the trouble, and in how many against it.
+
+    Parameters
+    ----------
+    runs : DataFrame
+        What `of_runs` returned.
+
+    Returns
+    -------
+    DataFrame
+        By measure: ``with``, ``against`` (runs with ρ above and below 0), ``least``, ``largest``.
+    """
+    rho = runs.dropna(subset=["rho"]).groupby("measure", sort=False)["rho"]
+    counts = {"with": rho.agg(lambda x: (x > 0).sum()), "against": rho.agg(lambda x: (x < 0).sum())}
+    return pd.DataFrame(counts | {"least": rho.min(), "largest": rho.max()})
+
+
+def coverage(table: pd.DataFrame) -> pd.DataFrame:
+    """Say of each setting what was recorded.
+
+    Parameters
+    ----------
+    table : DataFrame
+        What `tasks` returned.
+
+    Returns
+    -------
+    DataFrame
+        By setting: ``methods, seeds, tasks`` (the least and the most of a run, the first
+        included) and ``not measured``.
+    """
+    rows = {}
+    for (stream, activation), part in table.groupby(["stream", "activation"]):
+        last = part.groupby("run")["task"].max()
+        ends = sorted({int(last.min()), int(last.max())})
+        absent = [name for name in NAMES if part[name].isna().all()]
+        rows[f"{stream}, {activation}"] = {
+            "methods": part["method"].nunique(),
+            "seeds": part["seed"].nunique(),
+            "tasks": "–".join(map(str, ends)),
+            "not measured": ", ".join(absent) or "–",
+        }
+    columns = ["methods", "seeds", "tasks", "not measured"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
