@@ -29,6 +29,7 @@ from swrlib.overview import Overview
 from swrlib.overview.advice import advice
 from swrlib.overview.scorecard import scorecard
 from swrlib.papers import SWR as paper
+from swrlib.papers import Claim, Paper, find_paper, known_papers
 from swrlib.tables import badge, claim_line
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -169,26 +170,64 @@ def shown_verdicts(notebook: nbformat.NotebookNode) -> dict[str, list[dict[str, 
 
 def claims_page(notebooks: dict[str, nbformat.NotebookNode]) -> str:
     """Write the verdicts of all chapters as Markdown: how many of each, then chapter by chapter."""
-    words: dict[str, set[str]] = {claim.id: set() for claim in paper.claims}
+    parts = chapters_of(paper, notebooks)
+    return "\n\n".join(
+        [
+            counted(paper, notebooks),
+            *(f"## {chapter}\n\n{lines}" for chapter, lines in parts.items()),
+        ]
+    )
+
+
+def neighbours_claims(notebooks: dict[str, nbformat.NotebookNode]) -> str:
+    """Write the same of the other papers, which count by themselves: a part each, with its name."""
     parts = []
-    for name, notebook in notebooks.items():
-        shown = shown_verdicts(notebook)
-        if not shown:
+    for other in (find_paper(name) for name in known_papers()):
+        if other is paper or not other.claims:
             continue
-        lines = []
-        for claim in (claim for claim in paper.claims if claim.id in shown):
-            words[claim.id] |= {verdict["verdict"] for verdict in shown[claim.id]}
-            badges = dict.fromkeys(badge(v["verdict"], v["label"]) for v in shown[claim.id])
-            line = claim_line(claim, " ".join(badges))
-            details = dict.fromkeys(escape(v["detail"]) for v in shown[claim.id] if v["detail"])
-            if details:
-                line += f"<details><summary>the numbers</summary>{'<br>'.join(details)}</details>"
-            lines.append(f'<div class="claim">{line}</div>')
-        listed = "\n".join(['<div class="claims">', *lines, "</div>"])
-        parts.append(f"## [{title_of(notebook)}](../notebooks/{name}.ipynb)\n\n{listed}")
+        parts.append(f"### {escape(other.title)}\n\n{escape(other.source)}.")
+        parts.append(counted(other, notebooks))
+        for chapter, lines in chapters_of(other, notebooks).items():
+            parts += [f"Judged in {chapter}:", lines]
+    return "\n\n".join(parts)
+
+
+def counted(of: Paper, notebooks: dict[str, nbformat.NotebookNode]) -> str:
+    """Write how many claims of a paper have which word; several words of one are combined."""
+    words: dict[str, set[str]] = {claim.id: set() for claim in of.claims}
+    for notebook in notebooks.values():
+        for id, found in shown_verdicts(notebook).items():
+            if id in words:
+                words[id] |= {verdict["verdict"] for verdict in found}
     overall = Counter(verdicts.combined(found) for found in words.values())
     counts = " ".join(badge(word, f"{n} {word}") for word, n in overall.most_common())
-    return "\n\n".join([f"{len(words)} claims: {counts}", *parts])
+    return f"{len(words)} claims: {counts}"
+
+
+def chapters_of(of: Paper, notebooks: dict[str, nbformat.NotebookNode]) -> dict[str, str]:
+    """Write the lines of a paper's claims, by the link to the chapter that shows a verdict."""
+    parts = {}
+    for name, notebook in notebooks.items():
+        shown = shown_verdicts(notebook)
+        lines = [
+            f'<div class="claim">{line_of(claim, shown[claim.id])}</div>'
+            for claim in of.claims
+            if claim.id in shown
+        ]
+        if lines:
+            listed = "\n".join(['<div class="claims">', *lines, "</div>"])
+            parts[f"[{title_of(notebook)}](../notebooks/{name}.ipynb)"] = listed
+    return parts
+
+
+def line_of(claim: Claim, shown: list[dict[str, str]]) -> str:
+    """Write a claim with its verdicts in one chapter, and the numbers behind them."""
+    badges = dict.fromkeys(badge(verdict["verdict"], verdict["label"]) for verdict in shown)
+    line = claim_line(claim, " ".join(badges))
+    details = dict.fromkeys(escape(v["detail"]) for v in shown if v["detail"])
+    if details:
+        line += f"<details><summary>the numbers</summary>{'<br>'.join(details)}</details>"
+    return line
 
 
 def both_rules(notebooks: dict[str, nbformat.NotebookNode]) -> str:
@@ -231,6 +270,7 @@ def fill_pages(
     titles = {name: title_of(notebook) for name, notebook in notebooks.items()}
     fillings: dict[str, Callable[[], str]] = {
         "<!-- verdicts -->": lambda: claims_page(notebooks),
+        "<!-- neighbours -->": lambda: neighbours_claims(notebooks),
         "<!-- comparisons -->": lambda: forest(verdicts.all_comparisons(records), titles),
         "<!-- trained -->": trained_table,
         "<!-- both rules -->": lambda: both_rules(notebooks),

@@ -71,7 +71,8 @@ def folded(title: str, content: str) -> str:
 def badge(verdict: str, text: str | None = None) -> str:
     """Return a verdict's badge as HTML; the word says it, symbol and colour only help."""
     other = verdict in (verdicts.QUICK, verdicts.CUSTOM)
-    slug = "quick" if other else verdict.split(" by ")[0].replace(" ", "-")
+    slug = "quick" if other else verdict.removesuffix(" in small").split(" by ")[0]
+    slug = slug.replace(" ", "-")
     return f'<span class="verdict verdict-{slug}">{html.escape(text or verdict)}</span>'
 
 

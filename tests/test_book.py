@@ -18,6 +18,7 @@ from swrlib.figures.forest import forest
 from swrlib.overview import Overview, late_accuracies, repair
 from swrlib.overview.scorecard import against, rivals, scorecard
 from swrlib.papers import SWR as paper
+from swrlib.papers import Paper, find_paper, known_papers
 
 ROOT = Path(__file__).resolve().parent.parent
 CHAPTERS = yaml.safe_load((ROOT / "config/quick.yaml").read_text())["chapters"]
@@ -144,6 +145,42 @@ def test_the_page_of_claims_counts_each_claim_once():
     row = next(line for line in second.splitlines() if paper.claims[2].sentence in line)
     assert tables.badge(yes) in row and tables.badge(no) in row
     assert f"{yes} &lt; {claims[2]}<br>{no} &lt; {claims[2]}" in row
+
+
+def test_claims_of_other_papers_have_a_section_of_their_own(monkeypatch, tmp_path):
+    stage, yes = staging(), verdicts.REPRODUCED
+    (tmp_path / "other.toml").write_text(
+        'title = "Another"\nsource = "Somebody, 2026"\nbatch_size = 1\nlearning_rate = 1e-3\n'
+        "[epochs]\nsingle-task = [1]\n"
+        '[[claim]]\nid = "theirs"\nkind = "course"\nplace = "Section 9"\nsentence = "It works."\n'
+        '[[claim]]\nid = "unseen"\nkind = "course"\nplace = "Section 8"\nsentence = "It is new."\n'
+    )
+    other = Paper.read(tmp_path / "other.toml")
+    monkeypatch.setattr(stage, "known_papers", lambda: ["swr", "other"])
+    monkeypatch.setattr(stage, "find_paper", {"swr": paper, "other": other}.get)
+    ours = paper.claims[0].id
+    notebooks = {
+        "one": chapter_with("First", [(ours, yes, yes)]),
+        "two": chapter_with("Second", [("theirs", "holds in small", "holds in small (5 tasks)")]),
+    }
+    page, beside = stage.claims_page(notebooks), stage.neighbours_claims(notebooks)
+    assert page.startswith(f"{len(paper.claims)} claims: ") and "Second" not in page
+    assert "It works." not in page and paper.claims[0].sentence not in beside
+    assert "### Another\n\nSomebody, 2026.\n\n2 claims: " in beside
+    assert tables.badge("holds in small", "1 holds in small") in beside
+    assert tables.badge(verdicts.NOT_RUN, f"1 {verdicts.NOT_RUN}") in beside
+    assert "Judged in [Second](../notebooks/two.ipynb):" in beside
+    row = next(line for line in beside.splitlines() if "It works." in line)
+    assert tables.badge("holds in small", "holds in small (5 tasks)") in row
+    assert (ROOT / "book/claims.md").read_text().count("<!-- neighbours -->") == 1
+    (tmp_path / "claims.md").write_text("<!-- neighbours -->")
+    stage.fill_pages(tmp_path, notebooks, load_records(scale="paper", split="all"))
+    assert (tmp_path / "claims.md").read_text() == beside
+
+
+def test_no_two_papers_share_the_id_of_a_claim():
+    ids = [claim.id for name in known_papers() for claim in find_paper(name).claims]
+    assert len(set(ids)) == len(ids)
 
 
 def front_page(begin: str = "## What came out so far") -> str:
@@ -279,7 +316,8 @@ def test_the_page_of_claims_has_what_the_chapters_show(site, chapters):
         shown = stage.shown_verdicts(nbformat.read(chapters / f"{name}.ipynb", as_version=4))
         of_all |= set(shown)
         for id, found in shown.items():
-            claim = paper.find_claim(id)
+            papers = map(find_paper, known_papers())
+            claim = next(c for one in papers for c in one.claims if c.id == id)
             lines = [line for line in page.splitlines() if claim.sentence in line]
             assert lines, id
             badges = {tables.badge(verdict["verdict"], verdict["label"]) for verdict in found}

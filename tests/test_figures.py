@@ -18,9 +18,10 @@ from scipy import stats
 from swrlib import figures, make_stream, train, verdicts
 from swrlib.claims.norms import norms_by_layer
 from swrlib.claims.proportionality import scaled_runs, scaling_verdicts
-from swrlib.figures import accuracies, layers
+from swrlib.figures import accuracies, layers, tasks
 from swrlib.figures.accuracies import LAST_EPOCH, SMOOTHED, who_ends_where
 from swrlib.figures.layers import spread
+from swrlib.methods import METHODS as METHODS_KNOWN
 from swrlib.papers import SWR as paper
 from swrlib.verdicts import final_accuracy
 
@@ -338,3 +339,45 @@ def test_a_picture_as_html_escapes_its_text(records):
     assert "a &quot;quoted&quot; &lt;word&gt;" in image
     data = re.search(r"base64,([^\"]+)", image).group(1)
     assert b"<svg" in base64.b64decode(data)
+
+
+# --- Streams of tasks ---------------------------------------------------------------------------
+
+
+def task_by_task(methods, *, seeds=3, tasks=10, activation="relu"):
+    random = np.random.default_rng(0)
+    return pd.DataFrame(
+        {"method": method, "seed": seed, "task": task, "activation": activation}
+        | {"error": random.random()}
+        for method in methods
+        for seed in range(seeds)
+        for task in range(1, tasks + 1)
+    )
+
+
+def test_tasks_are_drawn_as_they_are_with_swr_in_front():
+    rows = pd.concat([task_by_task(["vanilla", "swr", "wasserstein", "shrink-perturb-noise"])])
+    figure, said = tasks.by_task(
+        rows, "error", "error", panel="activation", panels=["relu", "tanh"], level=0.1
+    )
+    drawn, empty = figure.axes[:2]
+    assert empty.get_title(loc="left") == "tanh: not run" and "tanh: not run." in said
+    assert "3 seeds" in drawn.get_title(loc="left")
+    found = lines(drawn)
+    for method in ("vanilla", "swr", "wasserstein"):
+        mean = rows[rows["method"] == method].groupby("task")["error"].mean()
+        assert found[paper.label(method)] == pytest.approx(mean.to_numpy())
+        own = rows[rows["method"] == method].groupby("task")["error"].mean()
+        assert f"{paper.label(method)} {own[:2].mean():.3g} → {own[-2:].mean():.3g}" in said
+    front = [line for line in drawn.lines if line.get_label() == paper.label("swr")]
+    assert all(front[0].zorder > line.zorder for line in drawn.lines if line is not front[0])
+    bands = sorted(drawn.collections, key=lambda band: band.zorder)
+    assert bands[-1].get_facecolor()[0][:3] == pytest.approx(figures.STYLE["swr"][0])
+    assert bands[-1].zorder > bands[-2].zorder
+    matplotlib.pyplot.close(figure)
+
+
+def test_methods_of_the_neighbours_have_a_label_and_a_line_of_their_own():
+    for method in METHODS_KNOWN:
+        assert method in figures.STYLE and paper.label(method) != "", method
+        assert method in paper.labels, method

@@ -108,20 +108,39 @@ def drawn_estimates(
     shape = (draws, design.cells, design.methods, design.seeds)
     values = design.noise * random.standard_normal(shape)
     values[:, :, 0] = design.louder * values[:, :, 0] + truth
+    return estimated(values, design.rivals)
+
+
+def estimated(values: np.ndarray, rivals: int) -> Estimate:
+    """Estimate the first method minus each of the next ones, as the library does in each setting.
+
+    Parameters
+    ----------
+    values : array, shape [draws, cells, methods, seeds]
+    rivals : int
+        How many.
+
+    Returns
+    -------
+    Estimate
+        [draws, cells, rivals].
+    """
+    methods, seeds = values.shape[-2:]
     means = values.mean(-1)
     rest = values - values.mean(-2, keepdims=True)
-    alike = bartlett(*np.moveaxis(rest, 2, 0), axis=-1).pvalue > UNLIKE
+    with np.errstate(divide="ignore", invalid="ignore"):
+        alike = bartlett(*np.moveaxis(rest, 2, 0), axis=-1).pvalue > UNLIKE
     squares = ((rest - rest.mean(-1, keepdims=True)) ** 2).sum((-2, -1))
-    degrees = (design.methods - 1) * (design.seeds - 1)
-    pooled = np.sqrt(2 * squares / degrees / design.seeds)[..., None]
-    parts = values.var(-1, ddof=1) / design.seeds
-    first, others = parts[:, :, :1], parts[:, :, 1 : 1 + design.rivals]
+    degrees = (methods - 1) * (seeds - 1)
+    pooled = np.sqrt(2 * squares / degrees / seeds)[..., None]
+    parts = values.var(-1, ddof=1) / seeds
+    first, others = parts[:, :, :1], parts[:, :, 1 : 1 + rivals]
     own = np.sqrt(first + others)
     chosen = alike[..., None] & (pooled > own)
     return Estimate(
-        means[:, :, :1] - means[:, :, 1 : 1 + design.rivals],
+        means[:, :, :1] - means[:, :, 1 : 1 + rivals],
         np.where(chosen, pooled, own),
-        np.where(chosen, float(degrees), design.seeds - 1.0),
+        np.where(chosen, float(degrees), seeds - 1.0),
     )
 
 

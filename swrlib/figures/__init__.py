@@ -23,8 +23,10 @@ from swrlib.verdicts import mean_and_interval, seed_count, setting
 
 #: The colour-blind palette.
 COLORS = sns.color_palette("colorblind")
+#: Further ones, for the neighbours' methods.
+DARK = sns.color_palette("dark")
 #: Colour and marker of each method: a marker, so that colour is not needed.
-STYLE: dict[str, tuple[Any, str]] = {
+STYLE: dict[str, tuple[Any, Any]] = {
     "vanilla": (COLORS[7], "o"),
     "l2": (COLORS[0], "s"),
     "l2-init": (COLORS[9], "D"),
@@ -35,6 +37,12 @@ STYLE: dict[str, tuple[Any, str]] = {
     "swr-except-normalization": (COLORS[6], "h"),
     "full-reset": (COLORS[5], "X"),
     "adamw": (COLORS[2], "p"),
+    "wasserstein": (DARK[2], ">"),
+    "spectral": (DARK[4], "<"),
+    "l2-er": (DARK[0], "d"),
+    "fire": (DARK[1], "H"),
+    "redo": (DARK[5], "8"),
+    "shrink-perturb-noise": (DARK[8], (4, 1, 0)),
 }
 MARKED: dict[str, Any] = {"markersize": 5, "markeredgecolor": "white", "markeredgewidth": 0.6}
 #: The look of a band of an interval.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -311,8 +311,59 @@ class Case(NamedTuple):
     margin: float
     same_run: bool = False
 
+    @property
+    def bounded(self) -> bool:
+        """Whether a difference of a size that matters cannot be ruled out: it can."""
+        return False
 
-def judge_cases(claim: Claim, cases: Sequence[Case], *, scale: str, kind: str = "above") -> Verdict:
+    @property
+    def n(self) -> int:
+        """Seeds that both have."""
+        return len(self._table())
+
+    def estimate(self) -> Estimate:
+        """Estimate the higher one minus the lower one."""
+        table = self._table()
+        if self.same_run:
+            return paired(table["a"] - table["b"])
+        return contrast(table, {"a": 1.0, "b": -1.0})[0]
+
+    def _table(self) -> pd.DataFrame:
+        both = {"a": self.higher, "b": self.lower}
+        return pd.concat(both, axis=1, join="inner").dropna()
+
+
+class Weighed(Protocol):
+    """What `judge_cases` asks of a case, of whatever kind."""
+
+    @property
+    def what(self) -> str:
+        """What the difference is of, for readers."""
+
+    @property
+    def margin(self) -> float:
+        """The size that matters."""
+
+    @property
+    def n(self) -> int:
+        """Seeds."""
+
+    @property
+    def bounded(self) -> bool:
+        """Whether a difference of a size that matters cannot be ruled out."""
+
+    def estimate(self) -> Estimate:
+        """Estimate the difference."""
+
+
+def judge_cases(
+    claim: Claim,
+    cases: Sequence[Weighed],
+    *,
+    scale: str,
+    kind: str = "above",
+    number: int | None = None,
+) -> Verdict:
     """Judge a claim on anything measured, in several cases, by the second rule.
 
     Parameters
@@ -324,32 +375,27 @@ def judge_cases(claim: Claim, cases: Sequence[Case], *, scale: str, kind: str = 
         Which records. Any but ``"paper"`` gets no verdict on the paper.
     kind : {"above", "not below", "little", "same"}
         What is claimed of higher minus lower.
+    number : int, optional
+        Of all cases, run or not. Default: only those that were run are asked.
     """
-    tables = [
-        pd.concat({"a": case.higher, "b": case.lower}, axis=1, join="inner").dropna()
-        for case in cases
-    ]
-    run = [(c, table) for c, table in zip(cases, tables, strict=True) if len(table) >= LEAST_SEEDS]
+    run = [case for case in cases if case.n >= LEAST_SEEDS]
     if not run:
-        word = TOO_FEW_SEEDS if any(map(len, tables)) else NOT_RUN
-        said = [f"{c.what}: n = {len(t)}." for c, t in zip(cases, tables, strict=True)]
+        word = TOO_FEW_SEEDS if any(case.n for case in cases) else NOT_RUN
+        said = [f"{case.what}: n = {case.n}." for case in cases]
         return Verdict(claim, word, word, " ".join(said), NOT_PRINTED)
-    estimates = [
-        paired(table["a"] - table["b"])
-        if case.same_run
-        else contrast(table, {"a": 1.0, "b": -1.0})[0]
-        for case, table in run
-    ]
+    estimates = [case.estimate() for case in run]
     stacked = Estimate(*np.array(estimates, dtype=float).T)
-    margins = np.array([case.margin for case, _ in run])
+    margins = np.array([case.margin for case in run])
     words = second_rule.words(stacked, margins, NO_INTERVAL, kind, claim.quantifier)
+    open_ended = np.array([case.bounded for case in run])
+    words = np.where(open_ended & second_rule.by_a_bound(words, stacked, kind), UNDECIDED, words)
     by_word: dict[str, list[str]] = {}
-    for (case, table), estimate, one in zip(run, estimates, words, strict=True):
+    for case, estimate, one in zip(run, estimates, words, strict=True):
         gap = estimate.interval()
         text = f"{case.what}: {gap.difference:+.3g} [{gap.low:+.3g}, {gap.high:+.3g}]"
-        by_word.setdefault(str(one), []).append(f"{text}, n = {len(table)}")
+        by_word.setdefault(str(one), []).append(f"{text}, n = {case.n}")
     listed = {one: " · ".join(said) for one, said in by_word.items()}
-    word = second_rule.verdict(words, claim.quantifier)
+    word = second_rule.verdict(words, claim.quantifier, number)
     if scale != "paper":
         word, listed = other_scale(scale), {"": " · ".join(listed.values())}
     if claim.remark:

@@ -113,6 +113,18 @@ def words(
     return found
 
 
+def by_a_bound(found: Any, difference: Estimate, kind: str) -> np.ndarray:
+    """Return where a word rules a size that matters out, and no direction is certain instead.
+
+    *No effect*, and whatever holds of the other kinds but for a difference that certainly has the
+    sign which the claim has nothing against.
+    """
+    if kind == "above":
+        return np.asarray(found) == NO_EFFECT
+    harmless = {"little": difference.below(), "not below": difference.above()}.get(kind, 1.0)
+    return np.isin(found, HOLDS) & (np.asarray(harmless) > DIRECTION)
+
+
 def needed(quantifier: str, number: int) -> int:
     """Return in how many of so many cases a claim has to hold.
 

@@ -1,0 +1,402 @@
+"""Claims of *Curvature Explains Loss of Plasticity* (Lewandowski et al.), and SWR beside them.
+
+From a value a run and task to verdicts, by `swrlib.verdicts.task_rule`. A setting is an activation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from swrlib.papers import Claim, find_paper
+from swrlib.verdicts import LEAST_SEEDS, Verdict, second_rule, task_rule
+from swrlib.verdicts.task_rule import LeadCase, Scope, TaskCase
+
+PAPER = find_paper("curvature")
+STREAM = "label-shuffled"
+ACTIVATIONS = ("relu", "leaky_relu", "tanh", "identity")
+NONLINEAR = ACTIVATIONS[:3]
+REGULARIZERS = ("l2", "l2-init", "wasserstein")
+#: Strengths were chosen on seeds from here on, which are judged nowhere.
+CHOOSING = 100
+HESSIAN = "hessian-start, srank"
+DISTANCE = "weights-end, distance l2"
+#: What earlier explanations look at: name and column. Layers are those of the network 128-64-32.
+EARLIER = {
+    "update norm": "weights-end, update mean",
+    "rank of the representation": "features-end, srank, linear3",
+    "entropy of the features": "features-end, entropy, linear3",
+    "weight norm": "weights-end, size mean",
+    "rank of the weights": "weights-end, srank, linear3",
+}
+#: By claim: which of them, and in which direction it is said to go where plasticity does.
+EXPLANATIONS = {
+    "curvature-not-update": ("update norm", -1),
+    "curvature-not-representation": ("rank of the representation", -1),
+    "curvature-not-dormancy": ("entropy of the features", -1),
+    "curvature-not-weight-norm": ("weight norm", 1),
+    "curvature-not-weight-rank": ("rank of the weights", -1),
+}
+#: The size of a difference of distances that matters, as ln: a tenth.
+FURTHER = float(np.log(1.1))
+#: What `swrlib.train` measures for this chapter.
+MEASURED = tuple(dict.fromkeys(name.split(",")[0] for name in (HESSIAN, *EARLIER.values())))
+NOWHERE = "No activation lost plasticity for certain, so there is nothing to explain."
+NO_SETTING = "In no setting does the error at tasks' ends certainly stay as it is."
+
+
+def at_the_paper_s_setting(records: pd.DataFrame) -> pd.DataFrame:
+    """Keep the runs whose tasks are the paper's, whatever their number and rate.
+
+    Parameters
+    ----------
+    records : DataFrame
+        What `swrlib.load_records` returns.
+
+    Returns
+    -------
+    DataFrame
+        Label-shuffled MNIST, 1,280 images, batches of 16, 200 epochs a task, 128-64-32, Adam, seeds
+        on which no strength was chosen; with ``activation``.
+    """
+    needed = ("images", "batch_size", "model_hidden", "model_initialization")
+    if not len(records) or any(name not in records for name in needed):
+        return records[:0].assign(activation="")
+    details = PAPER.details
+    hidden = records["model_hidden"].map(lambda units: list(units) if np.ndim(units) else [])
+    length = records.groupby("run")["stage_epoch"].transform("max")
+    keep = (
+        (records[["dataset", "stream"]] == ["mnist", STREAM]).all(axis=1)
+        & (records["images"] == details["stream"]["images"])
+        & (records["batch_size"] == PAPER.batch_size)
+        & (length == PAPER.epochs[STREAM][0])
+        & (records["model_initialization"] == "glorot")
+        & hidden.map(lambda units: units == details["model"]["hidden"])
+        & (records["seed"] < CHOOSING)
+    )
+    for name in records.columns.intersection(["optimizer", "model_layer_norm"]):
+        keep &= records[name].isna()
+    chosen = records[keep]
+    given = chosen["model_activation"] if "model_activation" in chosen else pd.Series(dtype=object)
+    return chosen.assign(activation=given.reindex(chosen.index).fillna("relu"))
+
+
+class Courses:
+    """A value a run and task in every setting, summed up where it is asked for.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        ``activation, method, seed, task, lr, error, online`` and what was measured, a row a run and
+        task: what `swrlib.verdicts.task_rule.measured_by_task` returned.
+    """
+
+    def __init__(self, rows: pd.DataFrame) -> None:
+        self.all = rows
+        self.rows = rows[np.isclose(rows["lr"].astype(float), PAPER.learning_rate)]
+
+    def sums(self, value: str, activation: str, rate: float = PAPER.learning_rate) -> pd.DataFrame:
+        """Return `task_rule.summarized` of one setting; nothing where it was not measured."""
+        rows = self.all[np.isclose(self.all["lr"].astype(float), rate)]
+        if value not in rows:
+            rows = rows[:0].assign(**{value: 0.0})
+        return task_rule.summarized(rows[rows["activation"] == activation], value)
+
+    def wide(self, value: str, activation: str, name: str, **given: float) -> pd.DataFrame:
+        """Return one of the sums by seed and method."""
+        return task_rule.wide(self.sums(value, activation, **given), name)
+
+    def loss(self, activation: str, method: str = "vanilla", **given: float) -> TaskCase:
+        """Return by how much the error at tasks' ends rises."""
+        what = f"{PAPER.label(activation)}, error at the end of the stream minus the start"
+        values = self.wide("error", activation, "change", **given)
+        return TaskCase(what, values, {method: 1.0}, task_rule.MARGINS["error"])
+
+    def trend(
+        self, value: str, name: str, activation: str, sign: float, **given: float
+    ) -> TaskCase:
+        """Return by how much a measure of plain training grows (or falls), as a share."""
+        said = "growth" if sign > 0 else "fall"
+        what = f"{PAPER.label(activation)}, {said} of the {name} as a share of the start"
+        values = self.wide(value, activation, "trend", **given)
+        return TaskCase(what, values, {"vanilla": sign}, task_rule.TREND_MARGIN)
+
+    def lost(self) -> list[str]:
+        """Name the nonlinear activations that certainly lose plasticity in plain training."""
+        return [a for a in NONLINEAR if _word(self.loss(a), "above") == second_rule.REPRODUCED]
+
+    def errors(self, worse: Iterable[str], better: Iterable[str]) -> list[TaskCase]:
+        """Compare errors at the end of the stream: each of some methods minus each of others."""
+        better = list(better)
+        found = []
+        for activation in NONLINEAR:
+            values = self.wide("error", activation, "late")
+            found += [
+                TaskCase(
+                    f"{PAPER.label(activation)}, error of {a} minus that of {b}",
+                    values,
+                    {a: 1.0, b: -1.0},
+                    task_rule.MARGINS["error"],
+                )
+                for a in worse
+                for b in better
+            ]
+        return found
+
+    def ranks(self, methods: Iterable[str]) -> list[TaskCase]:
+        """Compare the Hessian's rank at the end of the stream with plain training's."""
+        found = []
+        for activation in NONLINEAR:
+            sums = self.sums(HESSIAN, activation)
+            values = task_rule.wide(sums.assign(kept=sums["late"] / sums["start"]), "kept")
+            found += [
+                TaskCase(
+                    f"{PAPER.label(activation)}, share of the rank that {method} keeps minus that "
+                    "of plain training",
+                    values,
+                    {method: 1.0, "vanilla": -1.0},
+                    task_rule.TREND_MARGIN,
+                )
+                for method in methods
+            ]
+        return found
+
+
+def _word(case: TaskCase, kind: str) -> str:
+    """Return the word on one case by itself."""
+    found = task_rule.judge(PAPER.claims[0], [case], Scope(1, 1, 1, 1), kind=kind)
+    return found.verdict
+
+
+# ---------------------------------------------------------------------------------------------
+# What each claim is about: cases, and what is claimed of each
+
+
+Cases = Sequence[TaskCase | LeadCase | None]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a claim is read.
+
+    Attributes
+    ----------
+    cases : callable
+        cases(courses) → the cases.
+    kind : str
+        What is claimed of each: see `swrlib.verdicts.second_rule`.
+    nothing : str
+        What is said where there is no case, though there are records.
+    """
+
+    cases: Callable[[Courses], Cases]
+    kind: str = "above"
+    nothing: str = ""
+
+
+def _first(courses: Courses) -> Cases:
+    rows = courses.rows[courses.rows["method"] == "vanilla"]
+    sums = task_rule.summarized(rows.assign(method=rows["activation"]), "error")
+    return [
+        task_rule.onset_case(
+            f"onset with {PAPER.label(other)} minus that with {PAPER.label('relu')}, in tasks",
+            sums,
+            other,
+            "relu",
+        )
+        for other in NONLINEAR[1:]
+    ]
+
+
+def _before(courses: Courses) -> Cases:
+    lead = lead_of(courses, "tanh", "vanilla")
+    return [lead] if lead else []
+
+
+def lead_of(courses: Courses, activation: str, method: str) -> LeadCase | None:
+    """Return by how many tasks the Hessian's rank falls before the error rises, by seed."""
+    error, rank = (courses.sums(value, activation) for value in ("error", HESSIAN))
+    both = error.join(rank, rsuffix=" of the rank", how="inner")
+    if method not in both.index.unique("method"):
+        return None
+    own = both.loc[method].dropna(subset=["onset", "fallen of the rank"])
+    return LeadCase(
+        f"{PAPER.label(activation)}, onset of the error minus fall of the rank, in tasks",
+        own["fallen of the rank"],
+        own["onset"],
+        own["never of the rank"],
+        own["censored"],
+    )
+
+
+def _explained(name: str, sign: float) -> Reading:
+    """Ask where an earlier explanation's measure does not go the way that it should."""
+    return Reading(
+        lambda courses: [
+            courses.trend(EARLIER[name], name, activation, sign) for activation in courses.lost()
+        ],
+        "little",
+        NOWHERE,
+    )
+
+
+def _at_rates(case: Callable[[float], TaskCase]) -> list[TaskCase]:
+    return [case(rate) for rate in PAPER.details["learning_rates"]]
+
+
+def _distances(courses: Courses) -> Cases:
+    found = []
+    for activation in NONLINEAR:
+        values = np.log(courses.wide(DISTANCE, activation, "late"))
+        found += [
+            TaskCase(
+                f"{PAPER.label(activation)}, ln of the distance with Wasserstein over that with "
+                f"{rival}",
+                values,
+                {"wasserstein": 1.0, rival: -1.0},
+                FURTHER,
+            )
+            for rival in REGULARIZERS[:2]
+        ]
+    return found
+
+
+def _online(courses: Courses) -> Cases:
+    found = []
+    for activation in ACTIVATIONS:
+        values = courses.wide("online", activation, "change")
+        found += [
+            TaskCase(
+                f"{PAPER.label(activation)}, {method}: fall of the average online accuracy",
+                values,
+                {method: -1.0},
+                task_rule.MARGINS["online"],
+            )
+            for method in values
+            if _word(courses.loss(activation, method), "little") == second_rule.REPRODUCED
+        ]
+    return found
+
+
+READINGS: dict[str, Reading] = {
+    "curvature-loss": Reading(lambda c: [c.loss(a) for a in NONLINEAR]),
+    "curvature-relu-first": Reading(_first, nothing="No task was lost."),
+    "curvature-linear": Reading(lambda c: [c.loss("identity")], "little"),
+    **{claim: _explained(*about) for claim, about in EXPLANATIONS.items()},
+    "curvature-falls": Reading(
+        lambda c: [c.trend(HESSIAN, "Hessian's rank", a, -1) for a in c.lost()], nothing=NOWHERE
+    ),
+    "curvature-before": Reading(_before),
+    "curvature-constant": Reading(
+        lambda c: [c.trend(HESSIAN, "Hessian's rank", "identity", -1)], "same"
+    ),
+    "curvature-leaky-rates": Reading(
+        lambda c: _at_rates(lambda rate: c.loss("leaky_relu", rate=rate))
+    ),
+    "curvature-leaky-update": Reading(
+        lambda c: _at_rates(
+            lambda rate: c.trend(EARLIER["update norm"], "update norm", "leaky_relu", 1, rate=rate)
+        )
+    ),
+    "curvature-regularizers-help": Reading(lambda c: c.errors(["vanilla"], REGULARIZERS)),
+    "curvature-l2-least": Reading(lambda c: c.errors(["l2"], REGULARIZERS[1:])),
+    "curvature-wasserstein-lowest": Reading(lambda c: c.errors(REGULARIZERS[:2], ["wasserstein"])),
+    "curvature-wasserstein-moves": Reading(_distances),
+    "curvature-regularizers-keep": Reading(lambda c: c.ranks(REGULARIZERS)),
+    "curvature-online": Reading(_online, nothing=NO_SETTING),
+    "curvature-swr-lower": Reading(lambda c: c.errors(["vanilla"], ["swr"])),
+    "curvature-swr-best": Reading(lambda c: c.errors(REGULARIZERS, ["swr"])),
+    "curvature-swr-keeps": Reading(lambda c: c.ranks(["swr"])),
+}
+
+
+def judged(rows: pd.DataFrame) -> list[Verdict]:
+    """Judge every claim of the paper; *not run*, and what it would take, where records are missing.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        As for `Courses`; there may be none.
+    """
+    courses = Courses(rows) if len(rows) else None
+    needs = PAPER.details["needs"]
+    found = []
+    for claim in PAPER.claims:
+        reading = READINGS.get(claim.id, Reading(lambda c: []))
+        cases = [case for case in reading.cases(courses) if case] if courses else []
+        lacking = needs.get(claim.id, "") or (reading.nothing if courses else "")
+        scope = scope_of(claim, courses, cases)
+        found.append(task_rule.judge(claim, cases, scope, kind=reading.kind, lacking=lacking))
+    return found
+
+
+def scope_of(claim: Claim, courses: Courses | None, cases: Sequence[TaskCase | LeadCase]) -> Scope:
+    """Return how much of the paper's experiment a verdict rests on."""
+    stream = PAPER.details["stream"]
+    of_seeds = stream["seeds" if claim.methods == ("vanilla",) else "seeds_of_regularizers"]
+    seeds = min([case.n for case in cases if case.n >= LEAST_SEEDS], default=0)
+    tasks = int(courses.all["task"].max()) if courses else 0
+    return Scope(tasks, stream["tasks"], seeds, of_seeds)
+
+
+# ---------------------------------------------------------------------------------------------
+# For readers
+
+
+def events(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return when the error rises and when the Hessian's rank falls, a row a run.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        As for `Courses`.
+
+    Returns
+    -------
+    DataFrame
+        ``activation, method, seed, onset, censored, fallen, never, tasks``; NaN where the rank was
+        not measured.
+    """
+    courses, parts = Courses(rows), []
+    for activation in rows["activation"].unique():
+        error, rank = (courses.sums(value, activation) for value in ("error", HESSIAN))
+        both = error[["onset", "censored", "tasks"]].join(rank[["fallen", "never"]])
+        parts.append(both.reset_index().assign(activation=activation))
+    return pd.concat(parts, ignore_index=True)
+
+
+def levels(rows: pd.DataFrame) -> pd.DataFrame:
+    """Set the levels of plain training beside those that the figures print, written for readers."""
+    printed = PAPER.details["levels"]
+    names = {"update": "update norm", "representation-rank": "rank of the representation"}
+    names |= {"entropy": "entropy of the features"}
+    courses, lines = Courses(rows), []
+    for key, name in names.items():
+        for activation, (first, last) in printed[key].items():
+            sums = courses.sums(EARLIER[name], activation)
+            if "vanilla" not in sums.index.unique("method"):
+                continue
+            own = sums.loc["vanilla"].astype(float)
+            lines.append(
+                {
+                    "measure": name,
+                    "activation": PAPER.label(activation),
+                    "ours": f"{own['start'].mean():.3g} → {own['late'].mean():.3g}",
+                    "printed": f"{first:g} → {last:g}",
+                    "seeds": len(own),
+                }
+            )
+    return pd.DataFrame(lines)
+
+
+def times(rows: pd.DataFrame) -> str:
+    """Say how long a task of a run took to train."""
+    seconds = rows.groupby(["activation", "run"])["seconds"].mean()
+    parts = [
+        f"{PAPER.label(str(activation))} {own.mean():.1f} s ({len(own)} runs)"
+        for activation, own in seconds.groupby("activation")
+    ]
+    return f"Training time a task and run, measures not counted: {', '.join(parts)}."
