@@ -41,6 +41,8 @@ def records(stream="label-shuffled", stages=3, epochs=4, run="r", **more):
             {"run": run, "stream": stream, "method": "swr", "lam": 1e-4, "seed": 0}
             | {"stage": max(stage, 1), "stage_epoch": epochs * (stage > 0), "epoch": epochs * stage}
             | {"train_accuracy": 0.5 + stage / 100, "task_accuracy": 1 - stage / 10}
+            | {"dataset": "mnist", "model": "mlp", "epochs": epochs * stages, "lr": 1e-3}
+            | {"diverged": False}
             | more
         )
     return pd.DataFrame(rows)
@@ -79,7 +81,8 @@ def test_a_measure_at_a_tasks_start_stands_beside_the_tasks_end():
     assert table["trouble"].tolist() == pytest.approx([0.2, 0.3])
     assert table[BEFORE].tolist() == pytest.approx([0.1, 0.2])
     assert table[CLOCK].tolist() == [2, 3]
-    assert set(table["method"]) == {"swr 0.0001"} and set(table["activation"]) == {"relu"}
+    assert set(table["method"]) == {"swr 0.0001"}
+    assert set(table["setting"]) == {"label-shuffled, ReLU"}
     first = table.iloc[0]
     expected = {
         SRANK: 200,
@@ -106,28 +109,51 @@ def test_a_measure_at_a_tasks_start_stands_beside_the_tasks_end():
 
 def test_each_stream_has_its_outcome_and_others_are_passed_over():
     frames = [records(), records("pixel-permuted", run="p"), records("warm-start", run="w")]
-    frames[1]["activation"] = "tanh"
-    measured = pd.concat([values(), values("p"), values("w")])
-    table = predictors.tasks(pd.concat(frames), measured).set_index(["stream", "task"])
-    assert set(table["run"]) == {"r", "p"}
-    permuted = table.loc["pixel-permuted"]
-    assert permuted["trouble"].tolist() == pytest.approx([1 - 0.52, 1 - 0.53])
-    assert set(permuted["activation"]) == {"tanh"}
+    frames += [records(run="chosen", seed=100)]
+    frames += [records("pixel-permuted", run="n", lam=np.nan, method="l2", model_layer_norm=True)]
+    frames[1]["model_activation"] = frames[-1]["model_activation"] = "tanh"
+    frames[-1]["lr"] = 0.2
+    measured = pd.concat([values(run) for run in "rpwn"])
+    table = predictors.tasks(pd.concat(frames), measured).set_index("run")
+    assert set(table.index) == {"r", "p", "n"}
+    assert table.loc["p", "trouble"].tolist() == pytest.approx([1 - 0.52, 1 - 0.53])
+    assert set(table.loc["r", "setting"]) == {"label-shuffled, ReLU"}
+    assert set(table.loc["p", "setting"]) == {"pixel-permuted, tanh, rate 0.001"}
+    assert set(table.loc["n", "setting"]) == {"pixel-permuted, tanh, rate 0.2"}
+    assert set(table.loc["n", "method"]) == {"l2 + layer norm"}
+
+
+def test_the_last_hidden_layer_is_each_networks_own():
+    """The head of a shallow network has the name of a deeper one's last hidden layer."""
+    shallow = values("s")
+    layers = shallow["layer"].str
+    shallow = shallow[~(layers.endswith("linear4") | (layers.contains("linear3")))]
+    head = values("s")[lambda rows: rows["layer"] == "srank, linear3"]
+    shallow = pd.concat([shallow, head[head["measure"] == "weights-start"]])
+    table = predictors.tasks(
+        pd.concat([records(), records(run="s", seed=1)]), pd.concat([values(), shallow])
+    ).set_index("run")
+    assert table.loc["r", "features: srank"].iloc[0] == 210
+    assert table.loc["s", "features: srank"].iloc[0] == 205
+    assert table.loc["s", "weights: srank"].iloc[0] == 205
+    assert table.loc["r", "weights: srank"].iloc[0] == 207
 
 
 def test_what_is_missing_is_missing():
     lost = records()
-    lost.loc[3, "task_accuracy"] = np.nan  # diverged
+    lost.loc[2:, ["task_accuracy", "diverged"]] = np.nan, True
+    lost = lost[:3]  # nothing is written of it any more
     some = values()
     some = some[(some["measure"] != "spectrum-start") & ~some["layer"].str.startswith("dead")]
-    table = predictors.tasks(lost, some)
-    assert table["task"].tolist() == [2]
+    table = predictors.tasks(pd.concat([lost, records(run="q", seed=1)]), some)
+    assert table.groupby("run")["trouble"].agg(list)["r"] == [1, 1]  # it learns nothing more
+    table = table[table["run"] == "r"]
     absent = [name for name in NAMES if table[name].isna().all()]
     assert absent == [p.name for p in PREDICTORS if "spectrum-start" in p.measure or p.name == DEAD]
     assert predictors.coverage(table).iloc[0].to_dict() == {
         "methods": 1,
         "seeds": 1,
-        "tasks": "2",
+        "tasks": "3",
         "not measured": ", ".join(absent),
     }
     for frame, measured in ((lost, values()[:0]), (lost[:0], values()[:0])):
@@ -165,7 +191,7 @@ def made_up(strengths, *, seeds=3, methods=5, count=20, streams=("label-shuffled
     random, rows = draws(3), []
     for stream, seed, method in itertools.product(streams, range(seeds), range(methods)):
         trouble = method + np.cumsum(random.normal(size=count))
-        about = {"stream": stream, "activation": "relu", "method": f"m{method}", "seed": seed}
+        about = {"setting": stream, "method": f"m{method}", "seed": seed}
         for task in range(1, count):
             row = about | {"run": f"{stream}{seed}{method}", "task": task + 1}
             row |= {"trouble": trouble[task], CLOCK: task + 1.0, BEFORE: trouble[task - 1]}
@@ -323,8 +349,8 @@ def test_measures_are_judged_in_every_view():
         assert words[view, UPDATE] == DIFFERS
         assert words[view, "features: srank"] in (DOES_NOT, UNDECIDED)
     rho = judged.set_index(["view", "measure", "setting"])["rho"]
-    assert rho[WITHIN, UPDATE, "label-shuffled, relu"] > 0.9
-    assert rho[WITHIN, UPDATE, "pixel-permuted, relu"] < -0.9
+    assert rho[WITHIN, UPDATE, "label-shuffled"] > 0.9
+    assert rho[WITHIN, UPDATE, "pixel-permuted"] < -0.9
     # A measure's p value is corrected for the number of measures, a baseline's is not.
     chosen = judged[(judged["view"] == WITHIN) & (judged["setting"] == "all")]
     chosen = chosen.set_index("measure")
@@ -342,13 +368,13 @@ def test_measures_are_judged_in_every_view():
 
 def test_seeds_that_all_settings_have_count_over_all():
     table = made_up({SRANK: -1.0}, seeds=5, streams=("label-shuffled", "pixel-permuted"))
-    table = table[(table["stream"] == "label-shuffled") | (table["seed"] < 4)]
+    table = table[(table["setting"] == "label-shuffled") | (table["seed"] < 4)]
     judged = rule.judged(table).set_index(["view", "measure", "setting"])
-    assert judged.loc[(WITHIN, SRANK, "label-shuffled, relu"), "seeds"] == 5
+    assert judged.loc[(WITHIN, SRANK, "label-shuffled"), "seeds"] == 5
     assert judged.loc[(WITHIN, SRANK, "all"), "seeds"] == 4
-    young = table[(table["stream"] == "label-shuffled") | (table["seed"] < 1)]
+    young = table[(table["setting"] == "label-shuffled") | (table["seed"] < 1)]
     judged = rule.judged(young).set_index(["view", "measure", "setting"])
-    assert judged.loc[(WITHIN, SRANK, "pixel-permuted, relu"), "word"] == TOO_FEW
+    assert judged.loc[(WITHIN, SRANK, "pixel-permuted"), "word"] == TOO_FEW
     assert judged.loc[(WITHIN, SRANK, "all"), "seeds"] == 5  # a setting of one seed waits
 
 
@@ -387,7 +413,7 @@ def test_what_is_drawn_is_judged_as_records_are():
     rows = []
     for place in itertools.product(*map(range, trouble.shape)):
         setting, seed, method, task = place
-        row = {"stream": f"s{setting}", "activation": "relu", "method": f"m{method}", "seed": seed}
+        row = {"setting": f"s{setting}", "method": f"m{method}", "seed": seed}
         row |= {"run": str(place[:3]), "task": task + 2, "trouble": trouble[place]}
         row |= {CLOCK: float(task), BEFORE: np.nan} | dict.fromkeys(NAMES, np.nan)
         rows.append(row | {NAMES[k]: values[place] for k, values in enumerate(measures)})

@@ -206,7 +206,7 @@ def judged(table: pd.DataFrame) -> pd.DataFrame:
         A row a view, measure and setting (``setting`` "all" over all of them): ``view, measure,
         setting, rho, low, high, p, little, seeds, word``.
     """
-    groups = {f"{s}, {a}": part for (s, a), part in table.groupby(["stream", "activation"])}
+    groups = dict(list(table.groupby("setting")))
     rows = []
     for view, look in VIEWS.items():
         seeds = {setting: look(part) for setting, part in groups.items()}

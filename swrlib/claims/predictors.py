@@ -9,10 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
+
+from swrlib.claims.curvature import CHOOSING
+from swrlib.claims.curvature import PAPER as CURVATURE
+from swrlib.verdicts import task_rule
 
 #: What counts as a correlation of a size that matters: about a tenth of the ranks' variance.
 SIZE = 0.3
@@ -20,10 +25,10 @@ SIZE = 0.3
 LEAST_TASKS = 5
 #: From how many methods on a setting has one.
 LEAST_METHODS = 4
-#: Each stream's outcome, as a share of images: what grows where plasticity is lost.
-TROUBLES = {
-    "label-shuffled": ("task_accuracy", "error at the task's end"),
-    "pixel-permuted": ("train_accuracy", "1 − online accuracy of the task"),
+#: Each stream's trouble, from a column of `swrlib.verdicts.task_rule.task_rows`.
+TROUBLES: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
+    "label-shuffled": lambda rows: rows["error"],
+    "pixel-permuted": lambda rows: 1 - rows["online"],
 }
 
 
@@ -33,26 +38,25 @@ TROUBLES = {
 
 @dataclass(frozen=True)
 class Predictor:
-    """A measure at a task's start, as it stands in the table of measures.
+    """A measure at a task's start.
 
     Attributes
     ----------
     name : str
         For readers.
     measure, value : str
-        "hessian-start", and the label within it: "srank", or "srank, {last}" of the last hidden
-        layer; "dead, " and all that begins so where ``over`` is given.
+        "hessian-start" and "srank": as they stand in the table of measures.
     sign : int
         Of the correlation with the trouble that who proposed it expects; 0: none is stated.
-    over : {"mean", "sum"}, optional
-        What is made of the layers, where there are several.
+    layers : {"last", "sum", "mean"}, optional
+        Where there is one value a layer: that of the last hidden one, or of all.
     """
 
     name: str
     measure: str
     value: str
     sign: int
-    over: str | None = None
+    layers: Literal["last", "sum", "mean"] | None = None
 
 
 PREDICTORS = (
@@ -64,14 +68,14 @@ PREDICTORS = (
     Predictor("spectrum: ε-rank, ε = 0.1", "spectrum-start", "epsilon-rank 0.1", -1),
     Predictor("spectrum: effective rank", "spectrum-start", "effective-rank", -1),
     Predictor("spectrum: largest eigenvalue", "spectrum-start", "largest", 0),
-    Predictor("features: srank", "features-start", "srank, {last}", -1),
-    Predictor("features: effective rank", "features-start", "effective-rank, {last}", -1),
-    Predictor("features: entropy", "features-start", "entropy, {last}", -1),
-    Predictor("features: dead units", "features-start", "dead, ", 1, "sum"),
+    Predictor("features: srank", "features-start", "srank", -1, "last"),
+    Predictor("features: effective rank", "features-start", "effective-rank", -1, "last"),
+    Predictor("features: entropy", "features-start", "entropy", -1, "last"),
+    Predictor("features: dead units", "features-start", "dead", 1, "sum"),
     Predictor("weights: mean size", "weights-start", "size mean", 1),
     Predictor("weights: distance from start", "weights-start", "distance l2", 1),
-    Predictor("weights: srank", "weights-start", "srank, {last}", -1),
-    Predictor("weights: off isometry", "weights-start", "deviation-from-isometry, ", 1, "mean"),
+    Predictor("weights: srank", "weights-start", "srank", -1, "last"),
+    Predictor("weights: off isometry", "weights-start", "deviation-from-isometry", 1, "mean"),
     Predictor("update in the task before", "weights-end", "update l2", -1),
     Predictor("gradient-Hessian overlap", "overlap-start", "", 0),
 )
@@ -80,76 +84,95 @@ CLOCK, BEFORE = "number of the task", "trouble of the task before"
 BASELINES = (CLOCK, BEFORE)
 NAMES = tuple(predictor.name for predictor in PREDICTORS)
 SOURCES = tuple(dict.fromkeys(predictor.measure for predictor in PREDICTORS))
-#: What tells runs of one seed apart.
-_RUN = ["stream", "activation", "method", "seed"]
+#: What tells runs apart.
+_RUN = ["setting", "method", "seed"]
 
 
 def tasks(frame: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
     """Lay measures at a task's start beside the task's trouble.
 
-    The first task is left out: its network is untrained, and nothing can be lost yet.
+    The first task is left out: its network is untrained, and nothing can be lost yet. So are seeds
+    on which strengths were chosen.
 
     Parameters
     ----------
     frame : DataFrame
-        Records of streams of tasks, a row a stage; runs of other streams are passed over.
+        Records; runs of other streams than `TROUBLES` has are passed over.
     measured : DataFrame
         What `swrlib.load_measures` returned of these runs, for the measures of `SOURCES` (those
-        that there are). What is measured at a stage's start stands at the epoch before it.
+        that there are).
 
     Returns
     -------
     DataFrame
-        A row a run and task: ``stream, activation, method`` (with its strength), ``seed, run,
-        task, trouble``, and a column a predictor or baseline, NaN where it was not measured. Tasks
-        without a finite outcome are left out.
+        A row a run and task: ``setting`` (stream and activation, and the learning rate where there
+        are several), ``method`` (with its strength), ``seed, run, task, trouble``, and a column a
+        predictor or baseline, NaN where it was not measured.
     """
-    ends = frame[frame["stream"].isin(TROUBLES) & (frame["stage_epoch"] > 0)]
-    ends = ends.sort_values("stage_epoch").drop_duplicates(["run", "stage"], keep="last")
-    ends = ends.sort_values(["run", "stage"]).reset_index(drop=True)
-    outcomes = [TROUBLES[stream][0] for stream in ends["stream"]]
-    values = [1 - ends.at[i, name] if name in ends else np.nan for i, name in enumerate(outcomes)]
-    activation = ends.get("activation", pd.Series(index=ends.index, dtype=object))
+    kept = frame[frame["stream"].isin(TROUBLES) & (frame["seed"] < CHOOSING)]
+    if not len(kept):
+        return pd.DataFrame(columns=[*_RUN, "run", "task", "trouble", *BASELINES, *NAMES])
+    rows = task_rule.task_rows(kept)
+    wide = task_rule.measured_by_task(measured, rows)
+    trouble = [TROUBLES[stream](part) for stream, part in rows.groupby("stream")]
     table = pd.DataFrame(
         {
-            "stream": ends["stream"],
-            "activation": activation.astype(object).fillna("relu"),
-            "method": [_way(*pair) for pair in zip(ends["method"], ends["lam"], strict=True)],
-            "seed": ends["seed"],
-            "run": ends["run"],
-            "task": ends["stage"],
-            "start": ends.groupby("run")["epoch"].shift(1, fill_value=0),
-            "trouble": pd.Series(values, ends.index, dtype=float),
+            "setting": _settings(rows),
+            "method": _ways(rows),
+            "seed": rows["seed"],
+            "run": rows["run"],
+            "task": rows["task"],
+            "trouble": pd.concat(trouble).astype(float),
         }
     )
     table[CLOCK] = table["task"].astype(float)
     table[BEFORE] = table.groupby("run")["trouble"].shift(1)
-    wide = _values(measured)
-    table = table.merge(wide, "left", left_on=["run", "start"], right_index=True)
-    table = table[(table["task"] > 1) & np.isfinite(table["trouble"])]
-    return table.drop(columns="start").reset_index(drop=True)
-
-
-def _way(method: str, lam: float) -> str:
-    return method if np.isnan(lam) else f"{method} {lam:g}"
-
-
-def _values(measured: pd.DataFrame) -> pd.DataFrame:
-    """Return a column a predictor, by run and epoch."""
-    features = measured[measured["measure"] == "features-start"]
-    layer = features["layer"].str.extract(r"^srank, (.*)$")[0]
-    last = layer.groupby(features["run"]).max()  # linear1, linear2, …
-    found = {}
     for predictor in PREDICTORS:
-        rows = measured[measured["measure"] == predictor.measure]
-        if predictor.over:
-            rows = rows[rows["layer"].str.startswith(predictor.value)]
-        else:
-            wanted = [predictor.value.format(last=last.get(run)) for run in rows["run"]]
-            rows = rows[rows["layer"] == wanted]
-        groups = rows.groupby(["run", "epoch"])["value"]
-        found[predictor.name] = groups.agg(predictor.over or "last").astype(float)
-    return pd.DataFrame(found, columns=NAMES)
+        values = _column(wide, predictor)
+        if predictor.measure.endswith("-end"):  # of the task before
+            values = values.groupby(table["run"]).shift(1)
+        table[predictor.name] = values
+    table = table[(table["task"] > 1) & np.isfinite(table["trouble"])]
+    return table.reset_index(drop=True)
+
+
+def _given(rows: pd.DataFrame, option: str, default: Any) -> pd.Series:
+    """Return an option of the model, which the records have only where it departs."""
+    column = rows.get(f"model_{option}", pd.Series(index=rows.index, dtype=object))
+    return column.astype(object).where(column.notna(), default)
+
+
+def _settings(rows: pd.DataFrame) -> pd.Series:
+    activations = _given(rows, "activation", "relu").map(CURVATURE.label)
+    names = rows["stream"] + ", " + activations
+    several = rows.groupby("stream")["lr"].transform("nunique") > 1
+    rates = ", rate " + rows["lr"].map("{:g}".format)
+    return names.where(~several, names + rates)
+
+
+def _ways(rows: pd.DataFrame) -> pd.Series:
+    strength = rows["lam"].map(lambda lam: "" if np.isnan(lam) else f" {lam:g}")
+    normalized = _given(rows, "layer_norm", False).astype(bool)
+    return rows["method"] + strength + normalized.map({True: " + layer norm", False: ""})
+
+
+def _column(wide: pd.DataFrame, predictor: Predictor) -> pd.Series:
+    """Return a predictor's values, a row a run and task; NaN where there are none."""
+    if predictor.layers is None:
+        name = ", ".join(filter(None, (predictor.measure, predictor.value)))
+        return wide.reindex(columns=[name])[name].astype(float)
+    start = f"{predictor.measure}, {predictor.value}, "
+    of_layers = wide[sorted(name for name in wide if name.startswith(start))].astype(float)
+    if predictor.layers == "sum":
+        return of_layers.sum(axis=1, min_count=1)
+    if predictor.layers == "mean":
+        return of_layers.mean(axis=1).astype(float)
+    last = pd.Series(np.nan, wide.index)
+    for name in of_layers:  # the head has no features behind it
+        hidden = f"features-start, srank, {name.removeprefix(start)}"
+        if hidden in wide:
+            last = of_layers[name].where(wide[hidden].notna(), last)
+    return last
 
 
 # ---------------------------------------------------------------------------------------------
@@ -191,7 +214,7 @@ def of_runs(table: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        A row a run and measure: ``stream, activation, method, seed, measure``, ``rho``, and
+        A row a run and measure: ``setting, method, seed, measure``, ``rho``, and
         ``beyond``, the same with the number of the task taken off. NaN where a side does not vary,
         or there are fewer than `LEAST_TASKS` tasks.
     """
@@ -298,11 +321,11 @@ def coverage(table: pd.DataFrame) -> pd.DataFrame:
         included) and ``not measured``.
     """
     rows = {}
-    for (stream, activation), part in table.groupby(["stream", "activation"]):
+    for setting, part in table.groupby("setting"):
         last = part.groupby("run")["task"].max()
         ends = sorted({int(last.min()), int(last.max())})
         absent = [name for name in NAMES if part[name].isna().all()]
-        rows[f"{stream}, {activation}"] = {
+        rows[setting] = {
             "methods": part["method"].nunique(),
             "seeds": part["seed"].nunique(),
             "tasks": "–".join(map(str, ends)),
