@@ -28,11 +28,11 @@ from swrlib.theory import (
     ranks,
     scale_,
 )
-from swrlib.theory.curvature import gradient_hessian_overlap, spectrum_summary
+from swrlib.theory.curvature import LossHessian, gradient_hessian_overlap, spectrum_summary
 from swrlib.theory.isometry import deviation_from_isometry
 from swrlib.theory.last_layers import last_layers_hessian
 from swrlib.theory.scaling import BIASES, READINGS
-from swrlib.theory.spectrum import hessian_spectrum
+from swrlib.theory.spectrum import check_order, hessian_spectrum
 
 #: How many test images measures look at, where they look at images.
 PROBED = 1000
@@ -300,8 +300,7 @@ def _hessian(snapshot: Snapshot) -> dict[str, float]:
 def _spectrum(snapshot: Snapshot) -> dict[str, float]:
     """Return ε-ranks, as a release smooths them too, and extremes of the whole Hessian."""
     images, labels = _of_stage(snapshot, SPECTRUM_IMAGES)
-    order = min(SPECTRUM_ORDER, sum(p.numel() for p in snapshot.model.parameters()))
-    found = hessian_spectrum(snapshot.model, images, labels, order=order)
+    found = hessian_spectrum(snapshot.model, images, labels, order=_order(snapshot.model))
     epsilons = torch.tensor(EPSILONS, dtype=torch.float64)
     of_epsilons = {
         "epsilon-rank": found.epsilon_rank(epsilons),
@@ -317,6 +316,15 @@ def _spectrum(snapshot: Snapshot) -> dict[str, float]:
         "smallest": float(found.nodes.min()),
         "effective-rank": found.effective_rank(),
     }
+
+
+def _order(model: nn.Module) -> int:
+    return min(SPECTRUM_ORDER, sum(p.numel() for p in model.parameters()))
+
+
+def _check_spectrum(model: nn.Module, images: Tensor, labels: Tensor) -> None:
+    check_order(model, _order(model))
+    LossHessian(model, images, labels)
 
 
 def _overlap(snapshot: Snapshot) -> dict[str, float]:
@@ -367,6 +375,9 @@ class Measure:
         the last alone. Of those of stages: in the first, every so many later, and in the last.
     pairs : bool
         Of those of a step: whether it is by pairs of layers.
+    check : callable, optional
+        check(model, images, labels) raises for a network that the measure does not fit; called
+        before anything is trained, with two images.
     """
 
     name: str
@@ -374,6 +385,7 @@ class Measure:
     when: Literal["step", "epoch", "start", "end"] = "epoch"
     every: int | None = 1
     pairs: bool = False
+    check: Callable[[nn.Module, Tensor, Tensor], object] | None = None
 
     def due(self, moment: str, passed: int, last: bool) -> bool:
         """Return whether it is due at a moment, so many epochs or stages after the first."""
@@ -396,13 +408,13 @@ MEASURES = {
         Measure("noise-accuracy", _noise_accuracy, every=10),
         Measure("scaled-accuracy", _scaled_accuracy, every=None),
         *(
-            Measure(f"{name}-{when}", function, when)
-            for name, function in (
-                ("features", _features),
-                ("hessian", _hessian),
-                ("spectrum", _spectrum),
-                ("overlap", _overlap),
-                ("weights", _weights),
+            Measure(f"{name}-{when}", function, when, check=check)
+            for name, function, check in (
+                ("features", _features, None),
+                ("hessian", _hessian, last_layers_hessian),
+                ("spectrum", _spectrum, _check_spectrum),
+                ("overlap", _overlap, LossHessian),
+                ("weights", _weights, None),
             )
             for when in _OF_STAGES
         ),
@@ -430,3 +442,12 @@ def _find(text: str) -> Measure:
         takers = "behind a measure of epochs or stages stands a whole number from 1 on"
         raise ValueError(f"cannot read the measure {text!r}: {takers}, as in spectrum-start:10")
     return replace(measure, name=f"{name}:{int(every)}", every=int(every))
+
+
+def check_fit(
+    measures: Iterable[Measure], model: nn.Module, images: Tensor, labels: Tensor
+) -> None:
+    """Refuse a network that one of the measures does not fit: ValueError or MemoryError."""
+    for measure in measures:
+        if measure.check is not None:
+            measure.check(model, images, labels)

@@ -88,6 +88,23 @@ def test_the_last_two_layers_equal_autograd(between, bias):
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
 
 
+ACTIVATIONS = ("relu", "leaky relu", "tanh", "identity")
+
+
+@pytest.mark.parametrize("between", ACTIVATIONS)
+def test_the_last_two_layers_equal_curvlinops(between):
+    curvlinops = pytest.importorskip("curvlinops")
+    model, (images, labels) = network(between), batch(40)
+    own = [dict(model.named_parameters())[name] for name in last_names(model)]
+    operator = curvlinops.HessianLinearOperator(
+        model, nn.CrossEntropyLoss(), own, [(images[:25], labels[:25]), (images[25:], labels[25:])]
+    )
+    found = last_layers_hessian(model, images, labels)
+    expected = operator @ torch.eye(len(found), dtype=torch.float64)
+    assert expected.abs().max() > 1e-2
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)
+
+
 def test_parts_of_the_images_add_up(monkeypatch):
     model, (images, labels) = network("relu"), batch(40)
     whole = last_layers_hessian(model, images, labels)

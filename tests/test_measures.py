@@ -2,18 +2,22 @@
 
 import copy
 import itertools
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_curvature import OnceModule
 
 import swrlib
-from swrlib import build_model, load_dataset, measures, theory, train
+from swrlib import build_model, load_dataset, measures, models, theory, train
 from swrlib.engine.jobs import missing_jobs
+from swrlib.engine.loop import Job, Stopped
 from swrlib.measures import MEASURES, Norms, Snapshot, balance_change, balance_worse
-from swrlib.theory import balance_, lpq_norm
+from swrlib.theory import balance_, lpq_norm, spectrum
 
 EPOCH_MEASURES = {name: m for name, m in MEASURES.items() if m.when == "epoch"}
 norms = st.lists(st.floats(0.1, 10), min_size=3, max_size=3)
@@ -204,17 +208,120 @@ def test_how_often_a_measure_is_taken_is_checked(name):
         measures.checked_measures(name)
 
 
-def test_a_hessian_that_is_too_large_is_refused_before_training(tmp_path):
-    with pytest.raises(ValueError, match=r"11110 parameters.*whole network's spectrum"):
+NOT_TWICE = r"cannot be differentiated twice"
+ONCE = {"activation": "once", "hidden": (8, 8)}
+UNFIT = {
+    "a wide network, at the end": ("mlp", {}, "hessian-end", r"11110 param.*whole network's spec"),
+    "convolutions": ("cnn", {}, "hessian-start", r"parameters.*whole network's spectrum"),
+    "one layer": ("mlp", {"hidden": ()}, "hessian-start", r"no two linear layers.*spectrum"),
+    "Hessian, not twice": (
+        "mlp",
+        {"activation": "once", "hidden": (8, 8)},
+        "hessian-end",
+        NOT_TWICE,
+    ),
+    "spectrum, not twice": ("mlp", {"activation": "once"}, "spectrum-end", NOT_TWICE),
+    "overlap, not twice": ("mlp", {"activation": "once"}, "overlap-start", NOT_TWICE),
+    "no memory": ("mlp", {}, "spectrum-end", r"60 steps with 89610 parameters.*lower order"),
+}
+
+
+@pytest.mark.parametrize("case", UNFIT)
+def test_a_measure_that_does_not_fit_is_refused_before_training(case, tmp_path, monkeypatch):
+    model, options, measure, words = UNFIT[case]
+    monkeypatch.setitem(models._ACTIVATIONS, "once", OnceModule)
+    monkeypatch.setattr(Job, "train", lambda *given: pytest.fail("trained"))
+    if case == "no memory":
+        monkeypatch.setattr(spectrum, "free_memory", lambda device: 2**20)
+    with pytest.raises((ValueError, MemoryError), match=words) as caught:
         train(
             dataset="mnist-5k",
-            model="mlp",
-            stream="single-task",
+            model=model,
+            options=options,
+            stream="warm-start",
             epochs=1,
             methods="vanilla",
-            measure=["hessian-start"],
+            measure=["features-start", measure],
             results=tmp_path / "results",
             checkpoints=tmp_path / "c",
             progress=False,
         )
-    assert not list((tmp_path / "results").glob("*.parquet"))
+    assert "\n" not in str(caught.value) and ". " not in str(caught.value)
+    assert not list(tmp_path.rglob("*.*"))
+
+
+# The update of a stage
+
+
+@dataclass(frozen=True)
+class Exploding(swrlib.Vanilla):
+    """A run that is lost in the second stage: the population is laid out anew without it."""
+
+    name: ClassVar[str] = "exploding"
+
+    def change_(self, members, stage):
+        for parameter in members.parameters:
+            parameter.fill_(torch.inf)
+
+
+UPDATED = {
+    "dataset": "mnist-5k",
+    "model": "mlp",
+    "options": {"hidden": (6, 5)},
+    "stream": swrlib.make_stream("label-shuffled:3,64", epochs=3),
+    "methods": [Exploding(), "vanilla", "swr:1e-2"],
+    "seeds": [0, 1],
+    "measure": ["weights-end"],
+    "progress": False,
+}
+
+
+def plain_updates(tmp_path):
+    """Return the entries' differences of each stage, by run and epoch, from copies kept aside."""
+    shots = {"start": [], "end": []}
+
+    def keep(when):
+        def function(snapshot):
+            shots[when].append([p.detach().double().clone() for p in snapshot.model.parameters()])
+            return {"": float(len(shots[when]) - 1)}
+
+        return function
+
+    kept = [measures.Measure(f"kept-{when}", keep(when), when) for when in shots]
+    train(**UPDATED | {"measure": kept}, results=tmp_path, checkpoints=tmp_path / "c")
+    table = swrlib.load_measures(tmp_path)
+    places = {
+        when: table[table["measure"] == f"kept-{when}"].set_index(["run", "epoch"])["value"]
+        for when in shots
+    }
+    found = {}
+    for (run, epoch), end in places["end"].items():
+        start = places["start"][run, epoch - 3]
+        pairs = zip(shots["end"][int(end)], shots["start"][int(start)], strict=True)
+        found[run, epoch] = np.concatenate([(p - q).numpy().ravel() for p, q in pairs])
+    return found
+
+
+@pytest.mark.parametrize("stops_after", [None, (2,), (4,), (5, 8)])
+def test_the_update_is_the_distance_from_the_stages_start(stops_after, tmp_path):
+    expected = plain_updates(tmp_path / "plain")
+    folders = {"results": tmp_path / "r", "checkpoints": tmp_path / "c"}
+    for epoch in stops_after or ():  # in the middle of a stage
+        asked = itertools.count(1 + sum(e for e in stops_after if e < epoch))
+        last = epoch
+        with pytest.raises(Stopped):
+            train(**UPDATED, **folders, stop=lambda last=last, asked=asked: next(asked) == last)
+    rows = train(**UPDATED, **folders)
+    table = swrlib.load_measures(folders["results"])
+    ends = table[table["measure"] == "weights-end"].set_index(["run", "epoch", "layer"])["value"]
+    assert set(rows[rows["diverged"]]["method"]) == {"exploding"}
+    # The first stage of six runs, two more of four.
+    assert len(expected) == 6 + 2 * 4 == ends.index.droplevel(2).nunique()
+    for (run, epoch), difference in expected.items():
+        by_hand = {
+            "sum": np.abs(difference).sum(),
+            "mean": np.abs(difference).mean(),
+            "l2": np.linalg.norm(difference),
+        }
+        for kind, value in by_hand.items():
+            assert ends[run, epoch, f"update {kind}"] == pytest.approx(value, rel=1e-5)
