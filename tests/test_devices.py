@@ -7,12 +7,12 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from swrlib.streams_tasks import LabelShuffled
 
 import swrlib
 from swrlib import measures, train
 from swrlib.engine import devices
 from swrlib.engine.loop import Stopped
+from swrlib.streams import LabelShuffled
 
 TINY = torch.finfo(torch.float32).tiny
 

@@ -16,7 +16,8 @@ import swrlib
 from swrlib import build_model, load_dataset, measures, models, theory, train
 from swrlib.engine.jobs import missing_jobs
 from swrlib.engine.loop import Job, Stopped
-from swrlib.measures import MEASURES, Norms, Snapshot, balance_change, balance_worse
+from swrlib.measures import MEASURES, Norms, Snapshot
+from swrlib.measures.steps import balance_change, balance_worse
 from swrlib.theory import balance_, lpq_norm, spectrum
 
 EPOCH_MEASURES = {name: m for name, m in MEASURES.items() if m.when == "epoch"}
