@@ -319,3 +319,19 @@ def test_products_are_refused_on_one_image(module):
 def test_unknown_parameters_are_refused():
     with pytest.raises(ValueError, match=r"did you mean '3\.weight'"):
         LossHessian(network(), *batch(), ["3.weigth"])
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh])
+@pytest.mark.parametrize("factor", [1, 10, 30, 100])
+def test_a_network_that_is_sure_is_not_refused(factor, activation):
+    """Where an answer has all the probability, second derivatives of its loss are rounding."""
+    torch.manual_seed(0)
+    sizes = ((20, 16), (16, 8))
+    layers = [part for size in sizes for part in (nn.Linear(*size), activation())]
+    model = nn.Sequential(*layers, nn.Linear(8, 5))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(factor)
+    images = torch.randn(30, 20)
+    hessian = last_layers_hessian(model, images, model(images).argmax(1))
+    assert torch.isfinite(hessian).all()

@@ -29,6 +29,12 @@ pytestmark = pytest.mark.usefixtures("shell")
 METHODS = ["vanilla", "swr", "l2", "full-reset", "adamw:1e-2"]
 
 
+@pytest.fixture(autouse=True)
+def every_picture_closed():
+    yield
+    matplotlib.pyplot.close("all")
+
+
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory):
     return tmp_path_factory.mktemp("kept")
