@@ -21,6 +21,7 @@ from pathlib import Path
 import inputs
 import nbformat
 import pandas as pd
+import play
 import yaml
 
 from swrlib import load_records, verdicts
@@ -324,6 +325,7 @@ def main(executed: Path, stage: Path) -> None:
         shutil.copy(path, copy)
     records = load_records(inputs.results_folder(), scale="paper", split="all")
     fill_pages(stage / "book", notebooks, records)
+    play.write_curves(stage / "book/style/curves.js", records)
     settings = site_settings(root, chapters, notebooks)
     repository = settings["repository"]
     (stage / "notebooks").mkdir()

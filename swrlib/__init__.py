@@ -20,13 +20,14 @@ from swrlib.models import build_model
 from swrlib.network.layers import Layer, trace_layers
 from swrlib.records import load_measures, load_records
 from swrlib.rescaling import rescale_
-from swrlib.streams_tasks import LabelShuffled, PixelPermuted
+from swrlib.streams import ClassIncremental, LabelShuffled, PixelPermuted
 from swrlib.swr import SoftWeightRescaling
 
 __all__ = [
     "L2",
     "SWR",
     "AdamW",
+    "ClassIncremental",
     "Dataset",
     "FullReset",
     "HeadReset",

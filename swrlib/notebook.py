@@ -27,6 +27,7 @@ from swrlib.papers import SWR as paper
 from swrlib.provenance import provenance
 from swrlib.swr import SoftWeightRescaling
 from swrlib.verdicts import Verdict
+from swrlib.verdicts.outcomes import OURS
 
 _PLAIN = (str, int, float, bool, list, tuple, dict, type(None))
 _JUPYTER = {"In", "Out"}
@@ -95,9 +96,11 @@ class Chapter:
     def paper_records(self, *streams: str, **filters: Any) -> pd.DataFrame:
         """Return the committed records at paper scale, of some streams or all; there may be none.
 
-        The filters are those of `swrlib.load_records`; all training images by default.
+        The filters are those of `swrlib.load_records`; by default all training images, the paper's
+        methods and AdamW, and an optimizer that is kept when the data change.
         """
-        filters = {"scale": "paper", "split": "all"} | filters
+        own = {"method": [*paper.methods, OURS], "optimizer_state": "kept"}
+        filters = {"scale": "paper", "split": "all"} | own | filters
         if streams:
             filters["stream"] = list(streams)
         try:
@@ -289,8 +292,16 @@ def explore(draw: Callable[..., str], **controls: Any) -> None:
     display(widgets.VBox([*controls.values(), answer]))
 
 
+def offer_curves(stream: str) -> None:
+    """Mark the place where the website lets a reader choose methods of the records of a stream."""
+    tables.show_html(
+        f'<div class="play" data-play="curves" data-stream="{html.escape(stream)}"><p>On the '
+        "website, boxes choose which methods a picture shows here.</p></div>"
+    )
+
+
 def explore_methods(frame: pd.DataFrame) -> None:
-    """Let a reader choose which methods a course shows; tabs of vanilla and one other elsewhere."""
+    """Let a reader choose which methods a course shows, in a running notebook."""
     import ipywidgets as widgets
 
     from swrlib import figures
@@ -307,4 +318,3 @@ def explore_methods(frame: pd.DataFrame) -> None:
         rows=len(present),
     )
     explore(draw, methods=choice)
-    panels({paper.label(m): draw(["vanilla", m]) for m in present if m != "vanilla"})

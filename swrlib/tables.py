@@ -148,7 +148,7 @@ def own_comparisons(claims: Iterable[Claim], quick: pd.DataFrame) -> None:
         (
             *map(paper.label, (c.method, c.rival)),
             _compared(claim),
-            _points(c.difference, c.low, c.high),
+            _gap(c.difference, c.low, c.high, seeds=c.n),
             c.n,
         )
         for claim in claims
@@ -212,9 +212,9 @@ def finals(frame: pd.DataFrame) -> None:
     """Show how accurate each method ends: in the last epoch, and over the last ten.
 
     Differences are from vanilla, paired over the seeds that both have; a dash where there is no
-    vanilla, or less than two such seeds. Where the last epoch and the last ten name another method
-    as the most accurate one, on the seeds that all methods have, a sentence says so. Of a stage of
-    fewer than ten epochs the mean is over all of them.
+    vanilla, or less than two such seeds, and no interval of two. Where the last epoch and the last
+    ten name another method as the most accurate one, on the seeds that all methods have, a sentence
+    says so. Of a stage of fewer than ten epochs the mean is over all of them.
 
     Parameters
     ----------
@@ -246,6 +246,13 @@ def finals(frame: pd.DataFrame) -> None:
         show(text, pd.concat(parts, axis=1))
 
 
+def _gap(difference: float, low: float, high: float, *, seeds: int) -> str:
+    """Write a difference and its interval in points; alone where seeds are too few to say."""
+    if seeds < verdicts.LEAST_SEEDS:
+        return f"{100 * difference:+.2f}"
+    return _points(difference, low, high)
+
+
 def _ends(name: str, accuracy: pd.DataFrame) -> pd.DataFrame:
     """Write each method's mean ± deviation in percent and its difference from vanilla."""
     lines: dict[str, dict[str, Any]] = {}
@@ -253,9 +260,9 @@ def _ends(name: str, accuracy: pd.DataFrame) -> pd.DataFrame:
         own, gap = accuracy[method], "–"
         if method != "vanilla" and "vanilla" in accuracy:
             pairs = (own - accuracy["vanilla"]).dropna()
-            gap = (
-                _points(*verdicts.paired_interval(pairs.to_numpy(), 0.0)) if len(pairs) > 1 else "–"
-            )
+            if len(pairs) > 1:
+                interval = verdicts.paired_interval(pairs.to_numpy(), 0.0)
+                gap = _gap(*interval, seeds=len(pairs))
         cells = {f"{name}, %": _percent(own.mean(), own.std()), f"{name} − vanilla": gap}
         lines[paper.label(method)] = cells
     return pd.DataFrame.from_dict(lines, orient="index")

@@ -21,6 +21,7 @@ from torch.nn.functional import cross_entropy
 import swrlib
 from swrlib import L2, SWR, FullReset, SoftWeightRescaling, Vanilla, records
 from swrlib.datasets import Dataset
+from swrlib.engine.strengths import find_method
 from swrlib.measures import Measure
 from swrlib.methods import (
     FIRE,
@@ -32,6 +33,7 @@ from swrlib.methods import (
     make_method,
     reinitializations,
 )
+from swrlib.papers import find_paper
 from swrlib.population import SGD, Adam
 from swrlib.streams import generator
 
@@ -47,6 +49,10 @@ def noise() -> Dataset:
     labels = torch.arange(60) % 4
     parts = (images[:40], labels[:40], images[40:], labels[40:])
     return Dataset("noise", *parts, tuple("abcd"), (0.5,), (0.25,))
+
+
+def written(text):
+    return find_method(text, "mnist", "mlp", "warm-start", None, paper=find_paper("swr"))
 
 
 def projections(model):
@@ -670,12 +676,27 @@ def test_a_weight_below_full_rank_is_named_once(noise, tmp_path, monkeypatch):
         (lambda: make_method("fire", 0.1), "takes no λ"),
         (lambda: make_method("l2-er"), r"L2EffectiveRank\(lam="),
         (lambda: make_method("wassertein", 0.1), "'wasserstein'"),
+        (lambda: written("fire:iteration=3"), "no option 'iteration': did you mean 'iterations'"),
+        (lambda: written("fire:norm=presnet"), "'present'"),
+        (lambda: written("fire:0.1,norm=present"), "takes no λ"),
+        (lambda: written("l2:1e-3,half=1"), "no option 'half': it has none"),
+        (lambda: written("spectral:iterations=3"), "prints no λ of spectral"),
+        (lambda: written("spectral:x,iterations=3"), "cannot read λ"),
     ],
 )
 def test_a_senseless_method_is_refused_in_one_sentence(make, words):
     with pytest.raises(ValueError, match=words) as caught:
         make()
     assert "\n" not in str(caught.value) and ". " not in str(caught.value)
+
+
+def test_options_are_written_behind_the_name():
+    assert written("fire:norm=present") == FIRE(norm="present")
+    assert written("fire:iterations=none,norm=initial") == FIRE(iterations=None, norm="initial")
+    assert written("spectral:1e-3,iterations=4") == SpectralRegularization(lam=1e-3, iterations=4)
+    assert written("redo:threshold=0.1") == ReDo(threshold=0.1)
+    assert written("swr:variant=printed") == SWR(lam=1e-4, variant="printed"), "the paper's λ"
+    assert written("swr:1e-4,1e-1,variant=printed").lam_classifier == 0.1
 
 
 @pytest.mark.parametrize("model", ["cnn-bn", "resnet18"])

@@ -443,7 +443,8 @@ def test_streams_and_the_loop_know_no_paper(root):
     """Only what resolves a request asks a paper: λ's in one file, epochs in another."""
     asking = {
         path.name
-        for path in [root / "swrlib/streams.py", *(root / "swrlib/engine").glob("*.py")]
+        for room in ("streams", "engine")
+        for path in (root / "swrlib" / room).glob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.ImportFrom) and "papers" in f"{node.module} {node.names[0].name}"
     }

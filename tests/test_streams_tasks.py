@@ -18,7 +18,7 @@ from test_neighbour_methods import (
 import swrlib
 from swrlib.datasets import Dataset
 from swrlib.streams import generator
-from swrlib.streams_tasks import LabelShuffled, PixelPermuted
+from swrlib.streams.tasks import LabelShuffled, PixelPermuted
 
 LABELS = torch.arange(500) % 7 // 2  # classes of different sizes
 

@@ -179,7 +179,7 @@ def add_verdicts(document: nodes.document, badges: str) -> None:
     if first is None or not badges or not has_class(first.parent, "claims"):
         return
     cell = next(node for node in ancestors(first) if part(node) == "cell_code")
-    line = f'<p class="at-one-look">{badges} <a href="#{cell["ids"][0]}">why</a></p>'
+    line = f'<p class="at-one-look">{badges} <a href="#{cell["ids"][0]}">claim by claim</a></p>'
     next(document.findall(nodes.section)).insert(1, html(line))
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
 from swrlib import records
 from swrlib.datasets import DATASETS
 from swrlib.methods import METHODS, Method, make_method
-from swrlib.papers import Paper
+from swrlib.papers import Lambda, Paper
 
 #: Methods whose λ no paper prints, with the grid from which it is selected.
 SELECTION_GRIDS = {"adamw": (1e-4, 1e-3, 1e-2, 1e-1, 1.0)}
@@ -31,36 +32,57 @@ def find_method(
     paper: Paper,
     path: str | None = None,
 ) -> Method:
-    """Return a method by its name, with its λ; what stands behind a colon is λ, or λ_f,λ_c.
+    """Return a method by its name, with its λ and its options.
 
-    `dataset` is a fingerprint; the command line knows a folder of images by its `path`.
+    What stands behind a colon is λ, or λ_f,λ_c, and options by name: "swr:1e-3,variant=printed",
+    "fire:iterations=none". `dataset` is a fingerprint; the command line knows a folder of images by
+    its `path`.
 
     Raises
     ------
     ValueError
-        If the name is unknown, or its λ is neither written, published nor selected.
+        If the name or an option is unknown, or its λ is neither written, published nor selected.
     """
     if isinstance(given, Method):
         return given
-    name, _, values = given.partition(":")
-    if values:
+    name, _, text = given.partition(":")
+    lam, options = _written(given, text.split(",") if text else [])
+    if lam is None and _takes_lambda(name):
+        if name in SELECTION_GRIDS:
+            lam = selected_lambda(name, dataset, model, stream, results, path=path)
+        else:
+            lam = paper.published_lambda(name, dataset, model, stream)
+        if lam is None:
+            listed = ", ".join(" ".join(cell) for cell in paper.published_settings(name))
+            raise ValueError(
+                f"the paper prints no λ of {name} for {dataset} {model} {stream}: give one as "
+                f"'{name}:1e-3' (published: {listed or 'nothing'})"
+            )
+    return make_method(name, lam, **options)
+
+
+def _written(given: str, parts: Sequence[str]) -> tuple[Lambda | None, dict[str, Any]]:
+    """Read λ, or λ_f and λ_c, and options from what stands behind a method's name."""
+    options = dict(part.split("=", 1) for part in parts if "=" in part)
+    try:
+        lam = tuple(float(part) for part in parts if "=" not in part)
+    except ValueError as error:
+        name = given.partition(":")[0]
+        raise ValueError(f"cannot read λ in {given!r}: write it as {name}:1e-3") from error
+    values = {key: _value(text) for key, text in options.items()}
+    return (lam[0] if len(lam) == 1 else lam or None), values  # type: ignore[return-value]
+
+
+def _value(text: str) -> int | float | str | None:
+    """Read an option's value: a number, none, or a word."""
+    if text == "none":
+        return None
+    for kind in (int, float):
         try:
-            numbers = tuple(float(value) for value in values.split(","))
-        except ValueError as error:
-            raise ValueError(f"cannot read λ in {given!r}: write it as {name}:1e-3") from error
-        return make_method(name, numbers[0] if len(numbers) == 1 else numbers)  # type: ignore[arg-type]
-    if not _takes_lambda(name):
-        return make_method(name)
-    if name in SELECTION_GRIDS:
-        return make_method(name, selected_lambda(name, dataset, model, stream, results, path=path))
-    lam = paper.published_lambda(name, dataset, model, stream)
-    if lam is None:
-        listed = ", ".join(" ".join(cell) for cell in paper.published_settings(name)) or "nothing"
-        raise ValueError(
-            f"the paper prints no λ of {name} for {dataset} {model} {stream}: give one as "
-            f"'{name}:1e-3' (published: {listed})"
-        )
-    return make_method(name, lam)
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def borrow_method(

@@ -12,6 +12,7 @@ one operation and needs no autograd.
 from __future__ import annotations
 
 from dataclasses import fields
+from typing import Any
 
 from swrlib.checks import nearest
 from swrlib.methods.base import Method, Vanilla
@@ -53,29 +54,36 @@ METHODS: dict[str, type[Method]] = {
 }
 
 
-def make_method(name: str, lam: float | tuple[float, float] | None = None) -> Method:
-    """Make a method by name, with its λ or the pair (λ_f, λ_c) where it takes one.
+def make_method(
+    name: str, lam: float | tuple[float, float] | None = None, **options: Any
+) -> Method:
+    """Make a method by name, with its λ or the pair (λ_f, λ_c) where it takes one, and options.
 
     Raises
     ------
     ValueError
-        If the name is unknown, or λ is missing, superfluous or out of range.
+        If the name or an option is unknown, or λ is missing, superfluous or out of range.
     """
     if name not in METHODS:
         raise ValueError(f"unknown method {name!r}: {nearest(name, METHODS)}")
     kind = METHODS[name]
     accepts = {f.name for f in fields(kind)}
+    known = sorted(accepts - {"lam", "lam_features", "lam_classifier"})
+    for option in options:
+        if option not in known:
+            has = nearest(option, known) if known else "it has none"
+            raise ValueError(f"the method {name!r} has no option {option!r}: {has}")
     if "lam" not in accepts:
         if lam is not None:
             raise ValueError(f"the method {name!r} takes no λ, but was given {lam}")
-        return kind()
+        return kind(**options)
     if lam is None:
         raise ValueError(f"the method {name!r} needs a λ: give it as {kind.__name__}(lam=…)")
     if isinstance(lam, tuple):
         if "lam_features" not in accepts or len(lam) != 2:
             raise ValueError(f"the method {name!r} takes one λ, not {lam}")
-        return kind(lam_features=lam[0], lam_classifier=lam[1])  # type: ignore[call-arg]
-    return kind(lam=lam)  # type: ignore[call-arg]
+        return kind(lam_features=lam[0], lam_classifier=lam[1], **options)  # type: ignore[call-arg]
+    return kind(lam=lam, **options)  # type: ignore[call-arg]
 
 
 __all__ = [

@@ -16,12 +16,11 @@ from swrlib import verdicts
 from swrlib.papers import SWR as paper
 from swrlib.papers import Cell
 from swrlib.statistics import Estimate, Interval, contrast
+from swrlib.verdicts.outcomes import OURS
 
 #: The paper's methods that are compared with SWR, and its streams, in the order of its sections.
 RIVALS = ("vanilla", "l2", "l2-init", "shrink-perturb", "head-reset")
 STREAMS = ("warm-start", "full-access", "limited-access", "single-task", "single-task-decay")
-#: Our addition, which stays out of the block design of the paper's methods.
-OURS = "adamw"
 _PLACE = re.compile(r"\[\[(\w+):\s*([^\]]*?)\s*\]\]")
 _MISSING = "–"
 

@@ -8,11 +8,12 @@ from typing import Any
 import pandas as pd
 
 from swrlib.claims.plasticity import own_gaps
-from swrlib.overview import OURS, STREAMS, late_accuracies
+from swrlib.overview import STREAMS, late_accuracies
 from swrlib.overview.scorecard import Against, against
 from swrlib.papers import SWR as paper
 from swrlib.verdicts import counting, in_points
 from swrlib.verdicts import second_rule as rule
+from swrlib.verdicts.outcomes import OURS
 
 #: Streams in which all images are there at the end, as they are from scratch.
 CHANGES = ("warm-start", "full-access")

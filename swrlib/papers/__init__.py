@@ -237,6 +237,12 @@ class Paper:
             and panel.figure in self.details.get("size_figures", ())
         }
 
+    @functools.cached_property
+    def methods(self) -> tuple[str, ...]:
+        """The methods that it compares: those that its claims name."""
+        named = (name for claim in self.claims for name in (*claim.methods, *claim.rivals))
+        return tuple(dict.fromkeys(named))
+
     def compared(self, rival: str, cell: Cell) -> bool:
         """Return whether a rival is there in a cell: where a table stands, it has to be in it."""
         columns = [t.accuracy.get(cell[:2]) for t in self.tables.values() if t.stream == cell[2]]

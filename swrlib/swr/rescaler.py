@@ -125,6 +125,13 @@ class Rescaler:
     def _rescale(self, skipped: Tensor | None, present: Present, *, idle: bool = False) -> None:
         """Rescale; with ``idle`` a skipped step counts as none at all."""
         self.structure.refuse_changes()
+        if patched := self.structure.patched():
+            self._cautions.say(
+                patched,
+                "{} was given another forward after the model was traced: where it is another map, "
+                "construct SoftWeightRescaling again",
+                kind="forward",
+            )
         plan = self._plan
         if plan is None or self._stale or plan.present is not present:
             plan = self._plan = self._lay_out(present)

@@ -34,8 +34,6 @@ NOT_PRINTED = "not printed"
 NOTHING = "no loss"
 #: Stands for a cell where cells are pooled.
 POOLED: Cell = ("pooled", "", "")
-#: What stays out of the block design: our addition.
-OURS = "adamw"
 
 #: What a kind of claim says of the difference.
 KINDS = dict.fromkeys(("comparable", "loses nothing"), "not below") | {"little": "little"}
@@ -159,7 +157,7 @@ def estimated(claim: Claim, cells: Sequence[Cell], finals: pd.DataFrame) -> list
     found = []
     for cell in cells:
         late, last = (outcomes.by_seed(finals, cell, outcome) for outcome in ("late", "last"))
-        late = late.drop(columns=OURS, errors="ignore")
+        late = late.drop(columns=outcomes.OURS, errors="ignore")
         for method in claim.methods:
             found += [
                 _estimate(claim, cell, method, rival, late, last)
@@ -216,7 +214,7 @@ def pooled(claim: Claim, cases: Sequence[Comparison], finals: pd.DataFrame) -> l
     found = []
     for cell in dict.fromkeys(case.cell for case in cases):
         here = [case for case in cases if case.cell == cell]
-        late = outcomes.by_seed(finals, cell, "late").drop(columns=OURS, errors="ignore")
+        late = outcomes.by_seed(finals, cell, "late").drop(columns=outcomes.OURS, errors="ignore")
         first, share = here[0], 1 / len(here)
         weights = dict.fromkeys((case.method for case in here), share) | {first.rival: -1.0}
         estimate, way = contrast(late, weights)

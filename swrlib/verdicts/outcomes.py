@@ -5,6 +5,7 @@ Accuracies are fractions; only texts speak of points.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from swrlib.records import COLUMNS
 
 #: How many epochs the mean takes in that a verdict is on.
 LATE = 10
+#: Our addition, which stays out of the block design of the paper's methods.
+OURS = "adamw"
 # The paper's setting of what its tables do not vary; a missing value is the default too.
 _PAPERS_SETTING = {
     "split": "all",
@@ -85,10 +88,13 @@ def changes_of_data(records: pd.DataFrame) -> pd.DataFrame:
     return table.join(last, on=["run", "stage"]).reset_index(drop=True)
 
 
-def counting(records: pd.DataFrame, scale: str) -> pd.DataFrame:
-    """Take the final rows of the runs that count: the paper's settings, and its λ and epochs."""
+def counting(records: pd.DataFrame, scale: str, also: Collection[str] = ()) -> pd.DataFrame:
+    """Take the final rows of the runs that count: the paper's settings, and its λ and epochs.
+
+    Methods of other papers do not, but for `OURS`, and those that are asked for in ``also``.
+    """
     finals = final_accuracy(records[records["scale"] == scale])
-    keep = pd.Series(True, index=finals.index)
+    keep = finals["method"].isin([*paper.methods, OURS, *also])
     # An option that has no column in the records marks an experiment that is not the paper's.
     for name in (*_PAPERS_SETTING, *finals.columns.difference(list(COLUMNS))):
         keep &= finals[name].isna() | (finals[name] == _PAPERS_SETTING.get(name))
@@ -105,7 +111,9 @@ def _as_in_the_paper(row: Any) -> bool:
     return published is None or bool(np.all(np.equal(both, published)))
 
 
-def judged(records: pd.DataFrame, scale: str, claim: Claim | None = None) -> pd.DataFrame:
+def judged(
+    records: pd.DataFrame, scale: str, claim: Claim | None = None, also: Collection[str] = ()
+) -> pd.DataFrame:
     """Return what a claim is judged on, by run: the runs that count, with two outcomes.
 
     Parameters
@@ -114,6 +122,8 @@ def judged(records: pd.DataFrame, scale: str, claim: Claim | None = None) -> pd.
     scale : str
     claim : Claim, optional
         Of a kind that is judged on changes of data: their mean; else final accuracies.
+    also : collection of str
+        Methods of other papers that count, too.
 
     Returns
     -------
@@ -121,7 +131,7 @@ def judged(records: pd.DataFrame, scale: str, claim: Claim | None = None) -> pd.
         What `counting` returns, with ``late`` (the second rule's outcome) and ``last`` (the
         first's): so that the claimed side is the higher one.
     """
-    finals = counting(records, scale)
+    finals = counting(records, scale, also)
     if claim is not None and claim.kind == HALF_WAY:
         second = records[records["stage"] > records.groupby("run")["stage"].transform("max") / 2]
         halves = finals["run"].map(second.groupby("run")["test_accuracy"].mean().astype(float))

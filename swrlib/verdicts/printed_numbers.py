@@ -18,7 +18,7 @@ from swrlib.statistics import (
     prediction_interval,
 )
 from swrlib.verdicts import second_rule
-from swrlib.verdicts.comparisons import OURS, OUTSIDE, other_scale
+from swrlib.verdicts.comparisons import OUTSIDE, other_scale
 from swrlib.verdicts.first_rule import (
     LEAST_SEEDS,
     NOT_RUN,
@@ -26,7 +26,7 @@ from swrlib.verdicts.first_rule import (
     cell_verdict,
     quarter_range,
 )
-from swrlib.verdicts.outcomes import by_seed, judged
+from swrlib.verdicts.outcomes import OURS, by_seed, judged
 
 
 def table_cells(records: pd.DataFrame, number: int, *, scale: str = "paper") -> pd.DataFrame:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from swrlib.checks import check_whole
-from swrlib.streams import STREAMS, Stage, Stream, generator
+from swrlib.streams.base import Stage, Stream, generator
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,3 @@ class PixelPermuted(_Tasks):
         """Draw a permutation."""
         order = torch.randperm(self.pixels, generator=draw)
         return {"pixels": order, "rows": "stage", "evaluated": ("test", "task")}
-
-
-STREAMS |= {stream.name: stream for stream in (LabelShuffled, PixelPermuted)}

@@ -1,4 +1,4 @@
-"""What a network is trained on, and when: streams of stages, one small class a stream.
+"""What a stage and a stream are, and the streams of the paper that this book reproduces.
 
 A stage says which images, labels and pixels, for how many epochs at which rates and batch size, and
 when what is evaluated. Random choices (the half, the chunks) come from a processor generator keyed

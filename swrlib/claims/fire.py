@@ -1,0 +1,386 @@
+"""Claims of *FIRE: Frobenius-Isometry Reinitialization* (Han et al.), and SWR beside it.
+
+What it does to a weight is looked at on made-up and on trained ones; accuracies are those of SWR's
+set-up, on which FIRE was trained here. So whatever holds of them holds in small.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from swrlib.in_loop import InLoop
+from swrlib.methods import FIRE, FullReset, HeadReset, Method, ShrinkPerturb, Vanilla
+from swrlib.network.layers import trace_layers
+from swrlib.papers import SWR, Cell, Claim, find_paper
+from swrlib.theory.isometry import (
+    deviation_from_isometry,
+    newton_schulz,
+    polar_factor,
+    squared_frobenius_error,
+)
+from swrlib.verdicts import LEAST_SEEDS, NOT_PRINTED, NOT_RUN, Verdict, judge_theorem, outcomes
+from swrlib.verdicts.task_rule import Scope, TaskCase, judge
+
+PAPER = find_paper("fire")
+WARM_START: tuple[Cell, ...] = (
+    ("cifar10", "cnn", "warm-start"),
+    ("mnist", "mlp", "warm-start"),
+)
+FULL_ACCESS: Cell = ("mnist", "mlp", "full-access")
+#: DfI/n below which a matrix counts as an isometry: singular values are within 5% or so of 1.
+ISOMETRY = 0.01
+#: Out × in of the matrices on which iterations are looked at.
+SHAPES = ((100, 100), (64, 32), (100, 784))
+ITERATIONS = (1, 2, 3, 5, 8, 10, 12, 15, 20)
+
+
+# ---------------------------------------------------------------------------------------------
+# What ten iterations do
+
+
+def random_matrix(shape: tuple[int, int], seed: int = 0) -> Tensor:
+    """Return a matrix with entries uniform in [−1, 1], in float64."""
+    draw = torch.Generator().manual_seed(seed)
+    return 2 * torch.rand(shape, generator=draw, dtype=torch.float64) - 1
+
+
+def after_iterations(
+    shapes: Iterable[tuple[int, int]] = SHAPES,
+    iterations: Iterable[int] = ITERATIONS,
+    seeds: Iterable[int] = range(5),
+) -> pd.DataFrame:
+    """Return DfI/n of Newton-Schulz on random matrices, before the scale.
+
+    Returns
+    -------
+    DataFrame
+        ``shape, iterations, seed, deviation``; ``iterations`` 0 is the exact polar factor.
+    """
+    iterations = list(iterations)
+    rows = []
+    for shape in shapes:
+        for seed in seeds:
+            matrix = random_matrix(shape, seed)
+            found = {n: newton_schulz(matrix, n) for n in iterations} | {0: polar_factor(matrix)}
+            rows += [
+                ("×".join(map(str, shape)), n, seed, float(deviation_from_isometry(x)))
+                for n, x in found.items()
+            ]
+    return pd.DataFrame(rows, columns=["shape", "iterations", "seed", "deviation"])
+
+
+def mapped(values: np.ndarray, iterations: int) -> np.ndarray:
+    """Return what iterations make of singular values, as shares of ‖W‖_F: 1.5σ − 0.5σ³ each."""
+    for _ in range(iterations):
+        values = 1.5 * values - 0.5 * values**3
+    return values
+
+
+def shape_deviation(weight: Tensor, kernel_axes: int = 0) -> float:
+    """Return DfI/n of a weight at the scale at which it is smallest: what no norm can mend.
+
+    1 − (Σσ²)²/(n Σσ⁴), of kernels the mean over places; 0 for a multiple of an isometry.
+    """
+    matrices = weight.double().flatten(2).movedim(2, 0) if kernel_axes else weight.double()[None]
+    squares = torch.linalg.svdvals(matrices).square()
+    below = squares.shape[-1] * squares.square().sum(-1)
+    share = squares.sum(-1).square() / below.where(below > 0, 1)
+    return float((1 - share).mean())
+
+
+def times(
+    shapes: Iterable[tuple[int, int]], iterations: int = 10, repeats: int = 3
+) -> pd.DataFrame:
+    """Time Newton-Schulz and the exact polar factor by SVD, in float32: the best of some.
+
+    Returns
+    -------
+    DataFrame
+        By shape: ``Newton-Schulz, ms``, ``SVD, ms``.
+    """
+
+    def best(work: Callable[[], object]) -> float:
+        work()
+        marks = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            work()
+            marks.append(time.perf_counter() - start)
+        return 1000 * min(marks)
+
+    rows = {}
+    for shape in shapes:
+        matrix = random_matrix(shape).float()
+        rows["×".join(map(str, shape))] = {
+            "Newton-Schulz, ms": best(partial(newton_schulz, matrix, iterations)),
+            "SVD, ms": best(partial(polar_factor, matrix)),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+# ---------------------------------------------------------------------------------------------
+# What it does to a network
+
+
+def weights_of(network: nn.Module) -> dict[str, Tensor]:
+    """Return the weights that FIRE replaces, by layer: of linear and convolution layers."""
+    found: dict[str, Any] = {
+        layer.name: getattr(layer.module, "weight", None) for layer in trace_layers(network)
+    }
+    return {name: w.detach() for name, w in found.items() if w is not None and w.dim() > 1}
+
+
+def norms(initial: nn.Module) -> pd.DataFrame:
+    """Return each layer's norm at the start and after FIRE, which depends on its shape alone.
+
+    Returns
+    -------
+    DataFrame
+        By layer: ``out, in``; ``initial`` (SWR pulls towards it); ``FIRE``, √min(in, out)·√(out/in)
+        over the root of the number of a kernel's places, for exact polar factors of full rank;
+        ``FIRE / initial``.
+    """
+    rows = {}
+    for name, weight in weights_of(initial).items():
+        outputs, inputs = weight.shape[:2]
+        places = weight.shape[2:].numel()
+        isometry = (min(outputs, inputs) * outputs / inputs / places) ** 0.5
+        start = float(weight.norm())
+        rows[name] = {"out": outputs, "in": inputs, "initial": start, "FIRE": isometry}
+        rows[name]["FIRE / initial"] = isometry / start
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+#: What is compared at a change of data. What SWR did, it did before.
+CHANGES: Mapping[str, Method] = {
+    "vanilla": Vanilla(),
+    "shrink-perturb": ShrinkPerturb(lam=0.8),
+    "head-reset": HeadReset(),
+    "full-reset": FullReset(),
+    "fire": FIRE(),
+    "fire, exact": FIRE(iterations=None),
+    "fire, present norm": FIRE(norm="present"),
+}
+
+
+def changed(
+    method: Method, initial: nn.Module, trained: nn.Module, fresh: Callable[[], nn.Module]
+) -> nn.Module:
+    """Return what a method makes of a trained network at a change of data; all are left alone."""
+    network = copy.deepcopy(initial)
+    optimizer = torch.optim.Adam(network.parameters())
+    loop = InLoop(method, network, optimizer, fresh=fresh)
+    network.load_state_dict(trained.state_dict())
+    loop.change()
+    loop.remove()
+    return network
+
+
+def at_a_change(before: nn.Module, after: nn.Module, initial: nn.Module) -> pd.Series:
+    """Sum up what a change did to the weights of a network.
+
+    Returns
+    -------
+    Series
+        ``SFE`` as a share of ‖W‖² over all layers; means over layers: ``DfI/n``, ``DfI/n at the
+        best scale``, ``norm / initial``.
+    """
+    old, new, start = map(weights_of, (before, after, initial))
+    errors = [squared_frobenius_error(old[name], weight)[0] for name, weight in new.items()]
+    size = sum(float(weight.double().square().sum()) for weight in old.values())
+    kernels = {name: weight.dim() - 2 for name, weight in new.items()}
+    deviations = [float(deviation_from_isometry(w, kernels[n])) for n, w in new.items()]
+    shapes = [shape_deviation(w, kernels[n]) for n, w in new.items()]
+    ratios = [float(weight.norm() / start[name].norm()) for name, weight in new.items()]
+    return pd.Series(
+        {
+            "SFE": sum(errors) / size,
+            "DfI/n": np.mean(deviations),
+            "DfI/n at the best scale": np.mean(shapes),
+            "norm / initial": np.mean(ratios),
+        }
+    )
+
+
+# ---------------------------------------------------------------------------------------------
+# Statements that must hold
+
+
+def nearest(seeds: Iterable[int] = range(5), rivals: int = 200) -> Verdict:
+    """Judge by brute force whether any isometry is nearer than the polar factor.
+
+    Half of the rivals are random isometries, half the polar factor turned by a little, from 1e-3
+    on: near it a wrong factor would be found out.
+    """
+    least, cases = np.inf, 0
+    for seed, shape in ((seed, shape) for seed in seeds for shape in ((6, 6), (9, 4), (4, 9))):
+        matrix, draw = random_matrix(shape, seed), torch.Generator().manual_seed(seed + 1000)
+        factor = polar_factor(matrix)
+        best = squared_frobenius_error(matrix, factor)[0]
+        for number in range(rivals):
+            size = (*shape,) if number % 2 else (shape[0], shape[0])
+            noise = torch.randn(size, generator=draw, dtype=torch.float64)
+            other = polar_factor(noise)
+            if not number % 2:
+                turn = (noise - noise.mT) * 10 ** (-3 * number / rivals)
+                other = torch.linalg.matrix_exp(turn) @ factor
+            least = min(least, squared_frobenius_error(matrix, other)[0] - best)
+            cases += 1
+    detail = f"{cases} other isometries: the nearest one is further away by {least:.2g}."
+    claim = PAPER.find_claim("fire-nearest")
+    return judge_theorem(claim, bool(least > -1e-9), detail, cases=cases)
+
+
+def finds_the_factor(found: pd.DataFrame, iterations: int = 10) -> Verdict:
+    """Judge whether so many iterations reach isometry, on what `after_iterations` returned."""
+    rows = found[found["iterations"] == iterations]
+    worst = rows.groupby("shape", sort=False)["deviation"].max()
+    said = ", ".join(f"{shape} {value:.2g}" for shape, value in worst.items())
+    detail = f"DfI/n after {iterations} iterations, the largest of each shape: {said}."
+    claim = PAPER.find_claim("fire-newton-schulz")
+    return judge_theorem(claim, bool((worst < ISOMETRY).all()), detail, cases=len(rows))
+
+
+def stretches(weights: Sequence[Tensor]) -> Verdict:
+    """Judge whether σ² ≤ 1 + √DfI holds of every weight [out, in], and how close it comes."""
+    shares = []
+    for weight in weights:
+        n = min(weight.shape)
+        bound = 1 + (n * float(deviation_from_isometry(weight))) ** 0.5
+        shares.append(float(torch.linalg.matrix_norm(weight.double(), 2)) ** 2 / bound)
+    detail = f"{len(shares)} weights; "
+    detail += f"the largest squared singular value is {max(shares, default=0):.3f} of its bound."
+    holds = all(share <= 1 + 1e-9 for share in shares)
+    return judge_theorem(PAPER.find_claim("fire-lipschitz"), holds, detail, cases=len(shares))
+
+
+# ---------------------------------------------------------------------------------------------
+# Accuracies
+
+
+class _Block(TaskCase):
+    """A comparison by the second rule, which rules a size out with three seeds, too."""
+
+    @property
+    def bounded(self) -> bool:
+        return False
+
+
+def by_cell(records: pd.DataFrame, cell: Cell, claim: Claim | None = None) -> pd.DataFrame:
+    """Return what is judged in a setting, by seed (rows) and method: SWR's paper's and FIRE.
+
+    Parameters
+    ----------
+    records : DataFrame
+        What `swrlib.load_records` returns.
+    cell : (dataset, model, stream)
+    claim : Claim, optional
+        As for `swrlib.verdicts.outcomes.judged`.
+    """
+    here = records[(records[["dataset", "model", "stream"]] == [*cell]).all(axis=1)]
+    finals = outcomes.judged(here, "paper", claim, also=["fire"])
+    return outcomes.by_seed(finals, cell, "late").drop(columns=outcomes.OURS, errors="ignore")
+
+
+def comparisons(
+    records: pd.DataFrame, claim: Claim, cells: Sequence[Cell], rivals: Sequence[str]
+) -> list[TaskCase]:
+    """Compare FIRE (or, of a claim of another method, that one) with rivals in some settings."""
+    method = claim.methods[0]
+    found: list[TaskCase] = []
+    for cell in cells:
+        values = by_cell(records, cell)
+        where = " ".join(map(SWR.label, cell[:2]))
+        margin = SWR.size_that_matters(None, cell)
+        for rival in rivals:
+            what = f"{where}, {SWR.label(method)} minus {SWR.label(rival)}"
+            found.append(_Block(what, values, {method: 1.0, rival: -1.0}, margin))
+    return found
+
+
+def drops(records: pd.DataFrame, claim: Claim) -> list[TaskCase]:
+    """Return what FIRE gains at changes of data with full access: the mean of a run's changes."""
+    values = by_cell(records, FULL_ACCESS, claim)
+    what = f"{' '.join(map(SWR.label, FULL_ACCESS[:2]))}, gain at the changes of data"
+    return [_Block(what, values, {"fire": 1.0}, SWR.size_that_matters(claim, FULL_ACCESS))]
+
+
+def scope(cases: Sequence[TaskCase]) -> Scope:
+    """Return what the label says: SWR's set-up, and how few seeds where they are fewer."""
+    seeds = min((case.n for case in cases if case.n >= LEAST_SEEDS), default=0)
+    return Scope(1, 1, seeds, PAPER.details["seeds"], "on SWR's set-up and networks")
+
+
+def accuracy_verdicts(records: pd.DataFrame) -> list[Verdict]:
+    """Judge every claim on accuracies; those that were not run say what it would take.
+
+    Parameters
+    ----------
+    records : DataFrame
+        What `swrlib.load_records` returns, of scale "paper".
+    """
+    cifar = WARM_START[:1]
+    kinds = {"fire-no-drop": "not below"}
+    cases: dict[str, list[TaskCase]] = {}
+    for id, cells in {
+        "fire-warm-start": cifar,
+        "fire-swr": cifar,
+        "fire-scratch": WARM_START,
+        "fire-continual": (FULL_ACCESS,),
+    }.items():
+        claim = PAPER.find_claim(id)
+        cases[id] = comparisons(records, claim, cells, claim.rivals)
+    cases["fire-no-drop"] = drops(records, PAPER.find_claim("fire-no-drop"))
+    found = []
+    for id, asked in cases.items():
+        run = any(case.n >= LEAST_SEEDS for case in asked)
+        lacking = "" if run else PAPER.details["needs"][id]
+        claim, kind = PAPER.find_claim(id), kinds.get(id, "above")
+        found.append(judge(claim, asked, scope(asked), kind=kind, lacking=lacking))
+    return found
+
+
+def not_run(judged: Iterable[Verdict]) -> list[Verdict]:
+    """Return a line for every claim that nothing judged: what it would take."""
+    done = {verdict.claim.id for verdict in judged}
+    needs = PAPER.details["needs"]
+    return [
+        Verdict(claim, NOT_RUN, NOT_RUN, needs.get(claim.id, ""), NOT_PRINTED)
+        for claim in PAPER.claims
+        if claim.id not in done
+    ]
+
+
+def with_ablations(records: pd.DataFrame) -> pd.DataFrame:
+    """Name FIRE's ablation and vanilla's new optimizer as methods of their own, for tables."""
+    present = records["norm"] if "norm" in records else pd.Series(None, index=records.index)
+    renamed = records["method"].where(present.isna(), records["method"] + ", present norm")
+    new = records["optimizer_state"] == "new"
+    return records.assign(method=renamed.where(~new, renamed + ", new optimizer"))
+
+
+def ends(records: pd.DataFrame) -> pd.DataFrame:
+    """Return how accurate each method ends, the mean of the last ten epochs, in percent.
+
+    Returns
+    -------
+    DataFrame
+        A row a data set, model and method: ``mean, sd, seeds`` and ``beside scratch``, the mean
+        minus that of full reset.
+    """
+    named = with_ablations(records)
+    runs = named.drop_duplicates("run")[["run", "dataset", "model", "method"]]
+    late = 100 * runs["run"].map(outcomes.late_accuracy(named))
+    table = runs.assign(late=late).groupby(["dataset", "model", "method"])["late"]
+    found = table.agg(mean="mean", sd="std", seeds="count")
+    scratch = found["mean"].xs("full-reset", level="method").reindex(found.index.droplevel(2))
+    return found.assign(**{"beside scratch": found["mean"] - scratch.to_numpy()})

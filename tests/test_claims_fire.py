@@ -1,0 +1,247 @@
+"""FIRE's statements as checks that can fail, and its claims on made-up records of every outcome."""
+
+import copy
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.linalg
+import torch
+from test_verdicts import made_up
+
+import swrlib
+from swrlib.claims import fire
+from swrlib.methods import FIRE, HeadReset, ShrinkPerturb, Vanilla
+from swrlib.papers import SWR
+from swrlib.records import load_records
+from swrlib.theory.isometry import newton_schulz, polar_factor
+
+CIFAR, MNIST = fire.WARM_START
+SHAPE = np.array([-1.0, 0.2, 0.8])
+
+
+def records(cell=CIFAR, sd=0.002, **means):
+    """Make records that end at these accuracies: three seeds, or five where sd has five values."""
+    noise = SHAPE if np.ndim(sd) == 0 else np.asarray(sd)
+    size = sd if np.ndim(sd) == 0 else 1.0
+    return made_up(
+        {
+            (*cell, name.replace("_", "-")): mean + size * np.roll(noise, shift)
+            for shift, (name, mean) in enumerate(means.items())
+        }
+    )
+
+
+def word(rows, id):
+    return {v.claim.id: v for v in fire.accuracy_verdicts(rows)}[id]
+
+
+# Statements
+
+
+def test_the_factor_is_nearest_and_a_wrong_one_is_found_out(monkeypatch):
+    found = fire.nearest(range(2), rivals=60)
+    assert found.verdict == "reproduced" and "360 other isometries" in found.detail
+
+    def turned(matrix):
+        u, _ = scipy.linalg.polar(matrix.numpy())
+        draw = np.random.default_rng(0).standard_normal((len(u), len(u)))
+        return torch.from_numpy(scipy.linalg.expm(0.05 * (draw - draw.T)) @ u)
+
+    monkeypatch.setattr(fire, "polar_factor", turned)
+    assert fire.nearest(range(2), rivals=60).verdict == "not reproduced"
+    assert fire.nearest((), rivals=60).verdict == "not run"
+
+
+def test_ten_iterations_do_not_suffice_for_a_square_and_twenty_do():
+    found = fire.after_iterations([(100, 100), (64, 32)], [10, 20], range(2))
+    assert set(found["shape"]) == {"100×100", "64×32"}
+    assert fire.finds_the_factor(found).verdict == "not reproduced"
+    assert fire.finds_the_factor(found, 20).verdict == "reproduced"
+    tall = found[found["shape"] == "64×32"]
+    assert fire.finds_the_factor(tall).verdict == "reproduced"
+    exact = found[found["iterations"] == 0]["deviation"]
+    assert len(exact) == 4 and exact.max() < 1e-24
+
+
+@pytest.mark.parametrize("iterations", [1, 5, 10])
+def test_singular_values_are_mapped_one_by_one(iterations):
+    matrix = fire.random_matrix((12, 7), 3)
+    before = torch.linalg.svdvals(matrix).numpy() / float(matrix.norm())
+    after = torch.linalg.svdvals(newton_schulz(matrix, iterations)).numpy()
+    np.testing.assert_allclose(np.sort(fire.mapped(before, iterations)), np.sort(after), atol=1e-12)
+    small = fire.mapped(np.array([0.001, 0.01, 0.03]), 10)
+    np.testing.assert_allclose(small, [0.06, 0.53, 0.97], atol=0.006)  # as the release maps them
+
+
+def test_the_bound_holds_and_a_broken_one_is_caught(monkeypatch):
+    weights = [fire.random_matrix((9, 5), seed) * 3 for seed in range(4)] + [torch.eye(3)]
+    found = fire.stretches(weights)
+    assert found.verdict == "reproduced" and found.detail.startswith("5 weights")
+    monkeypatch.setattr(fire, "deviation_from_isometry", lambda weight: 0.0)
+    assert fire.stretches(weights).verdict == "not reproduced"
+    assert fire.stretches([]).verdict == "not run"
+
+
+def test_the_shape_s_deviation_knows_no_scale():
+    weight = fire.random_matrix((8, 5), 1)
+    values = torch.linalg.svdvals(weight).numpy() ** 2
+    scales = np.linspace(0, 2, 200001)
+    best = min(((np.outer(scales[i : i + 9999], values) - 1) ** 2).mean(1).min()
+               for i in range(0, 200001, 9999))  # fmt: skip
+    assert fire.shape_deviation(weight) == pytest.approx(best, abs=1e-6)
+    assert fire.shape_deviation(7 * weight) == pytest.approx(best, abs=1e-6)
+    assert fire.shape_deviation(0.3 * polar_factor(weight)) == pytest.approx(0, abs=1e-12)
+    kernel = torch.stack([weight, 2 * polar_factor(weight)], -1).unsqueeze(-1)
+    assert fire.shape_deviation(kernel, 2) == pytest.approx(best / 2, abs=1e-6)
+
+
+# A network
+
+
+@pytest.fixture(scope="module")
+def networks():
+    data = swrlib.load_dataset("mnist-5k")
+    torch.manual_seed(0)
+    initial = swrlib.build_model("mlp", data)
+    trained = copy.deepcopy(initial)
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape))
+    return initial, trained, lambda: swrlib.build_model("mlp", data)
+
+
+def test_fire_also_sets_the_norms(networks):
+    initial, trained, fresh = networks
+    table = fire.norms(initial)
+    assert table["FIRE"].round(2).tolist() == [3.57, 10.0, 1.0]
+    assert table["initial"].tolist() == pytest.approx([5.77, 5.77, 1.83], rel=0.05)
+    after = fire.weights_of(fire.changed(FIRE(iterations=None), initial, trained, fresh))
+    found = [float(weight.norm()) for weight in after.values()]
+    assert found == pytest.approx(table["FIRE"].tolist(), rel=1e-5)
+
+
+def test_a_convolution_s_norm_too():
+    images = torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8)
+    labels = torch.arange(8) % 4
+    data = swrlib.Dataset(
+        "n", images, labels, images, labels, tuple("abcd"), (0.5,) * 3, (0.2,) * 3
+    )
+    network = swrlib.build_model("cnn", data)
+    table = fire.norms(network)
+    after = fire.changed(FIRE(iterations=None), network, network, lambda: network)
+    found = {name: float(w.norm()) for name, w in fire.weights_of(after).items()}
+    assert found == pytest.approx(table["FIRE"].to_dict(), rel=1e-4)
+    summed = fire.at_a_change(network, after, network)
+    assert summed["DfI/n at the best scale"] < 1e-6 < summed["SFE"]
+
+
+def test_what_changes_do_to_a_network(networks):
+    initial, trained, fresh = networks
+
+    def after(method):
+        return fire.at_a_change(trained, fire.changed(method, initial, trained, fresh), initial)
+
+    kept, shrunk, head, fired = map(
+        after, (Vanilla(), ShrinkPerturb(lam=0.8), HeadReset(), FIRE(iterations=None))
+    )
+    assert kept["SFE"] == 0 < head["SFE"] < shrunk["SFE"]
+    weights = [fire.weights_of(network) for network in (initial, trained)]
+    moved = sum(
+        float((0.8 * (a - b)).square().sum())
+        for a, b in zip(*(w.values() for w in weights), strict=True)
+    )
+    size = sum(float(weight.square().sum()) for weight in weights[1].values())
+    assert shrunk["SFE"] == pytest.approx(moved / size, rel=1e-4)
+    assert fired["DfI/n at the best scale"] < 1e-9 < shrunk["DfI/n at the best scale"]
+    same = after(FIRE(norm="present"))
+    assert same["norm / initial"] == pytest.approx(kept["norm / initial"], rel=1e-5)
+
+
+# Claims on made-up records
+
+
+@pytest.mark.parametrize(
+    ("fired", "said"),
+    [
+        (0.70, "holds in small"),
+        (0.62, "reversed in small"),
+        (0.6645, "undecided in small"),
+        (0.665, "mixed in small"),
+    ],
+)
+def test_fire_after_a_warm_start(fired, said):
+    others = {"vanilla": 0.65, "shrink_perturb": 0.66, "l2_init": 0.655}
+    if said == "mixed in small":
+        others["l2_init"] = 0.71
+    sd = 0.01 if said == "undecided in small" else 0.002
+    found = word(records(sd=sd, fire=fired, **others), "fire-warm-start")
+    assert found.verdict == said and "on SWR's set-up and networks" in found.label
+
+
+def test_no_effect_is_said_with_three_seeds_too():
+    rows = records(sd=0.0003, fire=0.65, vanilla=0.65, shrink_perturb=0.6505, l2_init=0.6496)
+    assert word(rows, "fire-warm-start").verdict == "no effect in small"
+
+
+def test_fewer_seeds_stand_in_the_label_and_two_are_too_few():
+    rows = records(fire=0.70, vanilla=0.65, shrink_perturb=0.66, l2_init=0.655)
+    few = rows[(rows["method"] != "fire") | (rows["seed"] < 2)]
+    found = word(few, "fire-warm-start")
+    assert found.verdict == "too few seeds" and "an hour of one core" in found.detail
+    assert word(rows[rows["method"] != "fire"], "fire-warm-start").verdict == "not run"
+
+
+def test_remarks_are_remarks_and_speak_of_both_data_sets():
+    others = {"full_reset": 0.66, "swr": 0.70, "head_reset": 0.64}
+    rows = pd.concat([records(fire=0.65, **others), records(MNIST, fire=0.65, **others)])
+    found = word(rows, "fire-scratch")
+    assert found.verdict == "remark"
+    assert "CIFAR-10" in found.detail and "MNIST" in found.detail
+    assert "FIRE minus SWR" in word(rows, "fire-swr").detail
+
+
+def test_ablations_and_other_optimizers_do_not_count():
+    means = {"fire": 0.70, "vanilla": 0.65, "shrink_perturb": 0.66, "l2_init": 0.655}
+    rows = records(**means)
+    other = records(fire=0.1).assign(norm="present")
+    other["run"] += " present"
+    new = records(vanilla=0.1).assign(optimizer_state="new")
+    new["run"] += " new"
+    both = pd.concat([rows, other, new], ignore_index=True)
+    assert word(both, "fire-warm-start") == word(rows, "fire-warm-start")
+    named = set(fire.with_ablations(both)["method"])
+    assert {"fire, present norm", "vanilla, new optimizer", "fire"} <= named
+
+
+def test_drops_with_full_access():
+    from test_verdicts import with_changes
+
+    rows = records(fire.FULL_ACCESS, fire=0.97, vanilla=0.97, shrink_perturb=0.98, l2_init=0.96)
+    for drop, said in ((0.0, "holds in small"), (-0.3, "does not hold in small")):
+        changed = with_changes(rows, lambda method, seed, drop=drop: drop + 0.0003 * seed)
+        assert word(changed, "fire-no-drop").verdict == said
+    assert word(rows, "fire-continual").verdict == "mixed in small"
+
+
+def test_every_claim_has_a_verdict_or_says_what_it_would_take():
+    judged = [fire.nearest(range(1), 4), *fire.accuracy_verdicts(made_up({}))]
+    rest = fire.not_run(judged)
+    there = {verdict.claim.id for verdict in [*judged, *rest]}
+    assert there == {claim.id for claim in fire.PAPER.claims}
+    theory = {"fire-newton-schulz", "fire-lipschitz"}
+    assert all(v.detail for v in [*judged, *rest] if v.claim.id not in theory)
+
+
+def test_how_methods_end_beside_scratch():
+    rows = records(fire=0.65, full_reset=0.66, swr=0.70)
+    table = fire.ends(rows).loc["cifar10", "cnn"]
+    assert table.at["fire", "beside scratch"] == pytest.approx(-1.0, abs=1e-6)
+    assert table["seeds"].tolist() == [3, 3, 3]
+
+
+def test_the_committed_records_can_be_judged(root):
+    rows = load_records(root / "results", scale="paper", split="all")
+    found = fire.accuracy_verdicts(rows)
+    assert len(found) == 5
+    assert SWR.sizes[MNIST[:2]] == pytest.approx(0.0014)
