@@ -37,13 +37,16 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 LABEL = re.compile(r"^(?:\(|:(?:name|label): *)([\w-]+)(?:\)=)?$", re.M)
 
 
-def prepare_chapter(path: Path, title: str | None) -> nbformat.NotebookNode:
+def prepare_chapter(path: Path, chapter: dict) -> nbformat.NotebookNode:
     """Read an executed chapter for the website.
 
     Errors are refused. Widgets go, since they need a kernel. A picture's alternative text moves
-    from the output to the cell, where MyST-NB looks for it.
+    from the output to the cell, where MyST-NB looks for it. A cell whose metadata say ``only`` is
+    there in the chapters that have these parameters.
     """
     notebook = nbformat.read(path, as_version=4)
+    given = chapter.get("parameters", {}).items()
+    notebook.cells = [c for c in notebook.cells if c.metadata.get("only", {}).items() <= given]
     notebook.metadata.pop("widgets", None)
     for number, cell in enumerate(notebook.cells):
         if cell.cell_type != "code":
@@ -59,7 +62,7 @@ def prepare_chapter(path: Path, title: str | None) -> nbformat.NotebookNode:
                     image.setdefault("alt", details["alt"])
         if cell.execution_count is None and cell.source.strip():
             raise SystemExit(f"{path}: cell {number} was not executed.")
-    if title is not None:
+    if (title := chapter.get("title")) is not None:
         heading = find_heading(notebook)
         heading.source = "\n".join([f"# {title}", *heading.source.splitlines()[1:]])
     return notebook
@@ -312,7 +315,7 @@ def main(executed: Path, stage: Path) -> None:
     root = Path(__file__).resolve().parent.parent
     chapters = yaml.safe_load((root / "config/quick.yaml").read_text())["chapters"]
     notebooks = {
-        name: prepare_chapter(executed / f"{name}.ipynb", chapter.get("title"))
+        name: prepare_chapter(executed / f"{name}.ipynb", chapter)
         for name, chapter in chapters.items()
     }
     for name, notebook in notebooks.items():

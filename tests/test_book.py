@@ -40,6 +40,29 @@ def test_several_chapters_of_one_notebook_have_titles_of_their_own(site):
     assert len(set(titles.values())) == len(CHAPTERS), titles
 
 
+def test_several_chapters_of_one_notebook_have_claims_of_their_own(tmp_path):
+    """A cell that is meant for some parameters is on the pages that have them, and no others."""
+    shown = {}
+    for name, chapter in CHAPTERS.items():
+        notebook = nbformat.read(ROOT / f"notebooks/{chapter['notebook']}.ipynb", as_version=4)
+        for cell in notebook.cells:
+            if cell.cell_type == "code":
+                cell.execution_count = 1
+        nbformat.write(notebook, tmp_path / "chapter.ipynb")
+        cells = staging().prepare_chapter(tmp_path / "chapter.ipynb", chapter).cells
+        texts = "\n\n".join(c.source for c in cells if c.cell_type == "markdown")
+        shown[name] = re.findall(r"^\*\*The claim\.\*\* .*", texts, re.M)
+    assert {name: len(claims) for name, claims in shown.items() if len(claims) > 1} == {}
+    for names in (
+        ("continual_learning", "continual_learning_limited"),
+        ("generalization", "generalization_decay"),
+    ):
+        one, other = (shown[name][0] for name in names)
+        assert one != other
+    assert "full access" in shown["continual_learning"][0].lower()
+    assert "limited access" in shown["continual_learning_limited"][0].lower()
+
+
 def test_nothing_is_loaded_from_elsewhere(site):
     outside = re.compile(
         r"""<(?:script|img|iframe|source)[^>]+\bsrc=["'](?:https?:)?//[^"']+"""
