@@ -163,7 +163,8 @@ class Courses:
             values = self.wide("error", activation, "late")
             found += [
                 TaskCase(
-                    f"{PAPER.label(activation)}, error of {SWR.label(a)} minus that of {SWR.label(b)}",
+                    f"{PAPER.label(activation)}, error of {SWR.label(a)} minus that of "
+                    f"{SWR.label(b)}",
                     values,
                     {a: 1.0, b: -1.0},
                     task_rule.MARGINS["error"],
@@ -297,7 +298,8 @@ def _online(courses: Courses) -> Cases:
         values = courses.wide("online", activation, "change")
         found += [
             TaskCase(
-                f"{PAPER.label(activation)}, {SWR.label(method)}: fall of the average online accuracy",
+                f"{PAPER.label(activation)}, {SWR.label(method)}: fall of the average online "
+                "accuracy",
                 values,
                 {method: -1.0},
                 task_rule.MARGINS["online"],
