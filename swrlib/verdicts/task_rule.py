@@ -307,10 +307,9 @@ def onset_case(what: str, sums: pd.DataFrame, later: str, earlier: str) -> TaskC
         Methods, as they are claimed.
     """
     values, censored = wide(sums, "onset"), wide(sums, "censored")
-    if not {later, earlier} <= set(values):
-        return None
-    pair = censored[[later, earlier]].stack()
-    if pair.all():
+    there = [method for method in (later, earlier) if method in values]
+    pair = censored[there].stack().dropna()
+    if len(there) == 2 and pair.all():
         return None
     weights = {later: 1.0, earlier: -1.0}
     return TaskCase(what, values, weights, ONSET_MARGIN, bool(pair.any()), rounded=True)
