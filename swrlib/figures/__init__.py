@@ -43,6 +43,7 @@ STYLE: dict[str, tuple[Any, Any]] = {
     "fire": (DARK[1], "H"),
     "redo": (DARK[5], "8"),
     "shrink-perturb-noise": (DARK[8], (4, 1, 0)),
+    "layer-norm-l2": (DARK[3], "s"),
 }
 MARKED: dict[str, Any] = {"markersize": 5, "markeredgecolor": "white", "markeredgewidth": 0.6}
 #: The look of a band of an interval.
