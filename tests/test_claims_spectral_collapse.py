@@ -47,7 +47,7 @@ def made_up(seeds=5, ends=ENDS, released=None, weights=None):
             "spectrum-start, smallest": -1.0 + noise,
             "features": features * (1 + noise),
             "dead": 10.0 + noise,
-            "weights": (20 + 20 * passed * (1 - rank)) * (1 + noise),
+            "weights": (20 + 20 * passed * abs(1 - rank)) * (1 + noise),
         }
         of_method = columns | ({"weights": weights(method, task)} if weights else {})
         for epsilon, form in itertools.product(("0.001", "0.01", "0.1"), FORMS):
