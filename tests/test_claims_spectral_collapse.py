@@ -12,6 +12,7 @@ from swrlib import build_model, load_dataset, notebook, verdicts
 from swrlib.claims import continual_backprop
 from swrlib.claims import spectral_collapse as collapse
 from swrlib.claims.spectral_collapse import FORMS, PAPER
+from swrlib.figures import STYLE
 from swrlib.figures import spectra as pictures
 
 HOLDS, NOT, OPEN = "holds in small", "does not hold in small", "undecided in small"
@@ -43,7 +44,7 @@ def made_up(seeds=5, ends=ENDS, released=None, weights=None):
         seen = np.isin(task, MEASURED)
         columns = {
             "online": start + (end - start) * passed + noise,
-            "spectrum-start, largest": 10 * (1 + 9 * passed * (1 - rank)),
+            "spectrum-start, largest": 10 * (1 + 9 * passed * abs(1 - rank)),
             "spectrum-start, smallest": -1.0 + noise,
             "features": features * (1 + noise),
             "dead": 10.0 + noise,
@@ -224,19 +225,31 @@ def test_measures_stand_in_their_task_s_row_under_the_name_without_how_often():
 def test_strengths_are_listed_with_those_that_were_used():
     tried = pd.concat([records(run=r, lam=lam, seed=100) for r, lam in (("x", 1e-3), ("y", 1e-2))])
     table = collapse.strengths(tried, records())
-    assert table.set_index("λ")["used"].to_dict() == {1e-3: True, 1e-2: False}
-    assert table["online"].to_numpy() == pytest.approx(0.82)
+    assert table.set_index("λ")["used"].to_dict() == {1e-3: "used", 1e-2: ""}
+    assert table["online accuracy"].to_numpy() == pytest.approx(0.82)
     assert not len(collapse.strengths(tried[:0], records()))
 
 
 def test_tables_set_ours_beside_what_is_printed():
     rows = made_up()
     levels = collapse.levels(rows)
-    assert levels.at["continual-backprop", "ours"] == "–" and levels.at["swr", "printed"] == "–"
+    assert levels.at["continual backprop", "ours"] == "–" and levels.at["SWR", "printed"] == "–"
     assert levels.at["vanilla", "printed"] == "0.944 → 0.876"
+    first, last = (float(part) for part in levels.at["vanilla", "ours"].split(" → "))
+    assert first == pytest.approx(0.82, abs=0.01) and last == pytest.approx(0.70, abs=0.02)
     ends = collapse.features(rows)
-    assert ends.index[0] == "l2-er" and ends.at["vanilla", "printed rank"] == 400
-    assert ends.at["l2-er", "features"] == pytest.approx(60, rel=1e-3)
+    assert ends.index[0] == "L2-ER" and ends.at["vanilla", "printed rank"] == 400
+    assert ends.at["L2-ER", "rank"] == pytest.approx(60, rel=1e-3)
+    assert not len(collapse.features(rows[:0]))
+    assert (collapse.levels(rows[:0])["ours"] == "–").all()
+
+
+def test_plain_training_and_swr_stand_in_every_panel():
+    panels = collapse.in_panels(made_up(seeds=1)).groupby("acts")["method"].agg(set)
+    assert all({"vanilla", "swr"} <= methods for methods in panels)
+    assert set.union(*panels) == set(METHODS)
+    known = {m for methods in collapse.ACTS.values() for m in methods} | {"vanilla", "swr"}
+    assert known <= set(STYLE)
 
 
 # --- continual backprop ----------------------------------------------------------------------

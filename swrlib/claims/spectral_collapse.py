@@ -6,18 +6,22 @@ a narrower network, larger batches, fewer images and tasks than the paper's.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 
 from swrlib.claims.continual_backprop import ON_DIGITS, utility_case
-from swrlib.papers import find_paper
+from swrlib.papers import SWR, find_paper
+from swrlib.records import load_measures
 from swrlib.verdicts import LEAST_SEEDS, Verdict, task_rule
 from swrlib.verdicts.task_rule import Scope, TaskCase
 
 PAPER = find_paper("spectral_collapse")
 STREAM = "pixel-permuted"
+#: Methods as readers know them, in their order.
+LABELS = SWR.labels | PAPER.labels
 #: Strengths were chosen on seeds from here on, which are judged nowhere.
 CHOOSING = 100
 #: Layer norm before the activations with L2, which the paper counts as a method.
@@ -30,6 +34,13 @@ FORMS = {"epsilon-rank": "share of the weight", "smoothed-epsilon-rank": "as rel
 EXPLAINS, R2_MARGIN = 0.5, 0.1
 #: The size of a ratio that matters, as ln: a tenth.
 LARGER = float(np.log(1.1))
+#: What `swrlib.train` measures for this chapter; how often stands behind a colon.
+MEASURED = ("spectrum-start", "features-start", "features-end")
+#: Methods by when they act, for pictures.
+ACTS = {
+    "at every step": ("l2", "l2-init", "l2-er", "spectral", LAYER_NORM),
+    "now and then": ("redo", "fire", "shrink-perturb", "shrink-perturb-noise", "full-reset"),
+}
 SMALL = "100 units a layer, batches of 10, 10,000 images a task"
 
 Cases = Sequence[TaskCase]
@@ -78,6 +89,28 @@ def named(records: pd.DataFrame) -> pd.DataFrame:
     return records.assign(method=records["method"].mask(normalized, LAYER_NORM))
 
 
+def with_measures(chosen: pd.DataFrame, results: str | os.PathLike[str] | None) -> pd.DataFrame:
+    """Return what `by_task` makes of records and what is measured beside them.
+
+    Parameters
+    ----------
+    chosen : DataFrame
+        Records; there may be none.
+    results : path, optional
+        The folder that they are from; default: the project's own.
+    """
+    if not len(chosen):
+        return chosen.assign(task=0, online=0.0)
+    return by_task(chosen, load_measures(results, run=list(chosen["run"].unique())))
+
+
+def in_panels(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows with ``acts``, a panel of `ACTS`; plain training and SWR are in every panel."""
+    both = ("vanilla", "swr")
+    parts = [rows[rows["method"].isin([*both, *own])].assign(acts=a) for a, own in ACTS.items()]
+    return pd.concat(parts, ignore_index=True)
+
+
 def by_task(records: pd.DataFrame, measures: pd.DataFrame) -> pd.DataFrame:
     """Return a row a run and task, with what was measured at the task's start and end.
 
@@ -95,13 +128,13 @@ def by_task(records: pd.DataFrame, measures: pd.DataFrame) -> pd.DataFrame:
         task's end; ``features`` and ``dead``, the sums over the hidden layers of the features'
         effective rank and of dead units, at a task's end.
     """
-    plain = measures.assign(measure=measures["measure"].str.partition(":")[0])
+    plain = measures.assign(measure=measures["measure"].str.split(":").str[0])
     rows = task_rule.measured_by_task(plain, task_rule.task_rows(records))
     norms = [np.linalg.norm(np.asarray(values, dtype=float)) for values in rows["weight_norms"]]
-    sums = {
-        short: rows.filter(like=f"features-end, {name}, ").sum(axis=1, min_count=1)
-        for short, name in (("features", "effective-rank"), ("dead", "dead"))
-    }
+    sums = {}
+    for short, name in (("features", "effective-rank"), ("dead", "dead")):
+        of_layers = rows.filter(like=f"features-end, {name}, ").to_numpy(dtype=float)
+        sums[short] = of_layers.sum(axis=1) if of_layers.shape[1] else np.nan
     return rows.assign(weights=norms, **sums)
 
 
@@ -347,27 +380,19 @@ def levels(rows: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     rows : DataFrame
-        What `by_task` returned.
+        What `by_task` returned; there may be none.
 
     Returns
     -------
     DataFrame
-        By method, written for readers; a dash where one has none.
+        ``ours`` and ``printed`` by method, written for readers; a dash where one has none.
     """
     sums = task_rule.summarized(rows, "online").astype(float)
-    means, printed = sums.groupby("method")[["start", "late"]].mean(), PAPER.details["levels"]
-    lines = []
-    for method in [*means.index, *(name for name in printed if name not in means.index)]:
-        own = means.loc[method] if method in means.index else None
-        theirs = printed.get(method)
-        lines.append(
-            {
-                "method": method,
-                "ours": "–" if own is None else f"{own['start']:.3f} → {own['late']:.3f}",
-                "printed": "–" if theirs is None else f"{theirs[0]:.3f} → {theirs[1]:.3f}",
-            }
-        )
-    return pd.DataFrame(lines).set_index("method")
+    own = {m: tuple(part[["start", "late"]].mean()) for m, part in sums.groupby("method")}
+    table = pd.DataFrame({"ours": pd.Series(own), "printed": pd.Series(PAPER.details["levels"])})
+    written = table.map(lambda pair: "–" if np.ndim(pair) == 0 else "{:.3f} → {:.3f}".format(*pair))
+    order = [method for method in LABELS if method in written.index]
+    return written.loc[order].rename(index=LABELS)
 
 
 def features(rows: pd.DataFrame) -> pd.DataFrame:
@@ -376,21 +401,25 @@ def features(rows: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     rows : DataFrame
-        What `by_task` returned.
+        What `by_task` returned; there may be none.
 
     Returns
     -------
     DataFrame
-        By method, means over seeds: ``online``, ``features``, ``dead`` at the end of the stream;
-        ``printed rank`` and ``printed dead`` from the paper's figures, of networks of ten times the
-        width.
+        By method, means over seeds at the end of the stream: ``online accuracy``, ``rank``,
+        ``dead``; and ``printed rank`` and ``printed dead`` from the paper's figures, of networks of
+        ten times the width.
     """
+    named_as = {"online": "online accuracy", "features": "rank", "dead": "dead"}
+    if not len(rows):
+        return pd.DataFrame(columns=[*named_as.values()])
     ends = {
-        name: task_rule.summarized(rows, name)["late"].astype(float).groupby("method").mean()
-        for name in ("online", "features", "dead")
+        name: task_rule.summarized(rows, column)["late"].astype(float).groupby("method").mean()
+        for column, name in named_as.items()
     }
     printed = pd.DataFrame(PAPER.details["features"]).T.add_prefix("printed ")
-    return pd.DataFrame(ends).join(printed).sort_values("online", ascending=False)
+    table = pd.DataFrame(ends).join(printed).sort_values("online accuracy", ascending=False)
+    return table.rename(index=LABELS)
 
 
 def strengths(records: pd.DataFrame, used: pd.DataFrame) -> pd.DataFrame:
@@ -406,10 +435,12 @@ def strengths(records: pd.DataFrame, used: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        ``method, λ, online`` (the mean over all tasks) and ``used``.
+        ``method``, ``λ``, ``online accuracy`` (the mean over all tasks) and ``used``.
     """
-    rows = task_rule.task_rows(records) if len(records) else records.assign(online=0.0)
-    means = rows.groupby(["method", "lam"])["online"].mean().reset_index()
+    if not len(records):
+        return pd.DataFrame(columns=["method", "λ", "online accuracy", "used"])
+    means = task_rule.task_rows(records).groupby(["method", "lam"])["online"].mean().reset_index()
     pairs = set(zip(used["method"], used["lam"], strict=True))
     taken = [pair in pairs for pair in zip(means["method"], means["lam"], strict=True)]
-    return means.rename(columns={"lam": "λ"}).assign(used=taken)
+    table = means.assign(used=np.where(taken, "used", ""), method=means["method"].map(LABELS))
+    return table.rename(columns={"lam": "λ", "online": "online accuracy"})
