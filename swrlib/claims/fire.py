@@ -40,6 +40,8 @@ FULL_ACCESS: Cell = ("mnist", "mlp", "full-access")
 ISOMETRY = 0.01
 #: Out × in of the matrices on which iterations are looked at.
 SHAPES = ((100, 100), (64, 32), (100, 784))
+#: SWR's λ in the short trainings of the chapter.
+LAM = 1e-2
 ITERATIONS = (1, 2, 3, 5, 8, 10, 12, 15, 20)
 
 
@@ -139,6 +141,11 @@ def weights_of(network: nn.Module) -> dict[str, Tensor]:
     return {name: w.detach() for name, w in found.items() if w is not None and w.dim() > 1}
 
 
+def singular_values(network: nn.Module, layer: str) -> np.ndarray:
+    """Return the singular values of a layer's weight, kernels as [out, in·places]."""
+    return torch.linalg.svdvals(weights_of(network)[layer].double().flatten(1)).numpy()
+
+
 def norms(initial: nn.Module) -> pd.DataFrame:
     """Return each layer's norm at the start and after FIRE, which depends on its shape alone.
 
@@ -170,6 +177,11 @@ CHANGES: Mapping[str, Method] = {
     "fire, exact": FIRE(iterations=None),
     "fire, present norm": FIRE(norm="present"),
 }
+
+
+def copied(network: nn.Module) -> nn.Module:
+    """Return a copy of a network, with weights of its own."""
+    return copy.deepcopy(network)
 
 
 def changed(
@@ -209,6 +221,27 @@ def at_a_change(before: nn.Module, after: nn.Module, initial: nn.Module) -> pd.S
             "norm / initial": np.mean(ratios),
         }
     )
+
+
+def changes(
+    networks: Sequence[tuple[nn.Module, nn.Module, nn.Module]], fresh: Callable[[], nn.Module]
+) -> pd.DataFrame:
+    """Return `at_a_change` for each method and seed, of SWR for the network trained with it.
+
+    Parameters
+    ----------
+    networks : sequence of (initial, trained plainly, trained with SWR)
+        One triple a seed.
+    fresh : callable
+        Returns a new network.
+    """
+    rows = []
+    for seed, (initial, plain, soft) in enumerate(networks):
+        after = {name: changed(m, initial, plain, fresh) for name, m in CHANGES.items()}
+        found = {name: at_a_change(plain, network, initial) for name, network in after.items()}
+        found["swr"] = at_a_change(soft, soft, initial)
+        rows += [{"method": name, "seed": seed} | dict(row) for name, row in found.items()]
+    return pd.DataFrame(rows)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -366,6 +399,18 @@ def with_ablations(records: pd.DataFrame) -> pd.DataFrame:
     renamed = records["method"].where(present.isna(), records["method"] + ", present norm")
     new = records["optimizer_state"] == "new"
     return records.assign(method=renamed.where(~new, renamed + ", new optimizer"))
+
+
+def with_fire(records: pd.DataFrame) -> pd.DataFrame:
+    """Keep the default runs of those data sets and models on which FIRE was trained.
+
+    FIRE's own ablations and a new optimizer beside other methods are left out.
+    """
+    if "norm" in records:
+        records = records[records["norm"].isna()]
+    records = records[records["optimizer_state"] == "kept"]
+    fired = records.loc[records["method"] == "fire", ["dataset", "model", "stream"]]
+    return records.merge(fired.drop_duplicates(), on=["dataset", "model", "stream"])
 
 
 def ends(records: pd.DataFrame) -> pd.DataFrame:
