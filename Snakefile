@@ -7,8 +7,10 @@ No file time decides what is made again: a record is there or not, and chapters 
 have in their names what they were made from (book/inputs.py).
 """
 
+import json
 import os
 import re
+import shlex
 import sys
 from functools import cache
 from itertools import product
@@ -58,11 +60,17 @@ def jobs_of(group):
         for stream, seed, methods in product(streams, entry["seeds"], together):
             given = {"stream": stream, "methods": list(map(str, methods)), "seeds": [seed]}
             job = entry | given
-            parts = [stream, job["dataset"], job["model"], job["split"]]
-            parts += [str(job["epochs"])] if "epochs" in job else []
-            parts += [str(methods[0])] if separate else []
-            jobs[re.sub(r"[^\w.-]+", "-", "_".join([*parts, f"seed{seed}"]))] = job
+            name = _name(job, methods if separate else [])
+            jobs[name if name not in jobs else _name(job, methods)] = job
     return jobs
+
+
+def _name(job, methods):
+    """A name for a job, by all that it is asked for but what is measured."""
+    known = ("stream", "dataset", "model", "split")
+    apart = (*known, "scale", "results", "methods", "seeds", "measure")
+    parts = [job[key] for key in known] + [job[key] for key in job if key not in apart]
+    return re.sub(r"[^\w.-]+", "-", "_".join(map(str, [*parts, *methods, f"seed{job['seeds'][0]}"])))
 
 
 JOBS = jobs_of("selection") | jobs_of("records")
@@ -81,8 +89,10 @@ def missing(group):
 def command_line(wildcards):
     job = JOBS[wildcards.job]
     words = {key: value if isinstance(value, list) else [value] for key, value in job.items()}
+    if "options" in job:
+        words["options"] = [f"{key}={json.dumps(v)}" for key, v in job["options"].items()]
     return " ".join(
-        f"--{key.replace('_', '-')} {' '.join(map(str, value))}" for key, value in words.items()
+        f"--{key.replace('_', '-')} {shlex.join(map(str, value))}" for key, value in words.items()
     )
 
 

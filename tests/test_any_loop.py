@@ -7,6 +7,7 @@ import gc
 import math
 import pickle
 import warnings
+from types import MethodType
 
 import pytest
 import torch
@@ -286,7 +287,7 @@ def test_steps_without_a_rescaling_are_said_once(other):
             backward(model, seed)
             step()
     assert len(caught) == 1
-    assert "10 steps have changed the weights without a rescaling" in str(caught[0].message)
+    assert "before each of 10 backward passes without a rescaling" in str(caught[0].message)
 
 
 @pytest.mark.parametrize("every", [1, 4, 40])
@@ -592,6 +593,68 @@ def test_what_changes_nothing_is_no_change():
     swr.step()
 
 
+def doubled(module):
+    kind = type(module)
+    return lambda x: 2 * kind.forward(module, x) + 1
+
+
+@pytest.mark.parametrize("name", ["", "0", "0.2", "2"])
+def test_a_forward_that_is_assigned_afterwards_is_said_once(name):
+    model = with_norm()
+    swr = SoftWeightRescaling(model, 0.1, running_statistics=True)
+    swr.step()
+    assert set(swr.summary()["proportional"]) == {"yes"}
+    module = model.get_submodule(name)
+    module.forward = doubled(module)
+    with pytest.warns(UserWarning, match=f"^{name or 'the model'} was given another forward"):
+        swr.step()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        swr.step()
+    assert all(end.startswith("no: ") for end in swr.summary()["proportional"])
+
+
+def test_a_forward_that_wraps_the_one_of_its_class_is_the_same():
+    """As accelerate's is in mixed precision."""
+    model = with_norm()
+    swr = SoftWeightRescaling(model, 0.1, running_statistics=True)
+    wrapped = torch.autocast("cpu", torch.bfloat16)(type(model).forward)
+    model.forward = MethodType(wrapped, model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        swr.step()
+    assert set(swr.summary()["proportional"]) == {"yes"}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ({"0": 0.1, "*": 0.2}, {"[0]": 0.1, "*": 0.2}),
+        ({"0": 0.1, "*": 0.2}, {"*": 0.2}),
+        ({"*": 0.2}, {"0": 0.1, "*": 0.2}),
+        ({"*": 0.2}, 0.1),
+        (0.1, {"*": 0.2}),
+    ],
+)
+def test_a_state_with_lambdas_of_other_patterns_is_refused(theirs, ours):
+    state = SoftWeightRescaling(mlp(), theirs).state_dict()
+    swr = SoftWeightRescaling(mlp(), ours)
+    before = swr.state_dict()
+    with pytest.raises(ValueError, match=r"^the state dict has λ for .*, and here .*'.*: constr"):
+        swr.load_state_dict(state)
+    assert swr.state_dict() == before
+
+
+def test_two_models_that_share_weights_may_each_rescale_a_part():
+    trunk, one, two = nn.Linear(4, 4), nn.Linear(4, 2), nn.Linear(4, 3)
+    actor, critic = nn.Sequential(trunk, nn.ReLU(), one), nn.Sequential(trunk, nn.ReLU(), two)
+    kept = SoftWeightRescaling(actor, 0.1)
+    kept.step()
+    with pytest.raises(ValueError, match="or exclude= them from one"):
+        SoftWeightRescaling(critic, 0.1).step()
+    SoftWeightRescaling(critic, 0.1, exclude="0").step()
+
+
 def test_parameters_that_only_the_optimizer_has_are_said():
     model, head = mlp(), nn.Linear(3, 2)
     optimizer = torch.optim.SGD([*model.parameters(), *head.parameters()], lr=0.1)
@@ -734,7 +797,9 @@ def test_one_strength_by_pattern_is_the_same_as_one():
         ({"lam": 0.1, "exclude": [nn.Conv3d]}, "exclude: Conv3d fits nothing"),
         ({"lam": 0.1, "exclude": 3}, "exclude takes names"),
         ({"lam": 0.1, "exclude": "*"}, "no trainable weight"),
-        ({"lam": 0.1, "include": "4"}, "include: '4' fits nothing"),
+        ({"lam": 0.1, "include": "4"}, "include fits nothing: every trainable parameter belongs"),
+        ({"lam": 0.1, "exclude": lambda name: True}, "exclude: a function is called with a name a"),
+        ({"lam": 0.1, "exclude": [lambda: True]}, "exclude: a function is called with a name and"),
     ],
 )
 def test_choices_that_fit_nothing_are_refused(arguments, words):

@@ -189,7 +189,8 @@ def front_page(begin: str = "## What came out so far") -> str:
 
 
 def test_no_number_of_the_front_page_is_typed():
-    text = re.sub(r"\[\[[^]]*\]\]|\(verdicts.md[^)]*\)", "", front_page("## At one look"))
+    marks = r"\[\[[^]]*\]\]|\(verdicts.md[^)]*\)|^:.*$"
+    text = re.sub(marks, "", front_page("## At one look"), flags=re.M)
     names = r"95% interval|CIFAR-10\b|VGG-16|L2\b|Table 1|Fig\. 5|95% t interval"
     assert re.findall(r"[^ ]*\d[^ ]*", re.sub(names, "", text)) == []
     assert front_page().count("[[") > 15
@@ -435,3 +436,49 @@ def test_the_browser_test_sees_what_is_wrong(browser, tmp_path):
     assert "undefinedName" in said
     assert "from elsewhere: https://example.org/a.js" in said
     assert "missing.png" in said
+
+
+#: What stands on a page's first screen, and which bars and code precede its first picture.
+FIRST_SCREEN = """() => {
+    const article = document.querySelector("article");
+    const box = (node) => node.getBoundingClientRect();
+    const whole = (node) => box(node).height > 0 && box(node).bottom <= window.innerHeight;
+    const pictures = [...article.querySelectorAll("img, svg")].filter((i) => box(i).height > 50);
+    const first = pictures[0];
+    const before = (node) =>
+        first && node.compareDocumentPosition(first) & Node.DOCUMENT_POSITION_FOLLOWING;
+    const claims = [...article.querySelectorAll("p")];
+    const claim = claims.find((p) => /^The claim\\b/.test(p.textContent)) || claims[0];
+    return {
+        claim: whole(claim),
+        shown:
+            pictures.some((i) => box(i).top + Math.min(box(i).height, 200) <= window.innerHeight) ||
+            [...article.querySelectorAll(".verdict")].some(whole),
+        bars: [...article.querySelectorAll("summary")].filter(before).map((s) => s.textContent),
+        code: [...article.querySelectorAll(".cell_input")].filter(before).length,
+    };
+}"""
+
+
+def test_the_first_screen_of_a_chapter_holds_its_claim_and_what_came_of_it(site, browser):
+    found = {}
+    for name in CHAPTERS:
+        with open_page(browser, site / f"notebooks/{name}.html", width=1280) as (page, _):
+            page.set_viewport_size({"width": 1280, "height": 800})
+            found[name] = page.evaluate(FIRST_SCREEN)
+    content = {"quickstart"}  # whose code is what a reader comes for
+    assert {n for n, screen in found.items() if screen["code"]} <= content
+    assert {n: screen for n, screen in found.items() if screen["bars"]} == {}
+    assert {n for n, screen in found.items() if not screen["claim"]} == set()
+    assert {n for n, screen in found.items() if not screen["shown"]} - content == set()
+
+
+def test_a_link_to_a_cell_opens_the_drawer(site, browser):
+    with open_page(browser, site / "notebooks/warm_start.html", width=390) as (page, faults):
+        link = page.locator("a.made-by").first
+        cell = page.locator(link.get_attribute("href"))
+        assert not cell.is_visible()
+        link.press("Enter")
+        cell.wait_for(state="visible")
+        assert 0 <= cell.bounding_box()["y"] < 900
+        assert not faults

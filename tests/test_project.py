@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 import swrlib
+from swrlib.__main__ import parser
+from swrlib.engine.jobs import resolve
 
 
 @pytest.fixture(scope="module")
@@ -141,10 +144,44 @@ def test_a_clone_with_newer_library_files_plans_no_training(root, tmp_path):
     assert "rule train:" in snakemake(tmp_path, "--dry-run", "records")
 
 
+def test_every_job_of_the_plan_is_asked_for_in_words_that_mean_it(root, tmp_path):
+    """Jobs that differ in anything have names of their own, and their commands resolve to them."""
+    for name in ["Snakefile", "book", "config", "swrlib"]:
+        copy = shutil.copytree if (root / name).is_dir() else shutil.copy
+        copy(root / name, tmp_path / name)
+    few = {"dataset": "mnist-5k", "model": "mlp", "seeds": [0], "methods": ["vanilla"]}
+    tasks = {"paper": "spectral_collapse", "stream": "pixel-permuted:2,64,784", "batch_size": 10}
+    narrow = {"options": {"hidden": [9], "initialization": "he", "layer_norm": True}}
+    entries = [
+        few | tasks | {"learning_rate": 0.2, "measure": ["features-start:2"]},
+        few | tasks | {"learning_rate": 0.1},
+        few | tasks | narrow,
+        few | tasks,
+        few | tasks | {"methods": ["swr:1e-3"]},
+    ]
+    paper = {"results": "results", "selection": [], "records": entries}
+    (tmp_path / "config/paper.yaml").write_text(yaml.safe_dump(paper))
+    planned = snakemake(tmp_path, "--dry-run", "--printshellcmds", "records")
+    commands = re.findall(r"python -m swrlib (train .*?) 2>&1", planned)
+    assert len(commands) == len(entries)
+    asked = set()
+    for command in commands:
+        given = vars(parser().parse_args(shlex.split(command)))
+        assert given.pop("measure") in ([], ["features-start:2"])
+        given["options"] = dict(given.pop("options", ()))
+        for name in ("command", "threads", "checkpoints", "minutes"):
+            given.pop(name, None)
+        asked |= {run.hash for run in resolve(**given)}
+    apart = {"separate", "measure"}
+    meant = [
+        resolve(**{k: v for k, v in entry.items() if k not in apart}, scale="paper")
+        for entry in entries
+    ]
+    assert asked == {run.hash for runs in meant for run in runs} and len(asked) == len(entries)
+
+
 def test_committed_records_are_found_again(root):
     """A changed hash would train hours again: each record is of a run in config/paper.yaml."""
-    from swrlib.engine.jobs import resolve
-
     results = root / "results"
     if not any(results.glob("*.parquet")):
         pytest.skip("results/ holds no records yet")

@@ -572,6 +572,17 @@ WHOLE = {
     "zeros beside": (lambda: Masked(lambda h: torch.cat([h[:, 1:], h.new_zeros(64, 1)], 1)), X),
     "own product": (lambda: Masked(lambda h: h * F.normalize(h)), X),
     "square root": (lambda: Masked(lambda h: (h * h).sqrt()), X),
+    "sorted": (lambda: Masked(lambda h: torch.sort(h, 1).values), X),
+    "the largest first": (lambda: Masked(lambda h: h.topk(8, 1)[0]), X),
+    "threshold": (lambda: Masked(lambda h: F.threshold(h, 0, 0)), X),
+    "clamped below zero": (lambda: Masked(lambda h: h - h.clamp(max=0)), X),
+    "filled with zero": (lambda: Masked(lambda h: h + h.clone().fill_(0.0)), X),
+    "full of zeros": (lambda: Masked(lambda h: h + torch.full_like(h, 0.0)), X),
+    "straight through": (lambda: Masked(lambda h: h + (h.sign() - h).detach()), X),
+    "straight through, otherwise": (
+        lambda: Masked(lambda h: F.relu(h).detach() + h - h.detach()),
+        X,
+    ),
 }
 BROKEN = {
     "mask by a number": (lambda: Masked(lambda h: h * (h > 0.5)), X),
@@ -584,7 +595,37 @@ BROKEN = {
     "root": (lambda: Masked(lambda h: h.abs().sqrt()), X),
     "large eps": (lambda: Masked(lambda h: h / (h.norm(dim=1, keepdim=True) + 0.5)), X),
     "eps alone": (lambda: Masked(lambda h: h + 1e-3), X),
+    "threshold at a number": (lambda: Masked(lambda h: F.threshold(h, 0.5, 0)), X),
+    "order of a softmax": (lambda: Masked(lambda h: torch.softmax(h, 1).sort(1).values), X),
 }
+
+
+@pytest.mark.parametrize("exported", [False, True], ids=["symbolic", "exported"])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda h: h + (h.sign() - 2 * h).detach(),  # the sum is sign(h) − h
+        lambda h: h.relu_() + (h.sign() - h).detach(),
+        lambda h: (h.sign() - h).detach() + h.mul_(2),  # h is another by then
+        lambda h: h - (h.sign() - h).detach(),
+        lambda h: h + torch.topk(h, 8)[1].double(),
+        lambda h: h + h.clone().fill_(1.0),
+    ],
+)
+def test_what_only_looks_like_straight_through_is_followed(function, exported):
+    torch.manual_seed(0)
+    gap, ends = gap_after_a_step(
+        Masked(function).double(), X, **({"example": X} if exported else {})
+    )
+    assert gap < 1e-9 or set(ends) != {"yes"}
+
+
+@pytest.mark.parametrize("exported", [False, True], ids=["symbolic", "exported"])
+def test_an_operation_that_the_table_lacks_is_not_said_to_be_bent(exported):
+    model = Masked(lambda h: torch.hypot(h, 2 * h)).double()
+    swr = SoftWeightRescaling(model, 0.1, **({"example": X} if exported else {}))
+    ends = swr.summary()["proportional"]
+    assert ends.iloc[-1] == "no: 'hypot' is not known to be positively homogeneous"
 
 
 @pytest.mark.parametrize("exported", [False, True], ids=["symbolic", "exported"])

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from test_curvature import batch, by_autograd, network
+from test_curvature import ACTIVATIONS, batch, by_autograd, network
+from torch.nn.functional import cross_entropy
 
 from swrlib.theory import spectrum
+from swrlib.theory.curvature import LossHessian
 from swrlib.theory.spectrum import Spectrum, hessian_spectrum, quadrature, tridiagonal
 
 
@@ -38,6 +40,67 @@ def test_coefficients_equal_those_of_reflections(order):
     first, second = by_householder(matrix.numpy(), start.numpy())
     np.testing.assert_allclose(diagonal, first[:order], rtol=0, atol=1e-11)
     np.testing.assert_allclose(beside, second[: order - 1], rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("between", ACTIVATIONS)
+def test_coefficients_equal_those_of_hessian_eigenthings(between):
+    theirs = pytest.importorskip("hessian_eigenthings")
+    model, (images, labels) = network(between), batch(200)
+    hessian, start = LossHessian(model, images, labels), symmetric(242, seed=5)[1]
+    operator = theirs.HessianOperator(
+        model, [(images, labels)], lambda model, given: cross_entropy(model(given[0]), given[1])
+    )
+    assert operator.size == len(hessian) == 242
+    expected = theirs.lanczos_tridiagonal(operator, start, 40)
+    diagonal, beside = tridiagonal(hessian.__matmul__, start, 40)
+    torch.testing.assert_close(diagonal, expected.alphas, rtol=0, atol=1e-12)
+    torch.testing.assert_close(beside, expected.betas, rtol=0, atol=1e-12)
+    without = theirs.lanczos_tridiagonal(operator, start, 40, reorthogonalize=False)
+    assert (without.alphas - diagonal).abs().max() > 1e-6  # a mutant: it does make a difference
+
+
+def test_the_epsilon_rank_equals_that_of_hessian_eigenthings():
+    theirs = pytest.importorskip("hessian_eigenthings")
+    matrix, _ = symmetric(60)
+    operator = theirs.LambdaOperator(lambda v: matrix @ v, 60, dtype=torch.float64)
+    density = theirs.spectral_density(operator, num_runs=3, lanczos_steps=9, seed=2)
+    parts = []
+    for run in range(3):
+        draw, probe = torch.Generator().manual_seed(2 + run), torch.empty(60, dtype=torch.float64)
+        signs = theirs.linalg.SingleDeviceBackend().rademacher_like(probe, generator=draw)
+        parts.append(of_matrix(matrix, signs, 9))
+    nodes, weights = (torch.cat(values) for values in zip(*parts, strict=True))
+    ours = Spectrum(nodes, weights / 3, 60)
+    epsilons = torch.linspace(0, 25, 60, dtype=torch.float64)
+    outside = density.raw_eigenvalues.abs() > epsilons[:, None, None]
+    expected = (outside * density.raw_weights).sum((1, 2)) / 3
+    assert 0.05 < float(expected.min()) + 0.1 < float(expected.max())
+    torch.testing.assert_close(ours.epsilon_rank(epsilons), expected, rtol=0, atol=1e-12)
+    found = ours.density(density.grid, density.sigma**2)
+    torch.testing.assert_close(found, density.density, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("between", ACTIVATIONS)
+def test_moments_and_the_full_spectrum_of_a_networks_hessian(between):
+    """qᵀHᵏq by the matrix of torch.autograd.functional.hessian, which no product has seen."""
+    model, (images, labels) = network(between), batch(60)
+    matrix = by_autograd(model, images, labels, [name for name, _ in model.named_parameters()])
+    hessian = LossHessian(model, images, labels)
+    start = symmetric(len(matrix), seed=6)[1]
+    nodes, weights = quadrature(*tridiagonal(hessian.__matmul__, start, 4))
+    power = vector = start / start.norm()
+    for exponent in range(8):
+        exact = float(vector @ power)
+        assert float((weights * nodes**exponent).sum()) == pytest.approx(exact, rel=1e-10)
+        assert float((nodes**exponent).mean()) != pytest.approx(exact, rel=1e-2) or not exponent
+        power = matrix @ power
+    found = quadrature(*tridiagonal(hessian.__matmul__, start, len(matrix)))
+    values, vectors = torch.linalg.eigh(matrix)
+    shares = (vectors.T @ vector).square()
+    for epsilon in (1e-6, 1e-3, 1e-2, 1e-1):  # eigenvalues that are alike count together
+        whole = Spectrum(*found, len(matrix)).epsilon_rank(torch.tensor(epsilon))
+        exact = float(shares[values.abs() > epsilon].sum())
+        assert float(whole) == pytest.approx(exact, abs=1e-9)
 
 
 @pytest.mark.parametrize("order", [4, 6])

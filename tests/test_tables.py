@@ -118,7 +118,10 @@ def test_a_spike_in_the_last_epoch_is_seen_beside_the_last_ten(records):
         assert found[name][0].startswith(f"{100 * last[method]:.2f} ± ")
         assert found[name][2].startswith(f"{100 * late[method]:.2f} ± ")
     gap = 100 * (last["swr"] - last["vanilla"])
-    assert found["SWR"][1].startswith(f"{gap:+.2f} [") and "–" in found["vanilla"]
+    assert found["SWR"][1] == f"{gap:+.2f}" and "–" in found["vanilla"], "two seeds: no interval"
+    third = records[records["seed"] == 0].assign(seed=2, run="third" + records["run"])
+    found = lines(shown(tables.finals, pd.concat([records, third])))
+    assert re.fullmatch(r"[+-]\d+\.\d\d \[[+-]\d+\.\d\d, [+-]\d+\.\d\d\]", found["SWR"][1])
     assert "SWR is the most accurate method in the last epoch, vanilla over the last 2" in text
     assert "over the last" not in shown(tables.finals, records[spike])
     assert "last 2, %" in text and "last 10" not in text, "a stage of two epochs has no last ten"

@@ -13,11 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from swrlib import make_stream, records
+from swrlib import make_stream, records, streams
 from swrlib.datasets import Dataset
 from swrlib.engine.jobs import resolve
 from swrlib.engine.training import train
 from swrlib.methods import METHODS
+from swrlib.papers import SWR
+from swrlib.population import OPTIMIZERS
 
 NUMBERS = Path(__file__).with_name("trained_before.json")
 RESULTS = Path(__file__).parent.parent / "results"
@@ -61,14 +63,19 @@ def asked_for(configuration: dict) -> dict:
     """Write a configuration as somebody would ask for it."""
     stream, method = dict(configuration["stream"]), dict(configuration["method"])
     model = dict(configuration["model"])
-    scaled = [str(stream[key]) for key in ("ratio", "reading", "biases") if key in stream]
-    name = ":".join([stream["name"], ",".join(scaled)]) if scaled else stream["name"]
+    options = [str(stream[key]) for key in streams.STREAMS[stream["name"]].option_names()]
+    name = ":".join([stream["name"], ",".join(options)]) if options else stream["name"]
     epochs = stream["epochs"]
     length = {"scale": "paper"}
-    if epochs != list(make_stream(name, scale="paper").epochs):
+    of_paper = stream["name"] in SWR.epochs
+    if not of_paper or epochs != list(make_stream(name, scale="paper").epochs):
         length = {"epochs": epochs[0]}
         assert set(epochs) == {epochs[0]}
     kind = METHODS[method.pop("name")]
+    optimizer = dict(configuration["optimizer"])
+    optimizer = OPTIMIZERS[optimizer.pop("name")](
+        **{k: tuple(v) if isinstance(v, list) else v for k, v in optimizer.items()}
+    )
     if method.get("lam") is not None:  # one λ for both
         method = {k: v for k, v in method.items() if k not in ("lam_features", "lam_classifier")}
     return {
@@ -77,6 +84,8 @@ def asked_for(configuration: dict) -> dict:
         "model": model.pop("name"),
         "options": model,
         "stream": name,
+        "learning_rate": stream["learning_rate"],
+        "optimizer": optimizer,
         "methods": [kind(**method)],
         "seeds": [configuration["seed"]],
         "batch_size": configuration["batch_size"],

@@ -14,9 +14,9 @@ PUBLISHED = "gh-pages"
 
 def lead_to_files(app: Sphinx, page: str, template: str, context: dict, doctree: object) -> None:
     """Correct the addresses of a page's buttons."""
-    notebook = app.config.chapter_notebooks.get(page)
-    if notebook is None:
+    if page not in app.config.chapters:
         return
+    notebook = app.config.chapters[page]["notebook"]
     branch = app.config.html_theme_options.get("repository_branch", "main")
     for button in links(context["header_buttons"]):
         url = button["url"]
@@ -37,6 +37,6 @@ def links(buttons: list[dict]) -> Iterator[dict]:
 
 def setup(app: Sphinx) -> dict:
     """Act on every page, after the theme has made its buttons."""
-    app.add_config_value("chapter_notebooks", {}, "html", dict)
+    app.setup_extension("drawer")  # which has the setting `chapters`
     app.connect("html-page-context", lead_to_files, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

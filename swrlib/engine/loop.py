@@ -94,7 +94,8 @@ class Job:
         name = f"{records.run_hash(identity)}.pt"
         self.checkpoint = Checkpoint(setting.checkpoints / name, identity)
         self.saved = time.monotonic()
-        self.recorder = Recorder(self.data, self.device_name, setting.measures, first.epochs)
+        lengths = first.epochs, len(self.stages)
+        self.recorder = Recorder(self.data, self.device_name, setting.measures, *lengths)
         self.lay_out(self.runs)
         if first.parent is not None:
             self._start_from_parents()
@@ -205,7 +206,7 @@ class Job:
                 method.change_(members, number)
             if self.runs[0].optimizer_state == "new":
                 self.population.renew_optimizer_(slice(0, self.population.runs))
-        self.recorder.measure(self.feed, "start")
+        self.recorder.measure(self.feed, "start", number)
 
     @torch.no_grad()
     def _decay(self) -> None:
@@ -255,9 +256,9 @@ class Job:
         ended = epoch in (0, stage.epochs)
         if ended or stage.rows == "epoch":
             self.recorder.row(self.feed, number, epoch, stage, rate)
-        self.recorder.measure(self.feed, "epoch")
+        self.recorder.measure(self.feed, "epoch", number)
         if epoch == stage.epochs:
-            self.recorder.measure(self.feed, "end")
+            self.recorder.measure(self.feed, "end", number)
         count = self.population.runs
         lost = [name in self.recorder.lost for name in self.recorder.names]
         kept = [place for place in range(count) if not all(lost[place::count])]

@@ -39,7 +39,7 @@ class Recorder:
     device : str
         How it is called in the records.
     measures : sequence of Measure
-    epochs : int
+    epochs, stages : int
         That the job trains in all.
 
     Attributes
@@ -55,9 +55,10 @@ class Recorder:
     """
 
     def __init__(
-        self, data: Dataset, device: str, measures: Sequence[Measure], epochs: int
+        self, data: Dataset, device: str, measures: Sequence[Measure], epochs: int, stages: int
     ) -> None:
-        self.data, self.device, self.measures, self.epochs = data, device, measures, epochs
+        self.data, self.device, self.measures = data, device, measures
+        self.epochs, self.stages = epochs, stages
         self.rows: list[dict[str, Any]] = []
         self.measured: list[tuple[Any, ...]] = []
         self.lost: set[str] = set()
@@ -138,20 +139,17 @@ class Recorder:
         self.images = self.batches = 0
         self.seconds = 0.0
 
-    def measure(self, feed: Feed, moment: str) -> None:
+    def measure(self, feed: Feed, moment: str, stage: int) -> None:
         """Take the measures that are due: after an epoch, or at a stage's start or end."""
-        last, of_stage = self.epoch == self.epochs, moment != "epoch"
+        of_stage = moment != "epoch"
+        passed, most = (stage - 1, self.stages - 1) if of_stage else (self.epoch, self.epochs)
         if moment == "start" and any(measure.when == "end" for measure in self.measures):
             for member, name in enumerate(self.names):
                 views = self.population.stack.views(member).items()
                 self.begun[name] = [
                     view.clone() for key, view in views if key in self.population.stack.parameters
                 ]
-        due = [
-            measure
-            for measure in self.measures
-            if (measure.when == moment if of_stage else measure.due(self.epoch, last))
-        ]
+        due = [m for m in self.measures if m.due(moment, passed, passed == most)]
         if not due:
             return
         population = self.population

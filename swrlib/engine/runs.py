@@ -148,6 +148,8 @@ class Request:
         Whose number of epochs.
     epochs : int, optional
         Epochs of each stage instead of the scale's.
+    learning_rate : float, optional
+        Default: the paper's.
     paper : str, path or Paper
         Whose λ's, epochs, rate, batch size and optimizer hold where nothing else is said: the name
         of a file of `swrlib.papers`, or one's own file.
@@ -197,6 +199,7 @@ class Request:
     seeds: Iterable[int] = (0,)
     scale: str = "quick"
     epochs: int | None = None
+    learning_rate: float | None = None
     paper: str | os.PathLike[str] | Paper = "swr"
     split: str = "all"
     measure: str | Measure | Iterable[str | Measure] = ()
@@ -268,9 +271,16 @@ class Request:
 
     def _stream(self, paper: Paper) -> Stream:
         if isinstance(self.stream, str):
-            return make_stream(self.stream, scale=self.scale, epochs=self.epochs, paper=paper)
-        if self.epochs is not None:
-            raise ValueError("this stream has its epochs: give epochs to make_stream instead")
+            return make_stream(
+                self.stream,
+                scale=self.scale,
+                epochs=self.epochs,
+                learning_rate=self.learning_rate,
+                paper=paper,
+            )
+        for name in ("epochs", "learning_rate"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"this stream has its {name}: give it to make_stream instead")
         return self.stream
 
     def _dataset_name(self) -> str:

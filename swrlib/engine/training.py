@@ -19,7 +19,7 @@ import torch
 
 from swrlib import records
 from swrlib.checks import nearest
-from swrlib.datasets import load_dataset
+from swrlib.datasets import Dataset, load_dataset
 from swrlib.engine.checkpoints import default_folder, locked
 from swrlib.engine.devices import arithmetic, find_device
 from swrlib.engine.jobs import cut_into_jobs, missing, plan
@@ -27,7 +27,8 @@ from swrlib.engine.loop import Job, Setting, Stopped
 from swrlib.engine.progress import Progress
 from swrlib.engine.runs import Request, Run
 from swrlib.files import make_folder
-from swrlib.measures import Measure, checked_measures
+from swrlib.measures import Measure, check_fit, checked_measures
+from swrlib.population import Blueprint
 from swrlib.provenance import provenance
 from swrlib.streams import held_out
 
@@ -109,6 +110,7 @@ def _train_runs(
     data = load_dataset(request.dataset, root=root)
     data = held_out(data) if request.split == "selection" else data
     jobs = plan(runs, data, device, request.stack)
+    _check_measures(measures, runs[0], data)
     make_folder(folder)  # said now, not when the first job has ended
     if request.results is None:
         states = folder
@@ -123,6 +125,13 @@ def _train_runs(
     with Progress(total, what, request.progress) as bar, arithmetic(device, request.tf32):
         for job in jobs:
             _train_job(job, setting, bar)
+
+
+def _check_measures(measures: Sequence[Measure], run: Run, data: Dataset) -> None:
+    """Refuse measures that do not fit the network, on two images and before anything is trained."""
+    dtype = getattr(torch, run.dtype)
+    model = Blueprint(run.model, dict(run.options), data).draw(run.seed, "weights").to(dtype)
+    check_fit(measures, model, data.normalize(data.train_images[:2], dtype), data.train_labels[:2])
 
 
 def _train_job(runs: Sequence[Run], setting: Setting, bar: Progress) -> None:

@@ -1,14 +1,15 @@
 """Pictures. Here what all of them share: the palette, the lines of methods, how one is shown.
 
-Lines go out as SVG that does not change from build to build, clouds of points as PNG. The
-alternative text travels with the picture as metadata of the output.
+They go out as SVG that does not change from build to build. Where there are several panels, each
+is an image of its own, so that they stand side by side or one below the other as there is room.
+The alternative text travels with the picture.
 """
 
 from __future__ import annotations
 
 import base64
 import html
-import io
+import math
 from typing import Any
 
 import matplotlib as mpl
@@ -18,6 +19,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from swrlib.figures.rendering import LEGEND, Piece, rendered
 from swrlib.papers import SWR as paper
 from swrlib.verdicts import mean_and_interval, seed_count, setting
 
@@ -31,7 +33,7 @@ STYLE: dict[str, tuple[Any, Any]] = {
     "l2": (COLORS[0], "s"),
     "l2-init": (COLORS[9], "D"),
     "shrink-perturb": (COLORS[1], "v"),
-    "head-reset": (COLORS[8], "^"),
+    "head-reset": ((0.62, 0.56, 0.02), "^"),  # its yellow cannot be seen on white
     "swr": (COLORS[3], "*"),
     "swr-reinit": (COLORS[4], "P"),
     "swr-except-normalization": (COLORS[6], "h"),
@@ -45,12 +47,14 @@ STYLE: dict[str, tuple[Any, Any]] = {
     "shrink-perturb-noise": (DARK[8], (4, 1, 0)),
 }
 MARKED: dict[str, Any] = {"markersize": 5, "markeredgecolor": "white", "markeredgewidth": 0.6}
+#: Inches of a panel of which a phone shows one at a time and a wide window two side by side.
+PANEL_WIDTH = 3.4
 #: The look of a band of an interval.
 BAND: dict[str, Any] = {"alpha": 0.12, "lw": 0}
 
 
 def use_style(*, small: bool = False) -> None:
-    """Set the look of all pictures: white ground, light grid, reproducible SVG.
+    """Set the look of all pictures: light grid, reproducible SVG, words that a phone shows as well.
 
     Parameters
     ----------
@@ -60,22 +64,29 @@ def use_style(*, small: bool = False) -> None:
     sns.set_theme(context="notebook", style="whitegrid")
     mpl.rcParams.update(
         {
-            "figure.figsize": (7.2, 4.2),
+            "figure.figsize": (5.0, 3.2),
             "figure.facecolor": "white",
             "savefig.facecolor": "white",
             "svg.hashsalt": "swrlib",
             "svg.fonttype": "path",
             "legend.frameon": False,
+            "legend.fontsize": 9,
+            "font.size": 9,
+            "axes.titlesize": 10,
+            "axes.labelsize": 9 if small else 10,
+            "xtick.labelsize": 9,
+            "ytick.labelsize": 9,
             "axes.spines.top": False,
             "axes.spines.right": False,
+            "axes.edgecolor": "0.7",
+            "grid.color": "0.9",
+            "grid.linewidth": 0.8,
         }
     )
-    if small:
-        mpl.rcParams.update({"axes.titlesize": 10, "axes.labelsize": 10, "font.size": 9})
 
 
-def show(figure: Figure, alt: str, *, cloud: bool = False) -> None:
-    """Display a picture with its alternative text, as SVG, or as PNG where there are many points.
+def show(figure: Figure, alt: str) -> None:
+    """Display a picture with its alternative text: one SVG, or a small one for each panel.
 
     Parameters
     ----------
@@ -83,36 +94,44 @@ def show(figure: Figure, alt: str, *, cloud: bool = False) -> None:
         Closed afterwards.
     alt : str
         What the picture shows and what it says, for those who do not see it.
-    cloud : bool
-        PNG at 200 dots per inch instead of SVG.
     """
     from IPython.display import display
 
-    kind = "image/png" if cloud else "image/svg+xml"
-    data = _rendered(figure, "png" if cloud else "svg")
-    text = base64.b64encode(data).decode() if cloud else data.decode()
-    display({kind: text, "text/plain": alt}, raw=True, metadata={kind: {"alt": alt}})
+    pieces = rendered(figure)
+    if len(pieces) == 1:
+        kind, data = "image/svg+xml", pieces[0].svg.decode()
+    else:
+        kind, data = "text/html", _images(pieces, alt)
+    display({kind: data, "text/plain": alt}, raw=True, metadata={kind: {"alt": alt}})
 
 
 def as_html(figure: Figure, alt: str) -> str:
-    """Return a picture as an HTML image that carries its own data."""
-    data = base64.b64encode(_rendered(figure, "svg")).decode()
-    return f'<img src="data:image/svg+xml;base64,{data}" alt="{html.escape(alt)}">'
+    """Return a picture as HTML images that carry their own data."""
+    return _images(rendered(figure), alt)
 
 
-def _rendered(figure: Figure, form: str) -> bytes:
-    buffer = io.BytesIO()
-    # Without a date the same picture is the same file.
-    options: dict[str, Any] = {"dpi": 200} if form == "png" else {"metadata": {"Date": None}}
-    figure.savefig(buffer, format=form, bbox_inches="tight", **options)
-    plt.close(figure)
-    return buffer.getvalue()
+def _images(pieces: list[Piece], alt: str) -> str:
+    """Write an image a piece; the first has the alternative text, the others say what they are."""
+    lines = []
+    for number, piece in enumerate(pieces, 1):
+        of_all = f"Part {number} of {len(pieces)} of the picture described above: {piece.title}"
+        text = alt if number == 1 else of_all
+        heading = f'<p class="heading">{html.escape(piece.heading)}</p>' if piece.heading else ""
+        source = f"data:image/svg+xml;base64,{base64.b64encode(piece.svg).decode()}"
+        image = f'<img src="{source}" alt="{html.escape(text)}">'
+        lines.append(heading + (f"<p>{image}</p>" if piece.title == LEGEND else image))
+    return f'<div class="picture">{" ".join(lines)}</div>' if len(lines) > 1 else lines[0]
 
 
 def interval(values: pd.Series) -> tuple[float, float]:
     """Return the ends of the mean's 95% t interval over seeds: seaborn's ``errorbar``."""
     mean, half = mean_and_interval(values.to_numpy())
     return float(mean - half), float(mean + half)
+
+
+def name_of(method: str) -> str:
+    """Return a method's name as pictures have it: without a remark in brackets."""
+    return paper.label(method).split(" (")[0]
 
 
 def in_order(rows: pd.DataFrame) -> list[str]:
@@ -156,20 +175,41 @@ def method_lines(
     sns.lineplot(rows, x=x, y=value, ax=ax, legend=False, **look | options)
     for number, (line, method) in enumerate(zip(ax.lines[drawn:], methods, strict=True)):
         every = max(1, len(line.get_xdata()) // 8)  # type: ignore[arg-type]
-        line.set(label=paper.label(method), markevery=(number % every, every))
+        line.set(label=name_of(method), markevery=(number % every, every))
     ax.set(xlabel=x, ylabel=label)
 
 
 def setting_panels(
-    rows: pd.DataFrame, height: float, columns: int = 1, width: float = 7.2
+    rows: pd.DataFrame, height: float, columns: int = 1
 ) -> tuple[Figure, list[tuple[Any, pd.DataFrame]]]:
-    """Lay out a line of axes (or one) for each setting, named in its title; return them, rows."""
+    """Lay out one panel (or several) for each setting, named above it; return them, rows.
+
+    Of several panels, the name is the heading of a group, as `swrlib.figures.rendering` has it.
+    """
     groups = [part for _, part in rows.groupby(["dataset", "model", "scale"])]
-    size = (width, height * len(groups))
+    size = (PANEL_WIDTH * columns, height * len(groups))
     figure, axes = plt.subplots(len(groups), columns, figsize=size, squeeze=False)
     for line, part in zip(axes, groups, strict=True):
-        seeds = seed_count(part)
-        title = f"{setting(part)}, {'one seed' if seeds == '1' else f'{seeds} seeds'}"
-        line[0].set_title(title, fontsize=11, loc="left" if columns > 1 else "center")
+        if columns == 1:
+            line[0].set_title(heading(part), fontsize=9)
+        else:
+            line[0].set_label(heading(part))
     lines = axes[:, 0] if columns == 1 else axes
     return figure, list(zip(lines, groups, strict=True))
+
+
+def heading(rows: pd.DataFrame) -> str:
+    """Name the setting of records and say how many seeds they have."""
+    seeds = seed_count(rows)
+    return f"{setting(rows)}, {'one seed' if seeds == '1' else f'{seeds} seeds'}"
+
+
+def legend_below(figure: Figure, columns: int = 3) -> None:
+    """Give all panels of a picture one legend, below them."""
+    entries: dict[str, Any] = {}
+    for ax in figure.axes:
+        handles, labels = ax.get_legend_handles_labels()
+        entries |= dict(zip(labels, handles, strict=True))
+    lines = math.ceil(len(entries) / columns)
+    figure.tight_layout(rect=(0, (0.1 + 0.22 * lines) / figure.get_figheight(), 1, 1))
+    figure.legend(entries.values(), entries, loc="lower center", ncols=min(columns, len(entries)))

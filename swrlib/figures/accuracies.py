@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -16,11 +17,14 @@ from swrlib.figures import (
     BAND,
     COLORS,
     MARKED,
+    PANEL_WIDTH,
     STYLE,
     complete,
     in_order,
     interval,
+    legend_below,
     method_lines,
+    name_of,
     setting_panels,
 )
 from swrlib.papers import SWR as paper
@@ -29,6 +33,8 @@ from swrlib.verdicts import final_accuracy, mean_and_interval, setting
 #: Epochs that long curves are averaged over, and the name of the points that are not.
 SMOOTHED = 5
 LAST_EPOCH = "last epoch alone"
+#: Training accuracies that differ by less than this are not drawn: all have learnt everything.
+ALIKE = 0.002
 _RIM: dict[str, Any] = {"markersize": 8, "markeredgecolor": "0.15"}
 
 
@@ -71,8 +77,7 @@ def curves(
     if long:
         _last_points(ax, shown, value)
         label = f"{label}, {SMOOTHED}-epoch mean"
-        late = shown.groupby(["method", "seed", "stage"])[value].rolling(SMOOTHED, min_periods=1)
-        shown = shown.assign(**{value: late.mean().droplevel([0, 1, 2])})
+        shown = thinned(smoothed(shown, value))
     else:  # of long ones they would hide the means
         thin = {"lw": 0.5, "alpha": 0.35, "legend": False, "ax": ax}
         palette = {method: STYLE[method][0] for method in shown["method"].unique()}
@@ -85,8 +90,21 @@ def curves(
         ax.axhline(level, color="0.35", lw=1.2, ls=line, label=name)
     if long:
         ax.plot([], [], ls="", marker="o", color="white", label=LAST_EPOCH, **_RIM)
-    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return ax.get_figure()  # type: ignore[return-value]
+
+
+def smoothed(rows: pd.DataFrame, value: str, window: int = SMOOTHED) -> pd.DataFrame:
+    """Average each epoch with those before it in its stage, ``window`` in all."""
+    late = rows.groupby(["method", "seed", "stage"])[value].rolling(window, min_periods=1)
+    return rows.assign(**{value: late.mean().droplevel([0, 1, 2])})
+
+
+def thinned(rows: pd.DataFrame, most: int = 200) -> pd.DataFrame:
+    """Keep about so many epochs, evenly spaced, the last ones of stages among them."""
+    epochs = rows.groupby("epoch")["stage"].first()
+    every = max(1, len(epochs) // most)
+    last = epochs.index[epochs != epochs.shift(-1)]
+    return rows[rows["epoch"].isin(last) | (rows["epoch"] % every == 0)]
 
 
 def _last_points(ax: Axes, rows: pd.DataFrame, value: str) -> None:
@@ -113,7 +131,7 @@ def course(records: pd.DataFrame, *, references: bool = True) -> tuple[Figure, s
     (Figure, str)
         The picture, and a sentence that says who ended highest and lowest.
     """
-    figure, panels = setting_panels(records, height=4.2)
+    figure, panels = setting_panels(records, height=3.0)
     sentences = []
     for ax, rows in panels:
         ends = final_accuracy(rows).groupby("method")["test_accuracy"].mean()
@@ -130,7 +148,7 @@ def course(records: pd.DataFrame, *, references: bool = True) -> tuple[Figure, s
         sentences.append(
             who_ends_where(rows, "{} ends highest with {:.1%} and {} lowest with {:.1%}")
         )
-    figure.tight_layout()
+    legend_below(figure)
     return figure, " ".join(sentences)
 
 
@@ -142,23 +160,30 @@ def who_ends_where(rows: pd.DataFrame, form: str) -> str:
     return f"{setting(rows)}: {said}."
 
 
-def drops(changes: pd.DataFrame) -> tuple[Figure, str]:
-    """Draw what `verdicts.changes_of_data` returned; return the picture and what it says."""
-    figure, panels = setting_panels(changes, height=3.6, columns=2, width=8.6)
+def changes(table: pd.DataFrame) -> tuple[Figure, str]:
+    """Draw what `verdicts.changes_of_data` returned; return the picture and what it says.
+
+    On the left the drop, which is what a change of data takes from the test accuracy: a point for
+    each change, the mean over seeds, and the mean of all with its 95% t interval. On the right the
+    training accuracy at the ends of stages in the same way, where methods differ in it.
+    """
+    table = table.assign(drop=-table["drop"])
+    figure, panels = setting_panels(table, height=0.3 * table["method"].nunique() + 0.9, columns=2)
+    names = {"drop": "drop of test accuracy, points", "train_accuracy": "training accuracy, %"}
     sentences = []
-    names = ("test accuracy gained at a change", "training accuracy at the end")
     for axes, part in panels:
-        for value, name, ax in zip(("drop", "train_accuracy"), names, axes, strict=True):
-            whole = {"errorbar": ("pi", 100), "lw": 1.5}  # from the least to the greatest
-            method_lines(ax, part, value, x="stage", label=name, **whole)
-        axes[0].axhline(0, color="0.35", lw=1, ls="--")
-        axes[1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-        means = part.groupby("method")["drop"].mean().sort_values()
-        sentences.append(
-            f"{setting(part)}: at a change of data {paper.label(str(means.index[0]))} moves by "
-            f"{100 * means.iloc[0]:+.1f} points on average, {paper.label(str(means.index[-1]))} "
-            f"by {100 * means.iloc[-1]:+.1f}."
-        )
+        for (value, name), ax in zip(names.items(), axes, strict=True):
+            if value == "train_accuracy" and np.ptp(part[value]) < ALIKE:
+                ax.set_axis_off()
+                continue
+            means = 100 * part.pivot_table(index="method", columns="stage", values=value)
+            seeds = 100 * part.pivot_table(index="method", columns="seed", values=value)
+            rows = {method: (means.loc[method], seeds.loc[method]) for method in in_order(part)}
+            _points_and_means(ax, rows, name)
+        axes[0].axvline(0, color="0.35", lw=1, ls="--")
+        average = 100 * part.groupby("method")["drop"].mean().sort_values()
+        said = ", ".join(f"{paper.label(str(m))} {x:+.1f}" for m, x in average.items())
+        sentences.append(f"{setting(part)}, mean drop of test accuracy, points: {said}.")
     figure.tight_layout()
     return figure, " ".join(sentences)
 
@@ -169,38 +194,53 @@ def by_lambda(finals: pd.DataFrame) -> tuple[Figure, str]:
     Parameters
     ----------
     finals : DataFrame
-        ``lam``, ``test_accuracy``, a row a run.
+        A row a run, as `verdicts.final_accuracy` returns them: a panel for each stream, data set,
+        model and method.
     """
-    figure, ax = plt.subplots(figsize=(6, 3))
-    mean = finals.groupby("lam")["test_accuracy"].mean()
-    color, marker = STYLE["swr"]
-    ax.plot(finals["lam"], finals["test_accuracy"], ls="", marker=marker, color=color, alpha=0.5)
-    ax.plot(mean, color=color, lw=1.8)
-    ax.set(xscale="log", xlabel="λ", ylabel="held-out accuracy")
-    return figure, (
-        f"Held-out accuracy by λ: best at λ = {mean.idxmax():g} with {100 * mean.max():.1f}%, "
-        f"least at λ = {mean.idxmin():g} with {100 * mean.min():.1f}%."
-    )
+    groups = finals.groupby(["stream", "dataset", "model", "method"])
+    columns = min(2, len(groups))
+    lines = math.ceil(len(groups) / columns)
+    size = (PANEL_WIDTH * columns, 2.3 * lines)
+    figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False)
+    sentences = []
+    for ax, (key, rows) in zip(axes.flat, groups, strict=False):
+        stream, dataset, model, method = map(paper.label, key)
+        accuracy = 100 * rows["test_accuracy"]
+        mean = accuracy.groupby(rows["lam"]).mean()
+        color, marker = STYLE[rows["method"].iloc[0]]
+        ax.plot(rows["lam"], accuracy, ls="", marker=marker, color=color, alpha=0.5)
+        ax.plot(mean, color=color, lw=1.8)
+        ax.set(xscale="log", xlabel=f"λ of {method}", ylabel="held-out accuracy, %")
+        ax.set_title(f"{dataset}, {model}, {stream}", fontsize=9)
+        sentences.append(
+            f"{method}, {dataset}, {model}, {stream}: held-out accuracy is best at λ = "
+            f"{mean.idxmax():g} with {mean.max():.1f}%, least at λ = {mean.idxmin():g} with "
+            f"{mean.min():.1f}%."
+        )
+    for ax in axes.flat[len(groups) :]:
+        ax.set_axis_off()
+    figure.tight_layout()
+    return figure, " ".join(sentences)
 
 
-def _seeds_and_means(ax: Axes, values: dict[str, pd.Series], label: str) -> None:
-    """Draw a row a method: a point per seed, and the mean with its t interval just above them."""
-    for row, (method, by_seed) in enumerate(values.items()):
+def _points_and_means(ax: Axes, rows: dict[str, tuple[pd.Series, pd.Series]], label: str) -> None:
+    """Draw a row a method: points, and just above them a mean of others with its t interval."""
+    for row, (method, (points, averaged)) in enumerate(rows.items()):
         color, marker = STYLE[method]
-        mean, half = mean_and_interval(by_seed.to_numpy())
-        heights = np.full(len(by_seed), row) + 0.18
-        ax.plot(by_seed, heights, ls="", alpha=0.5, ms=5, color=color, marker=marker)
+        mean, half = mean_and_interval(averaged.dropna().to_numpy())
+        heights = np.full(len(points), row) + 0.18
+        ax.plot(points, heights, ls="", alpha=0.5, ms=5, color=color, marker=marker)
         ax.errorbar(mean, row - 0.12, xerr=half, capsize=3, ms=7, color=color, marker=marker)
-    ax.set(yticks=range(len(values)), yticklabels=map(paper.label, values))
-    ax.set(xlabel=label, ylim=(len(values) - 0.5, -0.5))
+    ax.set(yticks=range(len(rows)), yticklabels=map(name_of, rows))
+    ax.set(xlabel=label, ylim=(len(rows) - 0.5, -0.5))
 
 
 def finals(records: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
     """Draw final test accuracies: one point per seed, the mean with its t interval beside them."""
     ax = ax or plt.subplots(figsize=(7.2, 3.2))[1]
     accuracy = dict(iter(final_accuracy(records).groupby("method")["test_accuracy"]))
-    rows = {method: accuracy[method] for method in in_order(records)}
-    _seeds_and_means(ax, rows, "final test accuracy")
+    rows = {method: (accuracy[method],) * 2 for method in in_order(records)}
+    _points_and_means(ax, rows, "final test accuracy")
     return ax.get_figure()  # type: ignore[return-value]
 
 
@@ -221,7 +261,7 @@ def paired_differences(records: pd.DataFrame, *, against: str = "vanilla") -> tu
         rival have an empty panel, methods that share no seed with it no row.
     """
     finals = final_accuracy(records)
-    figure, panels = setting_panels(finals, height=0.45 * finals["method"].nunique() + 0.9)
+    figure, panels = setting_panels(finals, height=0.34 * finals["method"].nunique() + 0.9)
     sentences = []
     for ax, rows in panels:
         table = 100 * rows.pivot_table(index="seed", columns="method", values="test_accuracy")
@@ -234,7 +274,8 @@ def paired_differences(records: pd.DataFrame, *, against: str = "vanilla") -> tu
         gaps = {m: (table[m] - table[against]).dropna() for m in in_order(rows) if m != against}
         gaps = {method: gap for method, gap in gaps.items() if len(gap)}
         above = f"points above {paper.label(against)}"
-        _seeds_and_means(ax, gaps, f"percentage {above}, final test accuracy")
+        both = {method: (gap, gap) for method, gap in gaps.items()}
+        _points_and_means(ax, both, above)
         ax.axvline(0, color="0.35", lw=1, ls="--")
         said = ", ".join(f"{paper.label(m)} {gap.mean():+.2f}" for m, gap in gaps.items())
         sentences.append(f"{setting(rows)}, {above}: {said}.")
@@ -250,7 +291,7 @@ def finals_beside_paper(records: pd.DataFrame, number: int) -> tuple[Figure, str
     (Figure, str)
         The picture, a panel for each data set and model, and what it says.
     """
-    figure, panels = setting_panels(records, height=3.4)
+    figure, panels = setting_panels(records, height=0.36 * records["method"].nunique() + 0.9)
     sentences = []
     for ax, rows in panels:
         finals(rows, ax=ax)
@@ -296,7 +337,7 @@ def scaling(rows: pd.DataFrame) -> tuple[Figure, str]:
         The picture, without proportionality on the left and with it on the right, the printed axes
         behind it where the records are the paper's; and what it says.
     """
-    figure, axes = plt.subplots(2, 2, figsize=(7.2, 5.6), sharey="row", sharex=True)
+    figure, axes = plt.subplots(2, 2, figsize=(2 * PANEL_WIDTH, 5.4), sharey="row", sharex=True)
     sides = {"untouched": "biases untouched", "proportional": "proportional"}
     first = rows.iloc[0]
     cell = (first["dataset"], first["model"], "scaled")
@@ -319,13 +360,7 @@ def scaling(rows: pd.DataFrame) -> tuple[Figure, str]:
                 ax.axhspan(*printed[measure], color="0.94", zorder=-1, lw=0)  # type: ignore[misc]
             ax.get_legend().remove()
             ax.set(xlabel="scaling ratio", xlim=(1.03, -0.03), ylabel="")
-            ax.tick_params(labelsize=9)
-        line[0].set_ylabel(measure, fontsize=10)
-    for ax, title in zip(axes[0], sides.values(), strict=True):
-        ax.set(xlabel="")
-        ax.set_title(title, fontsize=11)
-    found = [ax.get_legend_handles_labels() for ax in axes[:, 1]]
-    handles, labels = (list(itertools.chain(*part)) for part in zip(*found, strict=True))
-    figure.legend(handles, labels, loc="upper center", ncols=2, bbox_to_anchor=(0.5, 1.08))
-    figure.tight_layout()
+            ax.set_title(title)
+        line[0].set_ylabel(measure)
+    legend_below(figure, columns=1)
     return figure, " ".join(sentences)

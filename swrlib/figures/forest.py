@@ -110,11 +110,13 @@ def _row(row: Mapping[str, Any], title: str, ranks: Mapping[str, int]) -> str:
 
 
 def _compared(row: Mapping[str, Any]) -> str:
+    """Say what a difference is of: a method that drops less has a rival that drops more."""
     kind = paper.find_claim(row["claim"]).kind
-    said = {"loses more": ", loss at changes", "loses less": ", gain at changes"}
     if kind == "loses nothing":
-        return f"{paper.label(row['method'])}, gain at changes"
-    return str(row["comparison"]) + said.get(kind, "")
+        return f"0 − {paper.label(row['method'])}, drop at changes"
+    if kind == "loses less":
+        return f"{paper.label(row['rival'])} − {paper.label(row['method'])}, drop at changes"
+    return str(row["comparison"]) + (", drop at changes" if kind == "loses more" else "")
 
 
 def mark(estimate: float, low: float, high: float, *, margin: float) -> str:

@@ -1,4 +1,4 @@
-"""Norms of layers along a training."""
+"""Norms of layers along a training, and beside the accuracy at its end."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
-from swrlib.figures import MARKED, STYLE, in_order
+from swrlib.figures import MARKED, STYLE, in_order, legend_below, name_of, setting_panels
 from swrlib.papers import SWR as paper
-from swrlib.verdicts import coefficient, setting
+from swrlib.verdicts import coefficient, late_accuracy, setting
 
 _CELL = ["dataset", "model"]
 
@@ -38,7 +39,7 @@ def panels(
     label : str
         Of the vertical axis.
     by : sequence of str
-        Columns that tell the lines apart; a λ among them stands in the title.
+        Columns that tell the lines apart; a λ among them stands in the heading.
     **sharing
         ``sharex``, ``sharey`` of `matplotlib.pyplot.subplots`.
 
@@ -59,7 +60,7 @@ def panels(
         for ax in line[len(layers) :]:
             ax.set_axis_off()
         head = [setting(part), coefficient(part) if "lam" in by else ""]
-        line[0].set_title(f"{', '.join(filter(None, head))}\n{layers[0]}", loc="left")
+        line[0].set_label(", ".join(filter(None, head)))
         line[0].set_ylabel(label)
     return figure, panels
 
@@ -72,7 +73,7 @@ def method_courses(ax: Axes, rows: pd.DataFrame, value: str = "norm") -> None:
         groups = [part for _, part in rows[rows["method"] == method].groupby(lams, dropna=False)]
         for line, part in zip(itertools.cycle(("-", "--", ":")), groups):
             mean = part.groupby("epoch")[value].mean()
-            name = [paper.label(method), coefficient(part) if len(groups) > 1 else ""]
+            name = [name_of(method), coefficient(part) if len(groups) > 1 else ""]
             ax.plot(mean, color=color, ls=line, lw=1.6, label=", ".join(filter(None, name)))
             ax.plot(mean.iloc[-1:], color=color, marker=marker, **MARKED)
     ax.set_xlabel("epoch")
@@ -85,17 +86,6 @@ def courses(norms: pd.DataFrame, label: str, **sharing: Any) -> Figure:
         method_courses(ax, rows)
     legend_below(figure)
     return figure
-
-
-def legend_below(figure: Figure, columns: int = 5) -> None:
-    """Give all panels of a picture one legend, below them."""
-    found: dict[str, Any] = {}
-    for ax in figure.axes:
-        handles, labels = ax.get_legend_handles_labels()
-        found |= dict(zip(labels, handles, strict=True))
-    lines = math.ceil(len(found) / columns)
-    figure.tight_layout(rect=(0, (0.1 + 0.22 * lines) / figure.get_figheight(), 1, 1))
-    figure.legend(found.values(), found, loc="lower center", ncols=columns, fontsize=9)
 
 
 def growth_sentence(norms: pd.DataFrame) -> str:
@@ -136,10 +126,10 @@ def norm_courses(without: pd.DataFrame, with_swr: pd.DataFrame, lam: float) -> t
         The picture and what it says.
     """
     ways = {"vanilla": ("without", without), "swr": (f"SWR, λ = {lam:g}", with_swr)}
-    columns = min(4, without.shape[1])
+    columns = min(3, without.shape[1])
     lines = math.ceil(without.shape[1] / columns)
     figure, axes = plt.subplots(
-        lines, columns, figsize=(2.4 * columns + 1.2, 2.7 * lines), squeeze=False, sharey=True
+        lines, columns, figsize=(2.3 * columns, 2.2 * lines), squeeze=False, sharey=True
     )
     for layer, ax in zip(without, axes.flat, strict=False):
         for method, (name, norms) in ways.items():
@@ -148,17 +138,54 @@ def norm_courses(without: pd.DataFrame, with_swr: pd.DataFrame, lam: float) -> t
             every = max(1, len(norms) // 5)
             course = norms[layer] / norms[layer].iloc[0]
             ax.plot(course, lw=1.8, label=name, markevery=every, **style)
-        ax.set_title(str(layer), fontsize=11)
-        ax.set_xlabel("step")
+        ax.set(title=str(layer), xlabel="step", ylabel="‖W‖ / initial ‖W‖")
     for ax in axes.flat[without.shape[1] :]:
         ax.set_axis_off()
-    for line in axes:
-        line[0].set_ylabel("‖W‖ / ‖W‖ at the start")
-    axes[0][-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    figure.tight_layout()
+    legend_below(figure)
     plain, soft = (norms.iloc[-1] / norms.iloc[0] for norms in (without, with_swr))
     ends = ", ".join(f"{name} {soft[name]:.2f} ({plain[name]:.2f})" for name in without)
     return figure, (
         f"Norms by step for each layer. After {len(without) - 1} steps with λ = {lam:g} (without "
-        f"SWR in brackets), in multiples of the start: {ends}."
+        f"SWR in brackets), in multiples of the initial norm: {ends}."
     )
+
+
+def norms_and_accuracies(records: pd.DataFrame) -> tuple[Figure, str]:
+    """Draw final accuracy against the norm of all weights, one point a run.
+
+    Parameters
+    ----------
+    records : DataFrame
+        What `swrlib.load_records` returns, of one stream; runs need norms at their last epoch.
+
+    Returns
+    -------
+    (Figure, str)
+        The picture, a panel for each data set and model, the norm in multiples of the initial one;
+        and the rank correlation of the two over all runs of a panel.
+    """
+    last = records.sort_values("epoch").groupby("run").tail(1).set_index("run")
+    first = records[records["epoch"] == 0].set_index("run")["weight_norms"]
+    size = [frame.map(np.linalg.norm) for frame in (last["weight_norms"], first)]
+    points = last.assign(ratio=size[0] / size[1], accuracy=100 * late_accuracy(records))
+    figure, drawn = setting_panels(points.reset_index(), height=2.9)
+    sentences = []
+    for ax, rows in drawn:
+        for method in in_order(rows):
+            color, marker = STYLE[method]
+            own = rows[rows["method"] == method]
+            look = {"color": color, "marker": marker, "label": name_of(method), "alpha": 0.8}
+            ax.plot(own["ratio"], own["accuracy"], ls="", **look)
+        ax.set(xscale="log", xlabel="norm of all weights / initial", ylabel="test accuracy, %")
+        few_ticks(ax)
+        rank = rows["ratio"].corr(rows["accuracy"], method="spearman")
+        sentences.append(f"{setting(rows)}: rank correlation {rank:+.2f} over {len(rows)} runs.")
+    legend_below(figure)
+    return figure, " ".join(sentences)
+
+
+def few_ticks(ax: Axes) -> None:
+    """Give a logarithmic horizontal axis plain numbers at 1, 2 and 5 times powers of ten."""
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter("{x:g}")

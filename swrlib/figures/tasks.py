@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from swrlib.figures import STYLE, method_lines
+from swrlib.figures import STYLE, in_order, method_lines
 from swrlib.figures.layers import legend_below
 from swrlib.papers import SWR as paper
 from swrlib.verdicts import seed_count
@@ -107,3 +107,105 @@ def bring_to_front(ax: Axes) -> None:
     for band in ax.collections:
         if tuple(band.get_facecolor()[0][:3]) == tuple(STYLE["swr"][0]):  # type: ignore[index]
             band.set_zorder(_FRONT)
+
+
+def grid(
+    rows: pd.DataFrame,
+    values: Mapping[str, str],
+    *,
+    panel: str,
+    panels: Iterable[Any],
+    names: Mapping[Any, str] | None = None,
+) -> tuple[Figure, str]:
+    """Draw several outcomes: a line of panels for each, a column for each value of a column.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        As for `by_task`; what a run lacks is left out.
+    values : mapping of str to str
+        What is drawn, in this order: its name on the axis and its column.
+    panel, panels, names
+        As for `by_task`.
+
+    Returns
+    -------
+    (Figure, str)
+        The picture, and where each method starts and ends in each panel.
+    """
+    panels, names = list(panels), names or {}
+    size = (1.9 * len(panels) + 0.6, 1.75 * len(values) + 0.7)
+    figure, axes = plt.subplots(
+        len(values), len(panels), figsize=size, squeeze=False, sharey="row", sharex=True
+    )
+    said = []
+    for (label, value), line in zip(values.items(), axes, strict=True):
+        for which, ax in zip(panels, line, strict=True):
+            part = rows[rows[panel] == which]
+            part = part.dropna(subset=[value]) if value in part else part[:0].assign(**{value: 0.0})
+            name = names.get(which, str(which))
+            said.append(f"{label}, {_panel(ax, part, value, name)}")
+            ax.set_title(name if line is axes[0] else "", loc="left", fontsize=9)
+            ax.set(xlabel="task" if line is axes[-1] else "", ylabel="")
+            ax.tick_params(labelsize=8)
+        line[0].set_ylabel(label, fontsize=8)
+    legend_below(figure)
+    return figure, " ".join(said)
+
+
+def what_came_first(
+    events: pd.DataFrame,
+    *,
+    panel: str,
+    panels: Iterable[Any],
+    names: Mapping[Any, str] | None = None,
+) -> tuple[Figure, str]:
+    """Draw when the error rises against when a measure falls: a point a run, SWR's in front.
+
+    Above the diagonal the measure falls first. What never came lies beyond the last task, hollow.
+
+    Parameters
+    ----------
+    events : DataFrame
+        ``method, seed, onset, censored, fallen, never, tasks`` and the panel's column, a row a run.
+    panel, panels, names
+        As for `by_task`.
+
+    Returns
+    -------
+    (Figure, str)
+        The picture, and how often which came first.
+    """
+    panels, events = list(panels), events.dropna(subset=["onset", "fallen"])
+    size = (2.3 * len(panels) + 0.4, 3.2)
+    figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, sharey=True)
+    order = [*(m for m in in_order(events) if m != "swr"), "swr"]
+    said = []
+    for which, ax in zip(panels, axes[0], strict=True):
+        part, name = events[events[panel] == which], (names or {}).get(which, str(which))
+        ax.set_title(f"{name}{'' if len(part) else ': not run'}", loc="left", fontsize=10)
+        ax.axline((1, 1), slope=1, color="0.6", lw=0.9, ls="--", zorder=0)
+        for place, method in enumerate(order):
+            color, marker = STYLE[method]
+            for run in part[part["method"] == method].itertuples():
+                whole = not (run.never or run.censored)
+                look = {"color": color if whole else "none", "edgecolors": color, "marker": marker}
+                ax.scatter(run.fallen + 0.15 * place, run.onset, s=40, zorder=2 + place, **look)
+            ax.scatter([], [], color=color, marker=marker, label=paper.label(method))
+        end = part["tasks"].max() + 2 if len(part) else 2
+        ax.set(xlabel="rank falls, task", xlim=(0, end), ylim=(0, end))
+        said.append(f"{name}: {_order_of_events(part)}")
+    axes[0][0].set_ylabel("error rises, task")
+    legend_below(figure)
+    return figure, " ".join(said)
+
+
+def _order_of_events(events: pd.DataFrame) -> str:
+    """Count the runs in which the fall came first, in the same task, later; or neither came."""
+    neither = events["never"].astype(bool) & events["censored"].astype(bool)
+    lead = (events["onset"] - events["fallen"])[~neither].astype(float)
+    return (
+        f"of {len(events)} runs the rank fell before the error rose in {(lead > 0).sum()}, in the "
+        f"same task in {(lead == 0).sum()}, later in {(lead < 0).sum()}; in {neither.sum()} "
+        "neither was seen."
+    )

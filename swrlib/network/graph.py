@@ -32,6 +32,7 @@ from swrlib.network.operations import (
     given,
     lags,
     spelled,
+    straight_through,
 )
 from swrlib.network.writes import read_later
 
@@ -268,16 +269,15 @@ def _step(
     operation = spelled(target)
     kind, powers = classify(operation, node, names, module)
     sources = list(dict.fromkeys(n for n in node.all_input_nodes if n in names))
+    if (passed := straight_through(node, names)) is not None:
+        kind, powers, sources = "homogeneous", {passed: 1.0}, [passed]
     inputs = tuple(dict.fromkeys(names[n] for n in sources))
     by_name = dict.fromkeys(inputs, 0.0)
     for source, power in powers.items():
         found = by_name[names[source]]  # several nodes may be one value, or parts of one
         by_name[names[source]] = max(found, power) if kind == "sum" else found + power
-    label, powers_of_inputs = _label(node, module), tuple(by_name.values())
-    return Step(
-        *(names[node], kind, inputs, label, operation, node, module, powers_of_inputs),
-        lags=lags(operation, node),
-    )
+    described = (names[node], kind, inputs, _label(node, module), operation, node, module)
+    return Step(*described, tuple(by_name.values()), lags(operation, node))
 
 
 def _label(node: fx.Node, module: nn.Module | None) -> str:

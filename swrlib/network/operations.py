@@ -7,7 +7,7 @@ what it does to scales also depends on its operands (`classify`).
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -86,6 +86,20 @@ def _padded(option: Option) -> float | None:
     return 1.0 if mode in ("reflect", "replicate", "circular") or not value else None
 
 
+def _zero(name: str, position: int) -> Callable[[Option], float | None]:
+    return lambda option: 1.0 if option(name, position, 0.5) == 0 else None
+
+
+def _threshold(option: Option) -> float | None:
+    both = option("threshold", 1, None), option("value", 2, None)
+    return 1.0 if both == (0, 0) else None
+
+
+def _filled(option: Option) -> float:
+    """Return the degree of what is filled with a constant: c·0 = 0."""
+    return 1.0 if option("value", 1, None) == 0 else 0.0
+
+
 def _order(option: Option) -> float | None:
     """Return the degree of a norm: it counts what is not zero where its order is 0."""
     return None if option("p", 1, 2) == 0 or option("ord", 1, 2) == 0 else 1.0
@@ -99,10 +113,19 @@ _TABLE = {
         "entries", 1, lambda option: max(1.0, float(option("weight", 1, None).abs().max()))
     ),
     "rrelu": Operation("entries", 1),
+    "threshold": Operation("entries", _threshold, _threshold),
+    "softshrink": Operation("entries", _zero("lambd", 1), 1.0),
+    "hardshrink": Operation("entries", _zero("lambd", 1)),
+    "zero": Operation("entries", 1),
+    "fill": Operation("entries", _filled),
     "dropout dropout1d dropout2d dropout3d featuredropout": Operation("entries", 1, _unless_random),
     "to type float double half bfloat16 tocopy typeas": Operation("entries", 1),  # they round
     # Smooth, or not homogeneous; slopes are rounded up.
-    "relu6 hardtanh tanh softsign logsigmoid tanhshrink": Operation("entries", slope=1.0),
+    "relu6 hardtanh tanh softsign logsigmoid tanhshrink sin cos atan arctan": Operation(
+        "entries", slope=1.0
+    ),
+    "softmax softmax2d": Operation("mixing", slope=0.5),  # J = diag(p) − p·pᵀ
+    "exp log logsoftmax logsumexp": Operation("mixing"),
     "sigmoid": Operation("entries", slope=0.25),
     "hardsigmoid": Operation("entries", slope=0.1667),
     "erf": Operation("entries", slope=1.1284),
@@ -125,10 +148,12 @@ _TABLE = {
     "sign sgn": Operation("entries", 0),
     "pow": Operation("entries", _exponent),
     "flatten unflatten reshape view permute transpose t numpyt squeeze unsqueeze pixelshuffle "
-    "channelshuffle roll flip movedim swapaxes viewas mt": Operation("places", 1, 1.0),
+    "channelshuffle roll flip fliplr flipud rot90 movedim swapaxes viewas mt": Operation(
+        "places", 1, 1.0
+    ),
     # They may repeat entries, or return several tensors.
-    "expand expandas repeat getitem chunk split splitwithsizes tensorsplit unbind narrow slice "
-    "select index indexselect gather values": Operation("places", 1),
+    "expand expandas repeat tile unfold getitem chunk split splitwithsizes tensorsplit unbind "
+    "narrow slice select index indexselect gather values": Operation("places", 1),
     **{f"avgpool{n}d adaptiveavgpool{n}d": Operation("window", 1, axes=n, linear=True)
        for n in (1, 2, 3)},
     **{f"maxpool{n}d": Operation("window", 1, axes=n, maximum=True) for n in (1, 2, 3)},
@@ -140,7 +165,8 @@ _TABLE = {
     "upsample interpolate": Operation("window", 1, linear=True),
     "mean sum": Operation("reduction", 1, linear=True),
     "amax": Operation("reduction", 1, 1.0),
-    "amin std stdmean varmean max min cumsum": Operation("mixing", 1),
+    "amin std stdmean varmean max min median nanmedian nansum nanmean cumsum diff sort topk "
+    "kthvalue cummax cummin triu tril": Operation("mixing", 1),
     "norm linalgvectornorm": Operation("mixing", _order),
     "var": Operation("mixing", 2),
     # Normalizations that are no modules, and what else does not see a factor. With running
@@ -246,7 +272,8 @@ def option_of(node: fx.Node, module: object) -> Option:
 
 #: Of several results that scale differently, those that are not of degree 1: the second of
 #: x.max(1) is a place, the first of torch.var_mean a square.
-_PARTS = {("max", 1): 0.0, ("min", 1): 0.0, ("varmean", 0): 2.0}
+_WITH_INDICES = "max min sort topk median nanmedian kthvalue cummax cummin".split()  # noqa: SIM905
+_PARTS = {("varmean", 0): 2.0} | {(name, 1): 0.0 for name in _WITH_INDICES}
 
 
 def degree_of_part(node: fx.Node) -> float | None:
@@ -260,8 +287,8 @@ def degree_of_part(node: fx.Node) -> float | None:
 def _is_zero(value: Any) -> bool:
     if isinstance(value, fx.Node):
         name = spelled(str(getattr(value.target, "__name__", value.target)))
-        if name == "scalartensor":
-            value = value.args[0]
+        if name in ("scalartensor", "full", "fulllike", "newfull"):
+            value = value.args[-1]
         else:
             return name in ("zeros", "zeroslike", "newzeros")
     return isinstance(value, int | float) and not isinstance(value, bool) and value == 0
@@ -295,6 +322,37 @@ def _of_branches(node: fx.Node, activations: list[fx.Node], constants: list[Any]
 def _sum(node: fx.Node, operands: list[fx.Node], activations: list[fx.Node]) -> Classified:
     sides = [*node.args[:2], *(node.kwargs[k] for k in ("input", "other") if k in node.kwargs)]
     return _of_branches(node, activations, [s for s in sides if s not in activations])
+
+
+def straight_through(node: fx.Node, names: Mapping[fx.Node, str]) -> fx.Node | None:
+    """Return y where a sum like x + (y − x).detach() is y, whose gradient alone is another.
+
+    ``names``: of the activations' values now; where one was written into, it is not its own.
+    """
+    counts: dict[fx.Node, int] = {}
+
+    def add(term: fx.Node, sign: int) -> bool:
+        """Count a term, and return whether all of it was followed."""
+        name = spelled(str(getattr(term.target, "__name__", term.target)))
+        around = [path for path, _ in (term.meta.get("nn_module_stack") or {}).values()]
+        if names.get(term) not in (term.name, term.target, *around):
+            return False
+        if name == "detach":
+            return isinstance(term.args[0], fx.Node) and add(term.args[0], sign)
+        first, second = _SIGNS.get(name, (0, 0))
+        sides = [side for side in term.args if isinstance(side, fx.Node)]
+        if first and len(sides) == len(term.args) == 2 and not term.kwargs:
+            return add(sides[0], first * sign) and add(sides[1], second * sign)
+        counts[term] = counts.get(term, 0) + sign
+        return True
+
+    if not (spelled(str(getattr(node.target, "__name__", node.target))) in _SIGNS and add(node, 1)):
+        return None
+    left = [term for term, count in counts.items() if count]
+    return left[0] if [*counts.values()].count(0) and [counts[n] for n in left] == [1] else None
+
+
+_SIGNS = {"add": (1, 1), "iadd": (1, 1), "sub": (1, -1), "subtract": (1, -1), "isub": (1, -1)}
 
 
 def _join(node: fx.Node, operands: list[fx.Node], activations: list[fx.Node]) -> Classified:
@@ -352,8 +410,11 @@ def _choice(node: fx.Node, operands: list[fx.Node], activations: list[fx.Node]) 
 def _clamp(node: fx.Node, operands: list[fx.Node], activations: list[fx.Node]) -> Classified:
     bounds = given(node, "min", "max")
     least = bounds.get("min")
-    if operands != activations[:1] or bounds.get("max") is not None:
+    if operands != activations[:1]:
         return _OTHER
+    if bounds.get("max") is not None:
+        below_zero = least is None and _is_zero(bounds["max"])
+        return ("homogeneous", {activations[0]: 1}) if below_zero else _OTHER
     if _is_zero(least) or _keeps_from_zero(node, least):
         return "homogeneous", {activations[0]: 1}
     return _OTHER

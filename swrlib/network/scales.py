@@ -144,11 +144,12 @@ class _Walk:
             "whose products along both branches agree"
         )
 
-    def _bent(self, label: str, scale: Scale) -> str:
+    def _bent(self, label: str, scale: Scale, known: bool = True) -> str:
+        is_not = f"is not {'' if known else 'known to be '}positively homogeneous"
         if not self.given:
-            return f"{label} is not positively homogeneous"
+            return f"{label} {is_not}"
         return (
-            f"operation {label} is not positively homogeneous and its input is scaled by "
+            f"operation {label} {is_not} and its input is scaled by "
             f"{scale.value(self.factors):.6g}: the factors before it must multiply to 1"
         )
 
@@ -182,7 +183,7 @@ class _Walk:
             return Scale({}, position), fault
         if step.kind == "other":
             alone = all(self._agree(self.scales[name], 1.0) for name in step.inputs)
-            fault = "" if alone else self._bent(step.label, scale)
+            fault = "" if alone else self._bent(step.label, scale, step.does is not None)
         return scale, fault
 
     def _power(self, position: int, step: Step) -> tuple[Scale, str]:

@@ -11,7 +11,8 @@ from swrlib.network.operations import OPERATIONS, spelled
 #: They may return what lies in the memory of their input; of what only moves entries, all but …
 _SHARING = {"contiguous", "detach", "identity", "to", "type", "float", "double", "alias"}
 #: … these, which copy.
-_COPIES = {"roll", "flip", "repeat", "gather", "index", "indexselect", "pixelshuffle"}
+_COPIES = {"roll", "flip", "fliplr", "flipud", "rot90", "repeat", "tile", "gather", "index"}
+_COPIES |= {"indexselect", "pixelshuffle"}
 
 
 def read_later(node: fx.Node, seen: Iterable[fx.Node]) -> list[fx.Node]:

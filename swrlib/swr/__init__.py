@@ -231,8 +231,9 @@ class SoftWeightRescaling:
         too. The index is the layer's name.
         """
         core = self._rescaler
+        network = replace(core.network, patched=True) if core.structure.patched() else core.network
         ends = summary.where_proportionality_ends(
-            core.network, core.variant, core.running_statistics, core.selection.excluded
+            network, core.variant, core.running_statistics, core.selection.excluded
         )
         initial, rows = core.targets.by_layer(), core.selection.rows
         return summary.table(rows, core.strengths, initial, self.norms(), self.factors(), ends)
@@ -251,6 +252,7 @@ class SoftWeightRescaling:
             If the state is another model's or another variant's; nothing is changed then.
         """
         missing = set(self.state_dict()) - set(state)
+        missing -= {"lam", "lam_features", "lam_classifier"}  # `loaded` has a better word for them
         if missing:
             raise ValueError(f"the state dict lacks {', '.join(sorted(missing))}")
         for option in ("variant", "running_statistics"):

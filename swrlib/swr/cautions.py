@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -65,8 +64,6 @@ class Cautions:
 
         ``least``: the norm below which that happens, by layer; 0 where there is no n_l either.
         """
-        if all(map(operator.le, least, norms)) and all(norms):
-            return
         self.say(
             [name for name, norm in zip(layers, norms, strict=True) if not norm],
             "the norm of {} is zero, now or at the start: SWR leaves a layer as it is where it has "

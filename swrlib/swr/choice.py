@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -61,6 +62,7 @@ def chosen(
             of_class = [name for name, module in modules.items() if isinstance(module, choice)]
             fitting = {n for n in names if any(n == c or n.startswith(f"{c}.") for c in of_class)}
         elif callable(choice) and not isinstance(choice, nn.Module):
+            _check_arguments(choice, option)
             fitting = {name for name, module in names.items() if choice(name, module)}
         else:
             kind = type(choice).__name__
@@ -70,6 +72,20 @@ def chosen(
             raise ValueError(f"{option}: {called} fits nothing: {nearest(called, names)}")
         found |= fitting
     return found
+
+
+def _check_arguments(choice: Callable[..., Any], option: str) -> None:
+    """Refuse a function that does not take a name and a module."""
+    try:
+        inspect.signature(choice).bind("", None)
+    except TypeError:
+        name = getattr(choice, "__name__", repr(choice))
+        raise TypeError(
+            f"{option}: a function is called with a name and a module, as in lambda name, module: "
+            f"…, which {name} does not take"
+        ) from None
+    except ValueError:  # some built-in functions have no signature
+        pass
 
 
 @dataclass(frozen=True)
@@ -109,6 +125,8 @@ def included(
     """
     if choices is None:
         return []
+    if not outside:
+        raise ValueError("include fits nothing: every trainable parameter belongs to a layer")
     modules = dict(unwrap(model).named_modules())
     owners = {name: modules[name.rpartition(".")[0]] for name in outside}
     found = []
@@ -299,6 +317,13 @@ class Strengths:
 
     def loaded(self, state: Mapping[str, Any]) -> Strengths:
         """Return a copy with the λ's that `state` returned."""
+        theirs = [key for key in _GROUPS if f"lam_{key}" in state] or [*state.get("lam", ())]
+        if {*theirs} != {*self.values}:
+            raise ValueError(
+                f"the state dict has λ for {listed([*map(repr, theirs)]) or 'nothing'}, and here "
+                f"it was given for {listed([*map(repr, self.values)])}: construct "
+                "SoftWeightRescaling with the same patterns or groups"
+            )
         other = copy.copy(self)
         if self.by_pattern:
             other.lam = state["lam"]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from swrlib import rescaling
 from swrlib.network.layers import Layer, Network
@@ -14,8 +14,12 @@ from swrlib.network.scales import follow
 from swrlib.swr.choice import Included, Strengths, trainable
 
 
-class Present(NamedTuple):
+class Present:
     """The tensors of layers as they are now; frozen ones are out.
+
+    Parameters
+    ----------
+    layers : sequence of Layer or Included
 
     Attributes
     ----------
@@ -23,34 +27,36 @@ class Present(NamedTuple):
         Whose norms count.
     tensors : list of torch.Tensor
         All that is scaled.
-    key : tuple
-        Equal for two steps where the same plan serves both.
     """
 
-    weights: list[Tensor]
-    tensors: list[Tensor]
-    key: tuple[object, ...]
-
-    @classmethod
-    def of(cls, layers: Sequence[Layer | Included]) -> Present:
-        """Look at the layers' parameters."""
-        weights: list[Tensor] = []
-        tensors: list[Tensor] = []
-        key: list[object] = []
-        for layer in layers:  # written out: this is asked at every step
+    def __init__(self, layers: Sequence[Layer | Included]) -> None:
+        self.weights: list[Tensor] = []
+        self.tensors: list[Tensor] = []
+        self._places: list[tuple[nn.Module, str, Tensor | None, bool]] = []
+        for layer in layers:
             weight, bias = layer.weight, layer.bias
-            free = weight is not None and weight.requires_grad
-            free_bias = bias is not None and bias.requires_grad
-            key += [id(weight), free, id(bias), free_bias]
-            if free:
-                key.append(weight.numel())  # type: ignore[union-attr]
-                weights.append(weight)  # type: ignore[arg-type]
-                tensors.append(weight)  # type: ignore[arg-type]
-            if free_bias:
-                tensors.append(bias)  # type: ignore[arg-type]
-        if weights:
-            key += [weights[0].device, weights[0].dtype]
-        return cls(weights, tensors, tuple(key))
+            name = layer.parameter if isinstance(layer, Included) else "weight"
+            self._places.append((layer.module, name, weight, trainable(weight)))
+            if trainable(weight):
+                self.weights.append(weight)  # type: ignore[arg-type]
+                self.tensors.append(weight)  # type: ignore[arg-type]
+            if isinstance(layer, Layer):
+                self._places.append((layer.module, "bias", bias, trainable(bias)))
+            if trainable(bias):
+                self.tensors.append(bias)  # type: ignore[arg-type]
+        self._kinds = self._look()
+
+    def _look(self) -> list[object]:
+        kinds: list[object] = [(weight.numel(), weight.dtype) for weight in self.weights]
+        return [*kinds, self.weights[0].device] if kinds else kinds
+
+    def holds(self) -> bool:
+        """Return whether it still is what there is, so that what was laid out for it serves."""
+        for module, name, tensor, free in self._places:  # asked at every step
+            now = module._parameters.get(name)
+            if now is not tensor or (now is not None and now.requires_grad is not free):
+                return False
+        return self._look() == self._kinds
 
 
 class Plan:
@@ -79,6 +85,8 @@ class Plan:
         The same on the host.
     least : list of float
         The norms below which a factor is limited.
+    present : Present
+        What it was laid out for.
     factors, norms : torch.Tensor, optional
         Their c_l in the last step, and the norms before it.
     """
@@ -93,9 +101,8 @@ class Plan:
         strengths: Strengths,
         running_statistics: bool,
     ) -> None:
-        self.key = present.key
+        self.present = present
         self.initial: list[float] = []
-        self.least: list[float] = []
         self.names = [layer.name for layer in layers if trainable(layer.weight)]
         self.factors: Tensor | None = None
         self.norms: Tensor | None = None
@@ -152,7 +159,6 @@ class Plan:
 
     def rescale_(
         self,
-        present: Present,
         strengths: Strengths,
         skipped: Tensor | None = None,
         *,
@@ -162,7 +168,6 @@ class Plan:
 
         Parameters
         ----------
-        present : Present
         strengths : Strengths
         skipped : torch.Tensor, optional
             Non-zero where the optimizer skipped its step.
@@ -172,13 +177,19 @@ class Plan:
         Returns
         -------
         list of float
-            The norms before the rescaling; on a GPU those of an earlier step.
+            The norms before the rescaling, where one of them is not `ordinary`, else empty; on a
+            GPU those of an earlier step.
         """
         if self._changes != strengths.changes:
             self._rescale.pull, self._rescale.rest = self._terms(strengths)
         if skipped is not None:
             skipped = skipped.to(self.targets.device, non_blocking=True)
-        factors, norms = self._rescale(present.weights, present.tensors, skipped)
+        norms = self._rescale.norms_of(self.present.weights)
+        # On a GPU the copy arrives later and a coming step sees it: nothing waits for the device.
+        seen = (self._seen.copy_(norms, non_blocking=True) if norms.is_cuda else norms).tolist()
+        usual = rescaling.ordinary(seen, self.least)
+        limited = norms.is_cuda or not usual
+        factors = self._rescale.scale_(self.present.tensors, norms, skipped, limited=limited)
         before, self.factors, self.norms = self.factors, factors, norms
         if idle and before is not None:
             assert skipped is not None
@@ -189,6 +200,4 @@ class Plan:
             rescaling.multi_tensor_multiply_(means, scales.unbind())
             variances = [module.running_var for module in self._statistics]
             rescaling.multi_tensor_multiply_(variances, scales.square().unbind())
-        # On a GPU the copy arrives later and a coming step sees it: nothing waits for the device.
-        seen = self._seen.copy_(norms, non_blocking=True) if norms.is_cuda else norms
-        return seen.tolist()
+        return [] if usual else seen

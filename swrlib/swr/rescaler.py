@@ -82,7 +82,7 @@ class Rescaler:
     def attach(self, optimizer: Any) -> RemovableHandle:
         """Rescale after each step of an optimizer."""
         self.structure.refuse_changes()
-        claim(Present.of(self._scaled).tensors, self)
+        claim(Present(self._scaled).tensors, self)
         handle = self._attachments.add(optimizer, self._weights(), self.step, self.structure)
         self._by_hand = False
         return handle
@@ -103,29 +103,40 @@ class Rescaler:
                 "SWR is attached to an optimizer, after whose steps it rescales: leave out step(), "
                 "or remove the handle that attach() returned"
             )
-        present = Present.of(self._scaled)
+        present = self._present()
         if not self._by_hand:
             claim(present.tensors, self)
             self._by_hand = True
         missing = self._change.missing(present)
-        self.step(missing, present)
+        self._rescale(missing, present, idle=missing is not None)
         if self._plan is not None and present.weights:
             self._change.note(present, self._plan.norms_after if missing is None else ())
 
-    def step(self, skipped: Tensor | None, present: Present | None = None) -> None:
-        """Rescale, where ``skipped`` is zero or not given.
+    def step(self, skipped: Tensor | None) -> None:
+        """Rescale, where ``skipped`` is zero or not given."""
+        self._rescale(skipped, self._present())
 
-        ``present``: given where a skipped step counts as none at all.
-        """
+    def _present(self) -> Present:
+        """Return the tensors as they are now: those of the plan, as a rule."""
+        if self._plan is not None and self._plan.present.holds():
+            return self._plan.present
+        return Present(self._scaled)
+
+    def _rescale(self, skipped: Tensor | None, present: Present, *, idle: bool = False) -> None:
+        """Rescale; with ``idle`` a skipped step counts as none at all."""
         self.structure.refuse_changes()
-        idle = present is not None and skipped is not None
-        present = present or Present.of(self._scaled)
+        if patched := self.structure.patched():
+            self._cautions.say(
+                patched,
+                "{} was given another forward after the model was traced: where it is another map, "
+                "construct SoftWeightRescaling again",
+                kind="forward",
+            )
         plan = self._plan
-        if plan is None or self._stale or plan.key != present.key:
+        if plan is None or self._stale or plan.present is not present:
             plan = self._plan = self._lay_out(present)
-        if present.weights:
-            before = plan.rescale_(present, self.strengths, skipped, idle=idle)
-            self._cautions.of_norms(plan.names, before, plan.least)
+        if present.weights and (unusual := plan.rescale_(self.strengths, skipped, idle=idle)):
+            self._cautions.of_norms(plan.names, unusual, plan.least)
 
     def _lay_out(self, present: Present) -> Plan:
         """Lay out who is multiplied by whom; again only when a tensor is another or elsewhere."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import operator
 import weakref
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any, Protocol
 
@@ -29,35 +30,42 @@ class Owner(Protocol):
         """Say how to end that, empty where it has ended."""
 
 
-#: Who rescales a weight. A weight or an owner that is gone is forgotten.
-_OWNERS: Any = WeakTensorKeyDictionary()
+#: Who acts on a weight, by what it does. A weight or an owner that is gone is forgotten.
+_OWNERS: Any = defaultdict(WeakTensorKeyDictionary)
 
 
-def claim(tensors: Iterable[Tensor], owner: Owner) -> None:
-    """Make somebody the one who rescales these tensors.
+def claim(tensors: Iterable[Tensor], owner: Owner, method: str = "") -> None:
+    """Make somebody the one who rescales these tensors, or applies a method to them.
 
     Raises
     ------
     ValueError
         If somebody else does; nothing is changed then.
     """
-    tensors = list(tensors)
-    others = _others(tensors, owner)
+    tensors, owners = list(tensors), _OWNERS[method]
+    others = _others(tensors, owner, owners)
     if others:
         del others
         gc.collect()  # an optimizer with a scheduler lives on in a circle until then
-        others = _others(tensors, owner)
+        others = _others(tensors, owner, owners)
     if others:
+        twice = f"{method} would act on them twice" if method else "a step would rescale them twice"
+        remedy = (
+            ""
+            if method
+            else "; or exclude= them from one SoftWeightRescaling, where two models share them"
+        )
         raise ValueError(
-            "the same weights are rescaled by another object already, so that a step would "
-            f"rescale them twice (was a notebook's cell run again?): {others[0].owns()}"
+            f"another object {f'applies {method} to' if method else 'rescales'} the same weights "
+            f"already, so that {twice} (was a notebook's cell run again?): "
+            f"{others[0].owns()}{remedy}"
         )
     for tensor in tensors:
-        _OWNERS[tensor] = weakref.ref(owner)
+        owners[tensor] = weakref.ref(owner)
 
 
-def _others(tensors: Iterable[Tensor], owner: Owner) -> list[Owner]:
-    found = (_OWNERS[tensor]() for tensor in tensors if tensor in _OWNERS)
+def _others(tensors: Iterable[Tensor], owner: Owner, owners: Any) -> list[Owner]:
+    found = (owners[tensor]() for tensor in tensors if tensor in owners)
     return [one for one in found if one is not None and one is not owner and one.owns()]
 
 
@@ -168,9 +176,10 @@ class Watch:
             self._own.remove()
         if not removed and self._missed >= PATIENCE:
             warn(
-                f"{PATIENCE} steps have changed the weights without a rescaling: the attached "
-                "optimizer is not the one that steps, or its steps run no hooks; attach the one "
-                "that does, or call rescaling.step() after each step"
+                f"the weights were changed before each of {PATIENCE} backward passes without a "
+                "rescaling: where these changes are steps, the attached optimizer is not the one "
+                "that takes them, or its steps run no hooks; attach the one that does, or call "
+                "rescaling.step() after each step"
             )
 
     def _stepped(self, weight: Tensor) -> bool:

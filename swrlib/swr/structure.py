@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -26,6 +28,8 @@ class Structure:
         modules = dict(self.model.named_modules())
         self._children = [(m, list(m._modules.values())) for m in modules.values() if m._modules]
         self._modules = modules
+        # Those that compute what their class does.
+        self._plain = [(vars(m), n) for n, m in modules.items() if "forward" not in vars(m)]
 
     def refuse_changes(self) -> None:
         """Refuse a model whose modules are others than before; asked at every step.
@@ -38,6 +42,11 @@ class Structure:
         for module, children in self._children:
             if list(module._modules.values()) != children:
                 self._refuse_others()
+
+    def patched(self) -> list[str]:
+        """Return the modules that were given a forward of their own since; asked at every step."""
+        found = [(own, name) for own, name in self._plain if "forward" in own]
+        return [name or "the model" for own, name in found if not _wraps(own, self._modules[name])]
 
     def _refuse_others(self) -> None:
         now = dict(self.model.named_modules())
@@ -63,3 +72,9 @@ class Structure:
         own = {id(parameter) for parameter in self.model.parameters()}
         shapes = [str(list(p.shape)) for p in parameters if id(p) not in own]
         return f"{len(shapes)} of shape {listed(shapes)}" if shapes else ""
+
+
+def _wraps(attributes: Mapping[str, Any], module: nn.Module) -> bool:
+    """Return whether a forward says that it wraps that of its class, as mixed precision's does."""
+    inner = inspect.unwrap(attributes["forward"])
+    return getattr(inner, "__func__", inner) is type(module).forward

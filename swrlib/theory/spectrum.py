@@ -198,8 +198,23 @@ def hessian_spectrum(
     MemoryError
         If the vectors of the steps do not fit into the memory.
     """
-    check_whole("order", order)
     check_whole("probes", probes)
+    dimension = check_order(model, order)
+    hessian = LossHessian(model, images, labels)
+    draws = torch.Generator().manual_seed(seed)
+    found = []
+    for _ in range(probes):
+        start = torch.randn(dimension, generator=draws, dtype=torch.float64)
+        found.append(
+            quadrature(*tridiagonal(hessian.__matmul__, start.to(hessian.gradient), order))
+        )
+    nodes, weights = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return Spectrum(nodes, weights / probes, dimension)
+
+
+def check_order(model: nn.Module, order: int) -> int:
+    """Return how many parameters a network has; refuse so many steps as `hessian_spectrum` does."""
+    check_whole("order", order)
     parameters = list(model.parameters())
     dimension = sum(parameter.numel() for parameter in parameters)
     if order > dimension:
@@ -211,13 +226,4 @@ def hessian_spectrum(
             f"{order} steps with {dimension} parameters keep {needed / 2**20:.0f} MiB of vectors, "
             f"but {max(free, 0) / 2**20:.0f} MiB of memory are free: take a lower order"
         )
-    hessian = LossHessian(model, images, labels)
-    draws = torch.Generator().manual_seed(seed)
-    found = []
-    for _ in range(probes):
-        start = torch.randn(dimension, generator=draws, dtype=torch.float64)
-        found.append(
-            quadrature(*tridiagonal(hessian.__matmul__, start.to(hessian.gradient), order))
-        )
-    nodes, weights = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return Spectrum(nodes, weights / probes, dimension)
+    return dimension

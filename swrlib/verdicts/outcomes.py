@@ -41,7 +41,9 @@ def final_accuracy(records: pd.DataFrame) -> pd.DataFrame:
     DataFrame
         One row per run, all columns kept; ``test_accuracy`` and the λ's in float64.
     """
-    last = records.sort_values("epoch", kind="stable").drop_duplicates("run", keep="last")
+    of_runs = records[["run", "epoch"]].reset_index(drop=True)  # all columns are slow to sort
+    ends = of_runs.sort_values("epoch", kind="stable").drop_duplicates("run", keep="last").index
+    last = records.iloc[ends]
     numbers = ("test_accuracy", "lam", "lam_features", "lam_classifier")
     order = ["dataset", "model", "stream", "method", "seed", "run"]
     return last.sort_values(order, ignore_index=True).astype(dict.fromkeys(numbers, "float64"))
@@ -53,7 +55,8 @@ def late_accuracy(records: pd.DataFrame) -> pd.Series:
     A spike of Adam at a constant learning rate moves the last epoch, but hardly this. A shorter
     stage is averaged whole.
     """
-    trained = records[records["epoch"] > 0].sort_values("epoch", kind="stable")
+    columns = ["run", "stage", "epoch", "test_accuracy"]
+    trained = records.loc[records["epoch"] > 0, columns].sort_values("epoch", kind="stable")
     stage = trained.groupby("run")["stage"].transform("max")
     last = trained[trained["stage"] == stage].groupby("run").tail(LATE)
     return last.astype({"test_accuracy": "float64"}).groupby("run")["test_accuracy"].mean()
@@ -69,14 +72,16 @@ def changes_of_data(records: pd.DataFrame) -> pd.DataFrame:
         accuracy after a stage's first epoch minus that of the last epoch before it, and minus the
         mean of the last `LATE` epochs before it; ``train_accuracy`` at the stage's end.
     """
-    rows = records.sort_values("epoch").astype({"test_accuracy": "float64"})
+    kept = ["run", "dataset", "model", "scale", "method", "seed", "stage", "stage_epoch", "epoch"]
+    rows = records[[*kept, "train_accuracy", "test_accuracy"]].sort_values("epoch")
+    rows = rows.astype({"test_accuracy": "float64"})
     by_run = rows.groupby("run")["test_accuracy"]
     first = rows[(rows["stage_epoch"] == 1) & (rows["stage"] > 1)]
     trained = rows[rows["epoch"] > 0].groupby(["run", "stage"])
     late = trained["test_accuracy"].agg(lambda values: values.tail(LATE).mean()).rename("late")
     before = first.assign(stage=first["stage"] - 1).join(late, on=["run", "stage"])["late"]
     drops = {"drop": by_run.shift(1)[first.index], "late_drop": before}
-    table = first[["run", "dataset", "model", "scale", "method", "seed", "stage"]].assign(
+    table = first[kept[:7]].assign(
         **{name: first["test_accuracy"] - value for name, value in drops.items()}
     )
     last = rows.groupby(["run", "stage"])["train_accuracy"].last()
@@ -155,7 +160,9 @@ def by_seed(finals: pd.DataFrame, cell: Cell, outcome: str) -> pd.DataFrame:
     ValueError
         If several runs of one seed count: of several λ, say.
     """
-    rows = finals[(finals[["dataset", "model", "stream"]] == [*cell]).all(axis=1)]
+    names = ("dataset", "model", "stream")
+    here = np.logical_and.reduce([finals[n] == value for n, value in zip(names, cell, strict=True)])
+    rows = finals.loc[here, ["method", "seed", outcome]]
     twice = rows.loc[rows.duplicated(["method", "seed"]), "method"]
     if len(twice):
         raise ValueError(

@@ -1,0 +1,318 @@
+"""The words on what predicts: *predicts*, *does not predict*, *differs by stream*, *undecided*.
+
+`swrlib.claims.predictors` has the correlations; how often each word is wrong,
+`swrlib.claims.prediction_simulation`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from swrlib.claims.predictors import (
+    ACROSS,
+    BASELINES,
+    NAMES,
+    SIZE,
+    VIEWS,
+    WITHIN,
+    Seeds,
+    centred,
+    method_means,
+)
+from swrlib.statistics import Estimate, holm
+from swrlib.verdicts import LEAST_SEEDS
+
+PREDICTS, DOES_NOT, DIFFERS = "predicts", "does not predict", "differs by stream"
+UNDECIDED, TOO_FEW = "undecided", "too few seeds"
+WORDS = (PREDICTS, DOES_NOT, DIFFERS, UNDECIDED)
+LEVEL = 0.05
+#: Orders of the methods that stand for all of them, where there are more.
+ORDERS = 2000
+#: Perfect correlations have no Fisher z; three seeds that all have one should not have no error.
+_MOST = 0.999
+
+
+class Found(NamedTuple):
+    """A correlation over seeds, or arrays of them.
+
+    Attributes
+    ----------
+    rho, low, high : float
+        The mean (of Fisher's z, transformed back) and its t interval at 95%.
+    p : float
+        Two-sided, of no correlation; across methods the larger of that and of the permutations'.
+    little : float
+        The p value of a correlation of `SIZE` or more.
+    seeds : int
+    """
+
+    rho: Any
+    low: Any
+    high: Any
+    p: Any
+    little: Any
+    seeds: Any
+
+
+def fisher(rho: Any) -> np.ndarray:
+    """Return Fisher's z; a perfect correlation counts as one of 0.999."""
+    return np.arctanh(np.clip(np.asarray(rho, dtype=float), -_MOST, _MOST))
+
+
+def over_seeds(rho: Any, permuted: Any = 0.0) -> Found:
+    """Estimate a correlation from one value a seed.
+
+    Student's t over seeds, of Fisher's z. No bootstrap: of three seeds it has ten different
+    samples, and none reaches beyond the three values, all of which lie on one side of the truth in
+    a quarter of cases.
+
+    Parameters
+    ----------
+    rho : array, shape [..., seeds]
+        Each in [-1, 1].
+    permuted : array, shape [...]
+        The p value of a permutation of the methods, if there is one.
+    """
+    z = fisher(rho)
+    n = z.shape[-1]
+    if n < 2:
+        mean = float(np.tanh(z[0])) if n else np.nan
+        return Found(mean, np.nan, np.nan, np.nan, np.nan, n)
+    error = np.maximum(z.std(-1, ddof=1) / np.sqrt(n), 1e-9)
+    estimate = Estimate(z.mean(-1), error, n - 1.0)
+    p = np.maximum(2 * np.minimum(estimate.above(), estimate.below()), permuted)
+    little = estimate.within(np.arctanh(SIZE))
+    rho, low, high = np.tanh(estimate.interval())
+    return Found(rho, low, high, p, little, np.full(z.shape[:-1], n))
+
+
+def word(found: Found, p: Any = None) -> np.ndarray:
+    """Return the word on correlations.
+
+    Parameters
+    ----------
+    found : Found
+        [...].
+    p : array, shape [...], optional
+        Corrected for the number of comparisons, instead of their own.
+    """
+    p = found.p if p is None else p
+    chosen = [
+        np.less(found.seeds, LEAST_SEEDS),
+        np.less_equal(p, LEVEL) & np.greater_equal(np.abs(found.rho), SIZE),
+        np.less_equal(found.little, LEVEL),
+    ]
+    return np.select(chosen, [TOO_FEW, PREDICTS, DOES_NOT], UNDECIDED)
+
+
+def verdict(settings: Found, overall: Found, p: Any = None) -> np.ndarray:
+    """Return the word on a measure over all settings.
+
+    Parameters
+    ----------
+    settings : Found
+        [..., settings], each of enough seeds. Their p values are corrected for their number.
+    overall : Found
+        [...], of each seed's mean over settings.
+    p : array, shape [...], optional
+        That of ``overall``, corrected for the number of measures.
+    """
+    words = word(settings, holm(settings.p))
+    up, down = ((words == PREDICTS) & (sign * settings.rho > 0) for sign in (1, -1))
+    some = up.any(-1) | down.any(-1)
+    differs = (up.any(-1) & down.any(-1)) | (some & (words == DOES_NOT).any(-1))
+    return np.where(differs, DIFFERS, word(overall, p))
+
+
+# ---------------------------------------------------------------------------------------------
+# Permutations of the methods
+
+
+def permutation(pairs: list[tuple[pd.DataFrame, pd.DataFrame]]) -> float:
+    """Return the p value of the mean correlation over methods, where methods are exchanged.
+
+    An interval over seeds says that *these* methods come out in this order again; whether a
+    handful of methods says something of methods depends on their number.
+
+    Parameters
+    ----------
+    pairs : list of (DataFrame, DataFrame)
+        Of each setting, what `swrlib.claims.predictors.method_means` returned. A method is the same
+        one in all settings, so that all are exchanged alike.
+
+    Returns
+    -------
+    float
+        Two-sided; over all orders of the methods, or `ORDERS` drawn ones where there are more.
+    """
+    names = sorted({name for x, _ in pairs for name in x})
+    if not names:
+        return np.nan
+    if len(names) <= 6:
+        orders = np.array(list(itertools.permutations(range(len(names)))))
+    else:
+        draws = np.random.default_rng(0)
+        drawn = [draws.permutation(len(names)) for _ in range(ORDERS - 1)]
+        orders = np.array([np.arange(len(names)), *drawn])
+    total = np.zeros(len(orders))
+    for x, y in pairs:
+        present = np.isin(names, x.columns)
+        places = np.cumsum(present) - 1  # of a name among those of the setting
+        own = places[orders[present[orders]].reshape(len(orders), -1)]
+        total += exchanged(x.sort_index(axis=1), y.sort_index(axis=1), own)
+    return float(extreme(total))
+
+
+def exchanged(x: Any, y: Any, orders: np.ndarray) -> np.ndarray:
+    """Return the mean correlation over seeds where one side's methods are put in other orders.
+
+    Parameters
+    ----------
+    x, y : array, shape [..., seeds, methods]
+    orders : array of int, shape [orders, methods]
+
+    Returns
+    -------
+    array, shape [..., orders]
+    """
+    a, b = centred(x), centred(y)
+    return np.nanmean((a[..., None, :] * b[..., orders]).sum(-1), -2)
+
+
+def extreme(totals: np.ndarray) -> np.ndarray:
+    """Return the share of orders that are as far from 0 as the first, [...] of [..., orders]."""
+    return (np.abs(totals) >= np.abs(totals[..., :1]) - 1e-9).mean(-1)
+
+
+# ---------------------------------------------------------------------------------------------
+# All of it
+
+
+def judged(table: pd.DataFrame) -> pd.DataFrame:
+    """Judge every measure in every view, by setting and over all settings.
+
+    Parameters
+    ----------
+    table : DataFrame
+        What `swrlib.claims.predictors.tasks` returned.
+
+    Returns
+    -------
+    DataFrame
+        A row a view, measure and setting (``setting`` "all" over all of them): ``view, measure,
+        setting, rho, low, high, p, little, seeds, word``.
+    """
+    groups = dict(list(table.groupby("setting")))
+    rows = []
+    for view, look in VIEWS.items():
+        seeds = {setting: look(part) for setting, part in groups.items()}
+        found = {
+            name: _of_measure(view, name, groups, seeds)
+            for name in dict.fromkeys(name for of in seeds.values() for name in of)
+        }
+        rows += _rows(view, found)
+    columns = ["view", "measure", "setting", *Found._fields, "word"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _of_measure(
+    view: str, name: str, groups: dict[str, pd.DataFrame], seeds: dict[str, Seeds]
+) -> dict[str, Found]:
+    """Return a measure's correlation by setting, and over those of enough seeds ("all")."""
+    known = {setting: of[name] for setting, of in seeds.items() if len(of[name])}
+    pairs = {setting: method_means(groups[setting], name) for setting in known if view == ACROSS}
+    settings = {
+        setting: over_seeds(rho, permutation([pairs[setting]]) if pairs else 0.0)
+        for setting, rho in known.items()
+    }
+    enough = {setting: rho for setting, rho in known.items() if len(rho) >= LEAST_SEEDS}
+    z = pd.DataFrame({setting: rho.map(fisher) for setting, rho in enough.items()}).dropna()
+    permuted = permutation([pairs[setting] for setting in enough]) if pairs else 0.0
+    return settings | {"all": over_seeds(np.tanh(z.mean(axis=1)), permuted)}
+
+
+def _rows(view: str, found: dict[str, dict[str, Found]]) -> list[dict[str, Any]]:
+    """Write all of a view; p values are corrected for the number of measures where that can be."""
+    tried = [n for n in NAMES if n in found and found[n]["all"].seeds >= LEAST_SEEDS]
+    own = {name: of["all"].p for name, of in found.items()}
+    if view != ACROSS and tried:
+        own |= dict(zip(tried, holm([own[name] for name in tried]), strict=True))
+    rows = []
+    for name, of in found.items():
+        known = [f for s, f in of.items() if s != "all" and f.seeds >= LEAST_SEEDS]
+        said = word(of["all"])
+        if known:
+            said = verdict(Found(*map(np.array, zip(*known, strict=True))), of["all"], own[name])
+        for setting, one in of.items():
+            spoken = str(said if setting == "all" else word(one))
+            about = {"view": view, "measure": name, "setting": setting}
+            rows.append(about | one._asdict() | {"word": spoken})
+    return rows
+
+
+# ---------------------------------------------------------------------------------------------
+# Sentences
+
+
+def _listed(rows: pd.DataFrame) -> str:
+    rows = rows.sort_values("rho", key=np.abs, ascending=False)
+    return ", ".join(f"{row.measure} ({row.rho:+.2f})" for row in rows.itertuples())
+
+
+def said(judged: pd.DataFrame, view: str) -> str:
+    """Say of a view which measures predict over all settings, which not, and which differ.
+
+    Parameters
+    ----------
+    judged : DataFrame
+        What `judged` returned.
+    view : str
+        Of `swrlib.claims.predictors.VIEWS`.
+    """
+    rows = judged[(judged["view"] == view) & judged["measure"].isin(NAMES)]
+    rows = rows[(rows["setting"] == "all") & rows["seeds"].gt(0)]
+    if not len(rows):
+        return f"{view.capitalize()}: nothing to say, since there are no records of it."
+    parts = []
+    for which in (*WORDS, TOO_FEW):
+        of = rows[rows["word"] == which]
+        if len(of):
+            listed = f": {_listed(of)}" if which in (PREDICTS, DIFFERS) else ""
+            parts.append(f"{len(of)} *{which}*{listed}")
+    return f"{view.capitalize()}, of {len(rows)} measures {'; '.join(parts)}."
+
+
+def said_of_methods(judged: pd.DataFrame) -> str:
+    """Say whether what predicts across tasks (within runs) also predicts across methods."""
+    over_all = judged[judged["setting"] == "all"].set_index(["view", "measure"])
+    within = over_all.loc[[WITHIN]] if WITHIN in over_all.index else over_all[:0]
+    chosen = within[(within["word"] == PREDICTS) & within.index.isin(NAMES, level=1)]
+    if not len(chosen):
+        return "No measure predicts within runs, so that there is none to ask across methods."
+    words: dict[str, list[str]] = {}
+    for (_, name), row in chosen.iterrows():
+        other = over_all.loc[(ACROSS, name)] if (ACROSS, name) in over_all.index else None
+        verb = TOO_FEW if other is None else str(other["word"])
+        if verb == PREDICTS and other is not None and other["rho"] * row["rho"] < 0:
+            verb = "predicts with the other sign"
+        words.setdefault(verb, []).append(name)
+    parts = [f"{len(names)} *{verb}* ({', '.join(names)})" for verb, names in words.items()]
+    return f"Of the {len(chosen)} that predict within runs, across methods {'; '.join(parts)}."
+
+
+def said_of_baselines(judged: pd.DataFrame) -> str:
+    """Say how many measures have a larger correlation within runs than the two baselines."""
+    rows = judged[(judged["setting"] == "all") & (judged["view"] == WITHIN)]
+    rho = rows.set_index("measure")["rho"].dropna()
+    own = rho[rho.index.isin(NAMES)].abs()
+    parts = [
+        f"the {name} has ρ = {rho[name]:+.2f}, more than {(own < abs(rho[name])).sum()} "
+        f"of {len(own)} measures"
+        for name in BASELINES
+        if name in rho
+    ]
+    return f"Within runs {'; '.join(parts)}." if parts else "There are no baselines yet."

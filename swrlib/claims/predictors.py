@@ -1,0 +1,335 @@
+"""Which measure, taken at the start of a task, predicts how the task ends: correlations, words.
+
+A question of this book, and no paper's claim. Each measure at a task's start is held against the
+task's *trouble*: the error at its end, or 1 − the online accuracy. Correlations are Spearman's; the
+unit of every interval is a seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from scipy.stats import rankdata
+
+from swrlib.claims.curvature import CHOOSING
+from swrlib.claims.curvature import PAPER as CURVATURE
+from swrlib.verdicts import task_rule
+
+#: What counts as a correlation of a size that matters: about a tenth of the ranks' variance.
+SIZE = 0.3
+#: From how many tasks on a run has a correlation.
+LEAST_TASKS = 5
+#: From how many methods on a setting has one.
+LEAST_METHODS = 4
+#: Each stream's trouble, from a column of `swrlib.verdicts.task_rule.task_rows`.
+TROUBLES: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
+    "label-shuffled": lambda rows: rows["error"],
+    "pixel-permuted": lambda rows: 1 - rows["online"],
+}
+
+
+# ---------------------------------------------------------------------------------------------
+# The measures
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A measure at a task's start.
+
+    Attributes
+    ----------
+    name : str
+        For readers.
+    measure, value : str
+        "hessian-start" and "srank": as they stand in the table of measures.
+    sign : int
+        Of the correlation with the trouble that who proposed it expects; 0: none is stated.
+    layers : {"last", "sum", "mean"}, optional
+        Where there is one value a layer: that of the last hidden one, or of all.
+    """
+
+    name: str
+    measure: str
+    value: str
+    sign: int
+    layers: Literal["last", "sum", "mean"] | None = None
+
+
+PREDICTORS = (
+    Predictor("Hessian: srank", "hessian-start", "srank", -1),
+    Predictor("Hessian: effective rank", "hessian-start", "effective-rank", -1),
+    Predictor("Hessian: largest eigenvalue", "hessian-start", "largest", 0),
+    Predictor("Hessian: negative eigenvalues", "hessian-start", "negative", 0),
+    Predictor("spectrum: ε-rank, ε = 0.01", "spectrum-start", "epsilon-rank 0.01", -1),
+    Predictor("spectrum: ε-rank, ε = 0.1", "spectrum-start", "epsilon-rank 0.1", -1),
+    Predictor("spectrum: effective rank", "spectrum-start", "effective-rank", -1),
+    Predictor("spectrum: largest eigenvalue", "spectrum-start", "largest", 0),
+    Predictor("features: srank", "features-start", "srank", -1, "last"),
+    Predictor("features: effective rank", "features-start", "effective-rank", -1, "last"),
+    Predictor("features: entropy", "features-start", "entropy", -1, "last"),
+    Predictor("features: dead units", "features-start", "dead", 1, "sum"),
+    Predictor("weights: mean size", "weights-start", "size mean", 1),
+    Predictor("weights: distance from start", "weights-start", "distance l2", 1),
+    Predictor("weights: srank", "weights-start", "srank", -1, "last"),
+    Predictor("weights: off isometry", "weights-start", "deviation-from-isometry", 1, "mean"),
+    Predictor("update in the task before", "weights-end", "update l2", -1),
+    Predictor("gradient-Hessian overlap", "overlap-start", "", 0),
+)
+#: What knows nothing of the network: a measure should say more than these.
+CLOCK, BEFORE = "number of the task", "trouble of the task before"
+BASELINES = (CLOCK, BEFORE)
+NAMES = tuple(predictor.name for predictor in PREDICTORS)
+SOURCES = tuple(dict.fromkeys(predictor.measure for predictor in PREDICTORS))
+#: What tells runs apart.
+_RUN = ["setting", "method", "seed"]
+
+
+def tasks(frame: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
+    """Lay measures at a task's start beside the task's trouble.
+
+    The first task is left out: its network is untrained, and nothing can be lost yet. So are seeds
+    on which strengths were chosen.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Records; runs of other streams than `TROUBLES` has are passed over.
+    measured : DataFrame
+        What `swrlib.load_measures` returned of these runs, for the measures of `SOURCES` (those
+        that there are).
+
+    Returns
+    -------
+    DataFrame
+        A row a run and task: ``setting`` (stream and activation, and the learning rate where there
+        are several), ``method`` (with its strength), ``seed, run, task, trouble``, and a column a
+        predictor or baseline, NaN where it was not measured.
+    """
+    kept = frame[frame["stream"].isin(TROUBLES) & (frame["seed"] < CHOOSING)]
+    if not len(kept):
+        return pd.DataFrame(columns=[*_RUN, "run", "task", "trouble", *BASELINES, *NAMES])
+    rows = task_rule.task_rows(kept)
+    wide = task_rule.measured_by_task(measured, rows)
+    trouble = [TROUBLES[stream](part) for stream, part in rows.groupby("stream")]
+    table = pd.DataFrame(
+        {
+            "setting": _settings(rows),
+            "method": _ways(rows),
+            "seed": rows["seed"],
+            "run": rows["run"],
+            "task": rows["task"],
+            "trouble": pd.concat(trouble).astype(float),
+        }
+    )
+    table[CLOCK] = table["task"].astype(float)
+    table[BEFORE] = table.groupby("run")["trouble"].shift(1)
+    for predictor in PREDICTORS:
+        values = _column(wide, predictor)
+        if predictor.measure.endswith("-end"):  # of the task before
+            values = values.groupby(table["run"]).shift(1)
+        table[predictor.name] = values
+    table = table[(table["task"] > 1) & np.isfinite(table["trouble"])]
+    return table.reset_index(drop=True)
+
+
+def _given(rows: pd.DataFrame, option: str, default: Any) -> pd.Series:
+    """Return an option of the model, which the records have only where it departs."""
+    column = rows.get(f"model_{option}", pd.Series(index=rows.index, dtype=object))
+    return column.astype(object).where(column.notna(), default)
+
+
+def _settings(rows: pd.DataFrame) -> pd.Series:
+    activations = _given(rows, "activation", "relu").map(CURVATURE.label)
+    names = rows["stream"] + ", " + activations
+    several = rows.groupby("stream")["lr"].transform("nunique") > 1
+    rates = ", rate " + rows["lr"].map("{:g}".format)
+    return names.where(~several, names + rates)
+
+
+def _ways(rows: pd.DataFrame) -> pd.Series:
+    strength = rows["lam"].map(lambda lam: "" if np.isnan(lam) else f" {lam:g}")
+    normalized = _given(rows, "layer_norm", False).astype(bool)
+    return rows["method"] + strength + normalized.map({True: " + layer norm", False: ""})
+
+
+def _column(wide: pd.DataFrame, predictor: Predictor) -> pd.Series:
+    """Return a predictor's values, a row a run and task; NaN where there are none."""
+    if predictor.layers is None:
+        name = ", ".join(filter(None, (predictor.measure, predictor.value)))
+        return wide.reindex(columns=[name])[name].astype(float)
+    start = f"{predictor.measure}, {predictor.value}, "
+    of_layers = wide[sorted(name for name in wide if name.startswith(start))].astype(float)
+    if predictor.layers == "sum":
+        return of_layers.sum(axis=1, min_count=1)
+    if predictor.layers == "mean":
+        return of_layers.mean(axis=1).astype(float)
+    last = pd.Series(np.nan, wide.index)
+    for name in of_layers:  # the head has no features behind it
+        hidden = f"features-start, srank, {name.removeprefix(start)}"
+        if hidden in wide:
+            last = of_layers[name].where(wide[hidden].notna(), last)
+    return last
+
+
+# ---------------------------------------------------------------------------------------------
+# Correlations
+
+
+def centred(values: np.ndarray) -> np.ndarray:
+    """Return ranks along the last axis, of mean 0 and length 1; NaN where all are alike."""
+    ranks = rankdata(values, axis=-1) - (values.shape[-1] + 1) / 2
+    length = np.sqrt((ranks**2).sum(-1, keepdims=True))
+    with np.errstate(invalid="ignore"):
+        return np.where(length > 0, ranks / length, np.nan)
+
+
+def spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return Spearman's ρ along the last axis; NaN where one side does not vary."""
+    return (centred(x) * centred(y)).sum(-1)
+
+
+def partial(x: np.ndarray, y: np.ndarray, by: np.ndarray) -> np.ndarray:
+    """Return Spearman's ρ of two series with a third one taken off (of ranks, linearly).
+
+    NaN where the third explains one of them alone.
+    """
+    a, b, c = spearman(x, y), spearman(x, by), spearman(y, by)
+    rest = (1 - b**2) * (1 - c**2)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(rest > 1e-12, (a - b * c) / np.sqrt(rest), np.nan)
+
+
+def of_runs(table: pd.DataFrame) -> pd.DataFrame:
+    """Correlate within each run, over its tasks.
+
+    Parameters
+    ----------
+    table : DataFrame
+        What `tasks` returned.
+
+    Returns
+    -------
+    DataFrame
+        A row a run and measure: ``setting, method, seed, measure``, ``rho``, and
+        ``beyond``, the same with the number of the task taken off. NaN where a side does not vary,
+        or there are fewer than `LEAST_TASKS` tasks.
+    """
+    rows = []
+    for key, run in table.groupby(_RUN, sort=False):
+        trouble, task = run["trouble"].to_numpy(float), run[CLOCK].to_numpy(float)
+        for name in (*NAMES, *BASELINES):
+            values = run[name].to_numpy(float)
+            known = np.isfinite(values)
+            rho = beyond = np.nan
+            if known.sum() >= LEAST_TASKS:
+                rho = float(spearman(values[known], trouble[known]))
+                beyond = float(partial(values[known], trouble[known], task[known]))
+            rows.append((*key, name, rho, beyond))
+    return pd.DataFrame(rows, columns=[*_RUN, "measure", "rho", "beyond"])
+
+
+#: Each seed's ρ in a setting, by measure.
+Seeds = dict[str, pd.Series]
+
+
+def _by_seed(runs: pd.DataFrame, column: str) -> Seeds:
+    means = runs.groupby(["seed", "measure"])[column].mean().unstack()
+    means = means.reindex(columns=[*NAMES, *BASELINES])
+    return {name: of.dropna() for name, of in means.items()}
+
+
+def _within(rows: pd.DataFrame, column: str) -> Seeds:
+    return _by_seed(of_runs(rows), column)
+
+
+def _pooled(rows: pd.DataFrame) -> Seeds:
+    return _by_seed(of_runs(rows.assign(method="all")), "rho")
+
+
+def method_means(rows: pd.DataFrame, measure: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return means over tasks of a measure and of the trouble: by seed (rows) and method.
+
+    Of the seeds that have every method, over the tasks in which both are known.
+    """
+    known = rows.dropna(subset=[measure])
+    x, y = (
+        known.pivot_table(index="seed", columns="method", values=value).dropna()
+        for value in (measure, "trouble")
+    )
+    return x, y
+
+
+def _across(rows: pd.DataFrame) -> Seeds:
+    found = {}
+    for name in NAMES:
+        x, y = method_means(rows, name)
+        enough = x.shape[1] >= LEAST_METHODS and len(x)
+        rho = spearman(x.to_numpy(), y.to_numpy()) if enough else np.full(len(x), np.nan)
+        found[name] = pd.Series(rho, x.index).dropna()
+    return found
+
+
+TOGETHER, WITHIN, BEYOND = "all together", "within runs", "beyond the clock"
+ACROSS = "across methods"
+#: The four ways to look at a measure, in the order in which they are shown.
+VIEWS: Mapping[str, Callable[[pd.DataFrame], Seeds]] = {
+    TOGETHER: _pooled,
+    WITHIN: lambda rows: _within(rows, "rho"),
+    BEYOND: lambda rows: _within(rows, "beyond"),
+    ACROSS: _across,
+}
+
+
+# ---------------------------------------------------------------------------------------------
+# What there is
+
+
+def signs(runs: pd.DataFrame) -> pd.DataFrame:
+    """Count in how many runs each measure goes with the trouble, and in how many against it.
+
+    Parameters
+    ----------
+    runs : DataFrame
+        What `of_runs` returned.
+
+    Returns
+    -------
+    DataFrame
+        By measure: ``with``, ``against`` (runs with ρ above and below 0), ``least``, ``largest``.
+    """
+    rho = runs.dropna(subset=["rho"]).groupby("measure", sort=False)["rho"]
+    counts = {"with": rho.agg(lambda x: (x > 0).sum()), "against": rho.agg(lambda x: (x < 0).sum())}
+    return pd.DataFrame(counts | {"least": rho.min(), "largest": rho.max()})
+
+
+def coverage(table: pd.DataFrame) -> pd.DataFrame:
+    """Say of each setting what was recorded.
+
+    Parameters
+    ----------
+    table : DataFrame
+        What `tasks` returned.
+
+    Returns
+    -------
+    DataFrame
+        By setting: ``methods, seeds, tasks`` (the least and the most of a run, the first
+        included) and ``not measured``.
+    """
+    rows = {}
+    for setting, part in table.groupby("setting"):
+        last = part.groupby("run")["task"].max()
+        ends = sorted({int(last.min()), int(last.max())})
+        absent = [name for name in NAMES if part[name].isna().all()]
+        rows[setting] = {
+            "methods": part["method"].nunique(),
+            "seeds": part["seed"].nunique(),
+            "tasks": "–".join(map(str, ends)),
+            "not measured": ", ".join(absent) or "–",
+        }
+    columns = ["methods", "seeds", "tasks", "not measured"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)

@@ -1,0 +1,133 @@
+"""Accuracy along a training as a difference from vanilla, a small panel a method."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from swrlib.figures import BAND, STYLE, complete, heading, in_order, name_of
+from swrlib.figures.accuracies import smoothed, thinned
+from swrlib.papers import SWR as paper
+from swrlib.verdicts import late_accuracy, mean_and_interval, setting
+
+#: How many small panels a line has; a phone shows two of them side by side.
+COLUMNS = 4
+_GREY: dict[str, Any] = {"color": "0.75", "lw": 0.6, "zorder": 1}
+
+
+def against_vanilla(records: pd.DataFrame) -> tuple[Figure, str]:
+    """Draw each method's test accuracy minus vanilla's by epoch, all others in grey behind it.
+
+    Differences are paired over seeds, with a 95% t interval; each epoch is averaged with those
+    before it in its stage, a fortieth of all epochs. A grey band holds what is too small to matter.
+    The first panel of a setting is vanilla's own accuracy, and its band the range of the paper's
+    printed axis where the scale is the paper's.
+
+    Parameters
+    ----------
+    records : DataFrame
+        What `swrlib.load_records` returns, of one stream, with vanilla in each setting.
+
+    Returns
+    -------
+    (Figure, str)
+        The picture, and by how many points each method ends above vanilla, which stands above its
+        panel: paired over seeds, means of the last ten epochs.
+    """
+    settings = [part for _, part in records.groupby(["dataset", "model", "scale"])]
+    lines = [math.ceil(part["method"].nunique() / COLUMNS) for part in settings]
+    size = (1.55 * COLUMNS, 1.45 * sum(lines))
+    figure, axes = plt.subplots(sum(lines), COLUMNS, figsize=size, squeeze=False)
+    figure.subplots_adjust(0.03, 0.05, 0.99, 0.95, wspace=0.37, hspace=0.5)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    sentences = []
+    for number, part in enumerate(settings):
+        begin = sum(lines[:number])
+        sentences.append(_setting(axes[begin : begin + lines[number]].ravel(), part))
+    return figure, " ".join(sentences)
+
+
+def _setting(axes: np.ndarray, rows: pd.DataFrame) -> str:
+    """Draw the panels of one setting; say where each method ends."""
+    axes[0].set_label(heading(rows))
+    starts = rows[(rows["stage_epoch"] == 1) & (rows["stage"] > 1)]["epoch"].unique()
+    late = rows.drop_duplicates("run").set_index("run")[["method", "seed"]]
+    late = late.assign(end=100 * late_accuracy(rows)).pivot(
+        index="seed", columns="method", values="end"
+    )
+    ends = late.sub(late["vanilla"], axis=0).mean()
+    methods = in_order(rows)
+    curves = {method: _points(rows, method) for method in methods}
+    for ax, method in zip(axes, methods, strict=False):
+        ax.set_axis_on()
+        color, _ = STYLE[method]
+        for other in methods if method != "vanilla" else ():
+            if other not in (method, "vanilla"):
+                ax.plot(curves[other].mean(axis=1), **_GREY)
+        mean, half = mean_and_interval(curves[method].T.to_numpy())
+        epochs = curves[method].index
+        ax.fill_between(epochs, mean - half, mean + half, color=color, **BAND)
+        ax.plot(epochs, mean, color=color, lw=1.6, zorder=3)
+        for start in starts:
+            ax.axvline(start - 0.5, color="0.85", lw=0.8, zorder=0)
+        value = f"{late[method].mean():.1f}%" if method == "vanilla" else f"{ends[method]:+.2f}"
+        ax.set_title(f"{name_of(method)}: {value}".replace("-", "−"), fontsize=9)
+        ax.tick_params(labelsize=8, pad=1)
+        ax.locator_params(axis="x", nbins=3)
+    _limits(axes, methods, curves, rows)
+    said = ", ".join(f"{paper.label(m)} {ends[m]:+.2f}" for m in methods if m != "vanilla")
+    return f"{setting(rows)}, points above vanilla at the end: {said or 'no other method'}."
+
+
+def _points(rows: pd.DataFrame, method: str) -> pd.DataFrame:
+    """Return smoothed accuracies minus vanilla's, or vanilla's own, in points: epochs by seeds."""
+    rows = complete(rows[rows["epoch"] > 0], "test_accuracy")
+    window = max(1, rows["epoch"].nunique() // 40)
+    rows = thinned(smoothed(rows.sort_values("epoch"), "test_accuracy", window), most=100)
+    tables = [
+        100 * own.pivot(index="epoch", columns="seed", values="test_accuracy").astype(float)
+        for own in (rows[rows["method"] == name] for name in (method, "vanilla"))
+    ]
+    table = tables[0] if method == "vanilla" else tables[0] - tables[1]
+    return table.dropna(axis=1, how="all").dropna()
+
+
+def _limits(
+    axes: np.ndarray, methods: list[str], curves: dict[str, pd.DataFrame], rows: pd.DataFrame
+) -> None:
+    """Give all differences one axis, cut where single epochs lie outside, and vanilla its own."""
+    first = rows.iloc[0]
+    cell = (first["dataset"], first["model"], first["stream"])
+    printed = [p.axis for p in paper.panels if p.cell == cell and p.measure == "test_accuracy"]
+    means = {method: curve.mean(axis=1) for method, curve in curves.items()}
+    own = means["vanilla"]
+    low, high = own.quantile(0.05), own.max()
+    if first["scale"] == "paper" and printed and printed[0]:
+        axes[0].axhspan(*(100 * end for end in printed[0]), color="0.93", zorder=-1, lw=0)
+        low, high = min(low, 100 * printed[0][0]), max(high, 100 * printed[0][1])
+    _set_limits(axes[0], low, high)
+    others = [means[method] for method in methods if method != "vanilla"]
+    if not others:
+        return
+    together = pd.concat(others)
+    ends = [other.iloc[-1] for other in others]
+    size = 100 * paper.size_that_matters(None, cell)
+    low = min(together.quantile(0.03), *ends, *([-1.5 * size] if size > 0 else [0]))
+    high = max(together.quantile(0.97), *ends, *([1.5 * size] if size > 0 else [0]))
+    for ax in axes[1 : len(methods)]:
+        if size > 0:
+            ax.axhspan(-size, size, color="0.93", zorder=-1, lw=0)
+        ax.axhline(0, color="0.35", lw=1, ls="--", zorder=2)
+        _set_limits(ax, low, high)
+
+
+def _set_limits(ax: Axes, low: float, high: float) -> None:
+    margin = 0.06 * (high - low) or 1.0
+    ax.set_ylim(low - margin, high + margin)

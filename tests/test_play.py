@@ -1,0 +1,249 @@
+"""Pictures that move without a kernel: their arithmetic, their data, their controls."""
+
+import importlib
+import math
+import re
+import sys
+from itertools import product
+from pathlib import Path
+
+import nbformat
+import pytest
+from browser import WIDTHS, find_chromium, open_browser, open_page
+
+from swrlib import load_records, notebook, records
+from swrlib.papers import SWR as paper
+from swrlib.theory.boundedness import adam_norm_bound, norm_bound, scalar_courses, unbounded_norm
+from swrlib.theory.norm_decay import scalar_norms
+
+ROOT = Path(__file__).resolve().parent.parent
+STYLE = ROOT / "book/style"
+STREAMS = ("warm-start", "full-access", "limited-access", "single-task", "single-task-decay")
+
+
+def play():
+    if str(ROOT / "book") not in sys.path:
+        sys.path.append(str(ROOT / "book"))
+    return importlib.import_module("play")
+
+
+def marks() -> list[str]:
+    """Return every place of a movable picture that pages and chapters have, as HTML."""
+    texts = [(ROOT / "book/index.md").read_text()]
+    for path in sorted(ROOT.glob("notebooks/*.ipynb")):
+        cells = nbformat.read(path, as_version=4).cells
+        texts += [cell.source for cell in cells if cell.cell_type == "markdown"]
+    place = re.compile(r'<div class="play".*?</div>', re.S)
+    places = [found for text in texts for found in place.findall(text)]
+    return [*places, *map(curves_mark, STREAMS)]
+
+
+def curves_mark(stream: str) -> str:
+    from IPython.utils.capture import capture_output
+
+    with capture_output() as captured:
+        notebook.offer_curves(stream)
+    return captured.outputs[0].data["text/html"]
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return load_records(scale="paper", split="all")
+
+
+@pytest.fixture(scope="module")
+def page_file(tmp_path_factory, shell, trained) -> Path:
+    """Write a page with every movable picture, as the website has them."""
+    folder = tmp_path_factory.mktemp("play")
+    play().write_curves(folder / "curves.js", trained)
+    for name in ("play.js", "play.css"):
+        (folder / name).write_text((STYLE / name).read_text())
+    path = folder / "page.html"
+    path.write_text(
+        '<!doctype html><html lang="en"><title>Play</title>'
+        '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        '<link rel="stylesheet" href="play.css"><script src="play.js"></script>'
+        f"<body><main class='bd-article'>{''.join(marks())}</main></html>"
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if find_chromium() is None:
+        pytest.skip("no Chromium on this machine")
+    with open_browser() as browser:
+        yield browser
+
+
+def calls() -> list[tuple[str, list, object]]:
+    """Return what to call in the browser with what arguments, and what the library says."""
+    found: list[tuple[str, list, object]] = []
+    for lam, length, decay, along, power in product(
+        (0.0, 3e-4, 0.02, 1.0), (1e-3, 0.3), (0, 40, 99), (False, True), (0, 1, 2)
+    ):
+        options = {"along": along, "power": power, "steps": 99}
+        given = {"lam": lam, "length": length, "decay": decay, **options}
+        found.append(("norms.after", [given], scalar_norms(lam, length, decay, **options)))
+    for start, lam, growth in product((0.5, 1, 20), (1e-4, 0.1, 1.0), (1e-4, 0.1, 10)):
+        common = {"start": start, "lam": lam}
+        given = {**common, "length": math.sqrt(growth), "steps": 300}
+        for course, along in zip(
+            scalar_courses(start, lam, growth, 300), (False, True), strict=True
+        ):
+            found.append(("norms.before", [{**given, "along": along}], course))
+        for kind, when in product(("sharp", "printed"), ("after", "before")):
+            options = {"kind": kind, "when": when}
+            expected = norm_bound(start, lam, growth, **options)
+            found.append(("bound", [{**common, "growth": growth, **options}], expected))
+        for when in ("after", "before"):  # as Adam's, whose largest step is of √2 rates
+            expected = adam_norm_bound(
+                start, lam, lr=math.sqrt(growth / 2), entries=1, betas=(0.0, 0.5), when=when
+            )
+            options = {"kind": "along", "when": when}
+            found.append(("bound", [{**common, "growth": growth, **options}], expected))
+        free = [unbounded_norm(start, growth, steps) for steps in range(1, 301)]
+        found.append(("norms.after", [{**given, "lam": 0}], free))
+    for lam in (1e-6, 1e-3, 0.5):
+        half = math.log(0.5) / math.log1p(-lam)
+        found += [("halfLife", [lam], half), ("lamOf", [half], lam)]
+    return [*found, ("halfLife", [1], 0), ("lamOf", [0], 1)]
+
+
+def test_the_browser_computes_what_the_library_does(browser, page_file):
+    asked = calls()
+    with open_page(browser, page_file, width=1280) as (page, faults):
+        answers = page.evaluate(
+            """asked => asked.map(([name, given]) => {
+                const [of, part] = name.split(".");
+                const found = swrPlay[of](...given);
+                return part ? found[part] : found;
+            })""",
+            [[name, given] for name, given, _ in asked],
+        )
+        assert not faults
+    for (name, given, expected), found in zip(asked, answers, strict=True):
+        pair = (found, expected) if isinstance(expected, list) else ([found], [expected])
+        assert all(math.isclose(a, b, rel_tol=1e-9) for a, b in zip(*pair, strict=True)), (
+            name,
+            given,
+        )
+
+
+def test_the_curves_are_those_of_the_records(trained, tmp_path):
+    curves = play().curves(trained)
+    assert set(curves) == set(STREAMS)
+    play().write_curves(tmp_path / "curves.js", trained)
+    assert (tmp_path / "curves.js").stat().st_size < 200_000
+    for stream, settings in curves.items():
+        for setting in settings:
+            name = re.fullmatch(r"(.+), (.+)", setting["name"])
+            rows = trained[
+                (trained["stream"] == stream)
+                & (trained["dataset"].map(paper.label) == name[1])
+                & (trained["model"].map(paper.label) == name[2])
+            ]
+            assert setting["epochs"][-1] == rows["epoch"].max()
+            for method in setting["methods"]:
+                own = rows[rows["method"] == method["id"]]
+                for place in {0, 1, len(setting["epochs"]) // 2, len(setting["epochs"]) - 1}:
+                    epoch = setting["epochs"][place]
+                    stage = own[own["epoch"] == epoch]["stage"].iloc[0]
+                    window = own[own["epoch"].between(epoch - 4, epoch) & (own["stage"] == stage)]
+                    mean = window[window["epoch"] > 0]["test_accuracy"].mean()
+                    assert math.isclose(method["mean"][place], mean, abs_tol=6e-5)
+                ends = [method["mean"][-1], method.get("printed", method["mean"][-1])]
+                assert all(setting["low"] < end < setting["high"] for end in ends)
+    cell = next(s for s in curves["single-task"] if s["name"] == "CIFAR-10, CNN")
+    printed = {method["id"]: method.get("printed") for method in cell["methods"]}
+    assert printed == {m: paper.tables[1].accuracy["cifar10", "cnn"][m].mean for m in printed}
+    assert not any("printed" in m for s in curves["warm-start"] for m in s["methods"])
+
+
+def test_without_records_there_are_no_curves():
+    import pandas as pd
+
+    assert play().curves(pd.DataFrame(columns=list(records.COLUMNS))) == {}
+
+
+SHOWN = """place => [
+    place.querySelector(".play-picture").innerHTML, place.querySelector("output").value
+]"""
+
+
+@pytest.mark.parametrize(("shape", "theme"), [("wide", "light"), ("narrow", "dark")])
+def test_every_control_is_moved_by_mouse_and_by_keyboard(browser, page_file, shape, theme):
+    """Each has a name, and each changes the picture or the numbers; the page stays in its width."""
+    width = WIDTHS[shape]
+    with open_page(browser, page_file, width=width, theme=theme) as (page, faults):
+        places = page.locator("[data-play]").all()
+        page.wait_for_function("() => !document.querySelector('[data-play]:not(.play-ready)')")
+        kinds = [place.get_attribute("data-play") for place in places]
+        assert set(kinds) == {"norm", "bound", "decay", "half-life", "curves"}
+        for place in places:
+            controls = place.locator("input, select").all()
+            assert controls
+            for control in controls:
+                name = control.evaluate("c => c.labels[0].textContent.trim()")
+                assert name
+                kind = control.get_attribute("type") or "select"
+                for move in (by_mouse, by_keyboard):
+                    before = place.evaluate(SHOWN)
+                    move(control, kind)
+                    assert place.evaluate(SHOWN) != before, (width, name, move.__name__)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert not faults
+
+
+def by_mouse(control, kind: str) -> None:
+    if kind == "range":
+        box = control.bounding_box()
+        now, low, high = (
+            float(control.evaluate(f"c => c.{name}")) for name in ("value", "min", "max")
+        )
+        share = 0.3 if (now - low) / (high - low) > 0.5 else 0.7
+        control.click(position={"x": share * box["width"], "y": box["height"] / 2})
+    elif kind == "number":
+        control.click(click_count=3)
+        control.page.keyboard.type("1234")
+    elif kind == "select":  # the list of a native one is drawn by the system, out of reach
+        control.select_option(index=1)
+    else:
+        control.click()
+
+
+def by_keyboard(control, kind: str) -> None:
+    control.focus()
+    keys = {"checkbox": "Space", "number": "ArrowUp", "select": "ArrowUp"}
+    control.press(keys.get(kind, "ArrowLeft"))
+
+
+def test_sliders_and_pictures_speak(browser, page_file):
+    """What is seen is also said: values as text, the numbers in an output that is announced."""
+    with open_page(browser, page_file, width=1280) as (page, faults):
+        place = page.locator('[data-play="norm"]')
+        slider = place.get_by_role("slider", name="pulls back")
+        assert slider.get_attribute("aria-valuetext") == "0.01"
+        slider.press("End")
+        assert slider.get_attribute("aria-valuetext") == "1"
+        said = place.get_by_role("status")
+        assert said.get_attribute("aria-live") == "polite"
+        assert "1 × with it" in said.inner_text()
+        picture = place.get_by_role("img")
+        assert picture.get_attribute("aria-describedby") == said.get_attribute("id")
+        # λ and its half-life follow each other.
+        place = page.locator('[data-play="half-life"]')
+        lam, half = place.get_by_role("slider").all()
+        assert "693 steps" in place.get_by_role("status").inner_text()
+        lam.press("End")
+        assert "λ = 1 " in place.get_by_role("status").inner_text()
+        half.press("Home")
+        half.press("End")
+        assert lam.get_attribute("aria-valuetext") == "0.000001"
+        assert not faults
+
+
+def test_without_a_script_a_sentence_says_what_one_would_see(shell):
+    for mark in marks():
+        words = re.sub(r"<[^>]*>|!\[.*?\]\(.*?\)", "", mark).strip()
+        assert len(words) > 60, mark
