@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from swrlib.papers import Claim, find_paper
+from swrlib.papers import SWR, Claim, find_paper
 from swrlib.records import load_measures
 from swrlib.verdicts import LEAST_SEEDS, NOT_RUN, Verdict, second_rule, task_rule
 from swrlib.verdicts.task_rule import LeadCase, Scope, TaskCase
@@ -163,7 +163,8 @@ class Courses:
             values = self.wide("error", activation, "late")
             found += [
                 TaskCase(
-                    f"{PAPER.label(activation)}, error of {a} minus that of {b}",
+                    f"{PAPER.label(activation)}, error of {SWR.label(a)} minus that of "
+                    f"{SWR.label(b)}",
                     values,
                     {a: 1.0, b: -1.0},
                     task_rule.MARGINS["error"],
@@ -181,8 +182,8 @@ class Courses:
             values = task_rule.wide(sums.assign(kept=sums["late"] / sums["start"]), "kept")
             found += [
                 TaskCase(
-                    f"{PAPER.label(activation)}, share of the rank that {method} keeps minus that "
-                    "of plain training",
+                    f"{PAPER.label(activation)}, share of the rank that {SWR.label(method)} keeps "
+                    "minus that of plain training",
                     values,
                     {method: 1.0, "vanilla": -1.0},
                     task_rule.TREND_MARGIN,
@@ -281,7 +282,7 @@ def _distances(courses: Courses) -> Cases:
         found += [
             TaskCase(
                 f"{PAPER.label(activation)}, ln of the distance with Wasserstein over that with "
-                f"{rival}",
+                f"{SWR.label(rival)}",
                 values,
                 {"wasserstein": 1.0, rival: -1.0},
                 FURTHER,
@@ -297,7 +298,8 @@ def _online(courses: Courses) -> Cases:
         values = courses.wide("online", activation, "change")
         found += [
             TaskCase(
-                f"{PAPER.label(activation)}, {method}: fall of the average online accuracy",
+                f"{PAPER.label(activation)}, {SWR.label(method)}: fall of the average online "
+                "accuracy",
                 values,
                 {method: -1.0},
                 task_rule.MARGINS["online"],
