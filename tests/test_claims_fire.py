@@ -270,10 +270,16 @@ def test_every_claim_has_a_verdict_or_says_what_it_would_take():
 
 
 def test_how_methods_end_beside_scratch():
-    rows = records(fire=0.65, full_reset=0.66, swr=0.70)
-    table = fire.ends(rows).loc["cifar10", "cnn"]
+    from test_verdicts import with_changes
+
+    means = {"fire": 0.65, "full_reset": 0.66, "swr": 0.70}
+    table = fire.ends(records(**means)).loc["cifar10", "cnn"]
     assert table.at["fire", "beside scratch"] == pytest.approx(-1.0, abs=1e-6)
     assert table["seeds"].tolist() == [3, 3, 3]
+    moved = with_changes(records(**means), lambda method, seed: -0.1 * (method == "fire"))
+    table = fire.ends(moved).loc["cifar10", "cnn"]
+    gap = table.at["fire", "at the change"] - table.at["swr", "at the change"]
+    assert gap == pytest.approx(-10, abs=1e-6)  # half of it at the first change, 1.5 at the second
 
 
 def test_the_committed_records_can_be_judged(root):
