@@ -165,6 +165,11 @@ def test_what_is_missing_is_missing():
             assert "nothing to say" in rule.said(judged, view)
         assert rule.said_of_methods(judged) and rule.said_of_baselines(judged)
     assert not len(predictors.coverage(nothing))
+    whole = predictors.missing(nothing)
+    assert whole.startswith("Not recorded yet: label-shuffled, ReLU; label-shuffled, leaky ReLU; ")
+    said = predictors.missing(table)
+    assert said.startswith("Not recorded yet: label-shuffled, leaky ReLU; label-shuffled, tanh; ")
+    assert "Of fewer than 3 seeds: label-shuffled, ReLU. Of fewer than 4 methods: label-" in said
 
 
 # Correlations
@@ -360,9 +365,9 @@ def test_measures_are_judged_in_every_view():
     assert chosen.loc[BEFORE, "word"] == PREDICTS
     # Sentences.
     text = rule.said(judged, WITHIN)
-    assert text.startswith("Within runs, of 18 measures 1 *predicts*: Hessian: srank (-0.9")
-    assert "1 *differs by stream*: update in the task before" in text
-    assert rule.said_of_methods(judged).startswith("Of the 1 that predict within runs")
+    assert text.startswith("Within runs, of 18 measures 1 predicts: Hessian: srank (-0.9")
+    assert "1 differs by stream: update in the task before" in text
+    assert rule.said_of_methods(judged).startswith("Of those that predict within runs (1), across")
     assert "the trouble of the task before has ρ = +0." in rule.said_of_baselines(judged)
 
 

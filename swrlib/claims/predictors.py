@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from swrlib.claims.curvature import CHOOSING
+from swrlib.claims.curvature import ACTIVATIONS, CHOOSING
 from swrlib.claims.curvature import PAPER as CURVATURE
-from swrlib.verdicts import task_rule
+from swrlib.verdicts import LEAST_SEEDS, task_rule
 
 #: What counts as a correlation of a size that matters: about a tenth of the ranks' variance.
 SIZE = 0.3
@@ -84,6 +84,8 @@ CLOCK, BEFORE = "number of the task", "trouble of the task before"
 BASELINES = (CLOCK, BEFORE)
 NAMES = tuple(predictor.name for predictor in PREDICTORS)
 SOURCES = tuple(dict.fromkeys(predictor.measure for predictor in PREDICTORS))
+#: What the page waits for: activations by stream.
+PLANNED = {"label-shuffled": ACTIVATIONS, "pixel-permuted": ("relu",)}
 #: What tells runs apart.
 _RUN = ["setting", "method", "seed"]
 
@@ -333,3 +335,26 @@ def coverage(table: pd.DataFrame) -> pd.DataFrame:
         }
     columns = ["methods", "seeds", "tasks", "not measured"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+
+
+def missing(table: pd.DataFrame) -> str:
+    """Say which of the planned settings lack records, seeds or methods; nothing if none does.
+
+    Parameters
+    ----------
+    table : DataFrame
+        What `tasks` returned.
+    """
+    found = coverage(table)
+    planned = [
+        f"{stream}, {CURVATURE.label(activation)}"
+        for stream, activations in PLANNED.items()
+        for activation in activations
+    ]
+    absent = [name for name in planned if not any(n.startswith(name) for n in found.index)]
+    parts = {
+        "Not recorded yet": absent,
+        f"Of fewer than {LEAST_SEEDS} seeds": found.index[found["seeds"] < LEAST_SEEDS],
+        f"Of fewer than {LEAST_METHODS} methods": found.index[found["methods"] < LEAST_METHODS],
+    }
+    return " ".join(f"{said}: {'; '.join(names)}." for said, names in parts.items() if len(names))
