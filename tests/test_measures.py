@@ -17,6 +17,7 @@ from swrlib import build_model, load_dataset, measures, models, theory, train
 from swrlib.engine.loop import Job, Stopped
 from swrlib.measures import MEASURES, Norms, Snapshot, balance_change, balance_worse
 from swrlib.theory import balance_, lpq_norm, spectrum
+from swrlib.theory.ranks import unit_entropy
 
 EPOCH_MEASURES = {name: m for name, m in MEASURES.items() if m.when == "epoch"}
 norms = st.lists(st.floats(0.1, 10), min_size=3, max_size=3)
@@ -159,9 +160,9 @@ def test_stage_measures_look_at_what_the_stage_trains_on(tmp_path):
             assert stored("features", f"dead, {layer}") == dead
             assert stored("features", f"srank, {layer}") == float(theory.srank(singular))
             entropy = stored("features", f"entropy, {layer}")
-            assert entropy == pytest.approx(theory.unit_entropy(values), rel=1e-5)
+            assert entropy == pytest.approx(unit_entropy(values), rel=1e-5)
             entropy = stored("features", f"entropy-of-each, {layer}")
-            assert entropy == pytest.approx(theory.unit_entropy(values, of_each=True), rel=1e-5)
+            assert entropy == pytest.approx(unit_entropy(values, of_each=True), rel=1e-5)
         hessian = theory.last_layers_hessian(model, images, labels)
         values = torch.linalg.eigvalsh(hessian)
         assert stored("hessian", "srank") == float(theory.srank(values))
