@@ -169,7 +169,7 @@ def test_what_is_missing_is_missing():
     assert whole.startswith("Not recorded yet: label-shuffled, ReLU; label-shuffled, leaky ReLU; ")
     said = predictors.missing(table)
     assert said.startswith("Not recorded yet: label-shuffled, leaky ReLU; label-shuffled, tanh; ")
-    assert "Of fewer than 3 seeds: label-shuffled, ReLU. Of fewer than 4 methods: label-" in said
+    assert "Of fewer than 3 seeds: label-shuffled, ReLU. Of fewer than 5 methods, which " in said
 
 
 # Correlations

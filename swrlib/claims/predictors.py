@@ -25,6 +25,8 @@ SIZE = 0.3
 LEAST_TASKS = 5
 #: From how many methods on a setting has one.
 LEAST_METHODS = 4
+#: Of fewer even a perfect order is too likely by chance: of the 24 orders of four, two are.
+DECIDING = 5
 #: Each stream's trouble, from a column of `swrlib.verdicts.task_rule.task_rows`.
 TROUBLES: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
     "label-shuffled": lambda rows: rows["error"],
@@ -355,6 +357,8 @@ def missing(table: pd.DataFrame) -> str:
     parts = {
         "Not recorded yet": absent,
         f"Of fewer than {LEAST_SEEDS} seeds": found.index[found["seeds"] < LEAST_SEEDS],
-        f"Of fewer than {LEAST_METHODS} methods": found.index[found["methods"] < LEAST_METHODS],
+        f"Of fewer than {DECIDING} methods, which decide nothing across them": found.index[
+            found["methods"] < DECIDING
+        ],
     }
     return " ".join(f"{said}: {'; '.join(names)}." for said, names in parts.items() if len(names))
