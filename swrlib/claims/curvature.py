@@ -5,14 +5,17 @@ From a value a run and task to verdicts, by `swrlib.verdicts.task_rule`. A setti
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from swrlib.papers import Claim, find_paper
-from swrlib.verdicts import LEAST_SEEDS, Verdict, second_rule, task_rule
+from swrlib.papers import SWR, Claim, find_paper
+from swrlib.records import load_measures
+from swrlib.verdicts import LEAST_SEEDS, NOT_RUN, Verdict, second_rule, task_rule
 from swrlib.verdicts.task_rule import LeadCase, Scope, TaskCase
 
 PAPER = find_paper("curvature")
@@ -84,6 +87,24 @@ def at_the_paper_s_setting(records: pd.DataFrame) -> pd.DataFrame:
     return chosen.assign(activation=given.reindex(chosen.index).fillna("relu"))
 
 
+def with_measures(chosen: pd.DataFrame, results: str | os.PathLike[str] | None) -> pd.DataFrame:
+    """Return a row a run and task, with what was measured.
+
+    Parameters
+    ----------
+    chosen : DataFrame
+        Records with ``activation``; there may be none.
+    results : path, optional
+        The folder that they are from; default: the project's own.
+    """
+    rows = task_rule.task_rows(chosen) if len(chosen) else chosen
+    if not len(rows):
+        return rows
+    runs = list(rows["run"].unique())
+    parts = [load_measures(results, measure=name, run=runs) for name in MEASURED]
+    return task_rule.measured_by_task(pd.concat(parts), rows)
+
+
 class Courses:
     """A value a run and task in every setting, summed up where it is asked for.
 
@@ -96,14 +117,19 @@ class Courses:
 
     def __init__(self, rows: pd.DataFrame) -> None:
         self.all = rows
+        self._sums: dict[tuple[str, str, float], pd.DataFrame] = {}
         self.rows = rows[np.isclose(rows["lr"].astype(float), PAPER.learning_rate)]
 
     def sums(self, value: str, activation: str, rate: float = PAPER.learning_rate) -> pd.DataFrame:
         """Return `task_rule.summarized` of one setting; nothing where it was not measured."""
-        rows = self.all[np.isclose(self.all["lr"].astype(float), rate)]
-        if value not in rows:
-            rows = rows[:0].assign(**{value: 0.0})
-        return task_rule.summarized(rows[rows["activation"] == activation], value)
+        key = (value, activation, rate)
+        if key not in self._sums:
+            rows = self.all[np.isclose(self.all["lr"].astype(float), rate)]
+            rows = rows[rows["activation"] == activation]
+            if value not in rows:
+                rows = rows[:0].assign(**{value: 0.0})
+            self._sums[key] = task_rule.summarized(rows, value)
+        return self._sums[key]
 
     def wide(self, value: str, activation: str, name: str, **given: float) -> pd.DataFrame:
         """Return one of the sums by seed and method."""
@@ -124,6 +150,7 @@ class Courses:
         values = self.wide(value, activation, "trend", **given)
         return TaskCase(what, values, {"vanilla": sign}, task_rule.TREND_MARGIN)
 
+    @functools.cached_property
     def lost(self) -> list[str]:
         """Name the nonlinear activations that certainly lose plasticity in plain training."""
         return [a for a in NONLINEAR if _word(self.loss(a), "above") == second_rule.REPRODUCED]
@@ -136,7 +163,8 @@ class Courses:
             values = self.wide("error", activation, "late")
             found += [
                 TaskCase(
-                    f"{PAPER.label(activation)}, error of {a} minus that of {b}",
+                    f"{PAPER.label(activation)}, error of {SWR.label(a)} minus that of "
+                    f"{SWR.label(b)}",
                     values,
                     {a: 1.0, b: -1.0},
                     task_rule.MARGINS["error"],
@@ -154,8 +182,8 @@ class Courses:
             values = task_rule.wide(sums.assign(kept=sums["late"] / sums["start"]), "kept")
             found += [
                 TaskCase(
-                    f"{PAPER.label(activation)}, share of the rank that {method} keeps minus that "
-                    "of plain training",
+                    f"{PAPER.label(activation)}, share of the rank that {SWR.label(method)} keeps "
+                    "minus that of plain training",
                     values,
                     {method: 1.0, "vanilla": -1.0},
                     task_rule.TREND_MARGIN,
@@ -219,7 +247,7 @@ def _before(courses: Courses) -> Cases:
 def lead_of(courses: Courses, activation: str, method: str) -> LeadCase | None:
     """Return by how many tasks the Hessian's rank falls before the error rises, by seed."""
     error, rank = (courses.sums(value, activation) for value in ("error", HESSIAN))
-    both = error.join(rank, rsuffix=" of the rank", how="inner")
+    both = error.join(rank[["fallen", "never"]].add_suffix(" of the rank"), how="inner")
     if method not in both.index.unique("method"):
         return None
     own = both.loc[method].dropna(subset=["onset", "fallen of the rank"])
@@ -236,7 +264,7 @@ def _explained(name: str, sign: float) -> Reading:
     """Ask where an earlier explanation's measure does not go the way that it should."""
     return Reading(
         lambda courses: [
-            courses.trend(EARLIER[name], name, activation, sign) for activation in courses.lost()
+            courses.trend(EARLIER[name], name, activation, sign) for activation in courses.lost
         ],
         "little",
         NOWHERE,
@@ -254,7 +282,7 @@ def _distances(courses: Courses) -> Cases:
         found += [
             TaskCase(
                 f"{PAPER.label(activation)}, ln of the distance with Wasserstein over that with "
-                f"{rival}",
+                f"{SWR.label(rival)}",
                 values,
                 {"wasserstein": 1.0, rival: -1.0},
                 FURTHER,
@@ -270,7 +298,8 @@ def _online(courses: Courses) -> Cases:
         values = courses.wide("online", activation, "change")
         found += [
             TaskCase(
-                f"{PAPER.label(activation)}, {method}: fall of the average online accuracy",
+                f"{PAPER.label(activation)}, {SWR.label(method)}: fall of the average online "
+                "accuracy",
                 values,
                 {method: -1.0},
                 task_rule.MARGINS["online"],
@@ -287,7 +316,7 @@ READINGS: dict[str, Reading] = {
     "curvature-linear": Reading(lambda c: [c.loss("identity")], "little"),
     **{claim: _explained(*about) for claim, about in EXPLANATIONS.items()},
     "curvature-falls": Reading(
-        lambda c: [c.trend(HESSIAN, "Hessian's rank", a, -1) for a in c.lost()], nothing=NOWHERE
+        lambda c: [c.trend(HESSIAN, "Hessian's rank", a, -1) for a in c.lost], nothing=NOWHERE
     ),
     "curvature-before": Reading(_before),
     "curvature-constant": Reading(
@@ -313,18 +342,20 @@ READINGS: dict[str, Reading] = {
 }
 
 
-def judged(rows: pd.DataFrame) -> list[Verdict]:
-    """Judge every claim of the paper; *not run*, and what it would take, where records are missing.
+def judged(rows: pd.DataFrame, claims: Sequence[Claim] = PAPER.claims) -> list[Verdict]:
+    """Judge claims of the paper; *not run*, and what it would take, where records are missing.
 
     Parameters
     ----------
     rows : DataFrame
         As for `Courses`; there may be none.
+    claims : sequence of Claim
+        Default: all.
     """
     courses = Courses(rows) if len(rows) else None
     needs = PAPER.details["needs"]
     found = []
-    for claim in PAPER.claims:
+    for claim in claims:
         reading = READINGS.get(claim.id, Reading(lambda c: []))
         cases = [case for case in reading.cases(courses) if case] if courses else []
         lacking = needs.get(claim.id, "") or (reading.nothing if courses else "")
@@ -373,6 +404,8 @@ def levels(rows: pd.DataFrame) -> pd.DataFrame:
     printed = PAPER.details["levels"]
     names = {"update": "update norm", "representation-rank": "rank of the representation"}
     names |= {"entropy": "entropy of the features"}
+    if not len(rows):
+        return pd.DataFrame()
     courses, lines = Courses(rows), []
     for key, name in names.items():
         for activation, (first, last) in printed[key].items():
@@ -400,3 +433,13 @@ def times(rows: pd.DataFrame) -> str:
         for activation, own in seconds.groupby("activation")
     ]
     return f"Training time a task and run, measures not counted: {', '.join(parts)}."
+
+
+def lacking(found: Iterable[Verdict]) -> pd.DataFrame:
+    """Return what it would take for each claim that was not run, written for readers."""
+    rows = [
+        {"claim": v.claim.sentence, "place": v.claim.place, "what it would take": v.detail or "–"}
+        for v in found
+        if v.verdict == NOT_RUN
+    ]
+    return pd.DataFrame(rows)

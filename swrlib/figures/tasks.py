@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from swrlib.figures import STYLE, method_lines
+from swrlib.figures import STYLE, in_order, method_lines
 from swrlib.figures.layers import legend_below
 from swrlib.papers import SWR as paper
 from swrlib.verdicts import seed_count
@@ -30,7 +30,7 @@ def by_task(
     panels: Iterable[Any] | None = None,
     names: Mapping[Any, str] | None = None,
     columns: int = 2,
-    log: bool = False,
+    limits: tuple[float, float] | None = None,
     level: float | None = None,
 ) -> tuple[Figure, str]:
     """Draw an outcome against the task: a line a method with its interval, SWR in front.
@@ -49,8 +49,8 @@ def by_task(
         How they are called; default: as they are written.
     columns : int
         Panels side by side.
-    log : bool
-        A logarithmic axis.
+    limits : (float, float), optional
+        Between which values can lie: what reaches beyond them, an interval say, is cut.
     level : float, optional
         A dashed line: from where on a task counts as lost, say.
 
@@ -65,11 +65,12 @@ def by_task(
     figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, sharey=True)
     said = []
     for which, ax in zip(wanted, axes.flat, strict=False):
-        part = rows[rows[panel] == which].dropna(subset=[value])
+        part = rows[rows[panel] == which]
         name = (names or {}).get(which, str(which))
         said.append(_panel(ax, part, value, name))
-        if log:
-            ax.set_yscale("log")
+        if limits is not None:
+            room = 0.03 * (limits[1] - limits[0])
+            ax.set_ylim(limits[0] - room, limits[1] + room)
         if level is not None:
             ax.axhline(level, color="0.35", lw=0.9, ls="--", zorder=1)
     for ax in axes.flat[len(wanted) :]:
@@ -82,6 +83,7 @@ def by_task(
 
 def _panel(ax: Axes, rows: pd.DataFrame, value: str, name: str) -> str:
     """Draw one panel; return what it says."""
+    rows = rows.dropna(subset=[value]) if value in rows else rows[:0]
     if not len(rows):
         ax.set_title(f"{name}: not run", loc="left", fontsize=10)
         return f"{name}: not run."
@@ -107,3 +109,104 @@ def bring_to_front(ax: Axes) -> None:
     for band in ax.collections:
         if tuple(band.get_facecolor()[0][:3]) == tuple(STYLE["swr"][0]):  # type: ignore[index]
             band.set_zorder(_FRONT)
+
+
+def grid(
+    rows: pd.DataFrame,
+    values: Mapping[str, str],
+    *,
+    panel: str,
+    panels: Iterable[Any],
+    names: Mapping[Any, str] | None = None,
+) -> tuple[Figure, str]:
+    """Draw several outcomes: a line of panels for each, a column for each value of a column.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        As for `by_task`; what a run lacks is left out.
+    values : mapping of str to str
+        What is drawn, in this order: its name on the axis and its column.
+    panel, panels, names
+        As for `by_task`.
+
+    Returns
+    -------
+    (Figure, str)
+        The picture, and where each method starts and ends in each panel.
+    """
+    panels, names = list(panels), names or {}
+    size = (1.9 * len(panels) + 0.6, 1.75 * len(values) + 0.7)
+    figure, axes = plt.subplots(
+        len(values), len(panels), figsize=size, squeeze=False, sharey="row", sharex=True
+    )
+    said = []
+    for place, ((label, value), line) in enumerate(zip(values.items(), axes, strict=True)):
+        for which, ax in zip(panels, line, strict=True):
+            part = rows[rows[panel] == which]
+            name = names.get(which, str(which))
+            said.append(f"{label}, {_panel(ax, part, value, name)}")
+            ax.set_title("" if place else name, loc="left", fontsize=9)
+            ax.set(xlabel="task" if place == len(values) - 1 else "", ylabel="")
+            ax.tick_params(labelsize=8)
+        line[0].set_ylabel(label, fontsize=8)
+    legend_below(figure)
+    return figure, " ".join(said)
+
+
+def what_came_first(
+    events: pd.DataFrame,
+    *,
+    panel: str,
+    panels: Iterable[Any],
+    names: Mapping[Any, str] | None = None,
+) -> tuple[Figure, str]:
+    """Draw when the error rises against when a measure falls: a point a run, SWR's in front.
+
+    Above the diagonal the measure falls first. What never came lies beyond the last task, hollow.
+
+    Parameters
+    ----------
+    events : DataFrame
+        ``method, seed, onset, censored, fallen, never, tasks`` and the panel's column, a row a run.
+    panel, panels, names
+        As for `by_task`.
+
+    Returns
+    -------
+    (Figure, str)
+        The picture, and how often which came first.
+    """
+    panels, events = list(panels), events.dropna(subset=["onset", "fallen"])
+    size = (2.3 * len(panels) + 0.4, 3.2)
+    figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, sharey=True)
+    order = [*(m for m in in_order(events) if m != "swr"), "swr"]
+    said = []
+    for which, ax in zip(panels, axes[0], strict=True):
+        part, name = events[events[panel] == which], (names or {}).get(which, str(which))
+        ax.set_title(f"{name}{'' if len(part) else ': not run'}", loc="left", fontsize=10)
+        ax.axline((1, 1), slope=1, color="0.6", lw=0.9, ls="--", zorder=0)
+        for place, method in enumerate(order):
+            color, marker = STYLE[method]
+            for run in part[part["method"] == method].itertuples():
+                whole = not (run.never or run.censored)
+                look = {"color": color if whole else "none", "edgecolors": color, "marker": marker}
+                ax.scatter(run.fallen + 0.15 * place, run.onset, s=40, zorder=2 + place, **look)
+            ax.scatter([], [], color=color, marker=marker, label=paper.label(method))
+        end = part["tasks"].max() + 2 if len(part) else 2
+        ax.set(xlabel="rank falls, task", xlim=(0, end), ylim=(0, end))
+        said.append(f"{name}: {_order_of_events(part)}")
+    axes[0][0].set_ylabel("error rises, task")
+    legend_below(figure)
+    return figure, " ".join(said)
+
+
+def _order_of_events(events: pd.DataFrame) -> str:
+    """Count the runs in which the fall came first, in the same task, later; or neither came."""
+    neither = events["never"].astype(bool) & events["censored"].astype(bool)
+    lead = (events["onset"] - events["fallen"])[~neither].astype(float)
+    return (
+        f"of {len(events)} runs the rank fell before the error rose in {(lead > 0).sum()}, in the "
+        f"same task in {(lead == 0).sum()}, later in {(lead < 0).sum()}; in {neither.sum()} "
+        "neither was seen."
+    )

@@ -151,38 +151,38 @@ def summarized(rows: pd.DataFrame, value: str) -> pd.DataFrame:
             f"there are several runs of {twice.iloc[0]!r} with one seed: filter the rows to one λ "
             "and one setting"
         )
+    rows = rows.dropna(subset=[value]).sort_values("task")
+    runs = rows.groupby(["method", "seed"])
     found = {
-        key: _sums(run.set_index("task")[value].dropna().astype(float).sort_index())
-        for key, run in rows.groupby(["method", "seed"])
+        key: _sums(run["task"].to_numpy(dtype=float), run[value].to_numpy(dtype=float))
+        for key, run in runs[["task", value]]
     }
-    names = ["method", "seed"]
-    index = pd.MultiIndex.from_tuples(list(found), names=names) if found else None
+    keys = [[key[level] for key in found] for level in (0, 1)]
+    index = pd.MultiIndex.from_arrays(keys, names=["method", "seed"])
     return pd.DataFrame(list(found.values()), index=index, columns=_SUMS)
 
 
 _SUMS = ["start", "late", "change", "trend", "onset", "censored", "fallen", "never", "tasks"]
 
 
-def _sums(course: pd.Series) -> dict[str, float | bool]:
-    tasks = len(course)
-    if tasks <= START:
-        return dict.fromkeys(_SUMS, math.nan) | {"tasks": tasks}
-    start = float(course.iloc[:START].mean())
-    late = float(course.iloc[-math.ceil(tasks / SHARE) :].mean())
-    slope = float(np.polyfit(course.index.to_numpy(dtype=float), course.to_numpy(), 1)[0])
-    span = float(course.index[-1] - course.index[0])
-    over, under = course.index[course > LOST], course.index[course < FALLEN * start]
-    never = int(course.index[-1]) + 1
+def _sums(tasks: np.ndarray, values: np.ndarray) -> dict[str, float | bool]:
+    count = len(tasks)
+    if count <= START:
+        return dict.fromkeys(_SUMS, math.nan) | {"tasks": count}
+    start, late = values[:START].mean(), values[-math.ceil(count / SHARE) :].mean()
+    slope = np.polyfit(tasks, values, 1)[0]
+    over, under = tasks[values > LOST], tasks[values < FALLEN * start]
+    never = tasks[-1] + 1
     return {
         "start": start,
         "late": late,
         "change": late - start,
-        "trend": slope * span / start if start else math.nan,
-        "onset": float(over[0] if len(over) else never),
+        "trend": slope * (tasks[-1] - tasks[0]) / start if start else math.nan,
+        "onset": over[0] if len(over) else never,
         "censored": not len(over),
-        "fallen": float(under[0] if len(under) else never),
+        "fallen": under[0] if len(under) else never,
         "never": not len(under),
-        "tasks": tasks,
+        "tasks": count,
     }
 
 

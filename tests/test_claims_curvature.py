@@ -1,0 +1,239 @@
+"""Claims of the curvature paper: made-up courses of every outcome, and what counts as a record."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from swrlib import verdicts
+from swrlib.claims import curvature
+from swrlib.claims.curvature import DISTANCE, EARLIER, HESSIAN, PAPER, Courses, judged
+from swrlib.verdicts import task_rule
+
+YES, NO, OPEN = verdicts.REPRODUCED, verdicts.NOT_REPRODUCED, verdicts.UNDECIDED
+RUN = "30 of 100 tasks, 5 of 30 seeds"
+#: From which task on plain training loses tasks, with each activation.
+ONSET = {"relu": 4, "leaky_relu": 9, "tanh": 12, "identity": 99}
+METHODS = ("vanilla", "l2", "l2-init", "wasserstein", "swr")
+
+
+def made_up(*, seeds=5, methods=METHODS, onset=ONSET, lost=("vanilla",), change=None, rate=1e-3):
+    """Return courses in which everything is as the paper claims; `change` alters a run's."""
+    random, parts = np.random.default_rng(0), []
+    task = np.arange(1, 31)
+    for activation, at in onset.items():
+        for method in methods:
+            for seed in range(seeds):
+                gone = (task >= at + seed % 2) & (method in lost)
+                noise = 0.01 * np.abs(random.standard_normal(30))
+                slow = (task - 1) / 29
+                dead = activation == "relu" and method in lost
+                error = {"l2": 0.2, "l2-init": 0.08, "wasserstein": 0.0, "swr": 0.02}
+                kept = activation != "identity" and method in error and task > 20
+                table = {
+                    "error": 0.7 * gone + noise + kept * error.get(method, 0.0),
+                    "online": 0.9 - 0.2 * slow + noise,
+                    HESSIAN: 800 * (1 - 0.8 * (task >= at - 1) * (method in lost)) + noise,
+                    EARLIER["update norm"]: 0.03 * (1 - slow if dead else 1 + 2 * slow)
+                    + noise / 99,
+                    EARLIER["rank of the representation"]: 25 + 2 * slow - 20 * dead * slow + noise,
+                    EARLIER["entropy of the features"]: 3.0 + slow - 2 * dead * slow + noise,
+                    EARLIER["weight norm"]: 0.1 * (1 - slow / 2 if dead else 1 + slow) + noise / 99,
+                    EARLIER["rank of the weights"]: 30 + 4 * slow - 12 * dead * slow + noise,
+                    DISTANCE: (9 if method == "wasserstein" else 5) + noise,
+                }
+                about = {"activation": activation, "method": method, "seed": seed, "lr": rate}
+                frame = pd.DataFrame(table).assign(task=task, **about)
+                parts.append(change(frame) if change else frame)
+    return pd.concat(parts, ignore_index=True)
+
+
+def verdicts_on(rows, *names) -> dict[str, verdicts.Verdict]:
+    chosen = [PAPER.find_claim(f"curvature-{name}") for name in names] or PAPER.claims
+    return {v.claim.id.removeprefix("curvature-"): v for v in judged(rows, chosen)}
+
+
+def words(rows, *names) -> dict[str, str]:
+    return {name: found.verdict for name, found in verdicts_on(rows, *names).items()}
+
+
+@pytest.fixture(scope="module")
+def as_claimed():
+    return made_up()
+
+
+def test_courses_as_the_paper_has_them_reproduce_every_claim(as_claimed):
+    found = verdicts_on(as_claimed)
+    assert len(found) == len(PAPER.claims)
+    needs = {id.removeprefix("curvature-") for id in PAPER.details["needs"]}
+    trained = {id.removeprefix("curvature-") for id in curvature.READINGS}
+    for name, verdict in found.items():
+        if verdict.claim.remark:
+            assert verdict.verdict == verdicts.REMARK, name
+        elif name in trained:
+            assert verdict.verdict == YES, (name, verdict)
+            assert "30 of 100 tasks" in verdict.label
+        else:
+            assert (verdict.verdict, name in needs) == (verdicts.NOT_RUN, True), name
+            assert verdict.detail == PAPER.details["needs"][f"curvature-{name}"]
+    assert found["loss"].label == f"{YES} ({RUN})"
+    assert found["regularizers-help"].label == f"{YES} (30 of 100 tasks, 5 of 10 seeds)"
+    assert found["leaky-rates"].label == f"{YES} (1 of 3 cases, {RUN})"
+    assert "leaky ReLU" in found["loss"].detail and "n = 5" in found["loss"].detail
+    assert "0.05" not in found["relu-first"].detail and "in tasks" in found["relu-first"].detail
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"onset": ONSET | {"tanh": 99}}, {"loss": "mixed", "before": verdicts.NOT_RUN}),
+        ({"onset": dict.fromkeys(ONSET, 99)}, {"loss": verdicts.second_rule.NO_EFFECT}),
+        ({"onset": ONSET | {"relu": 14}}, {"relu-first": verdicts.REVERSED}),
+        ({"onset": ONSET | {"relu": 9}}, {"relu-first": "mixed"}),
+        ({"onset": ONSET | {"identity": 10}}, {"linear": NO, "constant": NO}),
+        ({"lost": ()}, {"loss": verdicts.second_rule.NO_EFFECT, "falls": verdicts.NOT_RUN}),
+        (
+            {"lost": METHODS},
+            {"regularizers-help": NO, "regularizers-keep": verdicts.second_rule.NO_EFFECT},
+        ),
+        ({"seeds": 2}, {"loss": verdicts.TOO_FEW_SEEDS, "falls": verdicts.NOT_RUN}),
+        ({"seeds": 3}, {"loss": YES, "linear": OPEN, "constant": OPEN, "not-update": YES}),
+    ],
+)
+def test_what_is_otherwise_gets_another_word(changed, expected):
+    assert words(made_up(**changed), *expected) == expected
+
+
+def test_a_rank_that_falls_with_the_error_or_after_it_is_not_before_it():
+    def later(frame):
+        fall = (frame["error"] > 0.3).shift(2, fill_value=False)
+        return frame.assign(**{HESSIAN: 800 - 700 * fall})
+
+    def together(frame):
+        return frame.assign(**{HESSIAN: 800 - 700 * (frame["error"] > 0.3)})
+
+    def never(frame):
+        return frame.assign(**{HESSIAN: 800 + frame["task"]})
+
+    assert words(made_up(change=later), "before")["before"] == verdicts.REVERSED
+    assert words(made_up(change=together), "before")["before"] == verdicts.second_rule.NO_EFFECT
+    found = words(made_up(change=never), "before", "falls")
+    assert found["before"] == verdicts.REVERSED and found["falls"] == verdicts.second_rule.NO_EFFECT
+
+
+def test_an_explanation_that_fits_every_activation_is_not_refuted():
+    def all_fall(frame):
+        column = EARLIER["update norm"]
+        return frame.assign(**{column: 0.03 - 0.02 * frame["task"] / 30})
+
+    assert words(made_up(change=all_fall), "not-update")["not-update"] == NO
+    found = verdicts_on(made_up(lost=()), "not-update")["not-update"]
+    assert (found.verdict, found.detail) == (verdicts.NOT_RUN, curvature.NOWHERE)
+
+
+def test_the_online_error_misleads_only_where_the_error_at_the_end_stays():
+    def falls_with_it(frame):
+        return frame.assign(error=0.02 * frame["task"])
+
+    found = verdicts_on(made_up(change=falls_with_it), "online")["online"]
+    assert (found.verdict, found.detail) == (verdicts.NOT_RUN, curvature.NO_SETTING)
+    steady = made_up(change=lambda frame: frame.assign(online=0.9 + 1e-4 * frame["seed"]))
+    assert words(steady, "online")["online"] == verdicts.second_rule.NO_EFFECT
+
+
+def test_missing_methods_and_activations_leave_claims_open_or_not_run(as_claimed):
+    some = as_claimed[as_claimed["method"] != "wasserstein"]
+    found = verdicts_on(some, "wasserstein-lowest", "regularizers-help")
+    assert found["wasserstein-lowest"].verdict == verdicts.NOT_RUN
+    assert "2 ms a step" in found["wasserstein-lowest"].detail
+    assert "6 of 9 cases" in found["regularizers-help"].label
+    relu = words(some[some["activation"] == "relu"], "linear", "before", "relu-first", "loss")
+    assert relu["linear"] == relu["before"] == relu["relu-first"] == verdicts.NOT_RUN
+    assert relu["loss"] == YES
+    assert set(words(as_claimed[:0]).values()) == {verdicts.NOT_RUN}
+    unmeasured = as_claimed.drop(columns=[HESSIAN, *EARLIER.values(), DISTANCE])
+    found = words(unmeasured, "loss", "falls", "before")
+    assert found["loss"] == YES and found["falls"] == found["before"] == verdicts.NOT_RUN
+
+
+def test_other_rates_are_cases_of_their_own(as_claimed):
+    slow = made_up(methods=["vanilla"], onset={"leaky_relu": 5}, rate=1e-4)
+    both = pd.concat([as_claimed, slow])
+    found = verdicts_on(both, "leaky-rates", "loss")
+    assert "2 of 3 cases" in found["leaky-rates"].label
+    assert found["loss"] == verdicts_on(as_claimed, "loss")["loss"]
+
+
+# ------------------------------------------------------------------------- what is a record
+
+
+def record(**changed):
+    own = {
+        "run": "r",
+        "dataset": "mnist",
+        "stream": "label-shuffled",
+        "method": "vanilla",
+        "seed": 0,
+        "images": 1280,
+        "batch_size": 16,
+        "model_hidden": (128, 64, 32),
+        "model_initialization": "glorot",
+        "model_activation": "tanh",
+        "stage_epoch": 200,
+    }
+    return own | changed
+
+
+def test_only_the_paper_s_tasks_count():
+    right = [record(), record(run="a", model_activation=None)]
+    wrong = [
+        record(run="b", seed=100),
+        record(run="c", images=320),
+        record(run="d", batch_size=64),
+        record(run="e", model_hidden=(64, 32)),
+        record(run="f", model_initialization=None),
+        record(run="g", stream="pixel-permuted"),
+        record(run="h", dataset="mnist-5k"),
+        record(run="i", stage_epoch=50),
+        record(run="j", optimizer="sgd"),
+        record(run="k", model_hidden=None),
+    ]
+    found = curvature.at_the_paper_s_setting(pd.DataFrame([*right, *wrong]))
+    assert found["run"].tolist() == ["r", "a"]
+    assert found["activation"].tolist() == ["tanh", "relu"]
+    plain = pd.DataFrame([record()])
+    assert len(curvature.at_the_paper_s_setting(plain)) == 1
+    assert not len(curvature.at_the_paper_s_setting(plain.drop(columns="model_hidden")))
+    assert "activation" in curvature.at_the_paper_s_setting(plain[:0])
+
+
+def test_events_and_levels_are_those_of_the_rule(as_claimed):
+    found = curvature.events(as_claimed).set_index(["activation", "method", "seed"])
+    for seed in range(5):
+        row = found.loc[("tanh", "vanilla", seed)]
+        assert row["onset"] == ONSET["tanh"] + seed % 2 and not row["censored"]
+        assert row["fallen"] == ONSET["tanh"] - 1 and not row["never"]
+    assert found.loc[("identity", "swr", 0), "censored"]
+    table = curvature.levels(as_claimed)
+    line = table[(table["measure"] == "update norm") & (table["activation"] == "ReLU")].iloc[0]
+    sums = task_rule.summarized(
+        as_claimed[(as_claimed["activation"] == "relu") & (as_claimed["method"] == "vanilla")],
+        EARLIER["update norm"],
+    )
+    assert line["ours"] == f"{sums['start'].mean():.3g} → {sums['late'].mean():.3g}"
+    assert line["printed"] == "0.025 → 0" and line["seeds"] == 5
+    lead = curvature.lead_of(Courses(as_claimed), "tanh", "vanilla")
+    assert lead.leads().tolist() == [1, 2, 1, 2, 1]
+    assert curvature.lead_of(Courses(as_claimed), "tanh", "nobody") is None
+    timed = as_claimed.assign(run="r", seconds=2.0)
+    assert "tanh 2.0 s (1 runs)" in curvature.times(timed)
+
+
+def test_readings_needs_and_claims_are_each_other_s():
+    claims = {claim.id for claim in PAPER.claims}
+    assert set(curvature.READINGS) <= claims and set(PAPER.details["needs"]) <= claims
+    assert claims == set(curvature.READINGS) | set(PAPER.details["needs"])
+    assert set(curvature.EXPLANATIONS) <= set(curvature.READINGS)
+    assert [name for name, _ in curvature.EXPLANATIONS.values()] == list(EARLIER)
+    for claim in PAPER.claims:
+        assert claim.remark == (claim.place == "ours")
+        assert claim.chapter == "curvature" and claim.sentence.endswith(".")
