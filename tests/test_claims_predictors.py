@@ -107,6 +107,16 @@ def test_a_measure_at_a_tasks_start_stands_beside_the_tasks_end():
     assert {name: first[name] for name in NAMES} == pytest.approx(expected)
 
 
+def test_a_measure_of_every_so_many_tasks_counts_where_it_was_taken():
+    every = values()
+    spectrum = every["measure"] == "spectrum-start"
+    every.loc[spectrum, "measure"] = "spectrum-start:2"
+    every = every[~spectrum | (every["epoch"] == 8)]  # of the third task alone
+    table = predictors.tasks(records(), every)
+    found = table["spectrum: ε-rank, ε = 0.01"]
+    assert np.isnan(found[0]) and found[1] == 300
+
+
 def test_each_stream_has_its_outcome_and_others_are_passed_over():
     frames = [records(), records("pixel-permuted", run="p"), records("warm-start", run="w")]
     frames += [records(run="chosen", seed=100)]

@@ -85,7 +85,6 @@ PREDICTORS = (
 CLOCK, BEFORE = "number of the task", "trouble of the task before"
 BASELINES = (CLOCK, BEFORE)
 NAMES = tuple(predictor.name for predictor in PREDICTORS)
-SOURCES = tuple(dict.fromkeys(predictor.measure for predictor in PREDICTORS))
 #: What the page waits for: activations by stream.
 PLANNED = {"label-shuffled": ACTIVATIONS, "pixel-permuted": ("relu",)}
 #: What tells runs apart.
@@ -103,8 +102,8 @@ def tasks(frame: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
     frame : DataFrame
         Records; runs of other streams than `TROUBLES` has are passed over.
     measured : DataFrame
-        What `swrlib.load_measures` returned of these runs, for the measures of `SOURCES` (those
-        that there are).
+        What `swrlib.load_measures` returned of these runs. A measure of every so many tasks counts
+        where it was taken.
 
     Returns
     -------
@@ -117,7 +116,8 @@ def tasks(frame: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
     if not len(kept):
         return pd.DataFrame(columns=[*_RUN, "run", "task", "trouble", *BASELINES, *NAMES])
     rows = task_rule.task_rows(kept)
-    wide = task_rule.measured_by_task(measured, rows)
+    names = measured["measure"].str.replace(r":\d+$", "", regex=True)  # "spectrum-start:10"
+    wide = task_rule.measured_by_task(measured.assign(measure=names), rows)
     trouble = [TROUBLES[stream](part) for stream, part in rows.groupby("stream")]
     table = pd.DataFrame(
         {
