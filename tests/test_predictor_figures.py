@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from swrlib.claims.predictors import ACROSS, BASELINES, NAMES, WITHIN
+from swrlib.claims.predictors import ACROSS, BASELINES, NAMES, WITHIN, of_methods, turned
 from swrlib.figures import predictors
 
 
@@ -49,6 +49,36 @@ def test_a_heat_map_says_each_number():
     assert ax.texts[0].get_text() == "-.30"
     heads = [text.get_text() for text in ax.get_xticklabels()]
     assert heads == ["label-shuffled\ntanh", "pixel-permuted\nReLU"]
+    matplotlib.pyplot.close(figure)
+
+
+def test_a_heat_map_of_methods_has_means_in_the_methods_order():
+    runs = pd.DataFrame(
+        {
+            "setting": "s",
+            "method": method,
+            "seed": seed,
+            "measure": NAMES[2],
+            "rho": rho + seed / 10,
+        }
+        for method, rho in {"swr 0.0003": 0.1, "l2 0.01": -0.3, "vanilla": 0.5}.items()
+        for seed in range(3)
+    )
+    figure = predictors.by_method(runs)
+    (ax,) = figure.axes
+    assert [text.get_text() for text in ax.get_xticklabels()] == [
+        "vanilla",
+        "L2 0.01",
+        "SWR 0.0003",
+    ]
+    assert [text.get_text() for text in ax.texts if text.get_text()] == ["+.60", "-.20", "+.20"]
+    best = of_methods(runs)
+    assert best["rho"].to_dict() == pytest.approx(
+        {"swr 0.0003": 0.2, "l2 0.01": -0.2, "vanilla": 0.6}
+    )
+    assert set(best["measure"]) == {NAMES[2]}
+    assert turned(runs, "method") == [] == turned(runs[:0], "method")
+    assert turned(runs.assign(rho=runs["rho"] - 0.2), "method") == [NAMES[2]]
     matplotlib.pyplot.close(figure)
 
 

@@ -310,6 +310,42 @@ def signs(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(counts | {"least": rho.min(), "largest": rho.max()})
 
 
+def of_methods(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the measure with the largest mean correlation within the runs of each method.
+
+    Parameters
+    ----------
+    runs : DataFrame
+        What `of_runs` returned.
+
+    Returns
+    -------
+    DataFrame
+        By method: ``measure, rho``.
+    """
+    means = runs[runs["measure"].isin(NAMES)].pivot_table("rho", "method", "measure")
+    best = means.abs().idxmax(axis=1)
+    rho = [means.at[method, name] for method, name in best.items()]
+    return pd.DataFrame({"measure": best, "rho": rho})
+
+
+def turned(rows: pd.DataFrame, by: str) -> list[str]:
+    """Name the measures that go with the trouble in one group and against it in another.
+
+    Both by `SIZE` or more, on the mean.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        ``measure, rho`` and the column of groups.
+    by : str
+        That column: "method", say.
+    """
+    means = rows.pivot_table("rho", "measure", by)
+    both = (means.min(axis=1) <= -SIZE) & (means.max(axis=1) >= SIZE)
+    return [name for name in NAMES if both.get(name, False)]
+
+
 def coverage(table: pd.DataFrame) -> pd.DataFrame:
     """Say of each setting what was recorded.
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -12,6 +15,7 @@ from matplotlib.figure import Figure
 from swrlib.claims.predictors import ACROSS, BASELINES, BEYOND, NAMES, SIZE, WITHIN
 from swrlib.figures import COLORS, STYLE
 from swrlib.figures.layers import legend_below
+from swrlib.papers import SWR as paper
 
 #: Of each view: its colour, marker, and place within a line.
 _VIEWS = {
@@ -59,7 +63,7 @@ def dots(judged: pd.DataFrame) -> Figure:
 
 
 def by_setting(judged: pd.DataFrame, view: str) -> Figure:
-    """Draw a table of correlations, measures by settings, as a heat map with numbers.
+    """Draw correlations, measures by settings, as a heat map with numbers.
 
     Parameters
     ----------
@@ -69,12 +73,39 @@ def by_setting(judged: pd.DataFrame, view: str) -> Figure:
         Of `swrlib.claims.predictors.VIEWS`.
     """
     rows = judged[(judged["view"] == view) & (judged["setting"] != "all")]
-    table = rows.pivot(index="measure", columns="setting", values="rho").reindex(_ROWS)
-    table = table.rename(columns=lambda name: name.replace(", ", "\n", 1))
+    table = rows.pivot(index="measure", columns="setting", values="rho")
+    return _heat(table.rename(columns=lambda name: name.replace(", ", "\n", 1)))
+
+
+def by_method(runs: pd.DataFrame) -> Figure:
+    """Draw the mean of runs' correlations, measures by methods, as a heat map with numbers.
+
+    Parameters
+    ----------
+    runs : DataFrame
+        What `swrlib.claims.predictors.of_runs` returned.
+    """
+    table = runs.pivot_table(index="measure", columns="method", values="rho")
+    return _heat(table[sorted(table, key=_place)].rename(columns=written))
+
+
+def written(method: str) -> str:
+    """Write a method and its strength for readers: "SWR 0.0003"."""
+    name, *rest = method.split(" ", 1)
+    return " ".join([paper.label(name), *rest])
+
+
+def _place(method: str) -> tuple[int, str]:
+    order, name = list(STYLE), method.split()[0]
+    return (order.index(name) if name in order else len(order), method)
+
+
+def _heat(table: pd.DataFrame) -> Figure:
+    table = table.reindex(_ROWS).astype(float)
     figure, ax = plt.subplots(figsize=(_WIDTH, 0.33 * len(_ROWS) + 1.2))
     text = table.map(lambda rho: "" if pd.isna(rho) else f"{rho:+.2f}".replace("0.", "."))
     look = {"vmin": -1, "vmax": 1, "cmap": "vlag", "cbar": False, "linewidths": 0.5}
-    sns.heatmap(table.astype(float), ax=ax, annot=text, fmt="", annot_kws={"size": 9}, **look)
+    sns.heatmap(table, ax=ax, annot=text, fmt="", annot_kws={"size": 9}, **look)
     ax.set(xlabel="", ylabel="")
     ax.tick_params(axis="x", rotation=90, labelsize=9)
     ax.tick_params(axis="y", rotation=0, labelsize=10)
@@ -92,17 +123,27 @@ def of_single_runs(runs: pd.DataFrame) -> Figure:
     figure, ax = plt.subplots(figsize=(_WIDTH, 0.34 * len(_ROWS) + 1.6))
     _lines(ax)
     known = runs.dropna(subset=["rho"])
-    settings = sorted(known["setting"].unique())
-    by = {"x": "rho", "y": "measure", "order": _ROWS, "hue": "setting", "hue_order": settings}
-    look = {"size": 3.5, "jitter": 0.28, "alpha": 0.75, "palette": COLORS[: len(settings)]}
+    methods = sorted(known["method"].unique(), key=_place)
+    by = {"x": "rho", "y": "measure", "order": _ROWS, "hue": "method", "hue_order": methods}
+    look = {"size": 4, "jitter": 0.28, "alpha": 0.8, "palette": _colors(methods)}
     sns.stripplot(known, ax=ax, **by, **look)
     ax.set(xlabel="ρ within one run", ylabel="")
     handles, labels = ax.get_legend_handles_labels()
     if (legend := ax.get_legend()) is not None:
         legend.remove()
         figure.tight_layout()
-        figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.0), fontsize=9)
+        below: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0)}
+            "loc": "upper center",
+            "bbox_to_anchor": (0.5, 0.0),
+            "ncols": 2,
+            "fontsize": 9,
+        }
+        figure.legend(handles, map(written, labels), ncols=2, fontsize=9, **below)
     return figure
+
+
+def _colors(methods: Iterable[str]) -> dict[str, Any]:
+    return {method: STYLE.get(method.split()[0], ("0.4", "o"))[0] for method in methods}
 
 
 def scatter(table: pd.DataFrame, measure: str, setting: str) -> tuple[Figure, str]:
@@ -121,12 +162,15 @@ def scatter(table: pd.DataFrame, measure: str, setting: str) -> tuple[Figure, st
     """
     rows = table[table["setting"] == setting].dropna(subset=[measure])
     figure, ax = plt.subplots(figsize=(_WIDTH, 3.6))
-    looks = {method: STYLE.get(method.split()[0], ("0.4", "o")) for method in rows["method"]}
-    palette, markers = ({m: look[i] for m, look in looks.items()} for i in (0, 1))
-    by = {"x": measure, "y": "trouble", "hue": "method", "style": "method", "s": 26}
-    sns.scatterplot(rows, ax=ax, palette=palette, markers=markers, alpha=0.7, **by)
+    methods = sorted(rows["method"].unique(), key=_place)
+    markers = {method: STYLE.get(method.split()[0], ("0.4", "o"))[1] for method in methods}
+    by = {"x": measure, "y": "trouble", "hue": "method", "style": "method", "hue_order": methods}
+    look = {"palette": _colors(methods), "markers": markers, "s": 26, "alpha": 0.7}
+    sns.scatterplot(rows, ax=ax, **by, **look)
     ax.set(xlabel=f"{measure}, at the task's start", ylabel="trouble of the task")
-    if ax.get_legend() is not None:
+    if (legend := ax.get_legend()) is not None:
         sns.move_legend(ax, "upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, title=None)
+        for text in legend.get_texts():
+            text.set_text(written(text.get_text()))
     rho = rows[measure].corr(rows["trouble"], method="spearman")
     return figure, f"{setting}: {len(rows)} tasks, all seeds and methods together, ρ = {rho:+.2f}."
