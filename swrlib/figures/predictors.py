@@ -133,11 +133,6 @@ def of_single_runs(runs: pd.DataFrame) -> Figure:
         legend.remove()
         figure.tight_layout()
         below: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0)}
-            "loc": "upper center",
-            "bbox_to_anchor": (0.5, 0.0),
-            "ncols": 2,
-            "fontsize": 9,
-        }
         figure.legend(handles, map(written, labels), ncols=2, fontsize=9, **below)
     return figure
 
