@@ -284,7 +284,6 @@ def provenance(frame: pd.DataFrame) -> None:
     show_html(f'<div class="provenance">{text}</div>')
 
 
-
 def not_run(found: Iterable[Verdict]) -> None:
     """Show the claims that were not run, and what it would take: the details of their verdicts."""
     rows = [
