@@ -89,8 +89,8 @@ def _mixes(network: nn.Module, example: Tensor, expected: Any) -> bool:
         return False
     try:
         # Whatever the order of the results is, those of the example itself stay.
-        pair = [run(network, torch.cat([example, c * example.flip(-1) + c])) for c in (-1, 2)]
-        same = torch.isclose(*pair, rtol=1e-6, atol=1e-9, equal_nan=True)
+        one, two = (run(network, torch.cat([example, c * example.flip(-1) + c])) for c in (-1, 2))
+        same = torch.isclose(one, two, rtol=1e-6, atol=1e-9, equal_nan=True)
     except (RuntimeError, TypeError, ValueError):  # it takes one input at a time
         return False
     return int(same.sum()) < expected.numel()
