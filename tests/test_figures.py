@@ -374,6 +374,7 @@ def four_panels():
     for line, name in zip(axes, ("first", "second"), strict=True):
         line[0].set(ylabel=f"height, {name}")
         line[0].set_label(name)
+        line[1].yaxis.label.set_visible(False)  # as pandas has it
     axes[1][0].set_xlabel("epoch")
     figures.legend_below(figure)
     return figure

@@ -80,6 +80,8 @@ def _boxes(figure: Figure, panels: list[Axes]) -> list[Bbox]:
         line = [other for other in panels if other.get_position().y0 == ax.get_position().y0]
         ax.set_ylabel(ax.get_ylabel() or line[0].get_ylabel())
         ax.set_xlabel(ax.get_xlabel() or max(other.get_xlabel() for other in panels))
+        for axis in (ax.xaxis, ax.yaxis):  # pandas hides the labels of shared axes
+            axis.label.set_visible(True)
     figure.draw_without_rendering()
     inner = [ax.get_window_extent() for ax in panels]
     outer = [box for ax in panels if (box := ax.get_tightbbox()) is not None]
