@@ -429,7 +429,7 @@ def test_the_dark_look_can_be_read():
 def test_a_picture_follows_the_theme_of_its_page(browser, tmp_path):
     figures.use_style()
     page = tmp_path / "page.html"
-    for theme, ground in (("light", (255, 255, 255)), ("dark", (20, 24, 30))):
+    for theme, ground in (("light", (255, 255, 255)), ("dark", (18, 18, 18))):
         image = figures.as_html(four_panels(), "a picture of four panels")
         page.write_text(f'<html style="color-scheme:{theme}"><body>{image}</body></html>')
         other = "dark" if theme == "light" else "light"  # what the reader's system prefers

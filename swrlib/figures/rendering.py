@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 #: The ground of the website's dark theme.
-DARK_GROUND = "#14181e"
+DARK_GROUND = "#121212"
 #: The title of a legend.
 LEGEND = "legend"
 #: The least contrast of a line or a word with the dark ground.
