@@ -40,7 +40,7 @@ def main() -> int:
         way for way in ways(arguments.quick) if not arguments.only or way.table in arguments.only
     ]
     if not chosen:
-        parser.error("no such table: known are steps, throughput, stack and products")
+        parser.error("no such table: known are steps, throughput, stack, products and measures")
     if os.getloadavg()[0] > 0.5:
         print("the machine is busy: the ratios will be noisy", file=sys.stderr)
     content = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}

@@ -25,6 +25,7 @@ from torch.nn.functional import cross_entropy
 import swrlib
 from swrlib import make_stream
 from swrlib.datasets import Dataset
+from swrlib.measures import MEASURES, Snapshot
 
 #: Images of a random data set: their shape, how many classes, and the size of a batch.
 SHAPES = {
@@ -336,3 +337,26 @@ class Products:
         for _ in range(self.products):
             product(self.a, self.b)
         return Measured(self.products, time.perf_counter() - started)
+
+
+@dataclass
+class Measures:
+    """A measure at a task's start, of the curvature paper's network on the images of a task."""
+
+    measure: str
+    images: int = 1280
+    hidden: tuple[int, ...] = (128, 64, 32)
+
+    def __post_init__(self) -> None:
+        data = random_images("mlp", 1, self.images)
+        torch.manual_seed(0)
+        model = swrlib.build_model("mlp", data, hidden=self.hidden, initialization="glorot")
+        images, labels = data.normalize(data.train_images), data.train_labels
+        self.snapshot = Snapshot(model, model, images, labels, images, labels)
+        self.function = MEASURES[self.measure].function
+
+    def __call__(self) -> Measured:
+        """Measure once."""
+        started = time.perf_counter()
+        self.function(self.snapshot)
+        return Measured(1, time.perf_counter() - started)

@@ -41,7 +41,7 @@ class Way:
     Attributes
     ----------
     table : str
-        Where it belongs: "steps", "throughput", "stack" or "products".
+        Where it belongs: "steps", "throughput", "stack", "products" or "measures".
     name, model : str
     loop : str
         A class of `benchmarks.loops`, with its options.
@@ -108,6 +108,8 @@ def ways(quick: bool = False) -> list[Way]:
         options = {"model": "mlp", "methods": ALL, "steps": count, "runs": runs}
         timed.append(Way("stack", str(runs), "mlp", "Engine", options, tuned=True))
     timed.append(Way("products", "matrix products", "", "Products", {}, **every_core))
+    for name in ("hessian-start", "spectrum-start"):
+        timed.append(Way("measures", name, "mlp", "Measures", {"measure": name}))
     return timed
 
 

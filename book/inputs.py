@@ -86,7 +86,7 @@ def site_digest() -> str:
     scripts = [ROOT / "book" / name for name in ("inputs.py", "play.py", "publish.py", "stage.py")]
     parts = [
         {name: [chapter_digest(name), chapter] for name, chapter in settings()["chapters"].items()},
-        [read_yaml("_config.yml"), read_yaml("_toc.yml")],
+        [read_yaml(name) for name in ("_config.yml", "_toc.yml", "CITATION.cff")],
         contents(pages()),
         contents(readable_results({})),
         [_digest_of_code(path, documented=True) for path in [*scripts, *_modules_of("swrlib")]],

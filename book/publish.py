@@ -6,7 +6,11 @@ The name of MARK says what the website is to be made of (`inputs.site_mark`). A 
 leaves the present one where it is.
 """
 
+import base64
+import hashlib
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +18,13 @@ import tempfile
 from pathlib import Path
 
 import inputs
+import nbformat
 import stage
+
+#: Parts of MathJax that pages load, or its menu on demand; it comes with fonts and inputs for more.
+MATHJAX = ("tex-chtml.js", "output/chtml/", "input/tex/", "ui/", "a11y/", "sre/mathmaps/en")
+#: What a picture within a page begins with.
+EMBEDDED = "data:image/svg+xml;base64,"
 
 
 def main(mark: Path) -> None:
@@ -33,6 +43,7 @@ def main(mark: Path) -> None:
         site = Path(beside, "_build/html")
         if not (site / "index.html").is_file():
             raise SystemExit("jupyter-book built no pages")
+        lighten(site)
         (site / ".nojekyll").touch()  # GitHub would leave out folders like _static
         (site / mark.name).touch()
         if inputs.site_mark() != mark.as_posix():
@@ -41,6 +52,55 @@ def main(mark: Path) -> None:
     for path in Path(inputs.EXECUTED).iterdir():
         if path not in chapters.values():
             path.unlink()
+
+
+def lighten(site: Path) -> None:
+    """Leave out what no page loads, keep each picture once, and write notebooks without blanks."""
+    static = site / "_static"
+    for path in static.rglob("*"):
+        inside = path.relative_to(static).as_posix()
+        spare = inside.startswith("mathjax/") and not inside[8:].startswith(MATHJAX)
+        if path.is_file() and (spare or path.suffix == ".map"):
+            path.unlink()
+    for path in site.rglob("*.html"):
+        text = path.read_text("utf-8")
+        if EMBEDDED in text:
+            path.write_text(pictures_apart(text, path, site), "utf-8")
+    for path in site.glob("_images/*.svg"):
+        path.write_text(in_hundredths(path.read_text("utf-8")), "utf-8")
+    for path in site.glob("_sources/**/*.ipynb"):
+        text = without_tabs(nbformat.read(path, as_version=4))
+        path.write_text(json.dumps(text, ensure_ascii=False, separators=(",", ":")), "utf-8")
+
+
+def pictures_apart(text: str, page: Path, site: Path) -> str:
+    """Write the pictures within a page to files of their own, and return the page without them."""
+
+    def written(match: re.Match[str]) -> str:
+        data = base64.b64decode(match[1])
+        name = f"_images/{hashlib.sha256(data).hexdigest()[:32]}.svg"
+        (site / name).parent.mkdir(exist_ok=True)
+        (site / name).write_bytes(data)
+        return f'src="{os.path.relpath(site / name, page.parent)}"'
+
+    return re.sub(f'src="{re.escape(EMBEDDED)}([A-Za-z0-9+/=]+)"', written, text)
+
+
+def in_hundredths(picture: str) -> str:
+    """Return an SVG whose paths have two decimals: a hundredth of a point is not seen."""
+    return re.sub(
+        r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+(?![\de])", r"\1", path[0]), picture
+    )
+
+
+def without_tabs(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Return a notebook without what stands on the website for sliders, which it has itself."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            shown = (output.get("data", {}).get("text/html", "") for output in cell.outputs)
+            kept = zip(cell.outputs, shown, strict=True)
+            cell.outputs = [output for output, text in kept if 'class="panels"' not in text]
+    return notebook
 
 
 def lay_out(chapters: dict[str, Path], folder: Path) -> None:

@@ -296,6 +296,7 @@ def fill_pages(
         "<!-- both rules -->": lambda: both_rules(notebooks),
         "<!-- scorecard -->": lambda: scorecard(records),
         "<!-- for a user -->": lambda: sentences_for_a_user(records),
+        "<!-- how to cite -->": how_to_cite,
     }
     for page in folder.glob("*.md"):
         text = page.read_text()
@@ -308,6 +309,34 @@ def fill_pages(
 def sentences_for_a_user(records: pd.DataFrame) -> str:
     """Return the advice as a list."""
     return "\n".join(f"- **{question}** {said}" for question, said in advice(records).items())
+
+
+def how_to_cite() -> str:
+    """Return CITATION.cff as BibTeX: the paper for its method, this project for what it found."""
+    project = inputs.read_yaml("CITATION.cff")
+    article = project["preferred-citation"]
+    names = (f"{one['family-names']}, {one['given-names']}" for one in article["authors"])
+    number = article["identifiers"][0]["value"]
+    entries = {
+        "article{oh2025swr": {
+            "title": article["title"],
+            "author": " and ".join(names),
+            "journal": f"{article['journal']} {number}",
+            "year": article["year"],
+            "url": article["url"],
+        },
+        "software{swrlib": {
+            "title": project["title"],
+            "author": f"{{{project['authors'][0]['name']}}}",
+            "version": project["version"],
+            "url": inputs.read_yaml("_config.yml")["repository"]["url"],
+        },
+    }
+    written = []
+    for head, entry in entries.items():
+        fields = [f"  {name} = {{{value}}}" for name, value in entry.items() if value]
+        written.append(",\n".join([f"@{head}", *fields]) + "\n}")
+    return "\n".join(["```bibtex", "\n\n".join(written), "```"])
 
 
 def main(executed: Path, stage: Path) -> None:

@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 #: What a machine may lack: everything that tests import beside pytest and what swrlib depends on.
 OPTIONAL = {
+    "axe_playwright_python",
     "hypothesis",
     "ipywidgets",
     "IPython",

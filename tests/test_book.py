@@ -1,5 +1,6 @@
 """The website as its readers meet it: files, links to elsewhere, and every page in a browser."""
 
+import base64
 import html
 import importlib
 import json
@@ -382,6 +383,27 @@ def browser():
         yield browser
 
 
+#: What tables name first in a line, a number, where it is not seen without scrolling sideways.
+NUMBERS_OUT_OF_SIGHT = r"""() => {
+    const folded = document.querySelectorAll("article details");
+    for (const details of folded) details.open = true;
+    const out = [];
+    for (const row of document.querySelectorAll("article tbody tr")) {
+        const number = [...row.querySelectorAll("td")].find(
+            (cell) => /^[^a-z]{0,3}\d/i.test(cell.textContent.trim())
+        );
+        if (!number || !number.offsetParent) continue;
+        let edge = window.innerWidth;
+        for (let frame = row.parentElement; frame; frame = frame.parentElement)
+            if (getComputedStyle(frame).overflowX != "visible")
+                edge = Math.min(edge, frame.getBoundingClientRect().right);
+        if (number.getBoundingClientRect().right > edge + 1) out.push(row.textContent);
+    }
+    for (const details of folded) details.open = false;
+    return out.map((text) => text.replace(/\s+/g, " ")).slice(0, 3);
+}"""
+
+
 @pytest.mark.parametrize("width", WIDTHS.values())
 def test_every_page_is_whole_in_a_browser_without_a_network(site, browser, width):
     problems = {}
@@ -401,6 +423,7 @@ def test_every_page_is_whole_in_a_browser_without_a_network(site, browser, width
                 "broken pictures": broken,
                 "mathematics not rendered": mathematics,
                 "wider than the window by": max(overflow, 0),
+                "first numbers of a table out of sight": page.evaluate(NUMBERS_OUT_OF_SIGHT),
             }
             if any(found.values()):
                 problems[path.name] = {key: value for key, value in found.items() if value}
@@ -505,3 +528,78 @@ def test_a_link_to_a_cell_opens_the_drawer(site, browser):
         cell.wait_for(state="visible")
         assert 0 <= cell.bounding_box()["y"] < 900
         assert not faults
+
+
+def test_the_site_has_what_its_pages_load_and_is_light(site):
+    weight = sum(path.stat().st_size for path in site.rglob("*") if path.is_file())
+    assert weight < 25 * 2**20, f"{weight / 2**20:.1f} MiB"
+
+
+def test_a_site_is_lightened_without_a_loss(tmp_path):
+    staging()  # whose folder is on the path from then on
+    publish = importlib.import_module("publish")
+    path = '<path transform="scale(0.123)" d="M 1.2345 -0.009L3 4.56"/>'
+    picture = f'<svg xmlns="http://www.w3.org/2000/svg">{path}</svg>'
+    embedded = publish.EMBEDDED + base64.b64encode(picture.encode()).decode()
+    files = {
+        "_static/mathjax/tex-chtml.js": "used",
+        "_static/mathjax/output/chtml/fonts/a.woff": "used",
+        "_static/mathjax/sre/mathmaps/en.json": "used",
+        "_static/mathjax/tex-svg.js": "spare",
+        "_static/mathjax/sre/mathmaps/fr.json": "spare",
+        "_static/a.js": "used",
+        "_static/a.js.map": "spare",
+        "notebooks/one.html": f'<img alt="a" src="{embedded}"><img src="{embedded}">',
+        "index.html": f'<img src="{embedded}">',
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    outputs = [
+        nbformat.v4.new_output("display_data", {"text/html": text})
+        for text in ('<div class="panels">tabs</div>', "<b>kept</b>")
+    ]
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell("a = 1\nb", outputs=outputs, execution_count=1)]
+    )
+    offered = tmp_path / "_sources/notebooks/one.ipynb"
+    offered.parent.mkdir(parents=True)
+    nbformat.write(notebook, offered)
+    publish.lighten(tmp_path)
+    for name, text in files.items():
+        assert (tmp_path / name).exists() == (text != "spare"), name
+    (image,) = (tmp_path / "_images").iterdir()
+    assert image.read_text() == picture.replace("1.2345", "1.23").replace("-0.009", "-0.00")
+    page = (tmp_path / "notebooks/one.html").read_text()
+    assert page == f'<img alt="a" src="../_images/{image.name}"><img src="../_images/{image.name}">'
+    assert (tmp_path / "index.html").read_text() == f'<img src="_images/{image.name}">'
+    read = nbformat.read(offered, as_version=4)
+    nbformat.validate(read)
+    assert read.cells[0].source == "a = 1\nb"
+    assert [output.data["text/html"] for output in read.cells[0].outputs] == ["<b>kept</b>"]
+
+
+def test_each_paper_has_a_link_and_each_page_the_papers(site):
+    bibliography = (site / "book/bibliography.html").read_text()
+    entries = (ROOT / "book/references.bib").read_text().split("\n@")
+    for entry in entries:
+        assert (link := re.search(r"(?:url|doi) = \{([^}]+)\}", entry)), entry
+        assert html.escape(link[1]) in bibliography
+    for path in list_pages(site):
+        page = path.read_text()
+        footer = re.search(r'<p class="sources">.*?</p>', page, re.S)[0]
+        assert "https://arxiv.org/abs/2507.04683" in footer
+        cite = re.search(r'href="([^"]*)#how-to-cite"', footer)[1]
+        place = (path.parent / cite).resolve() if cite else path
+        assert 'id="how-to-cite"' in place.read_text()
+
+
+def test_how_to_cite_is_what_the_citation_file_says():
+    said = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    box = staging().how_to_cite()
+    article = said["preferred-citation"]
+    for author in article["authors"]:
+        assert f"{author['family-names']}, {author['given-names']}" in box
+    for value in (article["title"], str(article["year"]), article["url"], said["title"]):
+        assert f"{{{value}}}" in box
+    assert box.count("@") == 2 and box.count("{") == box.count("}")

@@ -2,6 +2,7 @@
 
 import copy
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,6 +12,7 @@ from test_verdicts import made_up
 
 import swrlib
 from swrlib.claims import fire
+from swrlib.figures import isometry
 from swrlib.methods import FIRE, HeadReset, ShrinkPerturb, Vanilla
 from swrlib.papers import SWR
 from swrlib.records import load_records
@@ -158,6 +160,40 @@ def test_what_changes_do_to_a_network(networks):
     assert same["norm / initial"] == pytest.approx(kept["norm / initial"], rel=1e-5)
 
 
+def test_changes_are_listed_with_swr_beside_them(networks):
+    initial, trained, fresh = networks
+    found = fire.changes([(initial, trained, trained)], fresh).set_index("method")
+    assert set(found.index) == {*fire.CHANGES, "swr"}
+    assert found.at["swr", "SFE"] == 0 and (found["DfI/n at the best scale"] >= 0).all()
+    figure, said = isometry.moved(found)
+    (ax,) = figure.axes
+    looks = {(line.get_marker(), line.get_fillstyle(), line.get_color()) for line in ax.lines}
+    assert len(looks) == len(found) == len(ax.get_legend_handles_labels()[1])
+    assert "SWR 0.00" in said and "FIRE, exact" in said
+    plt.close(figure)
+
+
+def test_pictures_say_what_they_show():
+    found = fire.after_iterations([(30, 30), (8, 30)], [1, 10, 20], range(2))
+    figure, said = isometry.by_iterations(found, {"swr": 0.4, "vanilla": 0.5})
+    (ax,) = figure.axes
+    ten = found[found["iterations"] == 10].groupby("shape")["deviation"].mean()
+    assert f"30×30 {ten['30×30']:.2g}" in said
+    drawn = {line.get_label(): line.get_ydata() for line in ax.lines}
+    np.testing.assert_allclose(drawn["FIRE, 30×30"][1], ten["30×30"])
+    assert list(drawn["SWR, best scale"]) == [0.4, 0.4]
+    values = {"swr": np.array([2.0, 0.5]), "fire, exact": np.array([1.0, 1.0])}
+    other, said = isometry.singular_values(values)
+    assert "SWR 2 to 0.5" in said and "FIRE, exact 1 to 1" in said
+    plt.close(figure)
+    plt.close(other)
+
+
+def test_times_are_of_both():
+    table = fire.times([(8, 4)], repeats=1)
+    assert (table > 0).all(axis=None) and list(table.index) == ["8×4"]
+
+
 # Claims on made-up records
 
 
@@ -234,10 +270,16 @@ def test_every_claim_has_a_verdict_or_says_what_it_would_take():
 
 
 def test_how_methods_end_beside_scratch():
-    rows = records(fire=0.65, full_reset=0.66, swr=0.70)
-    table = fire.ends(rows).loc["cifar10", "cnn"]
+    from test_verdicts import with_changes
+
+    means = {"fire": 0.65, "full_reset": 0.66, "swr": 0.70}
+    table = fire.ends(records(**means)).loc["cifar10", "cnn"]
     assert table.at["fire", "beside scratch"] == pytest.approx(-1.0, abs=1e-6)
     assert table["seeds"].tolist() == [3, 3, 3]
+    moved = with_changes(records(**means), lambda method, seed: -0.1 * (method == "fire"))
+    table = fire.ends(moved).loc["cifar10", "cnn"]
+    gap = table.at["fire", "at the change"] - table.at["swr", "at the change"]
+    assert gap == pytest.approx(-10, abs=1e-6)  # half of it at the first change, 1.5 at the second
 
 
 def test_the_committed_records_can_be_judged(root):

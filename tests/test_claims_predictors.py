@@ -107,6 +107,16 @@ def test_a_measure_at_a_tasks_start_stands_beside_the_tasks_end():
     assert {name: first[name] for name in NAMES} == pytest.approx(expected)
 
 
+def test_a_measure_of_every_so_many_tasks_counts_where_it_was_taken():
+    every = values()
+    spectrum = every["measure"] == "spectrum-start"
+    every.loc[spectrum, "measure"] = "spectrum-start:2"
+    every = every[~spectrum | (every["epoch"] == 8)]  # of the third task alone
+    table = predictors.tasks(records(), every)
+    found = table["spectrum: ε-rank, ε = 0.01"]
+    assert np.isnan(found[0]) and found[1] == 300
+
+
 def test_each_stream_has_its_outcome_and_others_are_passed_over():
     frames = [records(), records("pixel-permuted", run="p"), records("warm-start", run="w")]
     frames += [records(run="chosen", seed=100)]
@@ -165,6 +175,11 @@ def test_what_is_missing_is_missing():
             assert "nothing to say" in rule.said(judged, view)
         assert rule.said_of_methods(judged) and rule.said_of_baselines(judged)
     assert not len(predictors.coverage(nothing))
+    whole = predictors.missing(nothing)
+    assert whole.startswith("Not recorded yet: label-shuffled, ReLU; label-shuffled, leaky ReLU; ")
+    said = predictors.missing(table)
+    assert said.startswith("Not recorded yet: label-shuffled, leaky ReLU; label-shuffled, tanh; ")
+    assert "Of fewer than 3 seeds: label-shuffled, ReLU. Of fewer than 5 methods, which " in said
 
 
 # Correlations
@@ -360,9 +375,9 @@ def test_measures_are_judged_in_every_view():
     assert chosen.loc[BEFORE, "word"] == PREDICTS
     # Sentences.
     text = rule.said(judged, WITHIN)
-    assert text.startswith("Within runs, of 18 measures 1 *predicts*: Hessian: srank (-0.9")
-    assert "1 *differs by stream*: update in the task before" in text
-    assert rule.said_of_methods(judged).startswith("Of the 1 that predict within runs")
+    assert text.startswith("Within runs, of 18 measures 1 predicts: Hessian: srank (-0.9")
+    assert "1 differs by stream: update in the task before" in text
+    assert rule.said_of_methods(judged).startswith("Of those that predict within runs (1), across")
     assert "the trouble of the task before has ρ = +0." in rule.said_of_baselines(judged)
 
 

@@ -537,8 +537,9 @@ def task_by_task(methods, *, seeds=3, tasks=10, activation="relu"):
 def test_tasks_are_drawn_as_they_are_with_swr_in_front():
     rows = pd.concat([task_by_task(["vanilla", "swr", "wasserstein", "shrink-perturb-noise"])])
     figure, said = tasks.by_task(
-        rows, "error", "error", panel="activation", panels=["relu", "tanh"], level=0.1
+        rows, "error", "e", panel="activation", panels=["relu", "tanh"], level=0.1, limits=(0, 1)
     )
+    assert figure.axes[0].get_ylim() == pytest.approx((-0.03, 1.03))
     drawn, empty = figure.axes[:2]
     assert empty.get_title(loc="left") == "tanh: not run" and "tanh: not run." in said
     assert "3 seeds" in drawn.get_title(loc="left")
@@ -568,6 +569,8 @@ def test_a_grid_of_outcomes_says_where_each_starts_and_ends():
         rows, {"error": "error", "rank": "rank"}, panel="activation", panels=["relu", "tanh"]
     )
     assert len([ax for ax in figure.axes if ax.lines]) == 2
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["relu", "tanh", "", ""]
+    assert [ax.get_xlabel() for ax in figure.axes] == ["", "", "task", "task"]
     assert "rank, relu: vanilla 1.5 → 9.5, SWR 1.5 → 9.5." in said
     assert "rank, tanh: not run." in said
     _, said = tasks.grid(rows, {"x": "unmeasured"}, panel="activation", panels=["relu"])

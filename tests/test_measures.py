@@ -19,6 +19,7 @@ from swrlib.engine.loop import Job, Stopped
 from swrlib.measures import MEASURES, Norms, Snapshot
 from swrlib.measures.steps import balance_change, balance_worse
 from swrlib.theory import balance_, lpq_norm, spectrum
+from swrlib.theory.ranks import unit_entropy
 
 EPOCH_MEASURES = {name: m for name, m in MEASURES.items() if m.when == "epoch"}
 norms = st.lists(st.floats(0.1, 10), min_size=3, max_size=3)
@@ -159,6 +160,11 @@ def test_stage_measures_look_at_what_the_stage_trains_on(tmp_path):
             assert stored("features", f"effective-rank, {layer}") == pytest.approx(rank, rel=1e-5)
             dead = int((values == 0).all(0).sum())
             assert stored("features", f"dead, {layer}") == dead
+            assert stored("features", f"srank, {layer}") == float(theory.srank(singular))
+            entropy = stored("features", f"entropy, {layer}")
+            assert entropy == pytest.approx(unit_entropy(values), rel=1e-5)
+            entropy = stored("features", f"entropy-of-each, {layer}")
+            assert entropy == pytest.approx(unit_entropy(values, of_each=True), rel=1e-5)
         hessian = theory.last_layers_hessian(model, images, labels)
         values = torch.linalg.eigvalsh(hessian)
         assert stored("hessian", "srank") == float(theory.srank(values))
@@ -175,6 +181,11 @@ def test_stage_measures_look_at_what_the_stage_trains_on(tmp_path):
         pairs = zip(model.parameters(), shot.initial.parameters(), strict=True)
         moved = sum(float((p - q).double().square().sum()) for p, q in pairs) ** 0.5
         assert stored("weights", "distance l2") == pytest.approx(moved, rel=1e-5, abs=1e-12)
+        sizes = torch.cat([p.detach().double().abs().flatten() for p in model.parameters()])
+        assert stored("weights", "size mean") == pytest.approx(float(sizes.mean()), rel=1e-5)
+        singular = torch.linalg.svdvals(model.linear2.weight.detach().double())
+        assert stored("weights", "srank, linear2") == float(theory.srank(singular))
+        assert stored("hessian", "negative") == float((values < -1e-12 * values.abs().max()).sum())
         gram = (model.linear3.weight @ model.linear3.weight.T).double()
         other = (model.linear3.weight.T @ model.linear3.weight).double()
         small = min((gram, other), key=len)

@@ -63,6 +63,8 @@ def page_file(tmp_path_factory, shell, trained) -> Path:
         '<!doctype html><html lang="en"><title>Play</title>'
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         '<link rel="stylesheet" href="play.css"><script src="play.js"></script>'
+        "<style>:root { --pst-color-text-base: #323232 } "  # the theme's
+        "[data-theme=dark] { --pst-color-text-base: #ced6dd }</style>"
         f"<body><main class='bd-article'>{''.join(marks())}</main></html>"
     )
     return path
@@ -216,6 +218,33 @@ def by_keyboard(control, kind: str) -> None:
     control.focus()
     keys = {"checkbox": "Space", "number": "ArrowUp", "select": "ArrowUp"}
     control.press(keys.get(kind, "ArrowLeft"))
+
+
+#: The contrast of every line that is drawn with the theme's ground.
+CONTRASTS = """ground => {
+    const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
+    const luminance = color => {
+        canvas.fillStyle = color;
+        canvas.fillRect(0, 0, 1, 1);
+        const parts = [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3).map(part => part / 255);
+        const linear = parts.map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
+    };
+    return [...document.querySelectorAll(".play svg .line")].map(line => {
+        const pair = [ground, getComputedStyle(line).stroke].map(luminance).sort((a, b) => b - a);
+        return (pair[0] + 0.05) / (pair[1] + 0.05);
+    });
+}"""
+
+
+@pytest.mark.parametrize(("theme", "ground"), [("light", "#ffffff"), ("dark", "#121212")])
+def test_lines_stand_out_from_the_ground(browser, page_file, theme, ground):
+    """Three to one is what the guidelines ask of graphics: swatches have every method's colour."""
+    with open_page(browser, page_file, width=WIDTHS["wide"], theme=theme) as (page, _):
+        page.evaluate(f"document.documentElement.dataset.theme = '{theme}'")
+        page.wait_for_function("() => !document.querySelector('[data-play]:not(.play-ready)')")
+        found = page.evaluate(CONTRASTS, ground)
+    assert len(found) > 50 and min(found) > 3
 
 
 def test_sliders_and_pictures_speak(browser, page_file):

@@ -79,6 +79,7 @@ def built(tmp_path_factory) -> Path:
     """Build a project of two notebooks and three chapters, with a space in its path."""
     folder = tmp_path_factory.mktemp("a project")
     names = ["Makefile", "Snakefile", "_config.yml", "constraints.txt", "pyproject.toml"]
+    names.append("CITATION.cff")
     copy_project(folder, *names, "profiles", "swrlib", "book", "config/quick.yaml")
     for page in (folder / "book").glob("*.md"):
         page.unlink()
@@ -308,7 +309,8 @@ time.sleep(600)"""
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory) -> Path:
     names = ["book", "config", "notebooks", "results", "swrlib", "_config.yml", "_toc.yml"]
-    return copy_project(tmp_path_factory.mktemp("sources"), *names, "constraints.txt")
+    names += ["constraints.txt", "CITATION.cff"]
+    return copy_project(tmp_path_factory.mktemp("sources"), *names)
 
 
 def digests(folder: Path, *path: Path) -> dict[str, str]:
@@ -486,6 +488,8 @@ def test_buttons_lead_to_files_that_exist(with_address):
         (copy,) = set(re.findall(rf'{colab}gh-pages/([^"]+)"', text))
         assert copy == f"_sources/notebooks/{name}.ipynb"
         assert (with_address / "build/_build/html" / copy).is_file()
+        linked = set(re.findall(rf'href="{at}/(?:blob|tree)/HEAD/([^"]+)"', text))
+        assert linked == {f"notebooks/{notebook}.ipynb", "results"}
     text = page(with_address, "book/claims")
     assert set(re.findall(rf'href="{at}/edit/trunk/([^"]+)"', text)) == {"book/claims.md"}
     assert "mybinder" not in text and "https://mybinder.org" in page(with_address, "notebooks/one")

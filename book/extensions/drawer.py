@@ -11,6 +11,7 @@ A notebook says by tags what goes where:
 - The notebook's own section `TITLE`, if it has one, stands in the folded section above the code.
 """
 
+import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from sphinx.application import Sphinx
 
 TITLE = "How this page was made"
 SUMMARY = "The parameters, the command, the records, and the code of every picture and table"
+#: A commit as provenance names it: its first ten digits, between words or tags.
+COMMIT = re.compile(r"(?<![\w/.-])(?=[0-9a-f]*\d)[0-9a-f]{10}(?![\w/.-])")
 #: Tags of cells that go as a whole.
 WHOLE = {"hide-cell", "parameters", "injected-parameters"}
 
@@ -95,7 +98,9 @@ def fold(app: Sphinx, document: nodes.document) -> None:
     title, *content = section.children
     section.children = []
     section += [title, html(f'<details class="drawer"><summary>{SUMMARY}</summary>')]
-    section += [made_from(app.env.docname, facts), *drawer.provenance, *content, *drawer.own_runs]
+    repository = str(app.config.html_theme_options.get("repository_url", "")).rstrip("/")
+    section += made_from(app.env.docname, facts, repository)
+    section += [*with_commits(drawer.provenance, repository), *content, *drawer.own_runs]
     code = new_section("The code, cell by cell")
     code += drawer.cells
     section += [code, html("</details>")]
@@ -159,17 +164,30 @@ def paragraphs(text: str) -> list[nodes.Node]:
     return [nodes.paragraph(line, line, classes=["finding"]) for line in joined]
 
 
-def made_from(page: str, facts: dict) -> nodes.raw:
-    """Return what a page was made from: its notebook, to be downloaded, and the command."""
-    notebook = facts.get("notebook", page)
-    words = [".venv/bin/papermill", f"{notebook}.ipynb", "out.ipynb", "--cwd", "notebooks"]
+def made_from(page: str, facts: dict, repository: str) -> nodes.raw:
+    """Return what a page was made from: its notebook, the records, and the command."""
+    notebook = f"{facts.get('notebook', page)}.ipynb"
+    words = [".venv/bin/papermill", notebook, "out.ipynb", "--cwd", "notebooks"]
     for name, value in facts.get("parameters", {}).items():
         words += ["-p", name, str(value)]
     here = f"{'../' * page.count('/')}_sources/{page}.ipynb"
+    source, records = f"<code>{notebook}</code>", "<code>results/</code>"
+    if repository:
+        source = f'<a href="{repository}/blob/HEAD/{notebook}">{source}</a>'
+        records = f'<a href="{repository}/tree/HEAD/results">{records}</a>'
     return html(
-        f'<p>Made from <a href="{here}" download>this notebook</a>, as it was executed. To run it '
-        f"again, in a clone of the repository: <code>{escape(shlex.join(words))}</code></p>"
+        f'<p>Made from {source} of the repository: <a href="{here}" download>the notebook as it '
+        f"was executed</a>. What is said to be at paper scale comes from the records in {records}."
+        f" To run it again, in a clone: <code>{escape(shlex.join(words))}</code></p>"
     )
+
+
+def with_commits(found: list[nodes.Node], repository: str) -> list[nodes.Node]:
+    """Link the commits that provenance names, where the repository has an address."""
+    for raw in (raw for node in found if repository for raw in node.findall(nodes.raw)):
+        text = COMMIT.sub(rf'<a href="{repository}/commit/\g<0>">\g<0></a>', raw.astext())
+        raw.parent.replace(raw, html(text))
+    return found
 
 
 def add_verdicts(document: nodes.document, badges: str) -> None:

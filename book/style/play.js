@@ -45,11 +45,10 @@
 
   // --- Numbers as text --------------------------------------------------------------------------
 
-  /** Three significant digits, with commas: 0.0126, 1.37, 1,090, 31,600. */
-  function number(value) {
+  /** Three significant digits, or as many as asked for, with commas: 0.0126, 1.37, 31,600. */
+  function number(value, digits = 3) {
     if (!Number.isFinite(value)) return "∞";
-    const rounded = Number(value.toPrecision(3));
-    return rounded.toLocaleString("en-US", { maximumFractionDigits: 10, maximumSignificantDigits: 3 });
+    return value.toLocaleString("en-US", { maximumSignificantDigits: digits });
   }
   const exact = (value) => value.toLocaleString("en-US");
   const percent = (value) => `${(100 * value).toFixed(1)}%`;
@@ -115,7 +114,7 @@
     for (const value of ticks(y.range, y.log, 5)) {
       const h = py(value);
       parts.push(element("line", { class: "grid", x1: left, x2: right, y1: h, y2: h }));
-      text([left - 6, h + 4], (y.text || number)(value), { "text-anchor": "end" });
+      text([left - 6, h + 4], (y.text || ((v) => number(v)))(value), { "text-anchor": "end" });
     }
     for (const value of ticks(x.range, x.log, Math.min(6, width / 90))) {
       text([px(value), bottom + 16], number(value), { "text-anchor": "middle" });
@@ -186,7 +185,7 @@
   let ids = 0;
 
   /** A slider with its name and its value in words; `of` turns its position into the value. */
-  function slider(name, { min, max, step, value, of = (v) => v, as = number }) {
+  function slider(name, { min, max, step, value, of = (v) => v, as = (v) => number(v) }) {
     const id = `play-${(ids += 1)}`;
     const input = element("input", { type: "range", id, min, max, step, value });
     const said = element("span", { class: "play-value", "aria-hidden": "true" });
@@ -366,11 +365,11 @@
           ],
           changes: given.decay < steps ? [given.decay] : [],
         });
-        const ends = ways.map((way) => number(way[steps - 1]));
+        const ends = ways.map((way) => number(way[steps - 1], 4));
         const limits =
           given.decay < steps
-            ? `With λ fixed, its limit falls from ${number(first)} to ${number(second)} at the decay.`
-            : `Its limit is ${number(first)}.`;
+            ? `With λ fixed, its limit falls from ${number(first, 4)} to ${number(second, 4)} at the decay.`
+            : `Its limit is ${number(first, 4)}.`;
         return (
           `After 3,000 steps the norm is ${ends[0]} × its initial value with λ fixed, ${ends[1]} × with ` +
           `λ in proportion to the rate, ${ends[2]} × in proportion to its square. ${limits}`
@@ -415,7 +414,7 @@
         const at = steps / perEpoch;
         draw(svg, {
           x: { range: [from, to], log: true, label: "epochs" },
-          y: { range: [0, 1], label: "share of the deviation that is left", text: (v) => `${Math.round(100 * v)}%` },
+          y: { range: [0, 1], label: "share of the deviation that is left", text: (v) => `${number(100 * v)}%` },
           lines: [{ points, look: "held" }],
           levels: [{ label: "half", level: 0.5, look: "limit" }],
           changes: at > from && at < to ? [at] : [],
@@ -463,10 +462,15 @@
       const others = setting.methods.filter((m) => !["vanilla", "swr", "full-reset"].includes(m.id));
       const best = others.reduce((a, b) => (a && last(a) >= last(b) ? a : b), null);
       const first = ["vanilla", "swr", "full-reset", best && best.id];
-      shown = setting.methods.map((method, i) => {
+      // SWR has the thick whole line; others have dashes, so that colour is not needed.
+      let dashes = 0;
+      for (const method of setting.methods) {
+        method.look = method.id === "swr" ? "first" : `dash-${(dashes += 1)}`;
+      }
+      shown = setting.methods.map((method) => {
         const swatch = element("svg", { class: "swatch", viewBox: "0 0 26 10", "aria-hidden": "true" });
         const style = `--line: ${method.color}`;
-        swatch.append(element("path", { class: `line dash-${i % 4}`, d: "M0 5H26", style }));
+        swatch.append(element("path", { class: `line ${method.look}`, d: "M0 5H26", style }));
         return box(method.label, first.includes(method.id), [swatch]);
       });
       boxes.replaceChildren(element("legend", {}, "Methods"), ...shown.map((b) => b.node));
@@ -483,15 +487,15 @@
     stage(place, "Test accuracy by epoch of the methods chosen", [epoch], (svg) => {
       const { epochs, methods, low, high } = setting;
       const at = Number(epoch.input.value);
-      const chosen = methods.map((method, i) => ({ ...method, i })).filter((m) => shown[m.i].value);
+      const chosen = methods.filter((_, i) => shown[i].value);
       const end = epochs[epochs.length - 1];
       draw(svg, {
         x: { range: [0, end], label: "epoch" },
-        y: { range: [low, high], label: "test accuracy, five-epoch mean", text: percent },
+        y: { range: [low, high], label: "test accuracy, five-epoch mean", text: (v) => `${number(100 * v)}%` },
         lines: [
           { points: [[epochs[at], low], [epochs[at], high]], look: "cursor" },
-          ...chosen.map(({ label: name, color, mean, i }) => ({
-            label: name, color, look: `dash-${i % 4}`, points: mean.map((v, k) => [epochs[k], v]),
+          ...chosen.map(({ label: name, color, look, mean }) => ({
+            label: name, color, look, points: mean.map((v, k) => [epochs[k], v]),
           })),
         ],
         marks: chosen.filter((m) => m.printed).map((m) => ({ at: [end, m.printed], color: m.color })),

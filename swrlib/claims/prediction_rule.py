@@ -258,6 +258,23 @@ def _rows(view: str, found: dict[str, dict[str, Found]]) -> list[dict[str, Any]]
 # Sentences
 
 
+#: The words in a sentence, of one and of several.
+_VERBS = {
+    PREDICTS: ("predicts", "predict"),
+    DOES_NOT: ("does not predict", "do not predict"),
+    DIFFERS: ("differs by stream", "differ by stream"),
+    UNDECIDED: ("is undecided", "are undecided"),
+    TOO_FEW: ("has too few seeds", "have too few seeds"),
+}
+#: What predicts within runs with one sign, and across methods with the other.
+_OTHERWISE = ("predicts with the other sign", "predict with the other sign")
+
+
+def _counted(number: int, which: str) -> str:
+    verbs = _VERBS.get(which, _OTHERWISE)
+    return f"{number} {verbs[number > 1]}"
+
+
 def _listed(rows: pd.DataFrame) -> str:
     rows = rows.sort_values("rho", key=np.abs, ascending=False)
     return ", ".join(f"{row.measure} ({row.rho:+.2f})" for row in rows.itertuples())
@@ -278,11 +295,11 @@ def said(judged: pd.DataFrame, view: str) -> str:
     if not len(rows):
         return f"{view.capitalize()}: nothing to say, since there are no records of it."
     parts = []
-    for which in (*WORDS, TOO_FEW):
+    for which in _VERBS:
         of = rows[rows["word"] == which]
         if len(of):
             listed = f": {_listed(of)}" if which in (PREDICTS, DIFFERS) else ""
-            parts.append(f"{len(of)} *{which}*{listed}")
+            parts.append(_counted(len(of), which) + listed)
     return f"{view.capitalize()}, of {len(rows)} measures {'; '.join(parts)}."
 
 
@@ -298,10 +315,10 @@ def said_of_methods(judged: pd.DataFrame) -> str:
         other = over_all.loc[(ACROSS, name)] if (ACROSS, name) in over_all.index else None
         verb = TOO_FEW if other is None else str(other["word"])
         if verb == PREDICTS and other is not None and other["rho"] * row["rho"] < 0:
-            verb = "predicts with the other sign"
+            verb = _OTHERWISE[0]
         words.setdefault(verb, []).append(name)
-    parts = [f"{len(names)} *{verb}* ({', '.join(names)})" for verb, names in words.items()]
-    return f"Of the {len(chosen)} that predict within runs, across methods {'; '.join(parts)}."
+    parts = [f"{_counted(len(of), verb)} ({', '.join(of)})" for verb, of in words.items()]
+    return f"Of those that predict within runs ({len(chosen)}), across methods {'; '.join(parts)}."
 
 
 def said_of_baselines(judged: pd.DataFrame) -> str:
@@ -316,3 +333,13 @@ def said_of_baselines(judged: pd.DataFrame) -> str:
         if name in rho
     ]
     return f"Within runs {'; '.join(parts)}." if parts else "There are no baselines yet."
+
+
+def in_words(judged: pd.DataFrame) -> pd.DataFrame:
+    """Return the word and the correlation over all settings: a row a measure, a column a view."""
+    rows = judged[(judged["setting"] == "all") & judged["seeds"].gt(0)]
+    written = rows["word"] + " (" + rows["rho"].map("{:+.2f}".format) + ")"
+    table = rows.assign(written=written).pivot(index="measure", columns="view", values="written")
+    order = [name for name in (*NAMES, *BASELINES) if name in table.index]
+    views = [view for view in VIEWS if view in table]
+    return table.loc[order, views].rename_axis(index=None, columns=None)

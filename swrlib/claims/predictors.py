@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from swrlib.claims.curvature import CHOOSING
+from swrlib.claims.curvature import ACTIVATIONS, CHOOSING
 from swrlib.claims.curvature import PAPER as CURVATURE
-from swrlib.verdicts import task_rule
+from swrlib.verdicts import LEAST_SEEDS, task_rule
 
 #: What counts as a correlation of a size that matters: about a tenth of the ranks' variance.
 SIZE = 0.3
@@ -25,6 +25,8 @@ SIZE = 0.3
 LEAST_TASKS = 5
 #: From how many methods on a setting has one.
 LEAST_METHODS = 4
+#: Of fewer even a perfect order is too likely by chance: of the 24 orders of four, two are.
+DECIDING = 5
 #: Each stream's trouble, from a column of `swrlib.verdicts.task_rule.task_rows`.
 TROUBLES: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
     "label-shuffled": lambda rows: rows["error"],
@@ -83,7 +85,8 @@ PREDICTORS = (
 CLOCK, BEFORE = "number of the task", "trouble of the task before"
 BASELINES = (CLOCK, BEFORE)
 NAMES = tuple(predictor.name for predictor in PREDICTORS)
-SOURCES = tuple(dict.fromkeys(predictor.measure for predictor in PREDICTORS))
+#: What the page waits for: activations by stream.
+PLANNED = {"label-shuffled": ACTIVATIONS, "pixel-permuted": ("relu",)}
 #: What tells runs apart.
 _RUN = ["setting", "method", "seed"]
 
@@ -99,8 +102,8 @@ def tasks(frame: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
     frame : DataFrame
         Records; runs of other streams than `TROUBLES` has are passed over.
     measured : DataFrame
-        What `swrlib.load_measures` returned of these runs, for the measures of `SOURCES` (those
-        that there are).
+        What `swrlib.load_measures` returned of these runs. A measure of every so many tasks counts
+        where it was taken.
 
     Returns
     -------
@@ -113,7 +116,8 @@ def tasks(frame: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
     if not len(kept):
         return pd.DataFrame(columns=[*_RUN, "run", "task", "trouble", *BASELINES, *NAMES])
     rows = task_rule.task_rows(kept)
-    wide = task_rule.measured_by_task(measured, rows)
+    names = measured["measure"].str.replace(r":\d+$", "", regex=True)  # "spectrum-start:10"
+    wide = task_rule.measured_by_task(measured.assign(measure=names), rows)
     trouble = [TROUBLES[stream](part) for stream, part in rows.groupby("stream")]
     table = pd.DataFrame(
         {
@@ -306,6 +310,42 @@ def signs(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(counts | {"least": rho.min(), "largest": rho.max()})
 
 
+def of_methods(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the measure with the largest mean correlation within the runs of each method.
+
+    Parameters
+    ----------
+    runs : DataFrame
+        What `of_runs` returned.
+
+    Returns
+    -------
+    DataFrame
+        By method: ``measure, rho``.
+    """
+    means = runs[runs["measure"].isin(NAMES)].pivot_table("rho", "method", "measure")
+    best = means.abs().idxmax(axis=1)
+    rho = [means.at[method, name] for method, name in best.items()]
+    return pd.DataFrame({"measure": best, "rho": rho})
+
+
+def turned(rows: pd.DataFrame, by: str) -> list[str]:
+    """Name the measures that go with the trouble in one group and against it in another.
+
+    Both by `SIZE` or more, on the mean.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        ``measure, rho`` and the column of groups.
+    by : str
+        That column: "method", say.
+    """
+    means = rows.pivot_table("rho", "measure", by)
+    both = (means.min(axis=1) <= -SIZE) & (means.max(axis=1) >= SIZE)
+    return [name for name in NAMES if both.get(name, False)]
+
+
 def coverage(table: pd.DataFrame) -> pd.DataFrame:
     """Say of each setting what was recorded.
 
@@ -333,3 +373,28 @@ def coverage(table: pd.DataFrame) -> pd.DataFrame:
         }
     columns = ["methods", "seeds", "tasks", "not measured"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+
+
+def missing(table: pd.DataFrame) -> str:
+    """Say which of the planned settings lack records, seeds or methods; nothing if none does.
+
+    Parameters
+    ----------
+    table : DataFrame
+        What `tasks` returned.
+    """
+    found = coverage(table)
+    planned = [
+        f"{stream}, {CURVATURE.label(activation)}"
+        for stream, activations in PLANNED.items()
+        for activation in activations
+    ]
+    absent = [name for name in planned if not any(n.startswith(name) for n in found.index)]
+    parts = {
+        "Not recorded yet": absent,
+        f"Of fewer than {LEAST_SEEDS} seeds": found.index[found["seeds"] < LEAST_SEEDS],
+        f"Of fewer than {DECIDING} methods, which decide nothing across them": found.index[
+            found["methods"] < DECIDING
+        ],
+    }
+    return " ".join(f"{said}: {'; '.join(names)}." for said, names in parts.items() if len(names))

@@ -30,7 +30,7 @@ def by_task(
     panels: Iterable[Any] | None = None,
     names: Mapping[Any, str] | None = None,
     columns: int = 2,
-    log: bool = False,
+    limits: tuple[float, float] | None = None,
     level: float | None = None,
 ) -> tuple[Figure, str]:
     """Draw an outcome against the task: a line a method with its interval, SWR in front.
@@ -49,8 +49,8 @@ def by_task(
         How they are called; default: as they are written.
     columns : int
         Panels side by side.
-    log : bool
-        A logarithmic axis.
+    limits : (float, float), optional
+        Between which values can lie: what reaches beyond them, an interval say, is cut.
     level : float, optional
         A dashed line: from where on a task counts as lost, say.
 
@@ -65,11 +65,12 @@ def by_task(
     figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, sharey=True)
     said = []
     for which, ax in zip(wanted, axes.flat, strict=False):
-        part = rows[rows[panel] == which].dropna(subset=[value])
+        part = rows[rows[panel] == which]
         name = (names or {}).get(which, str(which))
         said.append(_panel(ax, part, value, name))
-        if log:
-            ax.set_yscale("log")
+        if limits is not None:
+            room = 0.03 * (limits[1] - limits[0])
+            ax.set_ylim(limits[0] - room, limits[1] + room)
         if level is not None:
             ax.axhline(level, color="0.35", lw=0.9, ls="--", zorder=1)
     for ax in axes.flat[len(wanted) :]:
@@ -82,6 +83,7 @@ def by_task(
 
 def _panel(ax: Axes, rows: pd.DataFrame, value: str, name: str) -> str:
     """Draw one panel; return what it says."""
+    rows = rows.dropna(subset=[value]) if value in rows else rows[:0]
     if not len(rows):
         ax.set_title(f"{name}: not run", loc="left", fontsize=10)
         return f"{name}: not run."
@@ -139,14 +141,13 @@ def grid(
         len(values), len(panels), figsize=size, squeeze=False, sharey="row", sharex=True
     )
     said = []
-    for (label, value), line in zip(values.items(), axes, strict=True):
+    for place, ((label, value), line) in enumerate(zip(values.items(), axes, strict=True)):
         for which, ax in zip(panels, line, strict=True):
             part = rows[rows[panel] == which]
-            part = part.dropna(subset=[value]) if value in part else part[:0].assign(**{value: 0.0})
             name = names.get(which, str(which))
             said.append(f"{label}, {_panel(ax, part, value, name)}")
-            ax.set_title(name if line is axes[0] else "", loc="left", fontsize=9)
-            ax.set(xlabel="task" if line is axes[-1] else "", ylabel="")
+            ax.set_title("" if place else name, loc="left", fontsize=9)
+            ax.set(xlabel="task" if place == len(values) - 1 else "", ylabel="")
             ax.tick_params(labelsize=8)
         line[0].set_ylabel(label, fontsize=8)
     legend_below(figure)

@@ -1,0 +1,89 @@
+"""Which units continual backprop replaces: those of lowest utility, or those of highest.
+
+Dohare et al. replace the units of lowest utility. The release of *Spectral Collapse* (Prakash, He,
+Guo et al.) takes the highest. What that costs a trained network can be tried without training one
+by it.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from swrlib.verdicts import task_rule
+from swrlib.verdicts.task_rule import TaskCase
+
+#: On what it is judged, for readers.
+ON_DIGITS = "networks of 100 units on 4,000 digits"
+#: The share of a layer's units that is replaced.
+REPLACED = 0.1
+
+
+@torch.no_grad()
+def replaced_units(
+    networks: Sequence[nn.Sequential], images: Tensor, labels: Tensor
+) -> pd.DataFrame:
+    """Replace units of highest or of lowest utility, and see what that costs.
+
+    A unit's utility is |mean activation| · mean |outgoing weights|. The outgoing weights of those
+    that are replaced become zero, as Dohare et al. have it; the release draws them anew.
+
+    Parameters
+    ----------
+    networks : sequence of torch.nn.Sequential
+        Trained; with modules ``linear1, linear2, …``, activations behind all but the last.
+    images : torch.Tensor
+        [N, C, H, W].
+    labels : torch.Tensor
+        [N].
+
+    Returns
+    -------
+    DataFrame
+        By network (``seed``), accuracies: ``before``, and after `REPLACED` of each hidden layer's
+        units, ``highest`` or ``lowest``, were replaced.
+    """
+    found = []
+    for trained in networks:
+        accuracy = {"before": _accuracy(trained, images, labels)}
+        for which in ("highest", "lowest"):
+            network = copy.deepcopy(trained).eval()
+            layers = [module for module in network if isinstance(module, nn.Linear)]
+            for layer, after in itertools.pairwise(layers):
+                activity = _features(network, layer, images).mean(0).abs()
+                utility = activity * after.weight.abs().mean(0)
+                order = utility.argsort(descending=which == "highest")
+                after.weight[:, order[: max(1, round(REPLACED * len(order)))]] = 0
+            accuracy[which] = _accuracy(network, images, labels)
+        found.append(accuracy)
+    return pd.DataFrame(found).rename_axis("seed")
+
+
+def _features(network: nn.Sequential, layer: nn.Linear, images: Tensor) -> Tensor:
+    """Return a layer's units behind their activation, [N, units]."""
+    modules, values = list(network), images
+    place = next(i for i, module in enumerate(modules) if module is layer)
+    after = next(i for i, m in enumerate(modules) if i > place and isinstance(m, nn.Linear))
+    for module in modules[:after]:
+        values = module(values)
+    return values
+
+
+def _accuracy(network: nn.Sequential, images: Tensor, labels: Tensor) -> float:
+    return float((network(images).argmax(1) == labels).double().mean())
+
+
+def utility_case(replaced: pd.DataFrame) -> TaskCase:
+    """Compare what is left of the accuracy, from what `replaced_units` returned."""
+    what = "accuracy after replacing the units of lowest utility minus that of the highest"
+    return TaskCase(
+        what,
+        replaced[["lowest", "highest"]],
+        {"lowest": 1.0, "highest": -1.0},
+        task_rule.MARGINS["online"],
+    )

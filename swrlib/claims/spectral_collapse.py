@@ -1,0 +1,446 @@
+"""Claims of *Spectral Collapse* (Prakash, He, Guo et al.), and SWR beside them.
+
+From a value a run and task to verdicts, by `swrlib.verdicts.task_rule`. Everything is *in small*:
+a narrower network, larger batches, fewer images and tasks than the paper's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from swrlib.claims.continual_backprop import ON_DIGITS, utility_case
+from swrlib.papers import SWR, find_paper
+from swrlib.records import load_measures
+from swrlib.verdicts import LEAST_SEEDS, Verdict, task_rule
+from swrlib.verdicts.task_rule import Scope, TaskCase
+
+PAPER = find_paper("spectral_collapse")
+STREAM = "pixel-permuted"
+#: Methods as readers know them, in their order.
+LABELS = SWR.labels | PAPER.labels
+#: Strengths were chosen on seeds from here on, which are judged nowhere.
+CHOOSING = 100
+#: Layer norm before the activations with L2, which the paper counts as a method.
+LAYER_NORM = "layer-norm-l2"
+#: ε of the paper's figures of permuted MNIST, as it stands in the measures' labels.
+EPSILON = PAPER.details["epsilons"]["permuted-mnist"]
+#: The ε-rank's two forms, by what they are called in the measures.
+FORMS = {"epsilon-rank": "share of the weight", "smoothed-epsilon-rank": "as released"}
+#: A measure explains the accuracy where its R² is above this; the size that matters of an R².
+EXPLAINS, R2_MARGIN = 0.5, 0.1
+#: The size of a ratio that matters, as ln: a tenth.
+LARGER = float(np.log(1.1))
+#: What `swrlib.train` measures for this chapter; how often stands behind a colon.
+MEASURED = ("spectrum-start", "features-start", "features-end")
+#: Methods by when they act, for pictures.
+ACTS = {
+    "at every step": ("l2", "l2-init", "l2-er", "spectral", LAYER_NORM),
+    "now and then": ("redo", "fire", "shrink-perturb", "shrink-perturb-noise", "full-reset"),
+}
+SMALL = "100 units a layer, batches of 10, 10,000 images a task"
+
+Cases = Sequence[TaskCase]
+
+
+# ---------------------------------------------------------------------------------------------
+# Records
+
+
+def in_small(records: pd.DataFrame, *, choosing: bool = False) -> pd.DataFrame:
+    """Keep the runs of permuted MNIST in small, of the longest stream that there is.
+
+    Parameters
+    ----------
+    records : DataFrame
+        What `swrlib.load_records` returns.
+    choosing : bool
+        Those on which strengths were chosen, instead of those that are judged.
+
+    Returns
+    -------
+    DataFrame
+        Layer norm with L2 is the method `LAYER_NORM`.
+    """
+    needed = ("tasks", "images", "batch_size", "optimizer")
+    if not len(records) or any(name not in records for name in needed):
+        return records[:0]
+    of_choice = records["seed"] >= CHOOSING
+    keep = (
+        (records[["dataset", "stream"]] == ["mnist-unit", STREAM]).all(axis=1)
+        & (records["images"] == 10_000)
+        & (records["batch_size"] == 10)
+        & (records["optimizer"] == "sgd")
+        & (of_choice if choosing else ~of_choice)
+    )
+    chosen = records[keep]
+    chosen = chosen[chosen["tasks"] == chosen["tasks"].max()]
+    return named(chosen)
+
+
+def named(records: pd.DataFrame) -> pd.DataFrame:
+    """Give layer norm with L2 a method's name of its own."""
+    if "model_layer_norm" not in records:
+        return records
+    normalized = records["model_layer_norm"].eq(True) & records["method"].eq("l2")
+    return records.assign(method=records["method"].mask(normalized, LAYER_NORM))
+
+
+def with_measures(chosen: pd.DataFrame, results: str | os.PathLike[str] | None) -> pd.DataFrame:
+    """Return what `by_task` makes of records and what is measured beside them.
+
+    Parameters
+    ----------
+    chosen : DataFrame
+        Records; there may be none.
+    results : path, optional
+        The folder that they are from; default: the project's own.
+    """
+    if not len(chosen):
+        return chosen.assign(task=0, online=0.0)
+    return by_task(chosen, load_measures(results, run=list(chosen["run"].unique())))
+
+
+def in_panels(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows with ``acts``, a panel of `ACTS`; plain training and SWR are in every panel."""
+    both = ("vanilla", "swr")
+    parts = [rows[rows["method"].isin([*both, *own])].assign(acts=a) for a, own in ACTS.items()]
+    return pd.concat(parts, ignore_index=True)
+
+
+def by_task(records: pd.DataFrame, measures: pd.DataFrame) -> pd.DataFrame:
+    """Return a row a run and task, with what was measured at the task's start and end.
+
+    Parameters
+    ----------
+    records : DataFrame
+        See `in_small`.
+    measures : DataFrame
+        What `swrlib.load_measures` returns.
+
+    Returns
+    -------
+    DataFrame
+        What `task_rule.measured_by_task` returns, and ``weights``, the norm of all weights at the
+        task's end; ``features`` and ``dead``, the sums over the hidden layers of the features'
+        effective rank and of dead units, at a task's end.
+    """
+    plain = measures.assign(measure=measures["measure"].str.split(":").str[0])
+    rows = task_rule.measured_by_task(plain, task_rule.task_rows(records))
+    norms = [np.linalg.norm(np.asarray(values, dtype=float)) for values in rows["weight_norms"]]
+    sums = {}
+    for short, name in (("features", "effective-rank"), ("dead", "dead")):
+        of_layers = rows.filter(like=f"features-end, {name}, ").to_numpy(dtype=float)
+        sums[short] = of_layers.sum(axis=1) if of_layers.shape[1] else np.nan
+    return rows.assign(weights=norms, **sums)
+
+
+def spectra(rows: pd.DataFrame) -> pd.DataFrame:
+    """Lay the ε-ranks at tasks' starts out, a row a run, task and ε.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        What `by_task` returned.
+
+    Returns
+    -------
+    DataFrame
+        ``run, method, seed, task, online, largest, smallest, width, epsilon``, and a column for
+        each of `FORMS`.
+    """
+    about = ["run", "method", "seed", "task", "online"]
+    extremes = {name: f"spectrum-start, {name}" for name in ("largest", "smallest")}
+    columns = [*about, *extremes, "width", "epsilon", *FORMS]
+    if extremes["largest"] not in rows:
+        return pd.DataFrame(columns=columns)
+    there = rows.dropna(subset=[extremes["largest"]])
+    start = "spectrum-start, epsilon-rank "
+    parts = []
+    for text in (name.removeprefix(start) for name in there if name.startswith(start)):
+        ranks = {form: there[f"spectrum-start, {form} {text}"] for form in FORMS}
+        values = {name: there[column] for name, column in extremes.items()} | ranks
+        parts.append(there[about].assign(epsilon=float(text), **values))
+    found = pd.concat(parts, ignore_index=True)
+    return found.assign(width=found["largest"] - found["smallest"])[columns]
+
+
+# ---------------------------------------------------------------------------------------------
+# R²
+
+
+def explained(x: pd.Series, y: pd.Series) -> float:
+    """Return R² of a straight line, below 0 where the line falls; NaN where nothing varies."""
+    both = pd.concat([x, y], axis=1).dropna().to_numpy(dtype=float)
+    if len(both) < 3 or np.ptp(both[:, 0]) == 0 or np.ptp(both[:, 1]) == 0:
+        return np.nan
+    correlation = float(np.corrcoef(both.T)[0, 1])
+    return correlation * abs(correlation)
+
+
+def at_epsilon(of_spectra: pd.DataFrame, epsilon: float = EPSILON) -> pd.DataFrame:
+    """Keep one ε, and leave the first task out, as the paper's scatter plots do."""
+    here = np.isclose(of_spectra["epsilon"].astype(float), epsilon)
+    return of_spectra[here & (of_spectra["task"] > 1)]
+
+
+def r_squared_by_epsilon(of_spectra: pd.DataFrame) -> pd.DataFrame:
+    """Return R² of accuracy by ε-rank for each ε, a point a method and task, means over seeds.
+
+    Parameters
+    ----------
+    of_spectra : DataFrame
+        What `spectra` returned.
+
+    Returns
+    -------
+    DataFrame
+        ``epsilon``, and a column for each of `FORMS`.
+    """
+    found = []
+    for epsilon in sorted(of_spectra["epsilon"].unique()):
+        points = at_epsilon(of_spectra, epsilon).groupby(["method", "task"])
+        means = points[["online", *FORMS]].mean()
+        found.append(
+            {"epsilon": epsilon} | {form: explained(means[form], means["online"]) for form in FORMS}
+        )
+    return pd.DataFrame(found, columns=["epsilon", *FORMS])
+
+
+def _by_seed(rows: pd.DataFrame, function: Callable[[pd.DataFrame], float]) -> pd.DataFrame:
+    """Return a number a seed as `TaskCase` takes it, of the methods that all seeds have."""
+    seeds = rows.groupby("method")["seed"].nunique()
+    whole = rows[rows["method"].isin(seeds[seeds == seeds.max()].index)]
+    found = {seed: function(part) for seed, part in whole.groupby("seed")}
+    return pd.DataFrame({"all": pd.Series(found, dtype=float).dropna()})
+
+
+# ---------------------------------------------------------------------------------------------
+# What each claim is about
+
+
+class Courses:
+    """What claims ask of rows: numbers a method and seed.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        What `by_task` returned.
+    """
+
+    def __init__(self, rows: pd.DataFrame) -> None:
+        self.rows, self.spectra = rows, spectra(rows)
+        self.sums = task_rule.summarized(rows, "online")
+
+    def loss(self, method: str) -> TaskCase:
+        """Return by how much a method's online accuracy falls over the tasks."""
+        what = f"{method}, online accuracy at the start minus the end of the stream"
+        margin = task_rule.MARGINS["online"]
+        return TaskCase(what, task_rule.wide(self.sums, "change"), {method: -1.0}, margin)
+
+    def above(self, method: str, rivals: Sequence[str]) -> Cases:
+        """Return by how much a method's accuracy at the end lies above others'."""
+        values, margin = task_rule.wide(self.sums, "late"), task_rule.MARGINS["online"]
+        return [
+            TaskCase(
+                f"online accuracy at the end, {method} minus {rival}",
+                values,
+                {method: 1.0, rival: -1.0},
+                margin,
+            )
+            for rival in rivals
+        ]
+
+    def rank_sums(self) -> pd.DataFrame:
+        """Return the sums of the ε-rank at tasks' starts."""
+        rows = self.spectra[np.isclose(self.spectra["epsilon"].astype(float), EPSILON)]
+        return task_rule.summarized(rows.astype({"epsilon-rank": float}), "epsilon-rank")
+
+    def fall(self) -> Cases:
+        """Return by how much plain training's ε-rank falls."""
+        what = "vanilla, fall of the ε-rank over the tasks as a share of the start"
+        values = task_rule.wide(self.rank_sums(), "trend")
+        return [TaskCase(what, values, {"vanilla": -1.0}, task_rule.TREND_MARGIN)]
+
+    def kept(self, methods: Sequence[str]) -> Cases:
+        """Return how much more of the ε-rank methods keep than plain training."""
+        sums = self.rank_sums()
+        values = task_rule.wide(sums.assign(kept=sums["late"] / sums["start"]), "kept")
+        return [
+            TaskCase(
+                f"share of the ε-rank that is kept, {method} minus vanilla",
+                values,
+                {method: 1.0, "vanilla": -1.0},
+                task_rule.TREND_MARGIN,
+            )
+            for method in methods
+        ]
+
+    def ratio(self, value: str, what: str, over: str, under: str) -> TaskCase:
+        """Return ln of a ratio of two methods' values at the end of the stream."""
+        late = np.log(task_rule.wide(task_rule.summarized(self.rows, value), "late"))
+        text = f"ln of the {what}, {over} over {under}"
+        return TaskCase(text, late, {over: 1.0, under: -1.0}, LARGER)
+
+    def explains(self, form: str) -> Cases:
+        """Return R² of accuracy by the ε-rank, over methods and tasks, minus what is asked for."""
+        values = _by_seed(
+            at_epsilon(self.spectra), lambda rows: explained(rows[form], rows["online"]) - EXPLAINS
+        )
+        what = f"R² of accuracy by the ε-rank ({FORMS[form]}, ε = {EPSILON:g}) minus {EXPLAINS:g}"
+        return [TaskCase(what, values, {"all": 1.0}, R2_MARGIN)]
+
+    def ordered(self) -> Cases:
+        """Return R² between methods of accuracy by the features' rank, both at the end."""
+        late = {
+            name: task_rule.summarized(self.rows, name)["late"] for name in ("features", "online")
+        }
+        ends = pd.DataFrame(late).reset_index()
+        values = _by_seed(ends, lambda rows: explained(rows["features"], rows["online"]) - EXPLAINS)
+        what = f"R² between methods of accuracy by the features' rank minus {EXPLAINS:g}"
+        return [TaskCase(what, values, {"all": 1.0}, R2_MARGIN)]
+
+    def follows_width(self) -> Cases:
+        """Compare whom the released ε-rank follows, by R² over methods and tasks."""
+        released, other = "smoothed-epsilon-rank", "epsilon-rank"
+
+        def closer(rows: pd.DataFrame) -> float:
+            width = np.log(rows["width"].astype(float))
+            return abs(explained(width, rows[released])) - abs(
+                explained(rows[other], rows[released])
+            )
+
+        values = _by_seed(at_epsilon(self.spectra), closer)
+        what = "R² of the released ε-rank by the ln of the width minus that by the share of weight"
+        return [TaskCase(what, values, {"all": 1.0}, R2_MARGIN)]
+
+
+_RIVALS = PAPER.find_claim("collapse-l2-er-best").rivals
+#: By claim: its cases, and what is claimed of each.
+READINGS: dict[str, tuple[Callable[[Courses], Cases], str]] = {
+    "collapse-loss": (lambda c: [c.loss("vanilla")], "above"),
+    "collapse-l2-er-keeps": (lambda c: [c.loss("l2-er")], "little"),
+    "collapse-l2-er-best": (lambda c: c.above("l2-er", _RIVALS), "above"),
+    "collapse-precedes": (lambda c: c.fall(), "above"),
+    "collapse-keepers": (lambda c: c.kept(["l2-er", "spectral"]), "above"),
+    "collapse-predicts": (lambda c: c.explains("smoothed-epsilon-rank"), "above"),
+    "collapse-features": (
+        lambda c: [
+            c.ratio("features", "effective rank of the features", "l2-er", "vanilla"),
+            c.ratio("weights", "norm of the weights", "vanilla", "l2-er"),
+        ],
+        "above",
+    ),
+    "collapse-rank-orders": (lambda c: c.ordered(), "above"),
+    "collapse-unsmoothed": (lambda c: c.explains("epsilon-rank"), "above"),
+    "collapse-width": (lambda c: c.follows_width(), "above"),
+    "collapse-swr-above": (lambda c: c.above("swr", ["vanilla"]), "above"),
+    "collapse-swr-keeps": (lambda c: [c.loss("swr")], "little"),
+    "collapse-swr-spectrum": (lambda c: c.kept(["swr"]), "above"),
+}
+
+
+def judged(rows: pd.DataFrame, replaced: pd.DataFrame | None = None) -> list[Verdict]:
+    """Judge every claim of the paper; *not run*, and what it would take, where records are missing.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        What `by_task` returned; there may be none.
+    replaced : DataFrame, optional
+        What `swrlib.claims.continual_backprop.replaced_units` returned: it alone judges the remark
+        on the utility.
+    """
+    courses = Courses(rows) if len(rows) else None
+    stream, found = PAPER.details["stream"], []
+    tasks = int(rows["task"].max()) if len(rows) else 0
+    for claim in PAPER.claims:
+        cases_of, kind = READINGS.get(claim.id, (lambda c: [], "above"))
+        cases, small = cases_of(courses) if courses else [], SMALL
+        of_tasks, of_seeds = stream["tasks"], stream["seeds"]
+        if claim.id == "collapse-utility" and replaced is not None:
+            cases, small, of_tasks, of_seeds = [utility_case(replaced)], ON_DIGITS, 0, 0
+        seeds = min([case.n for case in cases if case.n >= LEAST_SEEDS], default=0)
+        scope = Scope(tasks, of_tasks, seeds, of_seeds, small)
+        lacking = PAPER.details["needs"].get(claim.id, "")
+        found.append(task_rule.judge(claim, cases, scope, kind=kind, lacking=lacking))
+    return found
+
+
+# ---------------------------------------------------------------------------------------------
+# For readers
+
+
+def levels(rows: pd.DataFrame) -> pd.DataFrame:
+    """Set accuracies at the start and the end beside those that the main figure prints.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        What `by_task` returned; there may be none.
+
+    Returns
+    -------
+    DataFrame
+        ``ours`` and ``printed`` by method, written for readers; a dash where one has none.
+    """
+    sums = task_rule.summarized(rows, "online").astype(float)
+    own = {m: tuple(part[["start", "late"]].mean()) for m, part in sums.groupby("method")}
+    table = pd.DataFrame({"ours": pd.Series(own), "printed": pd.Series(PAPER.details["levels"])})
+    written = table.map(lambda pair: "–" if np.ndim(pair) == 0 else "{:.3f} → {:.3f}".format(*pair))
+    order = [method for method in LABELS if method in written.index]
+    return written.loc[order].rename(index=LABELS)
+
+
+def features(rows: pd.DataFrame) -> pd.DataFrame:
+    """Set ranks, dead units and accuracy at the end side by side, the most accurate first.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        What `by_task` returned; there may be none.
+
+    Returns
+    -------
+    DataFrame
+        By method, means over seeds at the end of the stream: ``online accuracy``, ``rank``,
+        ``dead``; and ``printed rank`` and ``printed dead`` from the paper's figures, of networks of
+        ten times the width.
+    """
+    named_as = {"online": "online accuracy", "features": "rank", "dead": "dead"}
+    if not len(rows):
+        return pd.DataFrame(columns=[*named_as.values()])
+    ends = {
+        name: task_rule.summarized(rows, column)["late"].astype(float).groupby("method").mean()
+        for column, name in named_as.items()
+    }
+    printed = pd.DataFrame(PAPER.details["features"]).T.add_prefix("printed ")
+    table = pd.DataFrame(ends).join(printed).sort_values("online accuracy", ascending=False)
+    return table.rename(index=LABELS)
+
+
+def strengths(records: pd.DataFrame, used: pd.DataFrame) -> pd.DataFrame:
+    """Return what strengths were tried, and what came of it.
+
+    Parameters
+    ----------
+    records : DataFrame
+        What `in_small` returned with ``choosing``.
+    used : DataFrame
+        The records that are judged.
+
+    Returns
+    -------
+    DataFrame
+        ``method``, ``λ``, ``online accuracy`` (the mean over all tasks) and ``used``.
+    """
+    if not len(records):
+        return pd.DataFrame(columns=["method", "λ", "online accuracy", "used"])
+    means = task_rule.task_rows(records).groupby(["method", "lam"])["online"].mean().reset_index()
+    pairs = set(zip(used["method"], used["lam"], strict=True))
+    taken = [pair in pairs for pair in zip(means["method"], means["lam"], strict=True)]
+    table = means.assign(used=np.where(taken, "used", ""), method=means["method"].map(LABELS))
+    return table.rename(columns={"lam": "λ", "online": "online accuracy"})

@@ -1,0 +1,135 @@
+"""Spectra of the Hessian: ε-ranks over ε, against accuracy, and what of it they explain."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from swrlib.claims import spectral_collapse
+from swrlib.claims.spectral_collapse import EPSILON, FORMS, PAPER
+from swrlib.figures import STYLE, in_order, method_lines
+from swrlib.figures.layers import legend_below
+from swrlib.figures.tasks import bring_to_front
+from swrlib.papers import SWR as paper
+from swrlib.theory.spectrum import Spectrum
+
+
+def by_epsilon(spectra: pd.DataFrame) -> tuple[Figure, str]:
+    """Draw the ε-rank over ε at the first and the last task's start, and the widths beside it.
+
+    Parameters
+    ----------
+    spectra : DataFrame
+        What `swrlib.claims.spectral_collapse.spectra` returned; not empty.
+
+    Returns
+    -------
+    (Figure, str)
+    """
+    figure, axes = plt.subplots(1, 3, figsize=(10.8, 3.6))
+    ends = (spectra["task"].min(), spectra["task"].max())
+    for ax, task in zip(axes, ends, strict=False):
+        method_lines(ax, spectra[spectra["task"] == task], "epsilon-rank", x="epsilon")
+        ax.set(xscale="log", xlabel="ε", ylabel="share of eigenvalues outside ±ε", ylim=(0, 1.02))
+        ax.axvline(EPSILON, color="0.35", lw=0.9, ls="--", zorder=1)
+        ax.set_title(f"start of task {task}", loc="left", fontsize=10)
+        bring_to_front(ax)
+    widths = spectra.drop_duplicates(["run", "task"])
+    method_lines(axes[2], widths, "largest", x="task", label="largest eigenvalue")
+    axes[2].set(yscale="log")
+    axes[2].set_title("at tasks' starts", loc="left", fontsize=10)
+    bring_to_front(axes[2])
+    legend_below(figure)
+    figure.tight_layout()
+    last = spectra[(spectra["task"] == ends[1]) & np.isclose(spectra["epsilon"], EPSILON)]
+    means = last.groupby("method")[["epsilon-rank", "largest"]].mean()
+    said = ", ".join(
+        f"{paper.label(m)} {means.at[m, 'epsilon-rank']:.2g} with λ_max "
+        f"{means.at[m, 'largest']:.3g}"
+        for m in in_order(last)
+    )
+    return figure, f"At the start of task {ends[1]}, ε = {EPSILON:g}: {said}."
+
+
+def against_accuracy(spectra: pd.DataFrame) -> tuple[Figure, str]:
+    """Draw a task's accuracy over the ε-rank at its start, both forms, and R² over ε.
+
+    Parameters
+    ----------
+    spectra : DataFrame
+        What `swrlib.claims.spectral_collapse.spectra` returned.
+
+    Returns
+    -------
+    (Figure, str)
+    """
+    figure, axes = plt.subplots(1, 3, figsize=(10.8, 3.6))
+    rows = spectral_collapse.at_epsilon(spectra)
+    points = rows.groupby(["method", "task"])[["online", *FORMS]].mean().reset_index()
+    said = []
+    for ax, (form, name) in zip(axes, FORMS.items(), strict=False):
+        share = spectral_collapse.explained(points[form], points["online"])
+        _scatter(ax, points, form)
+        ax.set(xlabel=f"ε-rank, {name}", ylabel="the task's online accuracy")
+        ax.set_title(f"ε = {EPSILON:g}: R² = {share:.2f}", loc="left", fontsize=10)
+        said.append(f"{name} {share:.2f}")
+    curve = spectral_collapse.r_squared_by_epsilon(spectra)
+    for (form, name), look in zip(FORMS.items(), ("-", "--"), strict=True):
+        axes[2].plot(curve["epsilon"], curve[form], look, color="0.15", label=name)
+    printed = PAPER.details["r_squared"]["permuted-mnist"]
+    axes[2].plot(EPSILON, printed, "k*", label="printed")
+    axes[2].axhline(0, color="0.35", lw=0.9, zorder=1)
+    axes[2].set(xscale="log", xlabel="ε", ylabel="R², below 0 where falling", ylim=(-1, 1))
+    axes[2].legend(fontsize=8)
+    legend_below(figure)
+    figure.tight_layout()
+    return figure, (
+        f"R² of accuracy by the ε-rank at ε = {EPSILON:g}: {', '.join(said)}; printed {printed:g}."
+    )
+
+
+def _scatter(ax: Axes, points: pd.DataFrame, form: str) -> None:
+    """Draw a point a method and task."""
+    for method in in_order(points):
+        own = points[points["method"] == method]
+        color, marker = STYLE[method]
+        front = {"zorder": 3, "s": 70} if method == "swr" else {"s": 32}
+        look = {"color": color, "marker": marker, "label": paper.label(method)}
+        ax.scatter(own[form], own["online"], **look | front)
+
+
+def widening(widths: tuple[float, ...] = (1, 3, 10, 30, 100, 300)) -> tuple[Figure, str]:
+    """Draw both forms of the ε-rank of made-up spectra, of which one eigenvalue alone grows.
+
+    Of a hundred eigenvalues ninety-eight lie within ±0.001, one is −1, and the last grows.
+
+    Parameters
+    ----------
+    widths : tuple of float
+
+    Returns
+    -------
+    (Figure, str)
+    """
+    bulk = torch.linspace(-1e-3, 1e-3, 98, dtype=torch.float64)
+    epsilon = torch.tensor([EPSILON], dtype=torch.float64)
+    found = []
+    for width in widths:
+        nodes = torch.cat([bulk, torch.tensor([-1.0, width], dtype=torch.float64)])
+        spectrum = Spectrum(nodes, torch.full_like(nodes, 0.01), 100)
+        forms = (spectrum.epsilon_rank(epsilon), spectrum.smoothed_epsilon_rank(epsilon))
+        found.append([float(rank) for rank in forms])
+    figure, ax = plt.subplots(figsize=(5.4, 3.2))
+    for name, look, values in zip(FORMS.values(), ("o-", "s--"), np.array(found).T, strict=True):
+        ax.plot(widths, values, look, color="0.15", label=name)
+    ax.set(xscale="log", xlabel="the one eigenvalue that grows", ylabel=f"ε-rank, ε = {EPSILON:g}")
+    ax.legend()
+    first, last = found[0], found[-1]
+    return figure, (
+        f"The share of the weight stays at {first[0]:.2g}; as released the ε-rank goes from "
+        f"{first[1]:.2g} to {last[1]:.2g}."
+    )
