@@ -343,17 +343,19 @@ def test_norm_courses_and_lambdas():
     assert figure.axes[0].get_lines()[0].get_ydata() == pytest.approx([1, 2, 3])
 
 
-def test_pictures_carry_their_alternative_text_and_do_not_change(records):
+@pytest.mark.parametrize("cloud", [False, True])
+def test_pictures_carry_their_alternative_text_and_do_not_change(records, cloud):
     kind = "image/svg+xml"
     pictures = []
     figures.use_style()
     for _ in range(2):
         with capture_output() as shown:
-            figures.show(accuracies.curves(records), "what it says")
+            figures.show(accuracies.curves(records), "what it says", cloud=cloud)
         (output,) = shown.outputs
         assert output.metadata[kind]["alt"] == "what it says"
         pictures.append(output.data[kind])
     assert pictures[0] == pictures[1]
+    assert ("data:image/png" in pictures[0]) == cloud
 
 
 def test_a_picture_as_html_escapes_its_text(records):
@@ -374,6 +376,7 @@ def four_panels():
     for line, name in zip(axes, ("first", "second"), strict=True):
         line[0].set(ylabel=f"height, {name}")
         line[0].set_label(name)
+        line[1].yaxis.label.set_visible(False)  # as pandas has it
     axes[1][0].set_xlabel("epoch")
     figures.legend_below(figure)
     return figure
@@ -428,7 +431,7 @@ def test_the_dark_look_can_be_read():
 def test_a_picture_follows_the_theme_of_its_page(browser, tmp_path):
     figures.use_style()
     page = tmp_path / "page.html"
-    for theme, ground in (("light", (255, 255, 255)), ("dark", (20, 24, 30))):
+    for theme, ground in (("light", (255, 255, 255)), ("dark", (18, 18, 18))):
         image = figures.as_html(four_panels(), "a picture of four panels")
         page.write_text(f'<html style="color-scheme:{theme}"><body>{image}</body></html>')
         other = "dark" if theme == "light" else "light"  # what the reader's system prefers
@@ -481,6 +484,18 @@ def test_differences_from_vanilla_are_paired_and_averaged_within_stages():
     assert panels[1].get_ylim() == panels[2].get_ylim() and panels[1].get_ylim()[1] > size
     with_printed = panels[0].patches[0]
     assert with_printed.get_y() == pytest.approx(97) and panels[0].get_label()
+
+
+def test_a_setting_without_vanilla_has_no_differences_from_it(records):
+    bare = records[records["method"] != "vanilla"].assign(dataset="cifar100")
+    bare["run"] += "x"
+    figure, sentence = differences.against_vanilla(pd.concat([records, bare]))
+    assert [ax.get_label() for ax in figure.axes if ax.get_label()] == [
+        "MNIST (5,000 digits), MLP, custom scale, 2 seeds"
+    ]
+    assert "CIFAR-100, MLP, custom scale: vanilla was not trained here" in sentence
+    figure, sentence = differences.against_vanilla(bare)
+    assert not any(ax.axison for ax in figure.axes) and len(rendered(figure)) == 1
 
 
 def test_norms_and_accuracies_have_a_point_a_run(records):

@@ -86,7 +86,7 @@ def use_style(*, small: bool = False) -> None:
     )
 
 
-def show(figure: Figure, alt: str) -> None:
+def show(figure: Figure, alt: str, *, cloud: bool = False) -> None:
     """Display a picture with its alternative text: one SVG, or a small one for each panel.
 
     Parameters
@@ -95,10 +95,12 @@ def show(figure: Figure, alt: str) -> None:
         Closed afterwards.
     alt : str
         What the picture shows and what it says, for those who do not see it.
+    cloud : bool
+        Draw what is in the axes as pixels, since there are many points; all words stay lines.
     """
     from IPython.display import display
 
-    pieces = rendered(figure)
+    pieces = rendered(figure, cloud=cloud)
     if len(pieces) == 1:
         kind, data = "image/svg+xml", pieces[0].svg.decode()
     else:

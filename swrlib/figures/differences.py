@@ -32,7 +32,7 @@ def against_vanilla(records: pd.DataFrame) -> tuple[Figure, str]:
     Parameters
     ----------
     records : DataFrame
-        What `swrlib.load_records` returns, of one stream, with vanilla in each setting.
+        What `swrlib.load_records` returns, of one stream. Settings without vanilla are left out.
 
     Returns
     -------
@@ -40,10 +40,11 @@ def against_vanilla(records: pd.DataFrame) -> tuple[Figure, str]:
         The picture, and by how many points each method ends above vanilla, as written above its
         panel: paired over seeds, means of the last ten epochs.
     """
-    settings = [part for _, part in records.groupby(["dataset", "model", "scale"])]
+    parts = [part for _, part in records.groupby(["dataset", "model", "scale"])]
+    settings = [part for part in parts if "vanilla" in set(part["method"])]
     lines = [math.ceil(part["method"].nunique() / COLUMNS) for part in settings]
-    size = (1.55 * COLUMNS, 1.45 * sum(lines))
-    figure, axes = plt.subplots(sum(lines), COLUMNS, figsize=size, squeeze=False)
+    size = (1.55 * COLUMNS, 1.45 * max(1, sum(lines)))
+    figure, axes = plt.subplots(max(1, sum(lines)), COLUMNS, figsize=size, squeeze=False)
     figure.subplots_adjust(0.03, 0.05, 0.99, 0.95, wspace=0.37, hspace=0.5)
     for ax in axes.flat:
         ax.set_axis_off()
@@ -51,6 +52,8 @@ def against_vanilla(records: pd.DataFrame) -> tuple[Figure, str]:
     for number, part in enumerate(settings):
         begin = sum(lines[:number])
         sentences.append(_setting(axes[begin : begin + lines[number]].ravel(), part))
+    alone = [setting(part) for part in parts if "vanilla" not in set(part["method"])]
+    sentences += [f"{name}: vanilla was not trained here." for name in alone]
     return figure, " ".join(sentences)
 
 

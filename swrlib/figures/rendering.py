@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 #: The ground of the website's dark theme.
-DARK_GROUND = "#14181e"
+DARK_GROUND = "#121212"
 #: The title of a legend.
 LEGEND = "legend"
 #: The least contrast of a line or a word with the dark ground.
@@ -40,11 +40,12 @@ class Piece:
     heading: str = ""
 
 
-def rendered(figure: Figure) -> list[Piece]:
+def rendered(figure: Figure, *, cloud: bool = False) -> list[Piece]:
     """Render each panel and legend of a figure separately, and close the figure.
 
     Panels have one size and show all labels, those that they share too. The label of an axes
-    (`Axes.set_label`) is the heading of the group of panels that begins with it.
+    (`Axes.set_label`) is the heading of the group of panels that begins with it. Lines and points
+    of a ``cloud`` become pixels.
 
     Returns
     -------
@@ -52,6 +53,8 @@ def rendered(figure: Figure) -> list[Piece]:
         The legends come first. A figure of a single panel without a legend of its own is one.
     """
     panels = [ax for ax in figure.axes if ax.axison]
+    for artist in (a for ax in panels for a in (*ax.lines, *ax.collections) if cloud):
+        artist.set_rasterized(True)
     if len(panels) + len(figure.legends) < 2:
         pieces = [Piece(_svg(figure, "tight"), _title(panels[0]) if panels else "")]
     else:
@@ -80,6 +83,8 @@ def _boxes(figure: Figure, panels: list[Axes]) -> list[Bbox]:
         line = [other for other in panels if other.get_position().y0 == ax.get_position().y0]
         ax.set_ylabel(ax.get_ylabel() or line[0].get_ylabel())
         ax.set_xlabel(ax.get_xlabel() or max(other.get_xlabel() for other in panels))
+        for axis in (ax.xaxis, ax.yaxis):  # pandas hides the labels of shared axes
+            axis.label.set_visible(True)
     figure.draw_without_rendering()
     inner = [ax.get_window_extent() for ax in panels]
     outer = [box for ax in panels if (box := ax.get_tightbbox()) is not None]
@@ -96,7 +101,8 @@ def _boxes(figure: Figure, panels: list[Axes]) -> list[Bbox]:
 def _svg(figure: Figure, box: Bbox | str) -> bytes:
     buffer = io.StringIO()
     # Without a date the same picture is the same file.
-    figure.savefig(buffer, format="svg", bbox_inches=box, metadata={"Date": None})
+    options: dict[str, Any] = {"bbox_inches": box, "metadata": {"Date": None}, "dpi": 200}
+    figure.savefig(buffer, format="svg", **options)
     text = _PATH.sub(lambda path: _LONG_NUMBER.sub(r"\1", path[0]), buffer.getvalue())
     rules = "".join(
         f'[style*="{paint}: {color}"]{{{paint}:{darkened(color)}!important}}'
