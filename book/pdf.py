@@ -17,7 +17,8 @@ LIMIT = 300
 #: On paper nothing opens or scrolls, and buttons do nothing.
 STYLE = """
 .drawer, .made-by, .sorting, .headerlink, .copybtn, section:has(> .drawer) { display: none; }
-article { break-before: page; max-width: 44rem; margin: auto; }
+article:not(:first-of-type) { break-before: page; }
+article { max-width: 44rem; margin: auto; }
 article * { overflow: visible !important; }
 figure, table, .claim, img { break-inside: avoid; }
 """
