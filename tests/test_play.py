@@ -1,6 +1,7 @@
 """Pictures that move without a kernel: their arithmetic, their data, their controls."""
 
 import importlib
+import json
 import math
 import re
 import sys
@@ -9,9 +10,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from browser import WIDTHS, find_chromium, open_browser, open_page
+from browser import WIDTHS, find_chromium, list_pages, open_browser, open_page
 
 from swrlib import load_records, notebook, records
+from swrlib.overview.scorecard import CHAPTERS
 from swrlib.papers import SWR as paper
 from swrlib.theory.boundedness import adam_norm_bound, norm_bound, scalar_courses, unbounded_norm
 from swrlib.theory.norm_decay import scalar_norms
@@ -276,3 +278,36 @@ def test_without_a_script_a_sentence_says_what_one_would_see(shell):
     for mark in marks():
         words = re.sub(r"<[^>]*>|!\[.*?\]\(.*?\)", "", mark).strip()
         assert len(words) > 60, mark
+
+
+def test_the_first_screen_holds_the_idea_and_a_picture_that_moves(site, browser):
+    with open_page(browser, site / "book/index.html", width=WIDTHS["wide"]) as (page, faults):
+        page.set_viewport_size({"width": WIDTHS["wide"], "height": 800})
+        page.wait_for_selector(".play-ready")
+        first = page.locator("article p").first
+        assert "plasticity" in first.inner_text() and "Soft Weight Rescaling" in first.inner_text()
+        for part in (first, *page.locator(".play input").all()):
+            box = part.bounding_box()
+            assert 0 < box["y"] and box["y"] + box["height"] <= 800
+        assert not faults
+
+
+def test_each_place_of_the_website_is_filled(site):
+    """Chapters have theirs from the notebooks, and what they load is there."""
+    places = {
+        path.stem: re.findall(r'data-play="([^"]+)"(?: data-stream="([^"]+)")?', path.read_text())
+        for path in list_pages(site)
+    }
+    expected = {
+        "index": [("norm", "")],
+        "quickstart": [("half-life", "")],
+        "boundedness": [("bound", "")],
+        "norm_decay": [("decay", "")],
+        **{CHAPTERS[stream]: [("curves", stream)] for stream in STREAMS},
+    }
+    assert {page: found for page, found in places.items() if found} == expected
+    text = (site / "_static/curves.js").read_text()
+    curves = json.loads(text.removeprefix("window.swrCurves=").removesuffix(";\n"))
+    assert all(curves[stream] for stream in STREAMS)
+    for page in expected:
+        assert "_static/play.js" in next(site.glob(f"*/{page}.html")).read_text()
