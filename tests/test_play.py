@@ -288,7 +288,7 @@ def test_the_first_screen_holds_the_idea_and_a_picture_that_moves(site, browser)
         assert "plasticity" in first.inner_text() and "Soft Weight Rescaling" in first.inner_text()
         for part in (first, *page.locator(".play input").all()):
             box = part.bounding_box()
-            assert 0 < box["y"] and box["y"] + box["height"] <= 800
+            assert box["y"] > 0 and box["y"] + box["height"] <= 800
         assert not faults
 
 
