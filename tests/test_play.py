@@ -41,10 +41,14 @@ def marks() -> list[str]:
 
 
 def curves_mark(stream: str) -> str:
+    return html_of(notebook.offer_curves, stream)
+
+
+def html_of(show, *given) -> str:
     from IPython.utils.capture import capture_output
 
     with capture_output() as captured:
-        notebook.offer_curves(stream)
+        show(*given)
     return captured.outputs[0].data["text/html"]
 
 
@@ -220,6 +224,25 @@ def by_keyboard(control, kind: str) -> None:
     control.focus()
     keys = {"checkbox": "Space", "number": "ArrowUp", "select": "ArrowUp"}
     control.press(keys.get(kind, "ArrowLeft"))
+
+
+@pytest.mark.parametrize("width", WIDTHS.values())
+def test_tabs_are_changed_by_mouse_and_by_keyboard(browser, shell, tmp_path, width):
+    tabs = html_of(notebook.panels, {name: f"<p>panel {name}</p>" for name in "abc"})
+    path = tmp_path / "page.html"
+    style = (STYLE / "book.css").read_text()
+    path.write_text(f"<!doctype html><html lang='en'><style>{style}</style>{tabs}</html>")
+    with open_page(browser, path, width=width) as (page, faults):
+
+        def shown():
+            return [p.inner_text() for p in page.locator(".panel").all() if p.is_visible()]
+
+        assert shown() == ["panel a"]
+        page.get_by_text("b", exact=True).click()
+        assert shown() == ["panel b"]
+        page.keyboard.press("ArrowRight")
+        assert shown() == ["panel c"]
+        assert not faults
 
 
 #: The contrast of every line that is drawn with the theme's ground.
