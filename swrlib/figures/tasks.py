@@ -214,7 +214,7 @@ def what_came_first(
             for run in part[part["method"] == method].itertuples():
                 whole = not (run.never or run.censored)
                 look = {"color": color if whole else "none", "edgecolors": color, "marker": marker}
-                ax.scatter(run.fallen + 0.15 * place, run.onset, s=40, zorder=2 + place, **look)
+                ax.scatter(run.fallen + 0.3 * place, run.onset, s=26, zorder=2 + place, **look)
             ax.scatter([], [], color=color, marker=marker, label=paper.label(method))
         ax.set(xlabel="rank falls, task", xlim=(0, end), ylim=(0, end))
     axes[0][0].set_ylabel("error rises, task")
