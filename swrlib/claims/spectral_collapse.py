@@ -34,8 +34,6 @@ FORMS = {"epsilon-rank": "share of the weight", "smoothed-epsilon-rank": "as rel
 EXPLAINS, R2_MARGIN = 0.5, 0.1
 #: The size of a ratio that matters, as ln: a tenth.
 LARGER = float(np.log(1.1))
-#: What `swrlib.train` measures for this chapter; how often stands behind a colon.
-MEASURED = ("spectrum-start", "features-start", "features-end")
 #: Methods by when they act, for pictures.
 ACTS = {
     "at every step": ("l2", "l2-init", "l2-er", "spectral", LAYER_NORM),
