@@ -205,21 +205,27 @@ def load_dataset(
     if isinstance(name, Dataset):
         return name
     name = os.fspath(name)
-    if name in _UNIT:
-        mean, std = _CONSTANTS[name]
-        return replace(load_dataset(_UNIT[name], root=root), name=name, mean=mean, std=std)
-    if name == "mnist-5k":
-        return _load_mnist_5k()
-    if name in ("tinyimagenet", "tinyimagenet-part"):
-        return _load_tinyimagenet(name, _data_root(root)[0])
     if name in DATASETS:
-        return _load_torchvision(name, *_data_root(root))
+        return _load_known(name, root)
     folder = Path(name).expanduser()
     if folder.is_dir():
         return _load_folder(folder.resolve())
     raise (ValueError if folder.name == name else FileNotFoundError)(
         f"there is no data set and no folder {name!r}: {nearest(name, DATASETS)}"
     )
+
+
+def _load_known(name: str, root: str | Path | None) -> Dataset:
+    """Load a data set of `DATASETS`."""
+    if name in _UNIT:
+        mean, std = _CONSTANTS[name]
+        return replace(_load_known(_UNIT[name], root), name=name, mean=mean, std=std)
+    if name == "mnist-5k":
+        return _load_mnist_5k()
+    place, may_download = _data_root(root)
+    if name.startswith("tinyimagenet"):
+        return _load_tinyimagenet(name, place)
+    return _load_torchvision(name, place, may_download)
 
 
 def _data_root(root: str | Path | None) -> tuple[Path, bool]:
