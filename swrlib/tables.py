@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -272,3 +272,36 @@ def provenance(frame: pd.DataFrame) -> None:
         runs=("run", "nunique"), first_day=("day", "min"), last_day=("day", "max")
     )
     show_html(framed(styled(table.reset_index()).hide(axis="index")))
+
+
+def not_run(found: Iterable[Verdict]) -> None:
+    """Show the claims that were not run, and what it would take: the details of their verdicts."""
+    rows = [
+        {"claim": v.claim.sentence, "place": v.claim.place, "what it would take": v.detail or "–"}
+        for v in found
+        if v.verdict == verdicts.NOT_RUN
+    ]
+    if not rows:
+        show_html("<p>Every claim was run.</p>")
+        return
+    show_html(framed(styled(pd.DataFrame(rows)).hide(axis="index"), head="left"))
+
+
+def times(rows: pd.DataFrame, by: str, labels: Mapping[str, str]) -> str:
+    """Say how long a task of a run took to train.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        ``run, seconds`` and another column, a row a run and task.
+    by : str
+        That column: a setting.
+    labels : mapping of str to str
+        How settings are called.
+    """
+    seconds = rows.groupby([by, "run"])["seconds"].mean()
+    parts = [
+        f"{labels.get(str(which), str(which))} {own.mean():.2g} s ({len(own)} runs)"
+        for which, own in seconds.groupby(by)
+    ]
+    return f"Training time a task and run, measures not counted: {', '.join(parts)}."

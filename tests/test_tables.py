@@ -171,3 +171,18 @@ def test_provenance_counts_the_runs(committed):
     text = shown(tables.provenance, committed)
     assert "commit" in text and committed["run"].nunique() == 5 and "runs" in text
     assert "make paper" in shown(tables.provenance, committed[:0])
+
+
+def test_what_was_not_run_says_what_it_would_take():
+    claim = paper.claims[0]
+    waiting = verdicts.Verdict(claim, verdicts.NOT_RUN, verdicts.NOT_RUN, "a <day>", "")
+    judged = verdicts.Verdict(paper.claims[1], "reproduced", "reproduced", "numbers", "")
+    text = shown(tables.not_run, [waiting, judged])
+    assert "a &lt;day&gt;" in text and claim.place in html.unescape(text)
+    assert "numbers" not in text
+    assert "Every claim was run." in shown(tables.not_run, [judged])
+
+
+def test_times_are_means_over_runs():
+    rows = pd.DataFrame({"run": ["a", "a", "b"], "seconds": [1.0, 3.0, 4.0], "rate": ["x"] * 3})
+    assert "X 3 s (2 runs)." in tables.times(rows, "rate", {"x": "X"})

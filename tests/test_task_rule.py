@@ -1,6 +1,7 @@
 """The rule for streams of tasks: made-up records of every outcome, and how often it errs."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -200,7 +201,7 @@ def test_an_onset_is_no_better_known_than_to_a_task_and_nothing_is_said_where_no
     assert case.estimate().error == pytest.approx(math.sqrt(2 / 12 / 5))
     never = summarized(made_up({"a": 0.0, "b": 0.0}), "error")
     assert onset_case("tasks", never, "a", "b") is None
-    assert onset_case("tasks", never, "a", "nobody") is None
+    assert onset_case("tasks", never, "nobody", "neither").n == 0
     assert judge(CLAIM, [], WHOLE, lacking="it takes a run").detail == "it takes a run"
 
 
@@ -267,7 +268,10 @@ def test_cases_that_were_not_run_count_as_ones_that_could_hold():
     assert judge(CLAIM, [kept, absent], WHOLE).verdict == second_rule.NO_EFFECT
     assert judge(CLAIM, [lost, kept], WHOLE).verdict == second_rule.MIXED
     assert judge(CLAIM, [absent], WHOLE).verdict == NOT_RUN
-    assert judge(CLAIM, [few], WHOLE).verdict == TOO_FEW_SEEDS
+    assert judge(CLAIM, [few], WHOLE, lacking="more").verdict == TOO_FEW_SEEDS
+    assert "n = 2" in judge(CLAIM, [few], WHOLE, lacking="more").detail
+    remark = judge(replace(CLAIM, remark=True), [lost], Scope(30, 100, 5, 30), lacking="more")
+    assert remark.label == "remark (30 of 100 tasks, 5 of 30 seeds)" and "loss: " in remark.detail
 
 
 # ------------------------------------------------------------------------------ simulation

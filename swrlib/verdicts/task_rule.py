@@ -16,7 +16,7 @@ import pandas as pd
 
 from swrlib.papers import Claim
 from swrlib.statistics import Estimate, contrast, mean_of, paired
-from swrlib.verdicts import LEAST_SEEDS, Verdict, judge_cases, second_rule
+from swrlib.verdicts import LACKING, LEAST_SEEDS, NOT_RUN, Verdict, judge_cases, second_rule
 
 MADE = "2026-11-27"
 #: The size that matters of an error at a task's end, and of an average online accuracy.
@@ -307,10 +307,9 @@ def onset_case(what: str, sums: pd.DataFrame, later: str, earlier: str) -> TaskC
         Methods, as they are claimed.
     """
     values, censored = wide(sums, "onset"), wide(sums, "censored")
-    if not {later, earlier} <= set(values):
-        return None
-    pair = censored[[later, earlier]].stack()
-    if pair.all():
+    there = [method for method in (later, earlier) if method in values]
+    pair = censored[there].stack().dropna()
+    if len(there) == 2 and pair.all():
         return None
     weights = {later: 1.0, earlier: -1.0}
     return TaskCase(what, values, weights, ONSET_MARGIN, bool(pair.any()), rounded=True)
@@ -376,8 +375,9 @@ def judge(
         What it would take, said where nothing was run.
     """
     found = judge_cases(claim, cases, scale="paper", kind=kind, number=len(cases))
-    if found.verdict not in _IN_SMALL:
-        return replace(found, detail=lacking or found.detail)
+    if found.verdict in LACKING:
+        not_run = found.verdict == NOT_RUN
+        return replace(found, detail=(not_run and lacking) or found.detail)
     run = sum(case.n >= LEAST_SEEDS for case in cases)
     label = scope.label(found.verdict, f"{run} of {len(cases)} cases" * (run < len(cases)))
     return replace(found, verdict=scope.word(found.verdict), label=label)
