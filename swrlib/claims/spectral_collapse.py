@@ -34,8 +34,6 @@ FORMS = {"epsilon-rank": "share of the weight", "smoothed-epsilon-rank": "as rel
 EXPLAINS, R2_MARGIN = 0.5, 0.1
 #: The size of a ratio that matters, as ln: a tenth.
 LARGER = float(np.log(1.1))
-#: What `swrlib.train` measures for this chapter; how often stands behind a colon.
-MEASURED = ("spectrum-start", "features-start", "features-end")
 #: Methods by when they act, for pictures.
 ACTS = {
     "at every step": ("l2", "l2-init", "l2-er", "spectral", LAYER_NORM),
@@ -254,15 +252,15 @@ class Courses:
             for rival in rivals
         ]
 
-    def rank_sums(self) -> pd.DataFrame:
+    def rank_sums(self, form: str = "epsilon-rank") -> pd.DataFrame:
         """Return the sums of the ε-rank at tasks' starts."""
         rows = self.spectra[np.isclose(self.spectra["epsilon"].astype(float), EPSILON)]
-        return task_rule.summarized(rows.astype({"epsilon-rank": float}), "epsilon-rank")
+        return task_rule.summarized(rows.astype({form: float}), form)
 
-    def fall(self) -> Cases:
+    def fall(self, form: str = "epsilon-rank") -> Cases:
         """Return by how much plain training's ε-rank falls."""
-        what = "vanilla, fall of the ε-rank over the tasks as a share of the start"
-        values = task_rule.wide(self.rank_sums(), "trend")
+        what = f"vanilla, fall of the ε-rank ({FORMS[form]}) as a share of the start"
+        values = task_rule.wide(self.rank_sums(form), "trend")
         return [TaskCase(what, values, {"vanilla": -1.0}, task_rule.TREND_MARGIN)]
 
     def kept(self, methods: Sequence[str]) -> Cases:
@@ -336,6 +334,7 @@ READINGS: dict[str, tuple[Callable[[Courses], Cases], str]] = {
     ),
     "collapse-rank-orders": (lambda c: c.ordered(), "above"),
     "collapse-unsmoothed": (lambda c: c.explains("epsilon-rank"), "above"),
+    "collapse-released-falls": (lambda c: c.fall("smoothed-epsilon-rank"), "above"),
     "collapse-width": (lambda c: c.follows_width(), "above"),
     "collapse-swr-above": (lambda c: c.above("swr", ["vanilla"]), "above"),
     "collapse-swr-keeps": (lambda c: [c.loss("swr")], "little"),

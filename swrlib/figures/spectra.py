@@ -44,7 +44,6 @@ def by_epsilon(spectra: pd.DataFrame) -> tuple[Figure, str]:
     axes[2].set_title("at tasks' starts", loc="left", fontsize=10)
     bring_to_front(axes[2])
     legend_below(figure)
-    figure.tight_layout()
     last = spectra[(spectra["task"] == ends[1]) & np.isclose(spectra["epsilon"], EPSILON)]
     means = last.groupby("method")[["epsilon-rank", "largest"]].mean()
     said = ", ".join(
@@ -78,15 +77,16 @@ def against_accuracy(spectra: pd.DataFrame) -> tuple[Figure, str]:
         ax.set_title(f"ε = {EPSILON:g}: R² = {share:.2f}", loc="left", fontsize=10)
         said.append(f"{name} {share:.2f}")
     curve = spectral_collapse.r_squared_by_epsilon(spectra)
-    for (form, name), look in zip(FORMS.items(), ("-", "--"), strict=True):
-        axes[2].plot(curve["epsilon"], curve[form], look, color="0.15", label=name)
+    drawn = [
+        axes[2].plot(curve["epsilon"], curve[form], look, color="0.15")[0]
+        for form, look in zip(FORMS, ("-", "--"), strict=True)
+    ]
     printed = PAPER.details["r_squared"]["permuted-mnist"]
-    axes[2].plot(EPSILON, printed, "k*", label="printed")
+    drawn += axes[2].plot(EPSILON, printed, "k*")
     axes[2].axhline(0, color="0.35", lw=0.9, zorder=1)
     axes[2].set(xscale="log", xlabel="ε", ylabel="R², below 0 where falling", ylim=(-1, 1))
-    axes[2].legend(fontsize=8)
+    axes[2].legend(drawn, [*FORMS.values(), "printed"], fontsize=8)
     legend_below(figure)
-    figure.tight_layout()
     return figure, (
         f"R² of accuracy by the ε-rank at ε = {EPSILON:g}: {', '.join(said)}; printed {printed:g}."
     )
