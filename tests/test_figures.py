@@ -411,7 +411,7 @@ def test_what_came_first_counts_runs():
     )
     assert "later in 1; in 1 neither was seen." in said and "tanh: not run." in said
     (ax,) = figure.axes
-    assert ax.get_xlim() == ax.get_ylim() == (0, 12)
+    assert ax.get_xlim() == ax.get_ylim() == (0, 13)
     front = max(ax.collections, key=lambda points: points.zorder)
     assert tuple(front.get_edgecolor()[0][:3]) == pytest.approx(figures.STYLE["swr"][0])
     hollow = [points for points in ax.collections if not len(points.get_facecolor())]

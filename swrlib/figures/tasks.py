@@ -204,7 +204,7 @@ def what_came_first(
     there = {which: part for which, part in parts.items() if len(part)}
     size = (max(2.3 * len(there), 5.0) + 0.4, 3.2)
     figure, axes = plt.subplots(1, max(1, len(there)), figsize=size, squeeze=False, sharey=True)
-    end = events["tasks"].max() + 2 if len(events) else 2
+    end = events["tasks"].max() + 3 if len(events) else 2
     order = [*(m for m in in_order(events) if m != "swr"), "swr"]
     for (which, part), ax in zip(there.items(), axes[0], strict=False):
         ax.set_title((names or {}).get(which, str(which)), loc="left", fontsize=10)
