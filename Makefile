@@ -35,6 +35,14 @@ screenshots: .venv/installed  ## pictures of every page, wide and narrow, light 
 	python book/build.py book
 	python tests/browser.py $(SITE) build/screenshots
 
+pdf: .venv/installed  ## the whole book as build/book.pdf, to be read on paper (needs Chromium)
+	python book/build.py book
+	python book/pdf.py build/book.pdf
+
+archive: .venv/installed  ## build/archive, to deposit: site, executed notebooks, records, environment
+	python book/build.py book
+	python book/archive.py build/archive
+
 clean:  ## remove what was built; the records in results/ stay
 	rm -rf build _build .snakemake
 
@@ -53,4 +61,4 @@ help:  ## this list
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[pictures,book,test,frameworks]'
 	touch $@
 
-.PHONY: book test lab paper bench screenshots clean help
+.PHONY: book test lab paper bench screenshots pdf archive clean help

@@ -64,7 +64,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "the model's, as in hidden=[100,100,100] initialization=he",
     },
     "split": {"default": "all", "help": "all, or selection: a tenth held out"},
-    "measure": {"nargs": "*", "default": [], "help": "what else to measure"},
+    "measure": {
+        "nargs": "*",
+        "default": [],
+        "help": "what else to measure; spectrum-start:10 in every tenth stage alone",
+    },
     "results": {"default": "results", "help": "folder of records, read and written"},
     "checkpoints": {
         "help": "folder of checkpoints; default: .checkpoints here or, where nothing can be "

@@ -58,6 +58,19 @@ def load_cost(path: str | os.PathLike[str] | None = None) -> tuple[pd.DataFrame,
     return frame, machine
 
 
+def measure_times() -> pd.Series:
+    """Return the median seconds of each measure that was timed, by name; empty where none was.
+
+    On one core, of the network 128-64-32 and as a training takes it.
+    """
+    try:
+        frame, _ = load_cost()
+    except FileNotFoundError:
+        return pd.Series(dtype=float)
+    timed = frame[frame["table"] == "measures"]
+    return timed.groupby("name")["milliseconds"].median() / 1e3
+
+
 def _results_file(name: str) -> Path:
     new, old = results_folder() / "_benchmarks" / name, results_folder() / name
     return old if old.is_file() and not new.is_file() else new

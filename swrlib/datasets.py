@@ -119,7 +119,7 @@ class Dataset:
     def fingerprint(self) -> str:
         """Stable short id: the name of a known data set, else the name and a hash of the content.
 
-        A known name means the same content on every machine, whose files are checked as they are
+        A known name stands for one content on every machine, whose files are checked as they are
         read; anything else is told apart by its images, labels, classes and constants.
         """
         if self.name in DATASETS:
@@ -216,14 +216,16 @@ def load_dataset(
 
 
 def _load_known(name: str, root: str | Path | None) -> Dataset:
+    """Load a data set of `DATASETS`."""
     if name in _UNIT:
         mean, std = _CONSTANTS[name]
         return replace(_load_known(_UNIT[name], root), name=name, mean=mean, std=std)
     if name == "mnist-5k":
         return _load_mnist_5k()
-    if name in ("tinyimagenet", "tinyimagenet-part"):
-        return _load_tinyimagenet(name, _data_root(root)[0])
-    return _load_torchvision(name, *_data_root(root))
+    place, may_download = _data_root(root)
+    if name.startswith("tinyimagenet"):
+        return _load_tinyimagenet(name, place)
+    return _load_torchvision(name, place, may_download)
 
 
 def _data_root(root: str | Path | None) -> tuple[Path, bool]:

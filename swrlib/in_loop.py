@@ -182,7 +182,8 @@ class InLoop:
         self._method, self._stage, self._steps = method, 1, 0
         self._hooks: list[Any] = []
         free = [p for p in model.parameters() if p.requires_grad]
-        claim(free, self, "" if isinstance(method, SWR) else method.name)
+        name = getattr(method, "name", type(method).__name__)
+        claim(free, self, "" if isinstance(method, SWR) else name)
         method.start(self._members)
         self._hooks = [
             found.register_step_pre_hook(self._before),

@@ -417,11 +417,13 @@ def test_every_page_is_whole_in_a_browser_without_a_network(site, browser, width
                        (m) => !m.querySelector("mjx-container") || m.querySelector("mjx-merror")
                    ).map((m) => m.textContent)"""
             )
+            unfilled = page.locator("[data-play]:not(.play-ready)").all_inner_texts()
             overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
             found = {
                 "faults": faults,
                 "broken pictures": broken,
                 "mathematics not rendered": mathematics,
+                "pictures that do not move": unfilled,
                 "wider than the window by": max(overflow, 0),
                 "first numbers of a table out of sight": page.evaluate(NUMBERS_OUT_OF_SIGHT),
             }

@@ -189,6 +189,24 @@ def test_pictures_say_what_they_show():
     plt.close(other)
 
 
+def test_sharpness_is_the_largest_eigenvalue():
+    draws = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (30, 1, 3, 3), generator=draws, dtype=torch.uint8)
+    labels = torch.arange(30) % 3
+    data = swrlib.Dataset("n", images, labels, images, labels, tuple("abc"), (0.5,), (0.3,))
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(9, 3))
+
+    def loss(weight):
+        shown = data.normalize(images).double().flatten(1)
+        answers = shown @ weight.view(3, 10)[:, :9].T + weight.view(3, 10)[:, 9]
+        return torch.nn.functional.cross_entropy(answers, labels)
+
+    flat = torch.cat([network[1].weight, network[1].bias[:, None]], 1).detach().flatten()
+    dense = torch.linalg.eigvalsh(torch.autograd.functional.hessian(loss, flat.double()))
+    assert fire.sharpness(network, data) == pytest.approx(float(dense[-1]), rel=1e-6)
+
+
 def test_times_are_of_both():
     table = fire.times([(8, 4)], repeats=1)
     assert (table > 0).all(axis=None) and list(table.index) == ["8×4"]

@@ -126,13 +126,16 @@ def test_a_released_rank_that_says_nothing_predicts_nothing():
     random = np.random.default_rng(1)
     rows = made_up(released=lambda kept, task: random.standard_normal(len(kept)))
     found = words(rows)
-    assert found["predicts"] == BACK, "its R² is below a half for certain"
+    assert found["predicts"] == NOT, "its R² is below a half for certain"
     assert "-0.5" in detail(rows, "predicts").replace("−", "-")
 
 
 def test_a_rank_that_falls_as_accuracy_rises_counts_against_it():
     rows = made_up(released=lambda kept, task: -kept)
-    assert words(rows)["predicts"] == BACK
+    assert words(rows)["predicts"] == NOT
+    rising = made_up(released=lambda kept, task: 2 - kept)
+    assert words(rising)["precedes"] == HOLDS
+    assert float(detail(rising, "released-falls").split(": ")[-1].split(" ")[0]) < -0.5
     share = collapse.explained(pd.Series([1.0, 2.0, 3.0]), pd.Series([3.0, 2.0, 1.0]))
     assert share == pytest.approx(-1)
     assert np.isnan(collapse.explained(pd.Series([1.0, 1.0, 1.0]), pd.Series([3.0, 2.0, 1.0])))

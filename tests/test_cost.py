@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -219,6 +220,21 @@ def test_a_measure_is_timed_as_a_training_takes_it(measure):
     assert done.run_steps == 1 and done.seconds > 0
     whole = loops.Measures(measure)
     assert sum(p.numel() for p in list(whole.snapshot.model.parameters())[-4:]) == 2410
+
+
+def test_times_of_measures_are_medians_and_none_where_none_was_taken(tmp_path, monkeypatch):
+    monkeypatch.setenv("SWR_RESULTS", str(tmp_path))
+    assert not len(cost.measure_times())
+    row = {"table": "measures", "model": "mlp", "processes": 1, "threads": 1, "runs": 1}
+    times = {"hessian-start": (900, 400, 500), "spectrum-start": (700, 600, 800)}
+    rows = [
+        row | {"name": name, "repeat": repeat, "milliseconds": time}
+        for name, of in times.items()
+        for repeat, time in enumerate(of)
+    ]
+    content = {"measures": {"machine": {}, "rows": rows}}
+    (tmp_path / "cost.json").write_text(json.dumps(content))
+    assert cost.measure_times().to_dict() == {"hessian-start": 0.5, "spectrum-start": 0.7}
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

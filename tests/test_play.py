@@ -1,6 +1,7 @@
 """Pictures that move without a kernel: their arithmetic, their data, their controls."""
 
 import importlib
+import json
 import math
 import re
 import sys
@@ -9,9 +10,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from browser import WIDTHS, find_chromium, open_browser, open_page
+from browser import WIDTHS, find_chromium, list_pages, open_browser, open_page
 
 from swrlib import load_records, notebook, records
+from swrlib.overview.scorecard import CHAPTERS
 from swrlib.papers import SWR as paper
 from swrlib.theory.boundedness import adam_norm_bound, norm_bound, scalar_courses, unbounded_norm
 from swrlib.theory.norm_decay import scalar_norms
@@ -39,10 +41,14 @@ def marks() -> list[str]:
 
 
 def curves_mark(stream: str) -> str:
+    return html_of(notebook.offer_curves, stream)
+
+
+def html_of(show, *given) -> str:
     from IPython.utils.capture import capture_output
 
     with capture_output() as captured:
-        notebook.offer_curves(stream)
+        show(*given)
     return captured.outputs[0].data["text/html"]
 
 
@@ -220,6 +226,25 @@ def by_keyboard(control, kind: str) -> None:
     control.press(keys.get(kind, "ArrowLeft"))
 
 
+@pytest.mark.parametrize("width", WIDTHS.values())
+def test_tabs_are_changed_by_mouse_and_by_keyboard(browser, shell, tmp_path, width):
+    tabs = html_of(notebook.panels, {name: f"<p>panel {name}</p>" for name in "abc"})
+    path = tmp_path / "page.html"
+    style = (STYLE / "book.css").read_text()
+    path.write_text(f"<!doctype html><html lang='en'><style>{style}</style>{tabs}</html>")
+    with open_page(browser, path, width=width) as (page, faults):
+
+        def shown():
+            return [p.inner_text() for p in page.locator(".panel").all() if p.is_visible()]
+
+        assert shown() == ["panel a"]
+        page.get_by_text("b", exact=True).click()
+        assert shown() == ["panel b"]
+        page.keyboard.press("ArrowRight")
+        assert shown() == ["panel c"]
+        assert not faults
+
+
 #: The contrast of every line that is drawn with the theme's ground.
 CONTRASTS = """ground => {
     const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
@@ -276,3 +301,36 @@ def test_without_a_script_a_sentence_says_what_one_would_see(shell):
     for mark in marks():
         words = re.sub(r"<[^>]*>|!\[.*?\]\(.*?\)", "", mark).strip()
         assert len(words) > 60, mark
+
+
+def test_the_first_screen_holds_the_idea_and_a_picture_that_moves(site, browser):
+    with open_page(browser, site / "book/index.html", width=WIDTHS["wide"]) as (page, faults):
+        page.set_viewport_size({"width": WIDTHS["wide"], "height": 800})
+        page.wait_for_selector(".play-ready")
+        first = page.locator("article p").first
+        assert "plasticity" in first.inner_text() and "Soft Weight Rescaling" in first.inner_text()
+        for part in (first, *page.locator(".play input").all()):
+            box = part.bounding_box()
+            assert box["y"] > 0 and box["y"] + box["height"] <= 800
+        assert not faults
+
+
+def test_each_place_of_the_website_is_filled(site):
+    """Chapters have theirs from the notebooks, and what they load is there."""
+    places = {
+        path.stem: re.findall(r'data-play="([^"]+)"(?: data-stream="([^"]+)")?', path.read_text())
+        for path in list_pages(site)
+    }
+    expected = {
+        "index": [("norm", "")],
+        "quickstart": [("half-life", "")],
+        "boundedness": [("bound", "")],
+        "norm_decay": [("decay", "")],
+        **{CHAPTERS[stream]: [("curves", stream)] for stream in STREAMS},
+    }
+    assert {page: found for page, found in places.items() if found} == expected
+    text = (site / "_static/curves.js").read_text()
+    curves = json.loads(text.removeprefix("window.swrCurves=").removesuffix(";\n"))
+    assert all(curves[stream] for stream in STREAMS)
+    for page in expected:
+        assert "_static/play.js" in next(site.glob(f"*/{page}.html")).read_text()

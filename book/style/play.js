@@ -90,7 +90,7 @@
     return found;
   }
 
-  let clips = 0;
+  let pictures = 0;
 
   /** Draw lines (`points`, `label`, `look`, `color`), horizontal `levels`, `marks` at points and
    *  `changes`, vertical lines, into an <svg> as wide as its place. */
@@ -126,7 +126,8 @@
     text([right, height - 6], x.label, { class: "name", "text-anchor": "end" });
     parts.push(element("path", { class: "axis", d: `M${left} ${top}V${bottom}H${right}` }));
 
-    const id = `play-clip-${(clips += 1)}`;
+    svg.id ||= `play-picture-${(pictures += 1)}`;
+    const id = `${svg.id}-area`;
     const area = { x: left, y: top - 3, width: right - left + 3, height: bottom - top + 5 };
     parts.push(element("defs", {}, element("clipPath", { id }, element("rect", area))));
     const inside = element("g", { "clip-path": `url(#${id})` });

@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from swrlib.datasets import Dataset
 from swrlib.in_loop import InLoop
 from swrlib.methods import FIRE, FullReset, HeadReset, Method, ShrinkPerturb, Vanilla
 from swrlib.network.layers import trace_layers
@@ -27,6 +28,7 @@ from swrlib.theory.isometry import (
     polar_factor,
     squared_frobenius_error,
 )
+from swrlib.theory.spectrum import hessian_spectrum
 from swrlib.verdicts import LEAST_SEEDS, NOT_PRINTED, NOT_RUN, Verdict, judge_theorem, outcomes
 from swrlib.verdicts.task_rule import Scope, TaskCase, judge
 
@@ -165,6 +167,12 @@ def norms(initial: nn.Module) -> pd.DataFrame:
         rows[name] = {"out": outputs, "in": inputs, "initial": start, "FIRE": isometry}
         rows[name]["FIRE / initial"] = isometry / start
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def sharpness(network: nn.Module, data: Dataset, images: int = 300, order: int = 12) -> float:
+    """Return the largest eigenvalue of the loss's Hessian on the first training images."""
+    shown, labels = data.normalize(data.train_images[:images]), data.train_labels[:images]
+    return float(hessian_spectrum(network, shown, labels, order=order).nodes.max())
 
 
 #: What is compared at a change of data. What SWR did, it did before.

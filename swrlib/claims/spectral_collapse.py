@@ -30,12 +30,10 @@ LAYER_NORM = "layer-norm-l2"
 EPSILON = PAPER.details["epsilons"]["permuted-mnist"]
 #: The ε-rank's two forms, by what they are called in the measures.
 FORMS = {"epsilon-rank": "share of the weight", "smoothed-epsilon-rank": "as released"}
-#: A measure explains the accuracy where its R² is above this; the size that matters of an R².
+#: A measure explains the accuracy where its R² is not below this; the size that matters of an R².
 EXPLAINS, R2_MARGIN = 0.5, 0.1
 #: The size of a ratio that matters, as ln: a tenth.
 LARGER = float(np.log(1.1))
-#: What `swrlib.train` measures for this chapter; how often stands behind a colon.
-MEASURED = ("spectrum-start", "features-start", "features-end")
 #: Methods by when they act, for pictures.
 ACTS = {
     "at every step": ("l2", "l2-init", "l2-er", "spectral", LAYER_NORM),
@@ -254,15 +252,15 @@ class Courses:
             for rival in rivals
         ]
 
-    def rank_sums(self) -> pd.DataFrame:
+    def rank_sums(self, form: str = "epsilon-rank") -> pd.DataFrame:
         """Return the sums of the ε-rank at tasks' starts."""
         rows = self.spectra[np.isclose(self.spectra["epsilon"].astype(float), EPSILON)]
-        return task_rule.summarized(rows.astype({"epsilon-rank": float}), "epsilon-rank")
+        return task_rule.summarized(rows.astype({form: float}), form)
 
-    def fall(self) -> Cases:
+    def fall(self, form: str = "epsilon-rank") -> Cases:
         """Return by how much plain training's ε-rank falls."""
-        what = "vanilla, fall of the ε-rank over the tasks as a share of the start"
-        values = task_rule.wide(self.rank_sums(), "trend")
+        what = f"vanilla, fall of the ε-rank ({FORMS[form]}) as a share of the start"
+        values = task_rule.wide(self.rank_sums(form), "trend")
         return [TaskCase(what, values, {"vanilla": -1.0}, task_rule.TREND_MARGIN)]
 
     def kept(self, methods: Sequence[str]) -> Cases:
@@ -326,7 +324,7 @@ READINGS: dict[str, tuple[Callable[[Courses], Cases], str]] = {
     "collapse-l2-er-best": (lambda c: c.above("l2-er", _RIVALS), "above"),
     "collapse-precedes": (lambda c: c.fall(), "above"),
     "collapse-keepers": (lambda c: c.kept(["l2-er", "spectral"]), "above"),
-    "collapse-predicts": (lambda c: c.explains("smoothed-epsilon-rank"), "above"),
+    "collapse-predicts": (lambda c: c.explains("smoothed-epsilon-rank"), "not below"),
     "collapse-features": (
         lambda c: [
             c.ratio("features", "effective rank of the features", "l2-er", "vanilla"),
@@ -334,8 +332,9 @@ READINGS: dict[str, tuple[Callable[[Courses], Cases], str]] = {
         ],
         "above",
     ),
-    "collapse-rank-orders": (lambda c: c.ordered(), "above"),
-    "collapse-unsmoothed": (lambda c: c.explains("epsilon-rank"), "above"),
+    "collapse-rank-orders": (lambda c: c.ordered(), "not below"),
+    "collapse-unsmoothed": (lambda c: c.explains("epsilon-rank"), "not below"),
+    "collapse-released-falls": (lambda c: c.fall("smoothed-epsilon-rank"), "above"),
     "collapse-width": (lambda c: c.follows_width(), "above"),
     "collapse-swr-above": (lambda c: c.above("swr", ["vanilla"]), "above"),
     "collapse-swr-keeps": (lambda c: [c.loss("swr")], "little"),

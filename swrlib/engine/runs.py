@@ -157,6 +157,7 @@ class Request:
         "selection" holds a fixed random tenth of the training images out, and accuracies are on it.
     measure : iterable of str or Measure
         What else to measure (`swrlib.measures`); read it with `swrlib.records.load_measures`.
+        "spectrum-start:10" is taken in every tenth stage alone.
     results : path, optional
         Folder of records, read and written. None keeps nothing.
     device : str, optional

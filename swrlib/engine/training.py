@@ -110,7 +110,7 @@ def _train_runs(
     data = load_dataset(request.dataset, root=root)
     data = held_out(data) if request.split == "selection" else data
     jobs = plan(runs, data, device, request.stack)
-    _check_measures(measures, runs[0], data)
+    _check_measures(measures, runs[0], data, device)
     make_folder(folder)  # said now, not when the first job has ended
     if request.results is None:
         states = folder
@@ -127,11 +127,14 @@ def _train_runs(
             _train_job(job, setting, bar)
 
 
-def _check_measures(measures: Sequence[Measure], run: Run, data: Dataset) -> None:
+def _check_measures(
+    measures: Sequence[Measure], run: Run, data: Dataset, device: torch.device
+) -> None:
     """Refuse measures that do not fit the network, on two images and before anything is trained."""
     dtype = getattr(torch, run.dtype)
-    model = Blueprint(run.model, dict(run.options), data).draw(run.seed, "weights").to(dtype)
-    check_fit(measures, model, data.normalize(data.train_images[:2], dtype), data.train_labels[:2])
+    model = Blueprint(run.model, dict(run.options), data).draw(run.seed, "weights")
+    images, labels = data.train_images[:2].to(device), data.train_labels[:2].to(device)
+    check_fit(measures, model.to(device, dtype), data.normalize(images, dtype), labels)
 
 
 def _train_job(runs: Sequence[Run], setting: Setting, bar: Progress) -> None:

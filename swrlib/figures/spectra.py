@@ -34,17 +34,18 @@ def by_epsilon(spectra: pd.DataFrame) -> tuple[Figure, str]:
     ends = (spectra["task"].min(), spectra["task"].max())
     for ax, task in zip(axes, ends, strict=False):
         method_lines(ax, spectra[spectra["task"] == task], "epsilon-rank", x="epsilon")
-        ax.set(xscale="log", xlabel="ε", ylabel="share of eigenvalues outside ±ε", ylim=(0, 1.02))
+        ax.set(xscale="log", xlabel="ε", ylabel="share of eigenvalues outside ±ε")
+        ax.set(yscale="log", ylim=(1e-3, 1.3))
         ax.axvline(EPSILON, color="0.35", lw=0.9, ls="--", zorder=1)
         ax.set_title(f"start of task {task}", loc="left", fontsize=10)
         bring_to_front(ax)
     widths = spectra.drop_duplicates(["run", "task"])
     method_lines(axes[2], widths, "largest", x="task", label="largest eigenvalue")
     axes[2].set(yscale="log")
+    axes[2].xaxis.get_major_locator().set_params(integer=True)
     axes[2].set_title("at tasks' starts", loc="left", fontsize=10)
     bring_to_front(axes[2])
     legend_below(figure)
-    figure.tight_layout()
     last = spectra[(spectra["task"] == ends[1]) & np.isclose(spectra["epsilon"], EPSILON)]
     means = last.groupby("method")[["epsilon-rank", "largest"]].mean()
     said = ", ".join(
@@ -78,15 +79,16 @@ def against_accuracy(spectra: pd.DataFrame) -> tuple[Figure, str]:
         ax.set_title(f"ε = {EPSILON:g}: R² = {share:.2f}", loc="left", fontsize=10)
         said.append(f"{name} {share:.2f}")
     curve = spectral_collapse.r_squared_by_epsilon(spectra)
-    for (form, name), look in zip(FORMS.items(), ("-", "--"), strict=True):
-        axes[2].plot(curve["epsilon"], curve[form], look, color="0.15", label=name)
+    drawn = [
+        axes[2].plot(curve["epsilon"], curve[form], look, color="0.15")[0]
+        for form, look in zip(FORMS, ("-", "--"), strict=True)
+    ]
     printed = PAPER.details["r_squared"]["permuted-mnist"]
-    axes[2].plot(EPSILON, printed, "k*", label="printed")
+    drawn += axes[2].plot(EPSILON, printed, "k*")
     axes[2].axhline(0, color="0.35", lw=0.9, zorder=1)
     axes[2].set(xscale="log", xlabel="ε", ylabel="R², below 0 where falling", ylim=(-1, 1))
-    axes[2].legend(fontsize=8)
+    axes[2].legend(drawn, [*FORMS.values(), "printed"], fontsize=8)
     legend_below(figure)
-    figure.tight_layout()
     return figure, (
         f"R² of accuracy by the ε-rank at ε = {EPSILON:g}: {', '.join(said)}; printed {printed:g}."
     )

@@ -30,10 +30,11 @@ def by_task(
     panels: Iterable[Any] | None = None,
     names: Mapping[Any, str] | None = None,
     columns: int = 2,
-    limits: tuple[float, float] | None = None,
     level: float | None = None,
 ) -> tuple[Figure, str]:
     """Draw an outcome against the task: a line a method with its interval, SWR in front.
+
+    The axis has all single runs; what of an interval reaches beyond them is cut.
 
     Parameters
     ----------
@@ -44,13 +45,12 @@ def by_task(
     panel : str
         A panel for each value of this column.
     panels : iterable, optional
-        Which, in this order; those without rows say that they were not run. Default: all.
+        Which, in this order. Of those without rows the sentence says that they were not run.
+        Default: all.
     names : mapping, optional
         How they are called; default: as they are written.
     columns : int
         Panels side by side.
-    limits : (float, float), optional
-        Between which values can lie: what reaches beyond them, an interval say, is cut.
     level : float, optional
         A dashed line: from where on a task counts as lost, say.
 
@@ -60,45 +60,65 @@ def by_task(
         The picture, and who starts and ends where in each panel.
     """
     wanted = sorted(rows[panel].unique()) if panels is None else list(panels)
-    lines = max(1, math.ceil(len(wanted) / columns))
-    size = (3.6 * columns, 2.7 * lines + 0.5)
+    parts, said = _parts(rows, value, panel, wanted, names)
+    columns = max(1, min(columns, len(parts)))
+    lines = max(1, math.ceil(len(parts) / columns))
+    size = (max(3.6 * columns, 5.0), 2.7 * lines + 0.5)
     figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, sharey=True)
-    said = []
-    for which, ax in zip(wanted, axes.flat, strict=False):
-        part = rows[rows[panel] == which]
-        name = (names or {}).get(which, str(which))
-        said.append(_panel(ax, part, value, name))
-        if limits is not None:
-            room = 0.03 * (limits[1] - limits[0])
-            ax.set_ylim(limits[0] - room, limits[1] + room)
+    for (name, part), ax in zip(parts.items(), axes.flat, strict=False):
+        seeds = seed_count(part)
+        title = f"{name}, {'one seed' if seeds == '1' else f'{seeds} seeds'}"
+        ax.set_title(title, loc="left", fontsize=10)
+        _lines(ax, part, value)
         if level is not None:
             ax.axhline(level, color="0.35", lw=0.9, ls="--", zorder=1)
-    for ax in axes.flat[len(wanted) :]:
+    for ax in axes.flat[len(parts) :]:
         ax.set_axis_off()
     for line in axes:
         line[0].set_ylabel(label)
+    _keep_to_runs(axes[0, 0], parts.values(), value)
     legend_below(figure)
-    return figure, " ".join(said)
+    return figure, said
 
 
-def _panel(ax: Axes, rows: pd.DataFrame, value: str, name: str) -> str:
-    """Draw one panel; return what it says."""
+def _parts(
+    rows: pd.DataFrame,
+    value: str,
+    panel: str,
+    panels: Iterable[Any],
+    names: Mapping[Any, str] | None,
+) -> tuple[dict[str, pd.DataFrame], str]:
+    """Return the rows of each panel that has some, by its name, and what all panels say."""
     rows = rows.dropna(subset=[value]) if value in rows else rows[:0]
-    if not len(rows):
-        ax.set_title(f"{name}: not run", loc="left", fontsize=10)
-        return f"{name}: not run."
-    seeds = seed_count(rows)
-    title = f"{name}, {'one seed' if seeds == '1' else f'{seeds} seeds'}"
-    ax.set_title(title, loc="left", fontsize=10)
+    parts, said = {}, []
+    for which in panels:
+        name, part = (names or {}).get(which, str(which)), rows[rows[panel] == which]
+        if not len(part):
+            said.append(f"{name}: not run.")
+            continue
+        parts[name] = part
+        means = summarized(part, value).groupby("method")[["start", "late"]].mean()
+        ends = ", ".join(
+            f"{paper.label(m)} {means.at[m, 'start']:.3g} → {means.at[m, 'late']:.3g}"
+            for m in paper.labels
+            if m in means.index
+        )
+        said.append(f"{name}: {ends}.")
+    return parts, " ".join(said)
+
+
+def _lines(ax: Axes, rows: pd.DataFrame, value: str) -> None:
     method_lines(ax, rows, value, x="task")
     bring_to_front(ax)
-    means = summarized(rows, value).groupby("method")[["start", "late"]].mean()
-    ends = ", ".join(
-        f"{paper.label(method)} {means.at[method, 'start']:.3g} → {means.at[method, 'late']:.3g}"
-        for method in paper.labels
-        if method in means.index
-    )
-    return f"{name}: {ends}."
+
+
+def _keep_to_runs(ax: Axes, parts: Iterable[pd.DataFrame], value: str) -> None:
+    """Let a vertical axis, which others may share, reach from the least to the greatest run."""
+    values = [part[value].astype(float) for part in parts]
+    if values:
+        low, high = min(part.min() for part in values), max(part.max() for part in values)
+        room = 0.05 * (high - low) or 1.0
+        ax.set_ylim(low - room, high + room)
 
 
 def bring_to_front(ax: Axes) -> None:
@@ -135,21 +155,23 @@ def grid(
     (Figure, str)
         The picture, and where each method starts and ends in each panel.
     """
-    panels, names = list(panels), names or {}
-    size = (1.9 * len(panels) + 0.6, 1.75 * len(values) + 0.7)
-    figure, axes = plt.subplots(
-        len(values), len(panels), figsize=size, squeeze=False, sharey="row", sharex=True
-    )
-    said = []
+    panels, said = list(panels), []
+    there = [which for which in panels if (rows[panel] == which).any()]
+    size = (max(1.9 * len(there), 3.0) + 0.6, 1.75 * len(values) + 0.7)
+    shape = (len(values), max(1, len(there)))
+    figure, axes = plt.subplots(*shape, figsize=size, squeeze=False, sharey="row", sharex=True)
     for place, ((label, value), line) in enumerate(zip(values.items(), axes, strict=True)):
-        for which, ax in zip(panels, line, strict=True):
-            part = rows[rows[panel] == which]
-            name = names.get(which, str(which))
-            said.append(f"{label}, {_panel(ax, part, value, name)}")
-            ax.set_title("" if place else name, loc="left", fontsize=9)
+        said.append(f"{label}: {_parts(rows, value, panel, panels, names)[1]}")
+        parts = {which: _parts(rows, value, panel, [which], names)[0] for which in there}
+        for (which, part), ax in zip(parts.items(), line, strict=False):
+            for own in part.values():
+                _lines(ax, own, value)
+            title = "" if place else (names or {}).get(which, str(which))
+            ax.set_title(title, loc="left", fontsize=9)
             ax.set(xlabel="task" if place == len(values) - 1 else "", ylabel="")
             ax.tick_params(labelsize=8)
         line[0].set_ylabel(label, fontsize=8)
+        _keep_to_runs(line[0], [own for part in parts.values() for own in part.values()], value)
     legend_below(figure)
     return figure, " ".join(said)
 
@@ -177,28 +199,31 @@ def what_came_first(
     (Figure, str)
         The picture, and how often which came first.
     """
-    panels, events = list(panels), events.dropna(subset=["onset", "fallen"])
-    size = (2.3 * len(panels) + 0.4, 3.2)
-    figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, sharey=True)
+    events = events.dropna(subset=["onset", "fallen"])
+    parts = {which: events[events[panel] == which] for which in panels}
+    there = {which: part for which, part in parts.items() if len(part)}
+    size = (max(2.3 * len(there), 5.0) + 0.4, 3.2)
+    figure, axes = plt.subplots(1, max(1, len(there)), figsize=size, squeeze=False, sharey=True)
+    end = events["tasks"].max() + 3 if len(events) else 2
     order = [*(m for m in in_order(events) if m != "swr"), "swr"]
-    said = []
-    for which, ax in zip(panels, axes[0], strict=True):
-        part, name = events[events[panel] == which], (names or {}).get(which, str(which))
-        ax.set_title(f"{name}{'' if len(part) else ': not run'}", loc="left", fontsize=10)
+    for (which, part), ax in zip(there.items(), axes[0], strict=False):
+        ax.set_title((names or {}).get(which, str(which)), loc="left", fontsize=10)
         ax.axline((1, 1), slope=1, color="0.6", lw=0.9, ls="--", zorder=0)
         for place, method in enumerate(order):
             color, marker = STYLE[method]
             for run in part[part["method"] == method].itertuples():
                 whole = not (run.never or run.censored)
                 look = {"color": color if whole else "none", "edgecolors": color, "marker": marker}
-                ax.scatter(run.fallen + 0.15 * place, run.onset, s=40, zorder=2 + place, **look)
+                ax.scatter(run.fallen + 0.3 * place, run.onset, s=26, zorder=2 + place, **look)
             ax.scatter([], [], color=color, marker=marker, label=paper.label(method))
-        end = part["tasks"].max() + 2 if len(part) else 2
         ax.set(xlabel="rank falls, task", xlim=(0, end), ylim=(0, end))
-        said.append(f"{name}: {_order_of_events(part)}")
     axes[0][0].set_ylabel("error rises, task")
     legend_below(figure)
-    return figure, " ".join(said)
+    said = {
+        (names or {}).get(which, str(which)): _order_of_events(part) if len(part) else "not run."
+        for which, part in parts.items()
+    }
+    return figure, " ".join(f"{name}: {text}" for name, text in said.items())
 
 
 def _order_of_events(events: pd.DataFrame) -> str:

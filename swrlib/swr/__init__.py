@@ -70,8 +70,8 @@ class SoftWeightRescaling:
 
     Notes
     -----
-    Frozen tensors (``requires_grad=False``) are never written. `step` makes a small, fixed number
-    of calls whatever the depth, and none that waits for the device. No factor is larger than 10,
+    Frozen tensors (``requires_grad=False``) are never written. `step` waits for no device and
+    makes a small, fixed number of calls there, whatever the depth. No factor is larger than 10,
     which none is on the paper's models: without that limit a norm that has all but vanished would
     blow up every bias behind its layer. Weights that an optimizer keeps for itself (averages, slow
     weights) are not rescaled, which a warning says where its state shows them.

@@ -69,7 +69,8 @@ def chosen(
             raise TypeError(f"{option} takes names, classes or functions, not a {kind}: {choice!r}")
         if not fitting:
             called = repr(choice) if isinstance(choice, str) else getattr(choice, "__name__", "…")
-            raise ValueError(f"{option}: {called} fits nothing: {nearest(called, names)}")
+            known = nearest(called, names) if names else "all parameters belong to layers"
+            raise ValueError(f"{option}: {called} fits nothing: {known}")
         found |= fitting
     return found
 
@@ -125,8 +126,6 @@ def included(
     """
     if choices is None:
         return []
-    if not outside:
-        raise ValueError("include fits nothing: every trainable parameter belongs to a layer")
     modules = dict(unwrap(model).named_modules())
     owners = {name: modules[name.rpartition(".")[0]] for name in outside}
     found = []

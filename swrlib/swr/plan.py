@@ -103,6 +103,7 @@ class Plan:
     ) -> None:
         self.present = present
         self.initial: list[float] = []
+        self.least: list[float] = []
         self.names = [layer.name for layer in layers if trainable(layer.weight)]
         self.factors: Tensor | None = None
         self.norms: Tensor | None = None

@@ -108,13 +108,9 @@ class Rescaler:
             claim(present.tensors, self)
             self._by_hand = True
         missing = self._change.missing(present)
-        self._rescale(missing, present, idle=missing is not None)
+        self.step(missing, present)
         if self._plan is not None and present.weights:
             self._change.note(present, self._plan.norms_after if missing is None else ())
-
-    def step(self, skipped: Tensor | None) -> None:
-        """Rescale, where ``skipped`` is zero or not given."""
-        self._rescale(skipped, self._present())
 
     def _present(self) -> Present:
         """Return the tensors as they are now: those of the plan, as a rule."""
@@ -122,9 +118,14 @@ class Rescaler:
             return self._plan.present
         return Present(self._scaled)
 
-    def _rescale(self, skipped: Tensor | None, present: Present, *, idle: bool = False) -> None:
-        """Rescale; with ``idle`` a skipped step counts as none at all."""
+    def step(self, skipped: Tensor | None, present: Present | None = None) -> None:
+        """Rescale, where ``skipped`` is zero or not given.
+
+        ``present``: given where a skipped step counts as none at all.
+        """
         self.structure.refuse_changes()
+        idle = present is not None and skipped is not None
+        present = present or self._present()
         if patched := self.structure.patched():
             self._cautions.say(
                 patched,

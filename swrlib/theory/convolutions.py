@@ -172,17 +172,20 @@ def plane_bound(
     sides = itertools.product(*((-0.5, 0.5) if d else (0.0,) for d in degrees))
     corners = torch.tensor(list(sides), dtype=torch.float64)
     size = products.shape[-1]
-    most = max(1, 4_000_000 // products[0].numel())  # cells at a time
-    bound, excess = 0.0, EXCESS * max(1, size / 64)
-    while len(cells):
+    most = max(1, 1_000_000 // products[0].numel())  # cells at a time
+    excess = EXCESS * max(1, size / 64)
+    parts = (products + products.mT) / 2, (products - products.mT) / 2
+    bound = (1 + excess) ** 2 * _found(_symbol(cells[:: max(1, len(cells) // 8)], offsets, *parts))
+    while len(cells) and bound:
         share = math.cos(float((half * torch.tensor(degrees)).sum()) / 2) ** 2
-        for some in cells.split(most):
-            bound = max(bound, (1 + excess) ** 2 * _found(_symbol(some, offsets, products)))
         left = []
-        for some in cells.split(most) if bound else ():
-            rest = bound * share * torch.eye(size) - _symbol(some, offsets, products)
-            left.append(some[torch.linalg.cholesky_ex(rest).info.ne(0).any(-1)])
-        cells = (torch.cat(left or [cells[:0]]).unsqueeze(1) + corners * half).flatten(0, 1)
+        for some in cells.split(most):
+            symbols = _symbol(some, offsets, *parts)
+            over = ~_below(symbols, bound * share)
+            left.append(some[over])
+            if over.any():  # elsewhere there is nothing greater
+                bound = max(bound, (1 + excess) ** 2 * _found(symbols[over]))
+        cells = (torch.cat(left).unsqueeze(1) + corners * half).flatten(0, 1)
         half = half / 2
     return math.sqrt(bound) * (1 + 1e-9)  # what rounding may have hidden
 
@@ -213,13 +216,23 @@ def _products(
     return torch.tensor(offsets, dtype=torch.float64), products, degrees
 
 
-def _symbol(angles: Tensor, offsets: Tensor, products: Tensor) -> Tensor:
-    """Return G(ω), Hermitian: [angles, groups, outputs, outputs]."""
+def _symbol(angles: Tensor, offsets: Tensor, even: Tensor, odd: Tensor) -> Tensor:
+    """Return G(ω), Hermitian: [angles, groups, outputs, outputs].
+
+    ``even``, ``odd``: the symmetric and the antisymmetric part of R(τ).
+    """
     phases = angles @ offsets.T
     twice = torch.where(offsets.any(1), 2.0, 1.0).double()  # τ and -τ
-    even = torch.einsum("at,tgop->agop", phases.cos() * twice, products)
-    odd = torch.einsum("at,tgop->agop", phases.sin() * twice, products)
-    return torch.complex((even + even.mT) / 2, (odd - odd.mT) / 2)
+    real = (phases.cos() * twice) @ even.flatten(1)
+    imaginary = (phases.sin() * twice) @ odd.flatten(1)
+    return torch.complex(real, imaginary).unflatten(1, even.shape[1:])
+
+
+def _below(symbols: Tensor, limit: float) -> Tensor:
+    """Return where all eigenvalues are below a limit: [angles]."""
+    rest = -symbols
+    rest.diagonal(dim1=-2, dim2=-1).add_(limit)
+    return torch.linalg.cholesky_ex(rest).info.eq(0).all(-1)
 
 
 def _found(symbols: Tensor, rounds: int = 12) -> float:

@@ -50,8 +50,8 @@ def lipschitz_bound(model: nn.Module, example: Tensor, *, norm: Norm = "spectral
     Raises
     ------
     ValueError
-        If the model cannot be traced or run, an operation has no known constant (it is named), or
-        inputs or weights are not real.
+        If the model cannot be traced or run, or mixes the inputs of a batch, an operation has no
+        known constant (it is named), or inputs or weights are not real.
     """
     if norm not in ("spectral", "frobenius"):
         raise ValueError(f"unknown norm {norm!r}: {nearest(norm, ('spectral', 'frobenius'))}")
@@ -75,7 +75,25 @@ def lipschitz_bound(model: nn.Module, example: Tensor, *, norm: Norm = "spectral
                 f"{type(model).__name__} computes something else than its trace, or not tensors "
                 "alone: it is random, or changes an activation in place that has another name too"
             ) from error
+        if _mixes(network, example, expected):
+            raise ValueError(
+                f"{type(model).__name__} mixes the inputs of a batch: what it computes from one "
+                "input alone is another map"
+            )
     return walk.result
+
+
+def _mixes(network: nn.Module, example: Tensor, expected: Any) -> bool:
+    """Return whether what a network makes of an input follows the others of a batch, too."""
+    if not isinstance(expected, Tensor):
+        return False
+    try:
+        # Whatever the order of the results is, those of the example itself stay.
+        one, two = (run(network, torch.cat([example, c * example.flip(-1) + c])) for c in (-1, 2))
+        same = torch.isclose(one, two, rtol=1e-6, atol=1e-9, equal_nan=True)
+    except (RuntimeError, TypeError, ValueError):  # it takes one input at a time
+        return False
+    return int(same.sum()) < expected.numel()
 
 
 class _Constants(fx.Interpreter):
@@ -192,9 +210,9 @@ class _Constants(fx.Interpreter):
             function = self.call_method if node.op == "call_method" else self.call_function
             return function(node.target, (x, *args[1:]), kwargs)
 
-        # Windows treat all axes but the last ones alike.
-        axes = inputs.shape[-does.axes :] if does.axes else inputs.shape[1:]
-        return operator_norm(again, tuple(axes))
+        if does.axes:  # windows treat all axes but the last ones alike
+            return operator_norm(again, tuple(inputs.shape[-does.axes :]))
+        return operator_norm(lambda x: again(x[0]), tuple(inputs.shape))
 
 
 def _layer_norm(name: str, module: Any, shape: tuple[int, ...], norm: Norm) -> float:
