@@ -445,6 +445,25 @@ def test_a_picture_follows_the_theme_of_its_page(browser, tmp_path):
         assert max(box["x"] + box["width"] for box in boxes) <= 390
 
 
+def test_heat_maps_keep_their_colours_in_the_dark(browser, tmp_path):
+    """A dark word on a light cell would become a light one."""
+    figures.use_style()
+    figure, ax = matplotlib.pyplot.subplots(figsize=(2, 2))
+    ax.pcolormesh([[0.5]], cmap="Greys", vmin=0, vmax=10)
+    ax.text(0.5, 0.5, "███", color="0.15", ha="center", va="center", fontsize=30)
+    ax.set(title="████████", xticks=[], yticks=[])
+    page = tmp_path / "page.html"
+    image = figures.as_html(figure, "a heat map")
+    page.write_text(f'<html style="color-scheme:dark"><body>{image}</body></html>')
+    with open_page(browser, page, width=390) as (opened, _):
+        shot = opened.locator("img").screenshot()
+    pixels = np.asarray(PIL.Image.open(io.BytesIO(shot)).convert("L"), int)
+    height, width = pixels.shape
+    assert pixels[int(0.55 * height), width // 2] < 60, "the word is dark"
+    assert pixels[int(0.8 * height), width // 2] > 230, "the cell is light"
+    assert pixels[: height // 5].max() > 180, "what is around it is light on dark"
+
+
 def test_differences_from_vanilla_are_paired_and_averaged_within_stages():
     """Against a plain loop: 80 epochs in two stages, so two epochs are averaged."""
     draw = np.random.default_rng(3)

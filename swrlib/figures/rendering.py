@@ -13,6 +13,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
@@ -21,6 +22,8 @@ from matplotlib.transforms import Bbox
 DARK_GROUND = "#121212"
 #: The title of a legend.
 LEGEND = "legend"
+#: The id of what has one look.
+KEPT = "kept"
 #: The least contrast of a line or a word with the dark ground.
 CONTRAST = 4.5
 #: Greys from this lightness on are grounds and grids: they may vanish into a dark ground.
@@ -55,6 +58,7 @@ def rendered(figure: Figure, *, cloud: bool = False) -> list[Piece]:
     panels = [ax for ax in figure.axes if ax.axison]
     for artist in (a for ax in panels for a in (*ax.lines, *ax.collections) if cloud):
         artist.set_rasterized(True)
+    _keep_heat_maps(panels)
     if len(panels) + len(figure.legends) < 2:
         pieces = [Piece(_svg(figure, "tight"), _title(panels[0]) if panels else "")]
     else:
@@ -70,6 +74,14 @@ def rendered(figure: Figure, *, cloud: bool = False) -> list[Piece]:
             artist.set_visible(False)
     plt.close(figure)
     return pieces
+
+
+def _keep_heat_maps(panels: list[Axes]) -> None:
+    """Mark the cells of heat maps and the words on them, which suit each other in any look."""
+    for ax in panels:
+        maps = [artist for artist in ax.collections if isinstance(artist, QuadMesh)]
+        for artist in (*maps, *(ax.texts if maps else ())):
+            artist.set_gid(KEPT)
 
 
 def _title(ax: Axes) -> str:
@@ -105,7 +117,7 @@ def _svg(figure: Figure, box: Bbox | str) -> bytes:
     figure.savefig(buffer, format="svg", **options)
     text = _PATH.sub(lambda path: _LONG_NUMBER.sub(r"\1", path[0]), buffer.getvalue())
     rules = "".join(
-        f'[style*="{paint}: {color}"]{{{paint}:{darkened(color)}!important}}'
+        f'[style*="{paint}: {color}"]:not([id={KEPT}] *){{{paint}:{darkened(color)}!important}}'
         for color in sorted(set(_PAINT.findall(text)))
         for paint in ("fill", "stroke")
     )
