@@ -476,7 +476,8 @@ def test_the_site_has_what_its_pages_load_and_is_light(site):
 def test_a_site_is_lightened_without_a_loss(tmp_path):
     staging()  # whose folder is on the path from then on
     publish = importlib.import_module("publish")
-    path = '<path transform="scale(0.123)" d="M 1.2345 -0.009L3 4.56"/>'
+    path = '<path transform="scale(0.123)" d="M 1.2345 -0.009L3 4.56"/>\n'
+    path += '<use x="1.2345" y="3e-05" transform="translate(1.2345 2)"/>'
     picture = f'<svg xmlns="http://www.w3.org/2000/svg">{path}</svg>'
     embedded = publish.EMBEDDED + base64.b64encode(picture.encode()).decode()
     files = {
@@ -487,6 +488,7 @@ def test_a_site_is_lightened_without_a_loss(tmp_path):
         "_static/mathjax/sre/mathmaps/fr.json": "spare",
         "_static/a.js": "used",
         "_static/a.js.map": "spare",
+        "_static/locales/fr/LC_MESSAGES/booktheme.mo": "spare",
         "notebooks/one.html": f'<img alt="a" src="{embedded}"><img src="{embedded}">',
         "index.html": f'<img src="{embedded}">',
     }
@@ -495,8 +497,9 @@ def test_a_site_is_lightened_without_a_loss(tmp_path):
         (tmp_path / name).write_text(text)
     outputs = [
         nbformat.v4.new_output("display_data", {"text/html": text})
-        for text in ('<div class="panels">tabs</div>', "<b>kept</b>")
+        for text in ('<div class="panels">tabs</div>', f'<b>kept</b><img src="{embedded}">')
     ]
+    outputs.append(nbformat.v4.new_output("display_data", {"image/svg+xml": picture}))
     notebook = nbformat.v4.new_notebook(
         cells=[nbformat.v4.new_code_cell("a = 1\nb", outputs=outputs, execution_count=1)]
     )
@@ -507,14 +510,18 @@ def test_a_site_is_lightened_without_a_loss(tmp_path):
     for name, text in files.items():
         assert (tmp_path / name).exists() == (text != "spare"), name
     (image,) = (tmp_path / "_images").iterdir()
-    assert image.read_text() == picture.replace("1.2345", "1.23").replace("-0.009", "-0.00")
+    small = picture.replace("1.2345", "1.23").replace("-0.009", "-0.00")
+    assert image.read_text() == small
     page = (tmp_path / "notebooks/one.html").read_text()
     assert page == f'<img alt="a" src="../_images/{image.name}"><img src="../_images/{image.name}">'
     assert (tmp_path / "index.html").read_text() == f'<img src="_images/{image.name}">'
     read = nbformat.read(offered, as_version=4)
     nbformat.validate(read)
     assert read.cells[0].source == "a = 1\nb"
-    assert [output.data["text/html"] for output in read.cells[0].outputs] == ["<b>kept</b>"]
+    kept, drawn = read.cells[0].outputs
+    again = publish.EMBEDDED + base64.b64encode(small.encode()).decode()
+    assert kept.data["text/html"] == f'<b>kept</b><img src="{again}">'
+    assert drawn.data["image/svg+xml"] == small
 
 
 def test_each_paper_has_a_link_and_each_page_the_papers(site):
