@@ -548,3 +548,14 @@ def test_how_to_cite_is_what_the_citation_file_says():
     for value in (article["title"], str(article["year"]), article["url"], said["title"]):
         assert f"{{{value}}}" in box
     assert box.count("@") == 2 and box.count("{") == box.count("}")
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_a_page_shows_no_code_no_printed_lines_and_no_quick_verdicts(site, name):
+    page = (site / f"notebooks/{name}.html").read_text()
+    front, drawer = re.search(r"<article.*?</article>", page, re.S)[0].split('class="drawer"')
+    assert "parameters" in drawer and "cell_input" in drawer
+    cells = re.split(r'<div class="cell ', front)[1:]
+    cells = [cell for cell in cells if "tag_content" not in cell.split(">")[0]]
+    assert not [cell[:200] for cell in cells if "cell_input" in cell or "output stream" in cell]
+    assert "verdict-quick" not in front and 'class="provenance"' not in front
