@@ -22,9 +22,10 @@ import nbformat
 import stage
 
 #: Parts of MathJax that pages load, or its menu on demand; it comes with fonts and inputs for more.
-MATHJAX = ("tex-chtml.js", "output/chtml/", "input/tex/", "ui/", "a11y/", "sre/mathmaps/en")
+MATHJAX = ("tex-chtml.js", "output/chtml/", "a11y/", "sre/mathmaps/en")
 #: What a picture within a page begins with.
 EMBEDDED = "data:image/svg+xml;base64,"
+EMBEDDED_PICTURE = re.escape(EMBEDDED) + "([A-Za-z0-9+/=]+)"
 
 
 def main(mark: Path) -> None:
@@ -60,17 +61,18 @@ def lighten(site: Path) -> None:
     for path in static.rglob("*"):
         inside = path.relative_to(static).as_posix()
         spare = inside.startswith("mathjax/") and not inside[8:].startswith(MATHJAX)
-        if path.is_file() and (spare or path.suffix == ".map"):
+        spare = spare or inside.startswith("locales/") or path.suffix == ".map"
+        if path.is_file() and spare:
             path.unlink()
     for path in site.rglob("*.html"):
         text = path.read_text("utf-8")
         if EMBEDDED in text:
             path.write_text(pictures_apart(text, path, site), "utf-8")
     for path in site.glob("_images/*.svg"):
-        path.write_text(in_hundredths(path.read_text("utf-8")), "utf-8")
+        path.write_text(small_picture(path.read_text("utf-8")), "utf-8")
     for path in site.glob("_sources/**/*.ipynb"):
-        text = without_tabs(nbformat.read(path, as_version=4))
-        path.write_text(json.dumps(text, ensure_ascii=False, separators=(",", ":")), "utf-8")
+        notebook = small_notebook(nbformat.read(path, as_version=4))
+        path.write_text(json.dumps(notebook, ensure_ascii=False, separators=(",", ":")), "utf-8")
 
 
 def pictures_apart(text: str, page: Path, site: Path) -> str:
@@ -83,23 +85,33 @@ def pictures_apart(text: str, page: Path, site: Path) -> str:
         (site / name).write_bytes(data)
         return f'src="{os.path.relpath(site / name, page.parent)}"'
 
-    return re.sub(f'src="{re.escape(EMBEDDED)}([A-Za-z0-9+/=]+)"', written, text)
+    return re.sub(f'src="{EMBEDDED_PICTURE}"', written, text)
 
 
-def in_hundredths(picture: str) -> str:
-    """Return an SVG whose paths have two decimals: a hundredth of a point is not seen."""
-    return re.sub(
-        r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+(?![\de])", r"\1", path[0]), picture
-    )
+def small_picture(picture: str) -> str:
+    """Return an SVG with two decimals in its places, hundredths of a point, and without blanks."""
+    picture = re.sub(r"<metadata>.*?</metadata>", "", picture, flags=re.S)
+    picture = re.sub(r"\s*\n\s*", "\n", picture)
+    places = r' (?:d|x|y)="[^"]*"|translate\([^)]*\)'  # a scale needs all its digits
+    return re.sub(places, lambda place: re.sub(r"(\.\d\d)\d+(?![\de])", r"\1", place[0]), picture)
 
 
-def without_tabs(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Return a notebook without what stands on the website for sliders, which it has itself."""
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            shown = (output.get("data", {}).get("text/html", "") for output in cell.outputs)
-            kept = zip(cell.outputs, shown, strict=True)
-            cell.outputs = [output for output, text in kept if 'class="panels"' not in text]
+def small_notebook(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Return a notebook with small pictures, and without what the site has in place of sliders."""
+
+    def smaller(match: re.Match[str]) -> str:
+        picture = small_picture(base64.b64decode(match[1]).decode())
+        return EMBEDDED + base64.b64encode(picture.encode()).decode()
+
+    for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
+        shown = [(output, output.get("data", {})) for output in cell.outputs]
+        tabs = 'class="panels"'
+        cell.outputs = [out for out, data in shown if tabs not in data.get("text/html", "")]
+        for _, data in shown:
+            if "image/svg+xml" in data:
+                data["image/svg+xml"] = small_picture(data["image/svg+xml"])
+            if EMBEDDED in data.get("text/html", ""):
+                data["text/html"] = re.sub(EMBEDDED_PICTURE, smaller, data["text/html"])
     return notebook
 
 

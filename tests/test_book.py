@@ -540,7 +540,8 @@ def test_the_site_has_what_its_pages_load_and_is_light(site):
 def test_a_site_is_lightened_without_a_loss(tmp_path):
     staging()  # whose folder is on the path from then on
     publish = importlib.import_module("publish")
-    path = '<path transform="scale(0.123)" d="M 1.2345 -0.009L3 4.56"/>'
+    path = '<path transform="scale(0.123)" d="M 1.2345 -0.009L3 4.56"/>\n'
+    path += '<use x="1.2345" y="3e-05" transform="translate(1.2345 2)"/>'
     picture = f'<svg xmlns="http://www.w3.org/2000/svg">{path}</svg>'
     embedded = publish.EMBEDDED + base64.b64encode(picture.encode()).decode()
     files = {
@@ -551,6 +552,7 @@ def test_a_site_is_lightened_without_a_loss(tmp_path):
         "_static/mathjax/sre/mathmaps/fr.json": "spare",
         "_static/a.js": "used",
         "_static/a.js.map": "spare",
+        "_static/locales/fr/LC_MESSAGES/booktheme.mo": "spare",
         "notebooks/one.html": f'<img alt="a" src="{embedded}"><img src="{embedded}">',
         "index.html": f'<img src="{embedded}">',
     }
@@ -559,8 +561,9 @@ def test_a_site_is_lightened_without_a_loss(tmp_path):
         (tmp_path / name).write_text(text)
     outputs = [
         nbformat.v4.new_output("display_data", {"text/html": text})
-        for text in ('<div class="panels">tabs</div>', "<b>kept</b>")
+        for text in ('<div class="panels">tabs</div>', f'<b>kept</b><img src="{embedded}">')
     ]
+    outputs.append(nbformat.v4.new_output("display_data", {"image/svg+xml": picture}))
     notebook = nbformat.v4.new_notebook(
         cells=[nbformat.v4.new_code_cell("a = 1\nb", outputs=outputs, execution_count=1)]
     )
@@ -571,14 +574,18 @@ def test_a_site_is_lightened_without_a_loss(tmp_path):
     for name, text in files.items():
         assert (tmp_path / name).exists() == (text != "spare"), name
     (image,) = (tmp_path / "_images").iterdir()
-    assert image.read_text() == picture.replace("1.2345", "1.23").replace("-0.009", "-0.00")
+    small = picture.replace("1.2345", "1.23").replace("-0.009", "-0.00")
+    assert image.read_text() == small
     page = (tmp_path / "notebooks/one.html").read_text()
     assert page == f'<img alt="a" src="../_images/{image.name}"><img src="../_images/{image.name}">'
     assert (tmp_path / "index.html").read_text() == f'<img src="_images/{image.name}">'
     read = nbformat.read(offered, as_version=4)
     nbformat.validate(read)
     assert read.cells[0].source == "a = 1\nb"
-    assert [output.data["text/html"] for output in read.cells[0].outputs] == ["<b>kept</b>"]
+    kept, drawn = read.cells[0].outputs
+    again = publish.EMBEDDED + base64.b64encode(small.encode()).decode()
+    assert kept.data["text/html"] == f'<b>kept</b><img src="{again}">'
+    assert drawn.data["image/svg+xml"] == small
 
 
 def test_each_paper_has_a_link_and_each_page_the_papers(site):
@@ -605,3 +612,14 @@ def test_how_to_cite_is_what_the_citation_file_says():
     for value in (article["title"], str(article["year"]), article["url"], said["title"]):
         assert f"{{{value}}}" in box
     assert box.count("@") == 2 and box.count("{") == box.count("}")
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_a_page_shows_no_code_no_printed_lines_and_no_quick_verdicts(site, name):
+    page = (site / f"notebooks/{name}.html").read_text()
+    front, drawer = re.search(r"<article.*?</article>", page, re.S)[0].split('class="drawer"')
+    assert "parameters" in drawer and "cell_input" in drawer
+    cells = re.split(r'<div class="cell ', front)[1:]
+    cells = [cell for cell in cells if "tag_content" not in cell.split(">")[0]]
+    assert not [cell[:200] for cell in cells if "cell_input" in cell or "output stream" in cell]
+    assert "verdict-quick" not in front and 'class="provenance"' not in front

@@ -150,12 +150,12 @@ def test_commits_of_provenance_are_linked_where_the_repository_has_an_address(mo
     monkeypatch.syspath_prepend(str(ROOT / "book/extensions"))
     import drawer
 
-    said = "<td>commit be2d8e7b02, 2026-11-27</td><td>0123456789abcdef deadbeefed</td>"
+    said = '<p class="provenance">commit be2d8e7b02, 2026-11-27 0123456789abcdef deadbeefed</p>'
     for address, expected in (
         ("", said),
         ("https://a.org/b", said.replace("be2d8e7b02", '<a href="{0}">{1}</a>')),
     ):
         around = drawer.nodes.container("", drawer.html(said))
-        (found,) = drawer.with_commits([around], address)
+        drawer.link_commits([around], address)
         link = ("https://a.org/b/commit/be2d8e7b02", "be2d8e7b02")
-        assert found.astext() == expected.format(*link)
+        assert around.astext() == expected.format(*link)

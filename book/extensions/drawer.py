@@ -100,7 +100,8 @@ def fold(app: Sphinx, document: nodes.document) -> None:
     section += [title, html(f'<details class="drawer"><summary>{SUMMARY}</summary>')]
     repository = str(app.config.html_theme_options.get("repository_url", "")).rstrip("/")
     section += made_from(app.env.docname, facts, repository)
-    section += [*with_commits(drawer.provenance, repository), *content, *drawer.own_runs]
+    link_commits([*drawer.provenance, *content], repository)
+    section += [*drawer.provenance, *content, *drawer.own_runs]
     code = new_section("The code, cell by cell")
     code += drawer.cells
     section += [code, html("</details>")]
@@ -182,12 +183,12 @@ def made_from(page: str, facts: dict, repository: str) -> nodes.raw:
     )
 
 
-def with_commits(found: list[nodes.Node], repository: str) -> list[nodes.Node]:
+def link_commits(found: list[nodes.Node], repository: str) -> None:
     """Link the commits that provenance names, where the repository has an address."""
-    for raw in (raw for node in found if repository for raw in node.findall(nodes.raw)):
-        text = COMMIT.sub(rf'<a href="{repository}/commit/\g<0>">\g<0></a>', raw.astext())
-        raw.parent.replace(raw, html(text))
-    return found
+    for raw in (raw for node in found for raw in list(node.findall(nodes.raw))):
+        if repository and 'class="provenance"' in raw.astext():
+            text = COMMIT.sub(rf'<a href="{repository}/commit/\g<0>">\g<0></a>', raw.astext())
+            raw.parent.replace(raw, html(text))
 
 
 def add_verdicts(document: nodes.document, badges: str) -> None:
