@@ -383,9 +383,8 @@ def accuracy_verdicts(records: pd.DataFrame) -> list[Verdict]:
     cases["fire-no-drop"] = drops(records, PAPER.find_claim("fire-no-drop"))
     found = []
     for id, asked in cases.items():
-        run = any(case.n >= LEAST_SEEDS for case in asked)
-        lacking = "" if run else PAPER.details["needs"][id]
-        claim, kind = PAPER.find_claim(id), kinds.get(id, "above")
+        claim, lacking = PAPER.find_claim(id), PAPER.details["needs"][id]
+        kind = kinds.get(id, "above")
         found.append(judge(claim, asked, scope(asked), kind=kind, lacking=lacking))
     return found
 
