@@ -30,8 +30,8 @@ def replaced_units(
 ) -> pd.DataFrame:
     """Replace units of highest or of lowest utility, and see what that costs.
 
-    A unit's utility is abs(mean activation) · mean abs(outgoing weights). The outgoing weights of those
-    that are replaced become zero, as Dohare et al. have it; the release draws them anew.
+    A unit's utility is abs(mean activation) · mean abs(outgoing weights). The outgoing weights of
+    those that are replaced become zero, as Dohare et al. have it; the release draws them anew.
 
     Parameters
     ----------

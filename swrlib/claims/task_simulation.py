@@ -100,7 +100,7 @@ QUESTIONS = (
 
 
 def courses(kind: Kind, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
-    """Draw errors at tasks' ends, [*shape, tasks]."""
+    """Draw errors at the ends of tasks, of the given shape and one axis more, the tasks."""
     size = (*shape, TASKS)
     number = np.arange(1, TASKS + 1)
     low, high = kind.onset
