@@ -61,7 +61,7 @@ def lighten(site: Path) -> None:
     for path in static.rglob("*"):
         inside = path.relative_to(static).as_posix()
         spare = inside.startswith("mathjax/") and not inside[8:].startswith(MATHJAX)
-        spare = spare or inside.startswith("locales/") or path.suffix == ".map"
+        spare = spare or inside.startswith("locales/") or path.suffix in (".map", ".ttf")
         if path.is_file() and spare:
             path.unlink()
     for path in site.rglob("*.html"):

@@ -552,6 +552,8 @@ def test_a_site_is_lightened_without_a_loss(tmp_path):
         "_static/mathjax/sre/mathmaps/fr.json": "spare",
         "_static/a.js": "used",
         "_static/a.js.map": "spare",
+        "_static/font.woff2": "used",
+        "_static/font.ttf": "spare",  # for browsers that know no woff2
         "_static/locales/fr/LC_MESSAGES/booktheme.mo": "spare",
         "notebooks/one.html": f'<img alt="a" src="{embedded}"><img src="{embedded}">',
         "index.html": f'<img src="{embedded}">',

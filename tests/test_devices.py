@@ -10,7 +10,7 @@ import torch
 
 import swrlib
 from swrlib import measures, train
-from swrlib.engine import devices
+from swrlib.engine import loop
 from swrlib.engine.loop import Stopped
 from swrlib.streams import LabelShuffled
 
@@ -104,7 +104,7 @@ def trained(folder):
 def test_flushing_changes_no_row_beyond_rounding(tmp_path, monkeypatch):
     rows, small = trained(tmp_path / "flushed")
     assert (small == 0).all()
-    monkeypatch.setattr(devices, "_flushing_denormals", contextlib.nullcontext)
+    monkeypatch.setattr(loop, "flushing_denormals", contextlib.nullcontext)
     kept, small = trained(tmp_path / "kept")
     assert small["dying"] > 100  # there was something to flush
     assert len(rows) == len(kept) == 3 * 3
@@ -112,3 +112,18 @@ def test_flushing_changes_no_row_beyond_rounding(tmp_path, monkeypatch):
         np.testing.assert_allclose(rows[name], kept[name], rtol=1e-6, err_msg=name)
     norms = [np.stack(table["weight_norms"].dropna()) for table in (rows, kept)]
     np.testing.assert_allclose(*norms, rtol=1e-6)
+
+
+def test_a_number_below_the_smallest_normal_one_names_a_run_of_its_own():
+    """In training such a λ is zero, but the runs' names and what is recorded keep them apart."""
+    smallest = 5e-324
+    frame = train(
+        dataset="mnist-5k",
+        model="mlp",
+        options={"hidden": (8, 4)},
+        stream=swrlib.make_stream("label-shuffled:1,32", epochs=1),
+        methods=[swrlib.SWR(lam=0.0), swrlib.SWR(lam=smallest)],
+        progress=False,
+    )
+    assert frame.groupby("lam")["run"].nunique().to_dict() == {0.0: 1, smallest: 1}
+    assert frame["run"].nunique() == 2

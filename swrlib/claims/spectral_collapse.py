@@ -235,7 +235,7 @@ class Courses:
 
     def loss(self, method: str) -> TaskCase:
         """Return by how much a method's online accuracy falls over the tasks."""
-        what = f"{method}, online accuracy at the start minus the end of the stream"
+        what = f"{LABELS[method]}, online accuracy at the start minus the end of the stream"
         margin = task_rule.MARGINS["online"]
         return TaskCase(what, task_rule.wide(self.sums, "change"), {method: -1.0}, margin)
 
@@ -244,7 +244,7 @@ class Courses:
         values, margin = task_rule.wide(self.sums, "late"), task_rule.MARGINS["online"]
         return [
             TaskCase(
-                f"online accuracy at the end, {method} minus {rival}",
+                f"online accuracy at the end, {LABELS[method]} minus {LABELS[rival]}",
                 values,
                 {method: 1.0, rival: -1.0},
                 margin,
@@ -269,7 +269,7 @@ class Courses:
         values = task_rule.wide(sums.assign(kept=sums["late"] / sums["start"]), "kept")
         return [
             TaskCase(
-                f"share of the ε-rank that is kept, {method} minus vanilla",
+                f"share of the ε-rank that is kept, {LABELS[method]} minus vanilla",
                 values,
                 {method: 1.0, "vanilla": -1.0},
                 task_rule.TREND_MARGIN,
@@ -280,7 +280,7 @@ class Courses:
     def ratio(self, value: str, what: str, over: str, under: str) -> TaskCase:
         """Return ln of a ratio of two methods' values at the end of the stream."""
         late = np.log(task_rule.wide(task_rule.summarized(self.rows, value), "late"))
-        text = f"ln of the {what}, {over} over {under}"
+        text = f"ln of the {what}, {LABELS[over]} over {LABELS[under]}"
         return TaskCase(text, late, {over: 1.0, under: -1.0}, LARGER)
 
     def explains(self, form: str) -> Cases:

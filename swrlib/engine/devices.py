@@ -35,12 +35,10 @@ def find_device(device: str | torch.device | None, tf32: bool = False) -> torch.
 def arithmetic(device: torch.device, tf32: bool) -> Iterator[None]:
     """Train on a device as it is fastest, with or without TensorFloat-32.
 
-    A GPU trains in a stream of its own, as a capture needs it. A processor takes numbers too small
-    for their exponent as zero, as a GPU does: the moments of units that died decay into that range,
-    where each product takes many times as long.
+    A GPU trains in a stream of its own, as a capture needs it.
     """
     if device.type != "cuda":
-        with keeping_freed(), _flushing_denormals():
+        with keeping_freed():
             yield
         return
     products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
@@ -60,7 +58,12 @@ def arithmetic(device: torch.device, tf32: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _flushing_denormals() -> Iterator[None]:
+def flushing_denormals() -> Iterator[None]:
+    """Take numbers too small for their exponent as zero on a processor, as a GPU does.
+
+    The moments of units that died decay into that range, where each product takes many times as
+    long. Python's own numbers are flushed, too: names and texts are made outside of it.
+    """
     tiny = torch.finfo(torch.float32).tiny
     kept = float(torch.tensor(tiny) / 2) > 0
     torch.set_flush_denormal(True)

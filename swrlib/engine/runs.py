@@ -8,7 +8,8 @@ from __future__ import annotations
 import numbers
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ class Run:
         stream = self.stream.parent
         if stream is None:
             return None
-        return Run(**(self.__dict__ | {"stream": stream, "method": Vanilla()}))
+        return replace(self, stream=stream, method=Vanilla())
 
     @property
     def epochs(self) -> int:
@@ -88,7 +89,7 @@ class Run:
             "numerics": NUMERICS,
         }
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """The run's name."""
         return records.run_hash(self.configuration())

@@ -8,7 +8,7 @@ they are applied to in `outcomes`. Accuracies are fractions; only texts speak of
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -363,6 +363,7 @@ def judge_cases(
     scale: str,
     kind: str = "above",
     number: int | None = None,
+    say: Callable[[str], str] = str,
 ) -> Verdict:
     """Judge a claim on anything measured, in several cases, by the second rule.
 
@@ -377,6 +378,8 @@ def judge_cases(
         What is claimed of higher minus lower.
     number : int, optional
         Of all cases, run or not. Default: only those that were run are asked.
+    say : callable, optional
+        say(word) → how a case's word is written in the detail.
     """
     run = [case for case in cases if case.n >= LEAST_SEEDS]
     if not run:
@@ -401,7 +404,7 @@ def judge_cases(
     if claim.remark:
         word = REMARK
     several = len(run) > 1 and word != other_scale(scale)
-    detail = "; ".join(f"{one}: {said}" if several else said for one, said in listed.items())
+    detail = "; ".join(f"{say(one)}: {said}" if several else said for one, said in listed.items())
     return Verdict(claim, word, word, f"{detail}.", NOT_PRINTED)
 
 

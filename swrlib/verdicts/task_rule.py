@@ -374,7 +374,7 @@ def judge(
     lacking : str
         What it would take, said where nothing was run.
     """
-    found = judge_cases(claim, cases, scale="paper", kind=kind, number=len(cases))
+    found = judge_cases(claim, cases, scale="paper", kind=kind, number=len(cases), say=scope.word)
     if found.verdict in LACKING:
         not_run = found.verdict == NOT_RUN
         return replace(found, detail=(not_run and lacking) or found.detail)
