@@ -286,15 +286,13 @@ def provenance(frame: pd.DataFrame) -> None:
 
 def not_run(found: Iterable[Verdict]) -> None:
     """Show the claims that were not run, and what it would take: the details of their verdicts."""
-    rows = [
-        {"claim": v.claim.sentence, "place": v.claim.place, "what it would take": v.detail or "–"}
+    lines = [
+        f'<li>{html.escape(v.claim.sentence)} <span class="place">{html.escape(v.claim.place)}</span>: '
+        f"{html.escape(v.detail or '–')}</li>"
         for v in found
         if v.verdict == verdicts.NOT_RUN
     ]
-    if not rows:
-        show_html("<p>Every claim was run.</p>")
-        return
-    show_html(framed(styled(pd.DataFrame(rows)).hide(axis="index"), head="left"))
+    show_html(f"<ul>{''.join(lines)}</ul>" if lines else "<p>Every claim was run.</p>")
 
 
 def times(rows: pd.DataFrame, by: str, labels: Mapping[str, str]) -> str:

@@ -345,7 +345,8 @@ def test_the_page_of_claims_has_what_the_chapters_show(site, chapters):
             claim = next(c for one in papers for c in one.claims if c.id == id)
             lines = [line for line in page.splitlines() if claim.sentence in line]
             assert lines, id
-            badges = {tables.badge(verdict["verdict"], verdict["label"]) for verdict in found}
+            shown_as = [tables.badge(verdict["verdict"], verdict["label"]) for verdict in found]
+            badges = {html.unescape(badge) for badge in shown_as}
             assert any(all(badge in line for badge in badges) for line in lines), id
     unseen = {claim.id for claim in paper.claims} - of_all
     assert not unseen, f"no chapter shows a verdict on {unseen}"

@@ -229,7 +229,8 @@ def test_what_tests_import_is_known_to_be_optional():
     from conftest import OPTIONAL
 
     needed = {"filelock", "numpy", "pandas", "pyarrow", "pytest", "torch"}
-    own = {path.stem for path in TESTS.glob("*.py")} | {"benchmarks", "swrlib"}
+    scripts = [*TESTS.glob("*.py"), *(TESTS.parent / "book").rglob("*.py")]
+    own = {path.stem for path in scripts} | {"benchmarks", "swrlib"}
     for path in TESTS.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

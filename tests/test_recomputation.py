@@ -48,7 +48,7 @@ def the_papers_runs(records):
         own = own if pd.isna(first["lam"]) else first["lam"]
         if part["epoch"].max() == length and (lam is None or lam == own):
             keep.append(run)
-    rows = rows[rows["run"].isin(keep) & (rows["method"] != "adamw")]
+    rows = rows[rows["run"].isin(keep) & rows["method"].isin(paper.methods)]
     return rows.astype({"test_accuracy": float}).sort_values(["run", "epoch"])
 
 
