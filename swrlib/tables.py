@@ -287,7 +287,8 @@ def provenance(frame: pd.DataFrame) -> None:
 def not_run(found: Iterable[Verdict]) -> None:
     """Show the claims that were not run, and what it would take: the details of their verdicts."""
     lines = [
-        f'<li>{html.escape(v.claim.sentence)} <span class="place">{html.escape(v.claim.place)}</span>: '
+        f"<li>{html.escape(v.claim.sentence)} "
+        f'<span class="place">{html.escape(v.claim.place)}</span>: '
         f"{html.escape(v.detail or '–')}</li>"
         for v in found
         if v.verdict == verdicts.NOT_RUN
