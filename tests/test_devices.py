@@ -10,7 +10,7 @@ import torch
 
 import swrlib
 from swrlib import measures, train
-from swrlib.engine import loop
+from swrlib.engine import training
 from swrlib.engine.loop import Stopped
 from swrlib.streams import LabelShuffled
 
@@ -104,7 +104,7 @@ def trained(folder):
 def test_flushing_changes_no_row_beyond_rounding(tmp_path, monkeypatch):
     rows, small = trained(tmp_path / "flushed")
     assert (small == 0).all()
-    monkeypatch.setattr(loop, "flushing_denormals", contextlib.nullcontext)
+    monkeypatch.setattr(training, "flushing_denormals", contextlib.nullcontext)
     kept, small = trained(tmp_path / "kept")
     assert small["dying"] > 100  # there was something to flush
     assert len(rows) == len(kept) == 3 * 3

@@ -22,7 +22,7 @@ from torch import Tensor
 from swrlib import records
 from swrlib.datasets import Dataset
 from swrlib.engine.checkpoints import Checkpoint, save
-from swrlib.engine.devices import CapturedStep, flushing_denormals
+from swrlib.engine.devices import CapturedStep
 from swrlib.engine.feed import Feed
 from swrlib.engine.progress import Progress
 from swrlib.engine.recorder import Recorder
@@ -168,8 +168,7 @@ class Job:
         for number, stages in enumerate(self.stages, start=1):
             epochs = stages[0].epochs
             if self.active and self.epoch < before + epochs:
-                with flushing_denormals():
-                    self._stage(number, stages, self.epoch - before, bar)
+                self._stage(number, stages, self.epoch - before, bar)
             before += epochs
 
     def _stage(self, number: int, stages: Sequence[Stage], begun: int, bar: Progress) -> None:
