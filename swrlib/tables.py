@@ -170,8 +170,7 @@ def _compared(claim: Claim) -> str:
     """Say what a claim's comparisons are differences of."""
     if claim.kind not in CHANGE_KINDS:
         return "final accuracy"
-    sign = "" if claim.kind == "loses more" else "−"
-    return f"{sign}drop at changes"
+    return "drop at changes" if claim.kind == "loses more" else "accuracy after − before changes"
 
 
 # ---------------------------------------------------------------------------------------------
@@ -209,10 +208,10 @@ def cells(found: pd.DataFrame) -> None:
 
 
 def finals(frame: pd.DataFrame) -> None:
-    """Show how accurate each method ends: in the last epoch, and over the last ten.
+    """Show how accurate each method ends, by the second rule, and its last epoch alone.
 
-    Differences are from vanilla, paired over the seeds that both have; a dash where there is no
-    vanilla, or less than two such seeds, and no interval of two. Where the last epoch and the last
+    Differences are from vanilla, with the interval that verdicts have; of two seeds without an
+    interval, and a dash where there is no vanilla or one seed. Where the last epoch and the last
     ten name another method as the most accurate one, on the seeds that all methods have, a sentence
     says so. Of a stage of fewer than ten epochs the mean is over all of them.
 
@@ -221,29 +220,36 @@ def finals(frame: pd.DataFrame) -> None:
     frame : DataFrame
         Records of one stream.
     """
-    finals = verdicts.final_accuracy(frame)
-    finals["late"] = finals["run"].map(verdicts.late_accuracy(frame))
-    for _, rows in finals.groupby(["dataset", "model", "scale"]):
-        last, late = (
-            rows.pivot_table(index="seed", columns="method", values=value)
-            for value in ("test_accuracy", "late")
-        )
-        epochs = min(verdicts.LATE, int(rows["stage_epoch"].max()))
-        parts = [_ends("last epoch", last), _ends(f"last {epochs}", late)]
+    for _, rows in frame.groupby(["dataset", "model", "scale"]):
+        ends = verdicts.final_accuracy(rows)
+        last = ends.pivot_table(index="seed", columns="method", values="test_accuracy")
+        late = verdicts.late_by_seed(rows)
+        epochs = min(verdicts.LATE, int(ends["stage_epoch"].max()))
         seeds = verdicts.seed_count(rows)
         text = f"Accuracy at the end, {verdicts.setting(rows)}, "
-        text += "one seed" if seeds == "1" else f"{seeds} seeds"
-        if "vanilla" not in last:
-            text += "; vanilla was not trained here, so there is no difference from it."
-        else:
-            text += "." if seeds == "1" else "; differences are paired over them."
+        text += "one seed." if seeds == "1" else f"{seeds} seeds."
+        if "vanilla" not in late:
+            text += " Vanilla was not trained here, so there is no difference from it."
         best, steady = (table.dropna().mean() for table in (last, late))
         if best.notna().all() and best.idxmax() != steady.idxmax():
             text += f" {paper.label(best.idxmax())} is the most accurate method in the last epoch, "
             text += f"{paper.label(steady.idxmax())} over the last {epochs}."
         for said, others in collapsed_runs(last):
             text += f" A run collapsed and counts like any other: {said} ({others})."
-        show(text, pd.concat(parts, axis=1))
+        lines = {
+            paper.label(method): {
+                f"mean of the last {epochs} epochs, %": _spread(late[method]),
+                "minus vanilla, points": _gap_from_vanilla(late, method),
+                "last epoch alone, %": _spread(last[method]),
+            }
+            for method in paper.labels
+            if method in late
+        }
+        show(text, pd.DataFrame.from_dict(lines, orient="index"))
+
+
+def _spread(accuracies: pd.Series) -> str:
+    return _percent(accuracies.mean(), accuracies.std())
 
 
 def _gap(difference: float, low: float, high: float, *, seeds: int) -> str:
@@ -253,19 +259,16 @@ def _gap(difference: float, low: float, high: float, *, seeds: int) -> str:
     return _points(difference, low, high)
 
 
-def _ends(name: str, accuracy: pd.DataFrame) -> pd.DataFrame:
-    """Write each method's mean ± deviation in percent and its difference from vanilla."""
-    lines: dict[str, dict[str, Any]] = {}
-    for method in (m for m in paper.labels if m in accuracy):
-        own, gap = accuracy[method], "–"
-        if method != "vanilla" and "vanilla" in accuracy:
-            pairs = (own - accuracy["vanilla"]).dropna()
-            if len(pairs) > 1:
-                interval = verdicts.paired_interval(pairs.to_numpy(), 0.0)
-                gap = _gap(*interval, seeds=len(pairs))
-        cells = {f"{name}, %": _percent(own.mean(), own.std()), f"{name} − vanilla": gap}
-        lines[paper.label(method)] = cells
-    return pd.DataFrame.from_dict(lines, orient="index")
+def _gap_from_vanilla(late: pd.DataFrame, method: str) -> str:
+    """Write a method's mean minus vanilla's."""
+    if method == "vanilla" or "vanilla" not in late:
+        return "–"
+    both = late[[method, "vanilla"]]
+    estimate = verdicts.difference(late, method, "vanilla")
+    if estimate is not None:
+        return _points(*estimate.interval())
+    means = both.mean()
+    return f"{100 * (means[method] - means['vanilla']):+.2f}" if both.count().min() > 1 else "–"
 
 
 def provenance(frame: pd.DataFrame) -> None:

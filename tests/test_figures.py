@@ -18,9 +18,11 @@ import PIL.Image
 import pytest
 from browser import find_chromium, open_browser, open_page
 from IPython.utils.capture import capture_output
+from matplotlib.container import ErrorbarContainer
 from scipy import stats
+from test_verdicts import made_up
 
-from swrlib import figures, make_stream, train, verdicts
+from swrlib import figures, make_stream, tables, train, verdicts
 from swrlib.claims.norms import norms_by_layer
 from swrlib.claims.proportionality import scaled_runs, scaling_verdicts
 from swrlib.figures import accuracies, differences, layers, tasks
@@ -29,7 +31,6 @@ from swrlib.figures.layers import spread
 from swrlib.figures.rendering import DARK_GROUND, contrast, darkened, rendered
 from swrlib.methods import METHODS as METHODS_KNOWN
 from swrlib.papers import SWR as paper
-from swrlib.verdicts import final_accuracy
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.usefixtures("shell")
@@ -167,7 +168,7 @@ def test_short_curves_have_no_point_of_their_own(records):
 
 def test_the_course_says_who_ended_where(records):
     figure, sentence = accuracies.course(records)
-    ends = final_accuracy(records).groupby("method")["test_accuracy"].mean()
+    ends = verdicts.late_by_seed(records).mean()
     assert f"{paper.labels[ends.idxmax()]} ends highest with {100 * ends.max():.1f}%" in sentence
     assert "quick scale" not in sentence and "custom" in figure.axes[0].get_title()
 
@@ -181,14 +182,12 @@ def test_of_methods_that_end_alike_not_one_is_highest_and_lowest(records):
 
 
 def test_final_accuracies_and_their_differences(records):
-    finals = final_accuracy(records).pivot_table(
-        index="seed", columns="method", values="test_accuracy"
-    )
+    finals = verdicts.late_by_seed(records)
     points = np.concatenate([line.get_xdata() for line in accuracies.finals(records).axes[0].lines])
     assert set(finals.to_numpy().ravel().round(6)) <= set(np.round(points.astype(float), 6))
     twice = pd.concat([records, records.assign(dataset="mnist", run=records["run"] + "x")])
-    figure, sentence = accuracies.paired_differences(twice)
-    gaps = 100 * (finals["swr"] - finals["vanilla"])
+    figure, sentence = accuracies.differences_at_the_end(twice)
+    gaps = 100 * (finals["swr"] - finals["vanilla"].mean())
     assert len(figure.axes) == 2
     for ax in figure.axes:
         points = np.concatenate([line.get_xdata() for line in ax.lines])
@@ -197,19 +196,38 @@ def test_final_accuracies_and_their_differences(records):
 
 
 def test_no_difference_is_drawn_where_the_rival_is_missing(records):
-    """Neither where it was not trained, nor where no seed has both."""
+    """Where it was not trained; where no seed has both there are two means and no interval."""
     bare = records[records["method"] != "vanilla"].assign(dataset="cifar100")
     bare["run"] += "x"
-    figure, sentence = accuracies.paired_differences(pd.concat([records, bare]))
+    figure, sentence = accuracies.differences_at_the_end(pd.concat([records, bare]))
     (empty,) = (ax for ax in figure.axes if "CIFAR-100" in ax.get_title())
     assert not empty.lines and "vanilla was not trained here" in empty.texts[0].get_text()
     assert "CIFAR-100, MLP, custom scale: vanilla was not trained here" in sentence
     apart = records[(records["method"] != "swr") | (records["seed"] == 0)]
     apart = apart[(apart["method"] != "vanilla") | (apart["seed"] == 1)]
-    figure, sentence = accuracies.paired_differences(apart)
+    figure, sentence = accuracies.differences_at_the_end(apart)
     names = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
-    assert "L2" in names and "SWR" not in names and "SWR" not in sentence
+    assert {"L2", "SWR"} <= set(names)
     assert "nan" not in sentence and "1–2 seeds" in figure.axes[0].get_title()
+
+
+def test_a_difference_at_the_end_is_the_second_rules(records):
+    """As the front page has it: the block design's interval, from three seeds on."""
+    noise = {"vanilla": [0, 2, 1, 4, 3], "swr": [3, 1, 4, 0, 2], "l2": [1, 4, 0, 2, 3]}
+    cell = ("mnist", "mlp", "warm-start")
+    drawn = made_up({(*cell, m): 0.9 + 0.002 * np.array(e) for m, e in noise.items()})
+    figure, sentence = accuracies.differences_at_the_end(drawn)
+    late = verdicts.late_by_seed(drawn)
+    expected = verdicts.difference(late, "swr", "vanilla").interval()
+    bars = [c for c in figure.axes[0].containers if isinstance(c, ErrorbarContainer)]
+    spans = [bar[2][0].get_segments()[0][:, 0] for bar in bars]
+    assert any(span == pytest.approx([100 * x for x in expected[1:]]) for span in spans)
+    assert f"SWR {100 * expected.difference:+.2f}" in sentence
+    _, titles = differences.against_vanilla(drawn)
+    assert f"SWR {100 * expected.difference:+.2f}" in titles
+    with capture_output() as output:
+        tables.finals(drawn)
+    assert verdicts.in_points(*expected, unit="") in output.outputs[0].data["text/html"]
 
 
 def captions(chapter: str) -> dict[str, str]:
@@ -248,10 +266,10 @@ def test_drops_compare_the_first_epoch_of_a_stage_with_the_last_before(records):
     one = records[(records["method"] == "full-reset") & (records["seed"] == 0)]
     accuracy = one.set_index("epoch")["test_accuracy"]
     row = changes[(changes["method"] == "full-reset") & (changes["seed"] == 0)].iloc[0]
-    assert row["drop"] == pytest.approx(accuracy[2] - accuracy[1])
+    assert row["drop"] == pytest.approx(accuracy[1] - accuracy[2])
     assert row["train_accuracy"] == pytest.approx(one["train_accuracy"].iloc[-1])
-    means = -100 * changes.groupby(["method", "stage"])["drop"].mean()
-    alike = changes.assign(dataset="tinyimagenet", drop=-1.0, train_accuracy=1.0)
+    means = 100 * changes.groupby(["method", "stage"])["drop"].mean()
+    alike = changes.assign(dataset="tinyimagenet", drop=1.0, train_accuracy=1.0)
     figure, sentence = accuracies.changes(pd.concat([changes, alike]))
     left, right, other, empty = figure.axes
     points = np.concatenate([line.get_xdata() for line in left.lines]).astype(float)

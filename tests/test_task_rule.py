@@ -271,7 +271,12 @@ def test_cases_that_were_not_run_count_as_ones_that_could_hold():
     assert judge(CLAIM, [few], WHOLE, lacking="more").verdict == TOO_FEW_SEEDS
     assert "n = 2" in judge(CLAIM, [few], WHOLE, lacking="more").detail
     remark = judge(replace(CLAIM, remark=True), [lost], Scope(30, 100, 5, 30), lacking="more")
-    assert remark.label == "remark (30 of 100 tasks, 5 of 30 seeds)" and "loss: " in remark.detail
+    unlike = judge(replace(CLAIM, remark=True), [kept], WHOLE)
+    assert (unlike.verdict, unlike.label) == ("remark", "remark: does not hold")
+    assert (
+        remark.label == "remark: holds (30 of 100 tasks, 5 of 30 seeds)"
+        and "loss: " in remark.detail
+    )
 
 
 # ------------------------------------------------------------------------------ simulation

@@ -434,9 +434,9 @@ def ends(records: pd.DataFrame) -> pd.DataFrame:
     runs = named.drop_duplicates("run")[["run", "dataset", "model", "method"]]
     drops = outcomes.changes_of_data(named).groupby("run")["late_drop"].mean()
     late = 100 * runs["run"].map(outcomes.late_accuracy(named))
-    runs = runs.assign(late=late, drop=100 * runs["run"].map(drops))
+    runs = runs.assign(late=late, change=-100 * runs["run"].map(drops))
     table = runs.groupby(["dataset", "model", "method"])
     found = table["late"].agg(mean="mean", sd="std", seeds="count")
     scratch = found["mean"].xs("full-reset", level="method").reindex(found.index.droplevel(2))
     beside = found["mean"] - scratch.to_numpy()
-    return found.assign(**{"beside scratch": beside, "at the change": table["drop"].mean()})
+    return found.assign(**{"beside scratch": beside, "at the change": table["change"].mean()})

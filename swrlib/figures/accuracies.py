@@ -28,7 +28,7 @@ from swrlib.figures import (
     setting_panels,
 )
 from swrlib.papers import SWR as paper
-from swrlib.verdicts import final_accuracy, mean_and_interval, setting
+from swrlib.verdicts import difference, late_by_seed, mean_and_interval, setting
 
 #: Epochs that long curves are averaged over, and the name of the points that are not.
 SMOOTHED = 5
@@ -134,7 +134,7 @@ def course(records: pd.DataFrame, *, references: bool = True) -> tuple[Figure, s
     figure, panels = setting_panels(records, height=3.0)
     sentences = []
     for ax, rows in panels:
-        ends = final_accuracy(rows).groupby("method")["test_accuracy"].mean()
+        ends = late_by_seed(rows).mean()
         lines = {
             f"{paper.label(m)} at the end": float(ends[m])
             for m in ("vanilla", "full-reset")
@@ -154,7 +154,7 @@ def course(records: pd.DataFrame, *, references: bool = True) -> tuple[Figure, s
 
 def who_ends_where(rows: pd.DataFrame, form: str) -> str:
     """Say of one setting which method ends highest and which lowest, and at what accuracy."""
-    ends = final_accuracy(rows).groupby("method")["test_accuracy"].mean().sort_values()
+    ends = late_by_seed(rows).mean().sort_values()
     lowest, highest = paper.label(str(ends.index[0])), paper.label(str(ends.index[-1]))
     said = form.format(highest, ends.iloc[-1], lowest, ends.iloc[0])
     return f"{setting(rows)}: {said}."
@@ -167,7 +167,6 @@ def changes(table: pd.DataFrame) -> tuple[Figure, str]:
     each change, the mean over seeds, and the mean of all with its 95% t interval. On the right the
     training accuracy at the ends of stages in the same way, where methods differ in it.
     """
-    table = table.assign(drop=-table["drop"])
     figure, panels = setting_panels(table, height=0.3 * table["method"].nunique() + 0.9, columns=2)
     names = {"drop": "drop of test accuracy, points", "train_accuracy": "training accuracy, %"}
     sentences = []
@@ -178,7 +177,7 @@ def changes(table: pd.DataFrame) -> tuple[Figure, str]:
                 continue
             means = 100 * part.pivot_table(index="method", columns="stage", values=value)
             seeds = 100 * part.pivot_table(index="method", columns="seed", values=value)
-            rows = {method: (means.loc[method], seeds.loc[method]) for method in in_order(part)}
+            rows = {m: _with_interval(means.loc[m], seeds.loc[m]) for m in in_order(part)}
             _points_and_means(ax, rows, name)
         axes[0].axvline(0, color="0.35", lw=1, ls="--")
         average = 100 * part.groupby("method")["drop"].mean().sort_values()
@@ -224,11 +223,12 @@ def by_lambda(finals: pd.DataFrame) -> tuple[Figure, str]:
     return figure, " ".join(sentences)
 
 
-def _points_and_means(ax: Axes, rows: dict[str, tuple[pd.Series, pd.Series]], label: str) -> None:
-    """Draw a row a method: points, and just above them a mean of others with its t interval."""
-    for row, (method, (points, averaged)) in enumerate(rows.items()):
+def _points_and_means(
+    ax: Axes, rows: dict[str, tuple[pd.Series, float, float]], label: str
+) -> None:
+    """Draw a row a method: points, and just above them a mean with the half of its interval."""
+    for row, (method, (points, mean, half)) in enumerate(rows.items()):
         color, marker = STYLE[method]
-        mean, half = mean_and_interval(averaged.dropna().to_numpy())
         heights = np.full(len(points), row) + 0.18
         ax.plot(points, heights, ls="", alpha=0.5, ms=5, color=color, marker=marker)
         ax.errorbar(mean, row - 0.12, xerr=half, capsize=3, ms=7, color=color, marker=marker)
@@ -236,17 +236,25 @@ def _points_and_means(ax: Axes, rows: dict[str, tuple[pd.Series, pd.Series]], la
     ax.set(xlabel=label, ylim=(len(rows) - 0.5, -0.5))
 
 
+def _with_interval(points: pd.Series, averaged: pd.Series) -> tuple[pd.Series, float, float]:
+    """Return points, and the mean of others with the half-width of its t interval."""
+    mean, half = mean_and_interval(averaged.dropna().to_numpy())
+    return points, float(mean), float(half)
+
+
 def finals(records: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
-    """Draw final test accuracies: one point per seed, the mean with its t interval beside them."""
+    """Draw how accurate methods end, means of the last epochs: a point a seed, and their mean."""
     ax = ax or plt.subplots(figsize=(7.2, 3.2))[1]
-    accuracy = dict(iter(final_accuracy(records).groupby("method")["test_accuracy"]))
-    rows = {method: (accuracy[method],) * 2 for method in in_order(records)}
-    _points_and_means(ax, rows, "final test accuracy")
+    late = late_by_seed(records)
+    rows = {m: _with_interval(late[m].dropna(), late[m]) for m in in_order(records)}
+    _points_and_means(ax, rows, "test accuracy, mean of the last epochs")
     return ax.get_figure()  # type: ignore[return-value]
 
 
-def paired_differences(records: pd.DataFrame, *, against: str = "vanilla") -> tuple[Figure, str]:
-    """Draw final accuracy minus a rival's, seed by seed, with the paired 95% t interval.
+def differences_at_the_end(
+    records: pd.DataFrame, *, against: str = "vanilla"
+) -> tuple[Figure, str]:
+    """Draw how accurate methods end minus a rival's mean, with the interval that verdicts have.
 
     Parameters
     ----------
@@ -258,27 +266,32 @@ def paired_differences(records: pd.DataFrame, *, against: str = "vanilla") -> tu
     Returns
     -------
     (Figure, str)
-        The picture, a panel for each data set and model, and what it says. Settings without the
-        rival have an empty panel, methods that share no seed with it no row.
+        The picture, a panel for each data set and model, and what it says. A point is a seed, the
+        mean of its last ten epochs; there is no interval under three seeds. Settings without the
+        rival have an empty panel.
     """
-    finals = final_accuracy(records)
-    figure, panels = setting_panels(finals, height=0.34 * finals["method"].nunique() + 0.9)
+    height = 0.34 * records["method"].nunique() + 0.9
+    figure, panels = setting_panels(records, height=height)
     sentences = []
     for ax, rows in panels:
-        table = 100 * rows.pivot_table(index="seed", columns="method", values="test_accuracy")
-        if against not in table:
+        late = late_by_seed(rows)
+        if against not in late:
             said = f"{paper.label(against)} was not trained here"
             ax.text(0.5, 0.5, said, ha="center", transform=ax.transAxes)
             ax.set(xticks=[], yticks=[])
             sentences.append(f"{setting(rows)}: {said}.")
             continue
-        gaps = {m: (table[m] - table[against]).dropna() for m in in_order(rows) if m != against}
-        gaps = {method: gap for method, gap in gaps.items() if len(gap)}
+        gaps = 100 * (late - late[against].mean())
+        drawn = {}
+        for method in (m for m in in_order(rows) if m != against):
+            estimate = difference(late, method, against)
+            mean, low, high = estimate.interval() if estimate else (np.nan,) * 3
+            mean = 100 * mean if estimate else gaps[method].mean()
+            drawn[method] = (gaps[method].dropna(), mean, 50 * (high - low))
         above = f"points above {paper.label(against)}"
-        both = {method: (gap, gap) for method, gap in gaps.items()}
-        _points_and_means(ax, both, above)
+        _points_and_means(ax, drawn, above)
         ax.axvline(0, color="0.35", lw=1, ls="--")
-        said = ", ".join(f"{paper.label(m)} {gap.mean():+.2f}" for m, gap in gaps.items())
+        said = ", ".join(f"{paper.label(m)} {mean:+.2f}" for m, (_, mean, _) in drawn.items())
         sentences.append(f"{setting(rows)}, {above}: {said}.")
     figure.tight_layout()
     return figure, " ".join(sentences)

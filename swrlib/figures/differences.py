@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from swrlib.figures import BAND, STYLE, complete, heading, in_order, name_of
 from swrlib.figures.accuracies import smoothed, thinned
 from swrlib.papers import SWR as paper
-from swrlib.verdicts import late_accuracy, mean_and_interval, setting
+from swrlib.verdicts import difference, late_by_seed, mean_and_interval, setting
 
 #: How many small panels a line has; a phone shows two of them side by side.
 COLUMNS = 4
@@ -38,7 +38,7 @@ def against_vanilla(records: pd.DataFrame) -> tuple[Figure, str]:
     -------
     (Figure, str)
         The picture, and by how many points each method ends above vanilla, as written above its
-        panel: paired over seeds, means of the last ten epochs.
+        panel: the second rule's differences, of means of the last ten epochs.
     """
     parts = [part for _, part in records.groupby(["dataset", "model", "scale"])]
     settings = [part for part in parts if "vanilla" in set(part["method"])]
@@ -61,11 +61,10 @@ def _setting(axes: np.ndarray, rows: pd.DataFrame) -> str:
     """Draw the panels of one setting; say where each method ends."""
     axes[0].set_label(heading(rows))
     starts = rows[(rows["stage_epoch"] == 1) & (rows["stage"] > 1)]["epoch"].unique()
-    late = rows.drop_duplicates("run").set_index("run")[["method", "seed"]]
-    late = late.assign(end=100 * late_accuracy(rows)).pivot(
-        index="seed", columns="method", values="end"
-    )
-    ends = late.sub(late["vanilla"], axis=0).mean()
+    late = late_by_seed(rows)
+    plain = late["vanilla"].mean()
+    estimates = {method: difference(late, method, "vanilla") for method in late}
+    ends = {m: 100 * (e.difference if e else late[m].mean() - plain) for m, e in estimates.items()}
     methods = in_order(rows)
     curves = {method: _points(rows, method) for method in methods}
     for ax, method in zip(axes, methods, strict=False):
@@ -80,7 +79,7 @@ def _setting(axes: np.ndarray, rows: pd.DataFrame) -> str:
         ax.plot(epochs, mean, color=color, lw=1.6, zorder=3)
         for start in starts:
             ax.axvline(start - 0.5, color="0.85", lw=0.8, zorder=0)
-        value = f"{late[method].mean():.1f}%" if method == "vanilla" else f"{ends[method]:+.2f}"
+        value = f"{100 * plain:.1f}%" if method == "vanilla" else f"{ends[method]:+.2f}"
         ax.set_title(f"{name_of(method)}: {value}".replace("-", "−"), fontsize=9)
         ax.tick_params(labelsize=8, pad=1)
         ax.locator_params(axis="x", nbins=3)

@@ -113,7 +113,7 @@ def _compared(row: Mapping[str, Any]) -> str:
     """Say what a difference is of: a method that drops less has a rival that drops more."""
     kind = paper.find_claim(row["claim"]).kind
     if kind == "loses nothing":
-        return f"0 − {paper.label(row['method'])}, drop at changes"
+        return f"{paper.label(row['method'])}, accuracy after − before changes"
     if kind == "loses less":
         return f"{paper.label(row['rival'])} − {paper.label(row['method'])}, drop at changes"
     return str(row["comparison"]) + (", drop at changes" if kind == "loses more" else "")

@@ -15,8 +15,7 @@ import pandas as pd
 from swrlib import verdicts
 from swrlib.papers import SWR as paper
 from swrlib.papers import Cell
-from swrlib.statistics import Estimate, Interval, contrast
-from swrlib.verdicts.outcomes import OURS
+from swrlib.statistics import Interval
 
 #: The paper's methods that are compared with SWR, and its streams, in the order of its sections.
 RIVALS = ("vanilla", "l2", "l2-init", "shrink-perturb", "head-reset")
@@ -41,22 +40,6 @@ def late_accuracies(records: pd.DataFrame) -> dict[Cell, pd.DataFrame]:
     pairs = dict.fromkeys([*paper.pairs, *(cell[:2] for cell in found)])
     cells = [(*pair, stream) for stream in STREAMS for pair in pairs]
     return {cell: found[cell] for cell in cells if cell in found}
-
-
-def difference(late: pd.DataFrame, a: str, b: str) -> Estimate | None:
-    """Estimate a's accuracy minus b's in one setting; None where one has too few seeds.
-
-    Parameters
-    ----------
-    late : DataFrame
-        One of `late_accuracies`. Our addition is in the block design only where it is compared.
-    a, b : str
-    """
-    if OURS not in (a, b):
-        late = late.drop(columns=OURS, errors="ignore")
-    if not {a, b} <= set(late) or late[[a, b]].count().min() < verdicts.LEAST_SEEDS:
-        return None
-    return contrast(late, {a: 1.0, b: -1.0})[0]
 
 
 class Overview:
@@ -84,7 +67,7 @@ class Overview:
     def interval(self, stream: str, dataset: str, model: str, a: str, b: str) -> Interval | None:
         """Return the interval of a's accuracy minus b's; None under three seeds."""
         late = self.accuracy.get((stream, dataset, model), pd.DataFrame())
-        estimate = difference(late, a, b)
+        estimate = verdicts.difference(late, a, b)
         return estimate.interval() if estimate else None
 
     # What a place on the page may ask for; all return text.
@@ -199,31 +182,33 @@ def _name(stream: str, dataset: str, model: str) -> str:
     return f"{paper.label(stream)}, {paper.label(dataset)} {paper.label(model)}"
 
 
-def repair(finals: pd.DataFrame) -> tuple[str, pd.DataFrame]:
+def repair(records: pd.DataFrame) -> tuple[str, pd.DataFrame]:
     """Say whether a warm start did harm, and how each method ends beside both plain networks.
+
+    By the second rule: the mean of the last ten epochs, and the error of the block design.
 
     Parameters
     ----------
-    finals : DataFrame
-        What `swrlib.verdicts.outcomes.final_accuracy` returned, of one setting of a warm start.
+    records : DataFrame
+        What `swrlib.load_records` returns, of one setting of a warm start.
 
     Returns
     -------
     (str, DataFrame)
         The sentence, empty where from scratch or vanilla is missing; and a row a method, written
-        for readers: ``ends at, %``, ``minus from scratch`` and ``minus vanilla`` in points, paired
-        over seeds (a dash under two common ones).
+        for readers: ``ends at, %``, ``minus from scratch`` and ``minus vanilla`` in points (a dash
+        under three seeds).
     """
-    wide = finals.pivot_table(index="seed", columns="method", values="test_accuracy")
+    late = verdicts.late_by_seed(records)
     references = {"from scratch": "full-reset", "vanilla": "vanilla"}
 
     def against(method: str, other: str) -> Interval | None:
-        pairs = wide[[method, other]].dropna() if {method, other} <= set(wide) else wide[[]][:0]
-        return verdicts.paired_interval(*pairs.to_numpy().T) if len(pairs) > 1 else None
+        estimate = verdicts.difference(late, method, other)
+        return estimate.interval() if estimate else None
 
     lines = {}
-    for method in (m for m in paper.labels if m in wide and m not in references.values()):
-        line = {"ends at, %": f"{100 * wide[method].mean():.1f}"}
+    for method in (m for m in paper.labels if m in late and m not in references.values()):
+        line = {"ends at, %": f"{100 * late[method].mean():.1f}"}
         for name, other in references.items():
             gap = against(method, other)
             line[f"minus {name}"] = verdicts.in_points(*gap, unit="") if gap else _MISSING
@@ -232,7 +217,7 @@ def repair(finals: pd.DataFrame) -> tuple[str, pd.DataFrame]:
     harm = against("full-reset", "vanilla")
     if harm is None:
         return "", table
-    scratch, plain = (f"{100 * wide[name].mean():.1f}%" for name in ("full-reset", "vanilla"))
+    scratch, plain = (f"{100 * late[name].mean():.1f}%" for name in ("full-reset", "vanilla"))
     said = "the warm start did harm" if harm.low > 0 else "no harm is seen, so none to repair"
     return (
         f"From scratch {scratch}, after the warm start {plain}, "

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from swrlib.overview import RIVALS, STREAMS, difference, late_accuracies
+from swrlib.overview import RIVALS, STREAMS, late_accuracies
 from swrlib.papers import SWR as paper
 from swrlib.papers import Cell
 from swrlib.statistics import Interval
@@ -15,6 +15,7 @@ from swrlib.verdicts import (
     LEAST_SEEDS,
     NOT_RUN,
     TOO_FEW_SEEDS,
+    difference,
     in_points,
     second_rule,
 )

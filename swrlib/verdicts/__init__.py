@@ -34,6 +34,7 @@ from swrlib.verdicts.comparisons import (  # noqa: F401
     OUTSIDE,
     QUICK,
     Comparison,
+    difference,
     estimated,
     in_points,
     other_scale,
@@ -59,6 +60,7 @@ from swrlib.verdicts.outcomes import (  # noqa: F401
     final_accuracy,
     judged,
     late_accuracy,
+    late_by_seed,
     seed_count,
     setting,
 )
@@ -70,6 +72,19 @@ IN_CHAPTER = "judged in its chapter"
 LACKING = (NOT_RUN, TOO_FEW_SEEDS)
 #: The badge of what is ours: the paper does not claim it.
 REMARK = "remark"
+#: What the rule's words come to where there is no paper to reproduce.
+_OF_REMARKS = {
+    **dict.fromkeys(second_rule.HOLDS, "holds"),
+    **dict.fromkeys((second_rule.NO_EFFECT, NOT_REPRODUCED), "does not hold"),
+    REVERSED: "the reverse holds",
+    MIXED: "holds in part",
+    UNDECIDED: "undecided",
+}
+
+
+def remark_label(word: str) -> str:
+    """Return what a remark's badge says: whether it holds by the same rule."""
+    return f"{REMARK}: {_OF_REMARKS[word]}" if word in _OF_REMARKS else REMARK
 
 
 @dataclass(frozen=True)
@@ -160,7 +175,7 @@ def judge_claim(
     return Verdict(
         claim,
         REMARK if claim.remark and run else word,
-        REMARK if claim.remark and run else word + part,
+        (remark_label(word) if claim.remark and run else word) + part,
         _detail([_telling(unit) for unit in (units if chosen is single else [*units, *alone])])
         + (f" By the first rule: {first}." if run and scale == "paper" else ""),
         _claim_word(claim, printed, len(printed)),
@@ -401,11 +416,10 @@ def judge_cases(
     word = second_rule.verdict(words, claim.quantifier, number)
     if scale != "paper":
         word, listed = other_scale(scale), {"": " · ".join(listed.values())}
-    if claim.remark:
-        word = REMARK
     several = len(run) > 1 and word != other_scale(scale)
     detail = "; ".join(f"{say(one)}: {said}" if several else said for one, said in listed.items())
-    return Verdict(claim, word, word, f"{detail}.", NOT_PRINTED)
+    label = remark_label(word) if claim.remark else word
+    return Verdict(claim, REMARK if claim.remark else word, label, f"{detail}.", NOT_PRINTED)
 
 
 def judge_paired(

@@ -167,6 +167,22 @@ def estimated(claim: Claim, cells: Sequence[Cell], finals: pd.DataFrame) -> list
     return found
 
 
+def difference(late: pd.DataFrame, a: str, b: str) -> Estimate | None:
+    """Estimate a's accuracy minus b's in one setting; None where one has too few seeds.
+
+    Parameters
+    ----------
+    late : DataFrame
+        Accuracies as fractions, by seed (rows) and method (columns). Methods that are not the
+        paper's are in the block design only where they are compared.
+    a, b : str
+    """
+    late = late[[method for method in late if method in (a, b, *paper.methods)]]
+    if not {a, b} <= set(late) or late[[a, b]].count().min() < LEAST_SEEDS:
+        return None
+    return contrast(late, {a: 1.0, b: -1.0})[0]
+
+
 def _estimate(
     claim: Claim, cell: Cell, method: str, rival: str, late: pd.DataFrame, last: pd.DataFrame
 ) -> Comparison:

@@ -62,6 +62,13 @@ def late_accuracy(records: pd.DataFrame) -> pd.Series:
     return last.astype({"test_accuracy": "float64"}).groupby("run")["test_accuracy"].mean()
 
 
+def late_by_seed(records: pd.DataFrame) -> pd.DataFrame:
+    """Lay the late accuracies of one setting out by seed (rows) and method (columns)."""
+    runs = records.drop_duplicates("run")[["run", "seed", "method"]]
+    late = runs.assign(late=runs["run"].map(late_accuracy(records)))
+    return late.pivot_table(index="seed", columns="method", values="late")
+
+
 def changes_of_data(records: pd.DataFrame) -> pd.DataFrame:
     """Return for each run and change of data what was lost at once and what was learnt.
 
@@ -69,8 +76,8 @@ def changes_of_data(records: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         ``run, dataset, model, scale, method, seed, stage``; ``drop`` and ``late_drop``, test
-        accuracy after a stage's first epoch minus that of the last epoch before it, and minus the
-        mean of the last `LATE` epochs before it; ``train_accuracy`` at the stage's end.
+        accuracy of the last epoch before a stage, and the mean of the last `LATE` before it, minus
+        that after the stage's first epoch; ``train_accuracy`` at the stage's end.
     """
     kept = ["run", "dataset", "model", "scale", "method", "seed", "stage", "stage_epoch", "epoch"]
     rows = records[[*kept, "train_accuracy", "test_accuracy"]].sort_values("epoch")
@@ -82,7 +89,7 @@ def changes_of_data(records: pd.DataFrame) -> pd.DataFrame:
     before = first.assign(stage=first["stage"] - 1).join(late, on=["run", "stage"])["late"]
     drops = {"drop": by_run.shift(1)[first.index], "late_drop": before}
     table = first[kept[:7]].assign(
-        **{name: first["test_accuracy"] - value for name, value in drops.items()}
+        **{name: value - first["test_accuracy"] for name, value in drops.items()}
     )
     last = rows.groupby(["run", "stage"])["train_accuracy"].last()
     return table.join(last, on=["run", "stage"]).reset_index(drop=True)
@@ -140,7 +147,7 @@ def judged(
         late = finals["run"].map(late_accuracy(records))
         return finals.assign(late=late, last=finals["test_accuracy"])
     means = changes_of_data(records).groupby("run")[["late_drop", "drop"]].mean()
-    sign = -1 if claim.kind == "loses more" else 1
+    sign = 1 if claim.kind == "loses more" else -1
     late, last = (sign * finals["run"].map(means[name]) for name in ("late_drop", "drop"))
     return finals.assign(late=late, last=last)
 

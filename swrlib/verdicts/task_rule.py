@@ -379,5 +379,5 @@ def judge(
         not_run = found.verdict == NOT_RUN
         return replace(found, detail=(not_run and lacking) or found.detail)
     run = sum(case.n >= LEAST_SEEDS for case in cases)
-    label = scope.label(found.verdict, f"{run} of {len(cases)} cases" * (run < len(cases)))
+    label = scope.label(found.label, f"{run} of {len(cases)} cases" * (run < len(cases)))
     return replace(found, verdict=scope.word(found.verdict), label=label)
