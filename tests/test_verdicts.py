@@ -468,10 +468,13 @@ def test_generally_in_most_pools_the_methods_of_a_model():
 
 def test_a_remark_is_no_verdict():
     found = judge_claim(claim("ordering", ("swr",), ("vanilla",), THREE, remark=True), in_cells(1))
-    assert (found.verdict, found.label) == ("remark", "remark: holds")
+    assert (found.verdict, found.label) == ("remark", "remark: holds (1 of 3 comparisons)")
     assert "reproduced" in found.detail
     back = judge_claim(claim("ordering", ("vanilla",), ("swr",), THREE, remark=True), in_cells(1))
-    assert (back.verdict, back.label) == ("remark", "remark: the reverse holds")
+    assert (back.verdict, back.label) == (
+        "remark",
+        "remark: the reverse holds (1 of 3 comparisons)",
+    )
     none = judge_claim(claim("ordering", ("swr",), ("vanilla",), THREE, remark=True), made_up({}))
     assert none.verdict == "not run"
 

@@ -65,7 +65,7 @@ from swrlib.verdicts.outcomes import (  # noqa: F401
     setting,
 )
 from swrlib.verdicts.printed_numbers import table_cells  # noqa: F401
-from swrlib.verdicts.second_rule import MIXED, REPRODUCED, REVERSED, UNDECIDED  # noqa: F401
+from swrlib.verdicts.second_rule import MIXED, REPRODUCED, REVERSED, UNDECIDED
 
 IN_CHAPTER = "judged in its chapter"
 #: What says nothing.
