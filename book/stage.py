@@ -303,7 +303,10 @@ def fill_pages(
         for mark, filling in fillings.items():
             if mark in text:
                 text = text.replace(mark, filling())
-        page.write_text(Overview(records).fill(text) if page.stem == "index" else text)
+        if page.stem == "index":
+            shuffled = load_records(inputs.results_folder(), stream="label-shuffled")
+            text = Overview(records, shuffled).fill(text)
+        page.write_text(text)
 
 
 def sentences_for_a_user(records: pd.DataFrame) -> str:

@@ -13,6 +13,7 @@ from pandas.io.formats.style import Styler
 
 from swrlib import records, verdicts
 from swrlib.overview import collapsed_runs
+from swrlib.overview.answers import answers as answered
 from swrlib.papers import CHANGE_KINDS, Claim
 from swrlib.papers import SWR as paper
 from swrlib.verdicts import Verdict
@@ -57,6 +58,12 @@ def show(title: str, table: pd.DataFrame, form: str = "{}") -> None:
     """Display a table below its title, which is plain text; a dash where it has no rows."""
     text = framed(styled(table, form)) if len(table) else '<div class="table-container">–</div>'
     show_html(f"<p>{html.escape(title)}</p>{text}")
+
+
+def answers(changed: pd.DataFrame, single: pd.DataFrame | None = None) -> None:
+    """Show what records at the paper's scale say first: `swrlib.overview.answers`."""
+    said = "".join(f"<li>{html.escape(text)}</li>" for text in answered(changed, single))
+    show_html(f'<ul class="answers">{said}</ul>' if said else "")
 
 
 def folded(title: str, content: str) -> str:

@@ -13,6 +13,7 @@ from swrlib import verdicts
 from swrlib.figures.forest import forest, mark
 from swrlib.overview import STREAMS, Overview, repair
 from swrlib.overview.advice import advice
+from swrlib.overview.answers import answers
 from swrlib.overview.scorecard import CHAPTERS, scorecard
 from swrlib.papers import SWR as paper
 from swrlib.tables import badge
@@ -101,6 +102,31 @@ def test_a_warm_start_that_harms_is_told_from_one_that_does_not():
     assert repair(finals(**same))[0].endswith("no harm is seen, so none to repair.")
     sentence, table = repair(finals(vanilla=[0.6] * 3, swr=[0.7] * 3))
     assert sentence == "" and table.loc["SWR", "minus from scratch"] == "–"
+
+
+def test_a_chapters_answer_has_the_front_pages_numbers():
+    """And what SWR recovers where plain training loses; elsewhere that nothing can be recovered."""
+    ends = {"vanilla": [0.60, 0.62, 0.61], "swr": [0.70, 0.71, 0.72], "l2": [0.74, 0.73, 0.75]}
+    changed = records(**ends)
+    (said,) = answers(changed)
+    overview = Overview(changed)
+    here = ("warm-start", "cifar10", "cnn")
+    assert said.startswith("CIFAR-10, CNN (3 seeds): plain training ends at 61.0%, SWR at 71.0% (")
+    assert f"({overview.gap(*here, 'swr', 'vanilla')})" in said
+    assert f"L2, at 74.0% (SWR minus it: {overview.gap(*here, 'swr', 'l2')})." in said
+    alone = {
+        ("cifar10", "cnn", "single-task", name): [0.02 + gain + x for x in accuracies]
+        for (name, accuracies), gain in zip(ends.items(), (0.03, 0, 0), strict=True)
+    }
+    (said,) = answers(changed, made_up(alone))
+    assert "SWR lost 2.00 points, plain training 5.00: the difference, which is what" in said
+    assert "+3.00 points [" in said
+    same = {key: [x - 0.05 for x in accuracies] for key, accuracies in alone.items()}
+    (said,) = answers(changed, made_up(same))
+    assert said.endswith("is seen here, so none can be recovered.")
+    assert not answers(records(vanilla=[0.6] * 3, l2=[0.7] * 3))
+    (said,) = answers(records(vanilla=[0.60, 0.61, 0.62], swr=[0.7, 0.71, 0.72]))
+    assert "other method" not in said
 
 
 # ---------------------------------------------------------------------------------- the scorecard
@@ -225,7 +251,10 @@ def test_five_sentences_follow_the_numbers():
     below = "CIFAR-10 CNN warm start, -3.00; CIFAR-10 CNN single task, -2.00"
     assert f"above L2 with the paper's λ in none of 4 settings, below it in 2 ({below})" in decay
     assert "AdamW with a λ chosen on held-out images (tried on MNIST MLP alone) in none" in decay
-    assert decay.endswith("so try weight decay before SWR.")
+    assert "so try weight decay before SWR." in decay
+    assert decay.endswith(
+        "Where plain training loses (CIFAR-10 CNN warm start), SWR ends below L2."
+    )
     assert unknown.startswith("21 of the paper's 25 settings")
     assert "all with CIFAR-100 CNN and CIFAR-100 CNN-BN and Tiny ImageNet VGG-16" in unknown
 

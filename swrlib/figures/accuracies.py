@@ -35,6 +35,8 @@ SMOOTHED = 5
 LAST_EPOCH = "last epoch alone"
 #: Training accuracies that differ by less than this are not drawn: all have learnt everything.
 ALIKE = 0.002
+#: Those that differ by more are told in words, too.
+UNLIKE = 0.05
 _RIM: dict[str, Any] = {"markersize": 8, "markeredgecolor": "0.15"}
 
 
@@ -183,6 +185,10 @@ def changes(table: pd.DataFrame) -> tuple[Figure, str]:
         average = 100 * part.groupby("method")["drop"].mean().sort_values()
         said = ", ".join(f"{paper.label(str(m))} {x:+.1f}" for m, x in average.items())
         sentences.append(f"{setting(part)}, mean drop of test accuracy, points: {said}.")
+        learnt = 100 * part.groupby("method")["train_accuracy"].mean().sort_values()
+        if learnt.iloc[-1] - learnt.iloc[0] >= 100 * UNLIKE:
+            said = ", ".join(f"{paper.label(str(m))} {x:.1f}" for m, x in learnt.items())
+            sentences.append(f"Training accuracy at a stage's end, %: {said}.")
     figure.tight_layout()
     return figure, " ".join(sentences)
 

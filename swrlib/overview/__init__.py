@@ -13,9 +13,11 @@ import re
 import pandas as pd
 
 from swrlib import verdicts
+from swrlib.claims import curvature
 from swrlib.papers import SWR as paper
 from swrlib.papers import Cell
 from swrlib.statistics import Interval
+from swrlib.verdicts.task_rule import summarized, task_rows
 
 #: The paper's methods that are compared with SWR, and its streams, in the order of its sections.
 RIVALS = ("vanilla", "l2", "l2-init", "shrink-perturb", "head-reset")
@@ -51,14 +53,17 @@ class Overview:
     ----------
     records : DataFrame
         What `swrlib.load_records` returns. A setting is a stream, a data set and a model.
+    shuffled : DataFrame, optional
+        Records of label-shuffled MNIST.
     """
 
-    def __init__(self, records: pd.DataFrame) -> None:
+    def __init__(self, records: pd.DataFrame, shuffled: pd.DataFrame | None = None) -> None:
         #: Accuracy by seed (rows) and method (columns), of each setting.
         self.accuracy = {
             (stream, dataset, model): late
             for (dataset, model, stream), late in late_accuracies(records).items()
         }
+        self._shuffled = pd.DataFrame() if shuffled is None else shuffled
 
     def fill(self, text: str) -> str:
         """Replace every place in double brackets by what the records say."""
@@ -119,6 +124,15 @@ class Overview:
         above, below = sides.count("above"), sides.count("below")
         where = f"above {paper.label(b)} in {above or 'none'} of {len(sides)} settings"
         return f"{where}, below it in {below or 'none'}"
+
+    def shuffled(self, method: str) -> str:
+        """Write a method's error over the last fifth of label-shuffled MNIST's tasks, with ReLU."""
+        runs = curvature.at_the_paper_s_setting(self._shuffled)
+        runs = runs[(runs["activation"] == "relu") & (runs["method"] == method)]
+        if not len(runs):
+            return _MISSING
+        late = summarized(task_rows(runs), "error")["late"]
+        return f"{late.mean():.2f} ({len(late)} seeds)"
 
     def collapsed(self) -> str:
         """Name the runs that collapsed, if there are any."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pandas as pd
@@ -11,6 +11,7 @@ from swrlib.claims.plasticity import own_gaps
 from swrlib.overview import STREAMS, late_accuracies
 from swrlib.overview.scorecard import Against, against
 from swrlib.papers import SWR as paper
+from swrlib.papers import Cell
 from swrlib.verdicts import counting, in_points
 from swrlib.verdicts import second_rule as rule
 from swrlib.verdicts.outcomes import OURS
@@ -34,11 +35,13 @@ def advice(records: pd.DataFrame) -> dict[str, str]:
         for rival in ("vanilla", "l2", OURS)
     )
     gaps = losses(records)
+    plain = gaps[(gaps["method"] == "vanilla") & (gaps["low"] > 0)]
+    harmed = set(plain[["dataset", "model", "stream"]].itertuples(index=False, name=None))
     return {
         "Can these data show a recovery?": where_a_loss_is_seen(gaps),
         "Does SWR recover plasticity?": what_is_recovered(gaps),
         "Does it help?": what_is_gained(vanilla),
-        "Is it better than weight decay?": beside_decay(l2, adamw),
+        "Is it better than weight decay?": beside_decay(l2, adamw, harmed),
         "What is not known?": what_is_not_known([*vanilla, *l2, *adamw]),
     }
 
@@ -111,8 +114,10 @@ def what_is_gained(found: Sequence[Against]) -> str:
     return f"It ends {_tally(found, 'plain training')}, whether or not that is plasticity{there}."
 
 
-def beside_decay(l2: Sequence[Against], adamw: Sequence[Against]) -> str:
-    """Compare with both kinds of weight decay, and say which to try first."""
+def beside_decay(
+    l2: Sequence[Against], adamw: Sequence[Against], harmed: Collection[Cell] = ()
+) -> str:
+    """Compare with both kinds of weight decay, also where plain training loses by a change."""
     if not (l2 or adamw):
         return "Against weight decay SWR was not tried."
     parts, lead = [], []
@@ -131,8 +136,12 @@ def beside_decay(l2: Sequence[Against], adamw: Sequence[Against]) -> str:
     elif any(lead):
         so = f"so try {'SWR before weight decay' if max(lead) > 0 else 'weight decay before SWR'}"
     else:
-        so = "so neither is the better first choice"
-    return f"It ends {'; '.join(parts)}; {so}."
+        so = "so over all settings neither leads"
+    behind = [a for a in l2 if a.cell in harmed and a.side in ("above", "below")]
+    there = "".join(
+        f" Where plain training loses ({_name(a.cell)}), SWR ends {a.side} L2." for a in behind
+    )
+    return f"It ends {'; '.join(parts)}; {so}.{there}"
 
 
 def what_is_not_known(found: Sequence[Against]) -> str:

@@ -176,8 +176,7 @@ def judge_claim(
         claim,
         REMARK if claim.remark and run else word,
         (remark_label(word) if claim.remark and run else word) + part,
-        _detail([_telling(unit) for unit in (units if chosen is single else [*units, *alone])])
-        + (f" By the first rule: {first}." if run and scale == "paper" else ""),
+        _detail([_telling(unit) for unit in (units if chosen is single else [*units, *alone])]),
         _claim_word(claim, printed, len(printed)),
         tuple(single if chosen is single else [*chosen, *single]),
         first,
