@@ -82,6 +82,9 @@ def _setting(axes: np.ndarray, rows: pd.DataFrame) -> str:
         value = f"{100 * plain:.1f}%" if method == "vanilla" else f"{ends[method]:+.2f}"
         ax.set_title(f"{name_of(method)}: {value}".replace("-", "−"), fontsize=9)
         ax.tick_params(labelsize=8, pad=1)
+        unit = "accuracy, %" if method == "vanilla" else "points"
+        ax.set_xlabel("epoch", fontsize=8, labelpad=1)
+        ax.set_ylabel(unit, fontsize=8, labelpad=1)
         ax.locator_params(axis="x", nbins=3)
     _limits(axes, methods, curves, rows)
     said = ", ".join(f"{paper.label(m)} {ends[m]:+.2f}" for m in methods if m != "vanilla")

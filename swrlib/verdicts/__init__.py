@@ -8,7 +8,7 @@ they are applied to in `outcomes`. Accuracies are fractions; only texts speak of
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -30,8 +30,10 @@ from swrlib.verdicts import second_rule
 # The names that are not used here are for those who look for words and outcomes in this room.
 from swrlib.verdicts.comparisons import (  # noqa: F401
     CUSTOM,
+    KINDS,
     NOT_PRINTED,
     OUTSIDE,
+    POOLED,
     QUICK,
     Comparison,
     difference,
@@ -176,7 +178,7 @@ def judge_claim(
         claim,
         REMARK if claim.remark and run else word,
         (remark_label(word) if claim.remark and run else word) + part,
-        _detail([_telling(unit) for unit in (units if chosen is single else [*units, *alone])]),
+        _detail(claim, map(_telling, units if chosen is single else [*units, *alone])),
         _claim_word(claim, printed, len(printed)),
         tuple(single if chosen is single else [*chosen, *single]),
         first,
@@ -221,8 +223,13 @@ def _claim_word(claim: Claim, words: Sequence[str], number: int) -> str:
     return second_rule.verdict(said, claim.quantifier, number)
 
 
-def _detail(cases: Sequence[Comparison]) -> str:
-    """Say what came out: in full where it is one comparison, by verdict where there are more."""
+def _detail(claim: Claim, chosen: Iterable[Comparison]) -> str:
+    """Say what came out: in full where it is one comparison, by verdict where there are more.
+
+    With the margin where it decides: where more than a direction is claimed.
+    """
+    cases = list(chosen)
+    bounded = second_rule.KINDS[0] != KINDS.get(claim.kind, second_rule.KINDS[0])
     run = [case for case in cases if _decided(case)]
     if len(run) == 1:
         return f"{run[0]}."
@@ -230,6 +237,8 @@ def _detail(cases: Sequence[Comparison]) -> str:
     for case in run:
         methods = " against ".join(map(paper.label, (case.method, case.rival)))
         text = f"{methods}, {case.where}: {case.numbers}"
+        if bounded and case.cell != POOLED:
+            text += f", margin {100 * case.margin:.2g}"
         if case.verdict == UNDECIDED:
             text += f", {case.seeds_to_decide or f'over {second_rule.MOST_SEEDS}'} would decide"
         groups.setdefault(case.verdict, []).append(text)

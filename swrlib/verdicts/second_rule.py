@@ -34,7 +34,7 @@ KINDS = ("above", "not below", "little", "same")
 #: The share of comparisons in which a claim has to hold, by the paper's word.
 QUANTIFIERS = ("all", "most", "often", "sometimes", "generally", "generally in most")
 #: More seeds than this are not asked for.
-MOST_SEEDS = 1000
+MOST_SEEDS = 100
 
 
 def number_word(difference: Estimate, margin: Any) -> Any:
