@@ -105,10 +105,13 @@ class Feed:
         return max(EVALUATED, self.batch_size)
 
     def _images(self, images: Tensor, positions: Tensor) -> Tensor:
-        chosen = images.index_select(0, positions.flatten())
+        # Seed by seed within an image, as the first layer takes them.
+        chosen = images.index_select(0, positions.T.flatten())
         if self.pixels is not None:
-            flat = chosen.view(*positions.shape, chosen.shape[1], -1)
-            places = self.pixels[:, None, None].expand_as(flat)
+            flat = chosen.view(*positions.T.shape, chosen.shape[1], -1)
+            places = self.pixels[:, None].expand_as(flat)
             chosen = flat.gather(3, places).view_as(chosen)
         chosen = self.data.normalize(chosen, self.dtype)
-        return chosen if len(positions) == 1 else chosen.unflatten(0, positions.shape)
+        if len(positions) == 1:
+            return chosen
+        return chosen.unflatten(0, positions.T.shape).transpose(0, 1)
