@@ -114,4 +114,4 @@ class Feed:
         chosen = self.data.normalize(chosen, self.dtype)
         if len(positions) == 1:
             return chosen
-        return chosen.unflatten(0, positions.T.shape).transpose(0, 1)
+        return chosen.view(*positions.T.shape, *chosen.shape[1:]).transpose(0, 1)
