@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
@@ -10,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from swrlib.checks import nearest
+from swrlib.checks import checked_number, nearest
 
 
 @dataclass(frozen=True)
@@ -121,12 +122,9 @@ class SGD(Optimizer):
     name: ClassVar[str] = "sgd"
 
     def __post_init__(self) -> None:
-        for option, top in (("momentum", 1.0), ("weight_decay", float("inf"))):
-            value = getattr(self, option)
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not 0 <= value < top:
-                raise ValueError(f"{option} of sgd is {value!r}: it must be a number from 0 on")
-            object.__setattr__(self, option, float(value))
+        for option, below in (("momentum", 1.0), ("weight_decay", math.inf)):
+            value = checked_number(f"{option} of sgd", getattr(self, option), below)
+            object.__setattr__(self, option, value)
 
     @classmethod
     def read(cls, text: str) -> Optimizer:
