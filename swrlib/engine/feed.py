@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from swrlib.datasets import Dataset
+from swrlib.stacks import EVALUATED
 from swrlib.streams import Stage, generator
 
 #: The label of a test image that is left out; torch counts no loss for it.
 LEFT_OUT = -100
-#: Images in a batch when nothing is learned from them, at least.
-EVALUATED = 256
 
 
 class Feed:
