@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import math
 import sys
 import warnings
 from collections.abc import Iterable
@@ -29,6 +30,20 @@ def check_whole(name: str, value: Any, least: int = 1) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name} is {value!r}: it must be a whole number from {least} on")
+
+
+def checked_number(name: str, value: Any, below: float = math.inf) -> float:
+    """Return a number from 0 on as a float; refuse anything else, True and False, too.
+
+    Raises
+    ------
+    ValueError
+        With the name and the value.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < below:
+        limit = "" if below == math.inf else f" and below {below:g}"
+        raise ValueError(f"{name} is {value!r}: it must be a number from 0 on{limit}")
+    return float(value)
 
 
 def first_line(error: Exception) -> str:

@@ -670,6 +670,7 @@ def test_a_weight_below_full_rank_is_named_once(noise, tmp_path, monkeypatch):
         (lambda: FIRE(iterations=0), "iterations is 0"),
         (lambda: FIRE(norm="presnet"), "'present'"),
         (lambda: ReDo(threshold=-0.1), "threshold of redo"),
+        (lambda: ReDo(threshold=True), "threshold of redo"),
         (lambda: ReDo(every=0), "every is 0"),
         (lambda: ShrinkPerturbNoise(lam=2), "shrink-perturb-noise"),
         (lambda: ShrinkPerturbNoise(lam=0.2, deviation=math.nan), "deviation"),

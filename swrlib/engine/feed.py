@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from swrlib.datasets import Dataset
+from swrlib.stacks import EVALUATED
 from swrlib.streams import Stage, generator
 
 #: The label of a test image that is left out; torch counts no loss for it.
 LEFT_OUT = -100
-#: Images in a batch when nothing is learned from them, at least.
-EVALUATED = 256
 
 
 class Feed:
@@ -105,10 +104,13 @@ class Feed:
         return max(EVALUATED, self.batch_size)
 
     def _images(self, images: Tensor, positions: Tensor) -> Tensor:
-        chosen = images.index_select(0, positions.flatten())
+        # Seed by seed within an image, as the first layer takes them.
+        chosen = images.index_select(0, positions.T.flatten())
         if self.pixels is not None:
-            flat = chosen.view(*positions.shape, chosen.shape[1], -1)
-            places = self.pixels[:, None, None].expand_as(flat)
+            flat = chosen.view(*positions.T.shape, chosen.shape[1], -1)
+            places = self.pixels[:, None].expand_as(flat)
             chosen = flat.gather(3, places).view_as(chosen)
         chosen = self.data.normalize(chosen, self.dtype)
-        return chosen if len(positions) == 1 else chosen.unflatten(0, positions.shape)
+        if len(positions) == 1:
+            return chosen
+        return chosen.view(*positions.T.shape, *chosen.shape[1:]).transpose(0, 1)

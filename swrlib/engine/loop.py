@@ -22,7 +22,7 @@ from torch import Tensor
 from swrlib import records
 from swrlib.datasets import Dataset
 from swrlib.engine.checkpoints import Checkpoint, save
-from swrlib.engine.devices import CapturedStep
+from swrlib.engine.devices import CapturedStep, flushing_denormals
 from swrlib.engine.feed import Feed
 from swrlib.engine.progress import Progress
 from swrlib.engine.recorder import Recorder
@@ -161,6 +161,7 @@ class Job:
         """How many epochs were trained."""
         return self.recorder.epoch
 
+    @flushing_denormals()
     def train(self, bar: Progress) -> None:
         """Train all stages, or what a checkpoint leaves to do."""
         bar.resume(self._load_checkpoint() * len(self.runs))

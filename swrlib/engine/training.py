@@ -21,7 +21,7 @@ from swrlib import records
 from swrlib.checks import nearest
 from swrlib.datasets import Dataset, load_dataset
 from swrlib.engine.checkpoints import default_folder, locked
-from swrlib.engine.devices import arithmetic, find_device, flushing_denormals
+from swrlib.engine.devices import arithmetic, find_device
 from swrlib.engine.jobs import cut_into_jobs, missing, plan
 from swrlib.engine.loop import Job, Setting, Stopped
 from swrlib.engine.progress import Progress
@@ -148,8 +148,7 @@ def _train_job(runs: Sequence[Run], setting: Setting, bar: Progress) -> None:
             about = provenance()  # of the code as it is now, not when the job has ended
             _train_parents(alike, setting, bar, about)
             job = Job(alike, setting)
-            with flushing_denormals():
-                job.train(bar)
+            job.train(bar)
             _record(job, alike, about)
             job.checkpoint.remove()
 
@@ -164,8 +163,7 @@ def _train_parents(
         lost = [run for run in parents if not setting.final_state(run).exists()]
         if lacking := [run for run in parents if run in unrecorded or run in lost]:
             job = Job(lacking, setting)
-            with flushing_denormals():
-                job.train(bar.silent())
+            job.train(bar.silent())
             job.save_final_states()
             _record(job, unrecorded, about)
             job.checkpoint.remove()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
+from swrlib.checks import checked_number
 from swrlib.population import Members
 
 
@@ -87,6 +88,4 @@ class Penalty(Method):
     lam: float
 
     def __post_init__(self) -> None:
-        if isinstance(self.lam, bool) or not isinstance(self.lam, int | float) or not self.lam >= 0:
-            raise ValueError(f"λ of {self.name} must be a number from 0 on, not {self.lam!r}")
-        object.__setattr__(self, "lam", float(self.lam))
+        object.__setattr__(self, "lam", checked_number(f"λ of {self.name}", self.lam))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
+
 from swrlib.methods.base import Method, Penalty
 from swrlib.population import Members
 from swrlib.rescaling import (
@@ -29,10 +31,7 @@ class L2(Penalty):
 
     def gradients_(self, members: Members) -> None:
         """Add λθ."""
-        for gradient, parameter, lam in zip(
-            members.gradients, members.parameters, members.lam(), strict=True
-        ):
-            gradient.addcmul_(parameter, lam)
+        torch._foreach_addcmul_(members.gradients, members.parameters, members.lam())
 
 
 @dataclass(frozen=True)
@@ -43,10 +42,8 @@ class L2Init(Penalty):
 
     def gradients_(self, members: Members) -> None:
         """Add λ(θ − θ_0)."""
-        for gradient, parameter, initial, lam in zip(
-            members.gradients, members.parameters, members.initial, members.lam(), strict=True
-        ):
-            gradient.addcmul_(parameter - initial, lam)
+        distances = torch._foreach_sub(members.parameters, members.initial)
+        torch._foreach_addcmul_(members.gradients, distances, members.lam())
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from swrlib.checks import check_whole
-from swrlib.methods import watching
+from swrlib.checks import check_whole, checked_number
 from swrlib.methods.compared import L2
+from swrlib.methods.watching import Watching, features_of_latest, hidden_layers
 from swrlib.population import Members
 from swrlib.theory.ranks import effective_rank
 
 
 @dataclass(frozen=True)
-class L2EffectiveRank(L2):
+class L2EffectiveRank(L2, Watching):
     """λ/2‖θ‖² in the loss, and θ ← θ + rate·∇ mean_l erank_l every so many steps, apart from it.
 
     Prakash, He, Guo et al., *Spectral Collapse Drives Loss of Plasticity in Deep Continual
@@ -46,9 +46,7 @@ class L2EffectiveRank(L2):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.rate, int | float) or not 0 <= self.rate < float("inf"):
-            raise ValueError(f"rate of {self.name} is {self.rate!r}: it is a number from 0 on")
-        object.__setattr__(self, "rate", float(self.rate))
+        object.__setattr__(self, "rate", checked_number(f"rate of {self.name}", self.rate))
         for option in ("every", "watched", "layers"):
             value = getattr(self, option)
             if option != "layers" or value is not None:
@@ -56,26 +54,16 @@ class L2EffectiveRank(L2):
 
     def start(self, members: Members) -> None:
         """Note which features count."""
-        steps = [step for _, step in watching.hidden_layers(members.network)]
+        steps = [step for _, step in hidden_layers(members.network)]
         if not steps:
             raise ValueError(f"{self.name} needs a hidden layer, and the network has none")
         members.fixed["steps"] = steps[-(self.layers or len(steps)) :]
-        watching.watch(members, self.watched)
+        Watching.start(self, members)
 
-    def after_step_(self, members: Members) -> None:
-        """Keep the images."""
-        watching.note(members)
-
-    def acts_every(self) -> int:
-        """Return after how many minibatches the separate step is taken."""
-        return self.every
-
-    def regularly_(self, members: Members) -> None:
+    def act_(self, members: Members) -> None:
         """Step up the mean effective rank."""
-        if not int(members.memory["seen"].max()):
-            return
         blocks = members.population.blocks
-        latest = watching.features_of_latest(members, members.fixed["steps"])
+        latest = features_of_latest(members, members.fixed["steps"])
         with torch.enable_grad(), latest as features:
             ranks = torch.stack([_rank(values) for values in features]).mean(0)
             found = torch.autograd.grad(
@@ -83,10 +71,6 @@ class L2EffectiveRank(L2):
             )
         for parameter, gradient in zip(members.parameters, found, strict=True):
             parameter.add_(members.part(gradient), alpha=self.rate)
-
-    def change_(self, members: Members, stage: int) -> None:
-        """Look at new images alone."""
-        watching.forget(members)
 
 
 def _rank(features: Tensor) -> Tensor:

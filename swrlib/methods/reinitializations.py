@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
@@ -10,9 +9,9 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from swrlib.checks import check_whole, nearest
-from swrlib.methods import watching
+from swrlib.checks import check_whole, checked_number, nearest
 from swrlib.methods.base import Method
+from swrlib.methods.watching import Watching, features_of_latest, hidden_layers
 from swrlib.population import Members
 from swrlib.rescaling import checked_lambda
 from swrlib.streams import generator
@@ -95,7 +94,7 @@ def _below_full_rank(matrices: Tensor) -> bool:
 
 
 @dataclass(frozen=True)
-class ReDo(Method):
+class ReDo(Watching):
     """Units whose activity is at most a share of their layer's mean start anew, regularly.
 
     Sokar et al., *The Dormant Neuron Phenomenon in Deep Reinforcement Learning* (2023). Weights
@@ -118,11 +117,8 @@ class ReDo(Method):
     name: ClassVar[str] = "redo"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.threshold, int | float) or not 0 <= self.threshold < math.inf:
-            raise ValueError(
-                f"threshold of {self.name} is {self.threshold!r}: it must be a number from 0 on"
-            )
-        object.__setattr__(self, "threshold", float(self.threshold))
+        threshold = checked_number(f"threshold of {self.name}", self.threshold)
+        object.__setattr__(self, "threshold", threshold)
         check_whole("every", self.every)
         check_whole("watched", self.watched)
 
@@ -150,7 +146,7 @@ class ReDo(Method):
         owned: dict[str, dict[bool, int]] = {}
         for tensor, (name, bias) in zip(members.tensors, members.owners, strict=True):
             owned.setdefault(name, {})[bias] = places[id(tensor)]
-        after = watching.hidden_layers(network)
+        after = hidden_layers(network)
         members.fixed["steps"] = [step for _, step in after]
         members.fixed["hidden"] = [
             (owned[before.name], owned[layer.name][False])
@@ -160,23 +156,13 @@ class ReDo(Method):
         members.memory["drawn"] = torch.zeros(
             len(members.population.seeds), runs, dtype=torch.int64, device=members.weights[0].device
         )
-        watching.watch(members, self.watched)
+        super().start(members)
 
-    def after_step_(self, members: Members) -> None:
-        """Keep the images."""
-        watching.note(members)
-
-    def acts_every(self) -> int:
-        """Return after how many steps units may start anew."""
-        return self.every
-
-    def regularly_(self, members: Members) -> None:
+    def act_(self, members: Members) -> None:
         """Let dormant units start anew."""
-        if not int(members.memory["seen"].max()):
-            return
         members.memory["drawn"].add_(1)
         new = members.fresh(f"redo {int(members.memory['drawn'][0, 0])}")
-        with watching.features_of_latest(members, members.fixed["steps"]) as found:
+        with features_of_latest(members, members.fixed["steps"]) as found:
             for features, (into, out_of) in zip(found, members.fixed["hidden"], strict=True):
                 units = members.parameters[into[False]].shape[2]
                 activity = features.abs().mean(2).unflatten(-1, (units, -1)).mean(-1)
@@ -196,10 +182,6 @@ class ReDo(Method):
             outgoing = tensors[out_of]  # [seeds, runs, out, in, …]; a map's places lie together
             columns = units.repeat_interleave(outgoing.shape[3] // units.shape[2], -1).unsqueeze(2)
             outgoing.masked_fill_(columns.view(*columns.shape, *(1,) * (outgoing.dim() - 4)), 0)
-
-    def change_(self, members: Members, stage: int) -> None:
-        """Look at new images alone."""
-        watching.forget(members)
 
 
 def _put_(tensor: Tensor, units: Tensor, values: Tensor) -> None:
@@ -229,11 +211,8 @@ class ShrinkPerturbNoise(Method):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lam", checked_lambda(self.lam, f"λ of {self.name}"))
-        if not isinstance(self.deviation, int | float) or not 0 <= self.deviation < math.inf:
-            raise ValueError(
-                f"deviation of {self.name} is {self.deviation!r}: it must be a number from 0 on"
-            )
-        object.__setattr__(self, "deviation", float(self.deviation))
+        deviation = checked_number(f"deviation of {self.name}", self.deviation)
+        object.__setattr__(self, "deviation", deviation)
 
     def change_(self, members: Members, stage: int) -> None:
         """Shrink, and add noise that all runs of a seed share."""

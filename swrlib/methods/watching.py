@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from swrlib.methods.base import Method
 from swrlib.network.layers import Layer, Network
 from swrlib.population import Members
 
@@ -20,39 +21,6 @@ def hidden_layers(network: Network) -> list[tuple[Layer, str]]:
     steps = {step.name: step for step in network.steps}
     layers = [layer for layer in network.layers if layer.kind != "normalization"]
     return [(layer, steps[layer.name].inputs[0]) for layer in layers[1:]]
-
-
-def watch(members: Members, count: int) -> None:
-    """Lay out room for the latest images of each seed, in the methods' memory.
-
-    All runs of a seed share it, so that a checkpoint holds it once.
-    """
-    population = members.population
-    shape = (len(population.seeds), count, *population.blueprint.data.shape)
-    images = torch.zeros(shape, dtype=population.dtype, device=population.device)
-    runs = members.runs.stop - members.runs.start
-    members.fixed["latest"] = images
-    members.memory["latest"] = images.unsqueeze(1).expand(-1, runs, *shape[1:])
-    seen = torch.zeros(len(images), runs, dtype=torch.int64, device=images.device)
-    members.memory["seen"] = seen
-
-
-def note(members: Members) -> None:
-    """Take the images of the latest step, in the place of the oldest."""
-    assert members.population.batch is not None
-    latest, seen = members.fixed["latest"], members.memory["seen"]
-    images, count = members.population.batch.images, latest.shape[1]
-    images = images if images.dim() == latest.dim() else images.unsqueeze(0)
-    images = images[:, -count:]
-    steps = torch.arange(images.shape[1], device=latest.device)
-    places = (seen[0, 0] + steps) % count  # a tensor, since a captured step reads it
-    latest.index_copy_(1, places, images.expand(len(latest), *images.shape[1:]))
-    seen.add_(images.shape[1])
-
-
-def forget(members: Members) -> None:
-    """Let the images go: others follow that look different."""
-    members.memory["seen"].zero_()
 
 
 @contextlib.contextmanager
@@ -72,3 +40,53 @@ def features_of_latest(members: Members, steps: Sequence[str]) -> Iterator[list[
     yield [values.nan_to_num(0.0, 0.0, 0.0) for values in own]
     for name, value in buffers.items():
         population.stack.buffers[name].copy_(value)
+
+
+class Watching(Method):
+    """A method that acts every so many steps, on the latest images of a stage."""
+
+    every: int
+    watched: int
+
+    def start(self, members: Members) -> None:
+        """Lay out room for the latest images of each seed, in the methods' memory.
+
+        All runs of a seed share it, so that a checkpoint holds it once.
+        """
+        population = members.population
+        shape = (len(population.seeds), self.watched, *population.blueprint.data.shape)
+        images = torch.zeros(shape, dtype=population.dtype, device=population.device)
+        runs = members.runs.stop - members.runs.start
+        members.fixed["latest"] = images
+        members.memory["latest"] = images.unsqueeze(1).expand(-1, runs, *shape[1:])
+        seen = torch.zeros(len(images), runs, dtype=torch.int64, device=images.device)
+        members.memory["seen"] = seen
+
+    def after_step_(self, members: Members) -> None:
+        """Take the images of the latest step, in the place of the oldest."""
+        assert members.population.batch is not None
+        latest, seen = members.fixed["latest"], members.memory["seen"]
+        images, count = members.population.batch.images, latest.shape[1]
+        images = images if images.dim() == latest.dim() else images.unsqueeze(0)
+        images = images[:, -count:]
+        steps = torch.arange(images.shape[1], device=latest.device)
+        places = (seen[0, 0] + steps) % count  # a tensor, since a captured step reads it
+        latest.index_copy_(1, places, images.expand(len(latest), *images.shape[1:]))
+        seen.add_(images.shape[1])
+
+    def acts_every(self) -> int:
+        """Return after how many steps it acts."""
+        return self.every
+
+    def regularly_(self, members: Members) -> None:
+        """Act on the latest images, where there are any."""
+        if int(members.memory["seen"].max()):
+            self.act_(members)
+
+    def act_(self, members: Members) -> None:
+        """Act on the latest images."""
+        raise NotImplementedError
+
+    def change_(self, members: Members, stage: int) -> None:
+        """Let the images go: others follow that look different."""
+        members.memory["seen"].zero_()

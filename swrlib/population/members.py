@@ -90,6 +90,10 @@ class Members:
             name: [self.part(moment) for moment in moments]
             for name, moments in population.updates.moments.items()
         }
+        lam = self.values.get("lam")
+        self._lam = [
+            lam.view(-1, *(1,) * (p.dim() - 2)) for p in self.parameters if lam is not None
+        ]
         self.learning_rate = population.learning_rate
         self.memory: dict[str, Tensor] = {}
         self.fixed: dict[str, Any] = {}
@@ -119,8 +123,7 @@ class Members:
 
     def lam(self) -> list[Tensor]:
         """Return λ for each parameter, [runs, 1, …], so that it multiplies the parameter."""
-        lam = self.values["lam"]
-        return [lam.view(-1, *(1,) * (p.dim() - 2)) for p in self.parameters]
+        return self._lam
 
     def fresh(self, purpose: str) -> list[Tensor]:
         """Return parameters like ``initial``, newly drawn from each seed's own generator."""

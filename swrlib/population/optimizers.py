@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from swrlib.checks import nearest
+from swrlib.checks import checked_number, nearest
+
+
+@dataclass(frozen=True)
+class Part:
+    """Members whose steps are counted together.
+
+    Attributes
+    ----------
+    members : slice
+    parameters : list of torch.Tensor
+    moments : list of lists of torch.Tensor
+        Like ``parameters`` each, in the order of `Optimizer.moments`.
+    step : torch.Tensor
+        How many steps they have taken; no dimensions.
+    """
+
+    members: slice
+    parameters: list[Tensor]
+    moments: list[list[Tensor]]
+    step: Tensor
 
 
 @dataclass(frozen=True)
@@ -36,8 +57,12 @@ class Optimizer:
         """The names that torch gives to what it keeps of each parameter, beside a step count."""
         raise NotImplementedError
 
-    def make(self, parameters: Iterable[Tensor], learning_rate: Tensor) -> torch.optim.Optimizer:
-        """Make torch's optimizer, which reads the rate at every step."""
+    def update_(self, part: Part, gradients: list[Tensor], learning_rate: Tensor) -> None:
+        """Update parameters and moments in place by torch's fused implementation.
+
+        It is called without `torch.optim`, whose bookkeeping takes a small network as long as the
+        arithmetic. The step is counted already.
+        """
         raise NotImplementedError
 
 
@@ -60,15 +85,24 @@ class Adam(Optimizer):
         """Mean and mean square of the gradients."""
         return ("exp_avg", "exp_avg_sq")
 
-    def make(self, parameters: Iterable[Tensor], learning_rate: Tensor) -> torch.optim.Optimizer:
-        """Make the fused one."""
-        return torch.optim.Adam(
-            parameters,
-            learning_rate,
-            betas=self.betas,
+    def update_(self, part: Part, gradients: list[Tensor], learning_rate: Tensor) -> None:
+        """Take a step of Adam."""
+        beta1, beta2 = self.betas
+        means, squares = part.moments
+        torch._fused_adam_(
+            part.parameters,
+            gradients,
+            means,
+            squares,
+            [],
+            [part.step] * len(gradients),
+            lr=learning_rate,
+            beta1=beta1,
+            beta2=beta2,
+            weight_decay=0.0,
             eps=self.eps,
-            fused=True,
-            capturable=learning_rate.is_cuda,
+            amsgrad=False,
+            maximize=False,
         )
 
 
@@ -88,12 +122,9 @@ class SGD(Optimizer):
     name: ClassVar[str] = "sgd"
 
     def __post_init__(self) -> None:
-        for option, top in (("momentum", 1.0), ("weight_decay", float("inf"))):
-            value = getattr(self, option)
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not 0 <= value < top:
-                raise ValueError(f"{option} of sgd is {value!r}: it must be a number from 0 on")
-            object.__setattr__(self, option, float(value))
+        for option, below in (("momentum", 1.0), ("weight_decay", math.inf)):
+            value = checked_number(f"{option} of sgd", getattr(self, option), below)
+            object.__setattr__(self, option, value)
 
     @classmethod
     def read(cls, text: str) -> Optimizer:
@@ -105,14 +136,19 @@ class SGD(Optimizer):
         """The running sum of gradients, where there is momentum."""
         return ("momentum_buffer",) if self.momentum else ()
 
-    def make(self, parameters: Iterable[Tensor], learning_rate: Tensor) -> torch.optim.Optimizer:
-        """Make the fused one."""
-        return torch.optim.SGD(
-            parameters,
-            learning_rate,
-            momentum=self.momentum,
+    def update_(self, part: Part, gradients: list[Tensor], learning_rate: Tensor) -> None:
+        """Take a step of gradient descent, from running sums that begin with zero."""
+        torch._fused_sgd_(
+            part.parameters,
+            gradients,
+            part.moments[0] if part.moments else [],
             weight_decay=self.weight_decay,
-            fused=True,
+            momentum=self.momentum,
+            lr=learning_rate,
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+            is_first_step=False,
         )
 
 
@@ -169,47 +205,42 @@ class Updates:
         parts: Sequence[slice],
         learning_rate: Tensor,
     ) -> None:
-        self.blocks, self.parts = blocks, parts
+        self.optimizer, self.blocks = optimizer, blocks
+        self.learning_rate = learning_rate
         self.moments = {name: [torch.zeros_like(b) for b in blocks] for name in optimizer.moments}
-        self._steps = torch.zeros(len(parts), len(blocks), device=learning_rate.device)
-        self._parameters = [list(blocks)]
-        if len(parts) > 1:
-            self._parameters = [[nn.Parameter(b.detach()[p]) for b in blocks] for p in parts]
-        flat = list(itertools.chain.from_iterable(self._parameters))
-        self._optimizer = optimizer.make(flat, learning_rate)
-        for part, parameters, steps in zip(parts, self._parameters, self._steps, strict=True):
-            for i, (parameter, step) in enumerate(zip(parameters, steps, strict=True)):
-                kept = {name: blocks[i][part] for name, blocks in self.moments.items()}
-                self._optimizer.state[parameter] = {"step": step} | kept
+        self._steps = torch.zeros(len(parts), device=learning_rate.device)
+        tensors = [[block.detach() for block in blocks], *self.moments.values()]
+        self._parts = []
+        for members, step in zip(parts, self._steps, strict=True):
+            parameters, *moments = [[tensor[members] for tensor in alike] for alike in tensors]
+            self._parts.append(Part(members, parameters, moments, step))
 
     def forget_gradients(self) -> None:
         """Let the gradients go, so that backward finds their memory free and in the cache."""
-        for tensor in itertools.chain(self.blocks, *self._parameters):
-            tensor.grad = None
+        for block in self.blocks:
+            block.grad = None
 
     def step_(self) -> None:
         """Take a step with the gradients of the blocks."""
-        if len(self.parts) > 1:
-            for part, parameters in zip(self.parts, self._parameters, strict=True):
-                for parameter, block in zip(parameters, self.blocks, strict=True):
-                    parameter.grad = block.grad[part]  # type: ignore[index]
-        self._optimizer.step()
+        self._steps.add_(1)
+        gradients: list[Any] = [block.grad for block in self.blocks]
+        for part in self._parts:
+            own = gradients if len(self._parts) == 1 else [g[part.members] for g in gradients]
+            self.optimizer.update_(part, own, self.learning_rate)
 
     def renew_(self, members: slice) -> None:
         """Begin anew for members whose steps are counted apart from those of others."""
-        for part, steps in zip(self.parts, self._steps, strict=True):
-            if members.start <= part.start and part.stop <= members.stop:
-                steps.zero_()
-                for moment in itertools.chain.from_iterable(self.moments.values()):
-                    moment[part].zero_()
+        for part in self._parts:
+            if members.start <= part.members.start and part.members.stop <= members.stop:
+                for tensor in itertools.chain([part.step], *part.moments):
+                    tensor.zero_()
 
     @property
     def steps(self) -> Tensor:
         """How many steps each member has taken with this state: [members]."""
-        lengths = [part.stop - part.start for part in self.parts]
-        return torch.cat([s[:1].expand(n) for s, n in zip(self._steps, lengths, strict=True)])
+        lengths = [part.members.stop - part.members.start for part in self._parts]
+        return self._steps.repeat_interleave(torch.tensor(lengths, device=self._steps.device))
 
     @steps.setter
     def steps(self, counts: Tensor) -> None:
-        for steps, part in zip(self._steps, self.parts, strict=True):
-            steps.fill_(counts[part.start])
+        self._steps.copy_(counts[[part.members.start for part in self._parts]])

@@ -155,11 +155,10 @@ class Population:
         """
         logits, outputs = self.stack.forward(images, training=True, features=features)
         losses, hits = self.judge(logits, labels, classes)
-        losses = losses.mean(1)
         self.updates.forget_gradients()
-        losses.sum().backward()
+        losses.backward(torch.full_like(losses, 1 / losses.shape[1]))  # of each member's mean
         shown = {name: self.by_seed(values.detach()) for name, values in outputs.items()}
-        self.batch = Batch(images, labels, shown, losses.detach(), hits.sum(1))
+        self.batch = Batch(images, labels, shown, losses.detach().mean(1), hits.sum(1))
         return self.batch
 
     def judge(
@@ -173,9 +172,10 @@ class Population:
         if classes is not None:
             without = ~classes.repeat_interleave(self.runs, 0).unsqueeze(2)
             logits = logits.masked_fill(without, -torch.inf)
-        targets = labels.unsqueeze(1).expand(len(self.seeds), self.runs, -1).reshape(len(self), -1)
+        targets = labels.repeat_interleave(len(self) // len(labels), 0)
         losses = cross_entropy(logits, targets, reduction="none")
-        return losses, logits.max(1).indices == targets  # argmax is slow along this axis
+        # argmax is slow along this axis
+        return losses, logits.detach().max(1).indices == targets
 
     def features(self, images: Tensor, names: Collection[str]) -> dict[str, Tensor]:
         """Return what modules give for images, [seeds, runs, N, …], as in training.
