@@ -1,4 +1,4 @@
-"""Architectures for any size and number of channels of the images: the paper's four, and ResNet-18.
+"""Architectures for any size and number of channels of the images: the paper's, and neighbours'.
 
 All are sequences of named modules: what `torch.fx` traces, a reader can read. The paper's weights
 are drawn with PyTorch's default initialization from torch's global generator (the paper does not
@@ -53,9 +53,10 @@ _INITIALIZATIONS: dict[str, Callable[[Tensor], None] | None] = {
     "he": _he,
 }
 
-# Blocks of convolutions (channels of each; every block ends with a pooling by 2), the size of
-# their kernels, and the hidden units of the fully connected layers. Whatever stands here may be
-# given as an option, but for blocks and kernels.
+# Blocks of convolutions (channels of each; every block ends with a pooling by 2, or all of its
+# convolutions have a stride), the size of their kernels, and the hidden units of the fully
+# connected layers. Whatever stands here may be given as an option, but for _FIXED.
+_FIXED = ("blocks", "kernel", "stride")
 _FULLY_CONNECTED: dict[str, Any] = {
     "activation": "relu",
     "initialization": "pytorch",
@@ -72,6 +73,14 @@ _ARCHITECTURES: dict[str, dict[str, Any]] = {
     "cnn": _CNN,
     # Batch norm would subtract a bias again, so there is none (paper, Section 3.3).
     "cnn-bn": {**_CNN, "normalization": True, "convolution_bias": False},
+    # The curvature paper's for CIFAR-10, which does not say how large kernels and padding are.
+    "cnn-strided": {
+        **_CONVOLUTIONAL,
+        "blocks": ((16,), (32,), (64,)),
+        "kernel": 3,
+        "stride": 2,
+        "hidden": (64, 32),
+    },
     # Configuration D of Simonyan and Zisserman (2015), without dropout.
     "vgg16": {
         **_CONVOLUTIONAL,
@@ -98,6 +107,8 @@ def build_model(name: str, dataset: Dataset, **options: Any) -> nn.Module:
         - `mlp`: inputs, 100, 100, classes.
         - `cnn`: two 5x5 convolutions of 16 channels, 100 hidden units.
         - `cnn-bn`: the same with batch norm, its convolutions without bias.
+        - `cnn-strided`: three 3x3 convolutions of stride 2 with 16, 32, 64 channels, then 64, 32,
+          classes (Lewandowski et al., *Curvature Explains Loss of Plasticity*, for CIFAR-10).
         - `vgg16`: 13 convolutions, 4096, 4096, classes; images from 32 pixels on.
         - `resnet18`: torchvision's, with a 3x3 convolution of stride 1 and no pooling in front, as
           is usual for small images; from 8 pixels on.
@@ -126,10 +137,11 @@ def build_model(name: str, dataset: Dataset, **options: Any) -> nn.Module:
     settings = _settings(name, options)
     if name == "resnet18":
         return _resnet18(dataset, **settings)
-    blocks, kernel = settings.get("blocks", ()), settings.get("kernel", 3)
-    _check_size(name, dataset, blocks, kernel)
+    plain: dict[str, Any] = {"blocks": (), "kernel": 3, "stride": 1}
+    settings = plain | settings
+    _check_size(name, dataset, settings)
     network = nn.Sequential()
-    units = _add_convolutions(network, dataset, blocks, kernel, settings)
+    units = _add_convolutions(network, dataset, settings)
     network.add_module("flatten", nn.Flatten())
     _add_linear(network, (units, *settings["hidden"], len(dataset.classes)), settings)
     if draw := _INITIALIZATIONS[settings["initialization"]]:
@@ -146,7 +158,7 @@ def _settings(name: str, options: dict[str, Any]) -> dict[str, Any]:
     if name not in _ARCHITECTURES:
         raise ValueError(f"there is no model {name!r}: {nearest(name, MODELS)}")
     settings = _ARCHITECTURES[name]
-    known = [option for option in settings if option not in ("blocks", "kernel")]
+    known = [option for option in settings if option not in _FIXED]
     for option in options:
         if option not in known:
             raise ValueError(f"there is no option {option!r} of {name}: {nearest(option, known)}")
@@ -158,9 +170,12 @@ def _settings(name: str, options: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _check_size(name: str, dataset: Dataset, blocks: tuple[Any, ...], kernel: int) -> None:
+def _check_size(name: str, dataset: Dataset, settings: dict[str, Any]) -> None:
     """Refuse images that are too small to be pooled once for each block."""
+    if settings["stride"] > 1:
+        return  # nothing is pooled, and a padded 3x3 kernel fits on any image
     _, height, width = dataset.shape
+    blocks, kernel = settings["blocks"], settings["kernel"]
     least = 1  # with padding 1, a convolution takes kernel - 3 pixels away
     for block in blocks:
         least = 2 * least + (kernel - 3) * len(block)
@@ -171,27 +186,22 @@ def _check_size(name: str, dataset: Dataset, blocks: tuple[Any, ...], kernel: in
         )
 
 
-def _add_convolutions(
-    network: nn.Sequential,
-    dataset: Dataset,
-    blocks: tuple[Any, ...],
-    kernel: int,
-    settings: dict[str, Any],
-) -> int:
+def _add_convolutions(network: nn.Sequential, dataset: Dataset, settings: dict[str, Any]) -> int:
     """Add blocks of convolutions, and return how many entries their maps have."""
     channels, height, width = dataset.shape
+    blocks, kernel, stride = settings["blocks"], settings["kernel"], settings["stride"]
     activation, bias = _ACTIVATIONS[settings["activation"]], settings.get("convolution_bias", True)
     count = 0
     for number, block in enumerate(blocks, start=1):
         for position, outputs in enumerate(block, start=1):
             count += 1
-            convolution = nn.Conv2d(channels, outputs, kernel, padding=1, bias=bias)
+            convolution = nn.Conv2d(channels, outputs, kernel, stride, padding=1, bias=bias)
             parts: dict[str, nn.Module] = {f"conv{count}": convolution}
             if settings["normalization"]:
                 parts[f"norm{count}"] = nn.BatchNorm2d(outputs)
-            height, width = height + 3 - kernel, width + 3 - kernel
+            height, width = ((size + 2 - kernel) // stride + 1 for size in (height, width))
             last: dict[str, nn.Module] = {f"activation{count}": activation()}
-            if position == len(block):
+            if position == len(block) and stride == 1:
                 pool = {f"pool{number}": nn.MaxPool2d(2)}
                 last = last | pool if activation is CReLU else pool | last
                 height, width = height // 2, width // 2

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from swrlib import load_records, verdicts
+from swrlib import verdicts
 from swrlib.claims import curvature
 from swrlib.claims.curvature import DISTANCE, EARLIER, HESSIAN, PAPER, Courses, judged
 from swrlib.verdicts import task_rule
@@ -231,6 +231,26 @@ def test_events_and_levels_are_those_of_the_rule(as_claimed):
     assert curvature.lead_of(Courses(as_claimed), "tanh", "nobody").n == 0
 
 
+def test_a_sentence_an_activation_says_what_came_first(as_claimed):
+    said = curvature.leads_in_words(as_claimed)
+    assert "tanh: of 5 runs the rank fell before it in 5 (on average 1.4 tasks earlier)." in said
+    assert "identity (linear): no task was lost, and the rank did not fall." in said
+    after = made_up(
+        onset={"relu": 4}, change=lambda f: f.assign(**{HESSIAN: 800 - 700 * (f["task"] > 9)})
+    )
+    said = curvature.leads_in_words(after)
+    assert "ReLU: of 5 runs the rank fell after it in 5" in said and "tasks later" in said
+    assert "tanh" not in said, "an activation that was not run is not spoken of"
+    assert curvature.leads_in_words(as_claimed[:0]) == ""
+
+
+def test_runs_in_which_neither_event_was_seen_are_not_called_planned(as_claimed):
+    found = verdicts_on(made_up(onset=ONSET | {"tanh": 99}), "before")["before"]
+    assert (found.verdict, found.detail) == (verdicts.NOT_RUN, curvature.NOT_SEEN)
+    relu = as_claimed[as_claimed["activation"] == "relu"]
+    assert verdicts_on(relu, "before")["before"].detail == curvature.PLANNED
+
+
 def test_readings_needs_and_claims_are_each_other_s():
     claims = {claim.id for claim in PAPER.claims}
     assert set(curvature.READINGS) <= claims and set(PAPER.details["needs"]) <= claims
@@ -240,38 +260,3 @@ def test_readings_needs_and_claims_are_each_other_s():
     for claim in PAPER.claims:
         assert claim.remark == (claim.place == "ours")
         assert claim.chapter == "curvature" and claim.sentence.endswith(".")
-
-
-# ------------------------------------------------------------------ what the chapter's prose says
-
-
-@pytest.fixture(scope="module")
-def recorded(root):
-    folder = root / "results"
-    records = load_records(folder, stream=curvature.STREAM, split="all")
-    rows = curvature.with_measures(curvature.at_the_paper_s_setting(records), folder)
-    if not len(rows) or "relu" not in set(rows["activation"]):
-        pytest.skip("the chapter's trainings are not recorded yet")
-    return Courses(rows)
-
-
-def test_the_prose_says_what_the_records_say(recorded):
-    relu = recorded.rows[recorded.rows["activation"] == "relu"]
-    error = relu.pivot_table(index="task", columns="method", values="error")
-    assert error["vanilla"].loc[3:].min() > 0.8 and error["vanilla"].loc[:2].max() < 0.1
-    assert error["swr"].loc[:15].mean() < 0.05 and error["swr"].loc[:16].max() < 0.1
-    late = error.loc[25:].mean()
-    assert late["l2"] < late["swr"] < late["vanilla"] and late["l2-init"] < late["swr"]
-    remark = {v.claim.id: v for v in judged(recorded.all)}
-    assert "reversed: ReLU, error of L2" in remark["curvature-swr-best"].detail
-    rank = relu.pivot_table(index="task", columns="method", values=HESSIAN)
-    assert rank["swr"].loc[2:].min() > 500 and rank["swr"].loc[25:].mean() > rank["swr"].loc[2]
-    # No warning: as before at the start of the first lost task, all but zero a task later.
-    assert rank["vanilla"].loc[3] > rank["vanilla"].loc[2] and rank["vanilla"].loc[4] < 30
-    events = curvature.events(relu).astype({"never": bool})
-    assert events[events["method"].isin(["swr", "l2-init"])]["never"].all()
-    assert not events[events["method"] == "l2"]["never"].any()
-    lead = curvature.lead_of(recorded, "relu", "vanilla").leads()
-    assert (lead < 0).all()
-    online = relu.pivot_table(index="task", columns="method", values="online")
-    assert online["swr"].loc[10] < 0.7 and online["l2-init"].loc[5:].max() < 0.6

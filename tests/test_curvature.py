@@ -16,6 +16,7 @@ from swrlib.theory.curvature import (
     gradient_hessian_overlap,
     overlap,
     spectrum_summary,
+    symmetric_eigenvalues,
 )
 from swrlib.theory.last_layers import LARGEST, last_layers_hessian, last_parameters
 
@@ -352,3 +353,25 @@ def test_a_network_that_is_sure_is_not_refused(factor, activation):
     images = torch.randn(30, 20)
     hessian = last_layers_hessian(model, images, model(images).argmax(1))
     assert torch.isfinite(hessian).all()
+
+
+@pytest.mark.parametrize("dead", [(), (0, 3, 4), tuple(range(12))])
+def test_zero_rows_have_the_eigenvalue_zero(dead):
+    torch.manual_seed(0)
+    matrix = torch.randn(12, 12, dtype=torch.float64)
+    matrix = matrix + matrix.T
+    matrix[[*dead]] = 0
+    matrix[:, [*dead]] = 0
+    expected = torch.linalg.eigvalsh(matrix)
+    torch.testing.assert_close(symmetric_eigenvalues(matrix), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_dead_units_leave_zero_rows():
+    """So that the Hessian of a network with dead units costs less."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
+    with torch.no_grad():
+        model[2].bias[1] = -100
+    images, labels = torch.randn(20, 5), torch.arange(20) % 3
+    hessian = last_layers_hessian(model, images, labels)
+    assert int((hessian != 0).any(0).sum()) <= len(hessian) - (6 + 1 + 3)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from test_curvature import OnceModule
 
 import swrlib
-from swrlib import build_model, load_dataset, measures, models, theory, train
+from swrlib import build_model, load_dataset, measures, models, population, theory, train
+from swrlib.engine import training
 from swrlib.engine.jobs import missing_jobs
 from swrlib.engine.loop import Job, Stopped
 from swrlib.measures import MEASURES, Norms, Snapshot
@@ -260,6 +261,84 @@ def test_a_measure_that_does_not_fit_is_refused_before_training(case, tmp_path, 
         )
     assert "\n" not in str(caught.value) and ". " not in str(caught.value)
     assert not list(tmp_path.rglob("*.*"))
+
+
+# A measure that fails
+
+
+def trained_with(tmp_path, *given):
+    """Return records and measures of two runs of four tasks, which some measures look at."""
+    rows = train(
+        dataset="mnist-5k",
+        model="mlp",
+        options={"hidden": (6, 5)},
+        stream=swrlib.make_stream("label-shuffled:4,64", epochs=2),
+        methods=["vanilla", "swr:1e-2"],
+        measure=["weights-end", *given],
+        results=tmp_path / "results",
+        checkpoints=tmp_path / "c",
+        progress=False,
+    )
+    return rows, swrlib.load_measures(tmp_path / "results")
+
+
+FAILURES = {
+    "raises": lambda call: 1 / (call != 3),
+    "says no number": lambda call: "?" if call == 3 else 0.0,
+    "no memory": lambda call: np.empty(10**18)[0] if call == 3 else 0.0,
+}
+
+
+@pytest.mark.parametrize("case", FAILURES)
+def test_a_measure_that_fails_in_mid_training_is_missing_and_said_once(case, tmp_path):
+    calls = itertools.count()
+
+    def function(snapshot):
+        return {"a": 1.0, "b": FAILURES[case](next(calls) // 2)}  # in the fourth task, of both runs
+
+    own = measures.Measure("own", function, "start")
+    with pytest.warns(UserWarning, match="the measure own failed after 6 steps") as said:
+        rows, table = trained_with(tmp_path, own)
+    assert len([w for w in said if "own failed" in str(w.message)]) == 1
+    assert rows["stage"].max() == 4 and not rows["diverged"].any()
+    counts = table.groupby(["measure", "layer"]).size()
+    assert counts["own", "a"] == counts["own", "b"] == 2 * 3, "all of the fourth task, or nothing"
+    assert table[table["measure"] == "weights-end"]["epoch"].nunique() == 4
+    _, again = trained_with(tmp_path, own)  # it counts as measured
+    assert next(calls) == 8 and len(again) == len(table)
+
+
+def test_a_measure_that_fails_before_the_first_step_ends_the_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(Job, "step_", lambda *given: pytest.fail("trained"))
+    with pytest.raises(KeyError, match="nothing"):
+        trained_with(tmp_path, measures.Measure("own", lambda snapshot: {}["nothing"], "start"))
+
+
+def test_a_measure_of_steps_that_fails_has_no_values_in_that_epoch(tmp_path):
+    calls = itertools.count()
+
+    def function(norms):
+        if next(calls) == 5:  # there is one step an epoch
+            raise ValueError("odd")
+        return norms.updated
+
+    with pytest.warns(UserWarning, match="the measure own failed after 5 steps.*ValueError: odd"):
+        _, table = trained_with(tmp_path, measures.Measure("own", function, "step"), "growth")
+    own = table[table["measure"] == "own:max"]
+    assert sorted(own["epoch"].unique()) == [1, 2, 3, 4, 5, 7, 8]
+    assert table[table["measure"] == "growth:max"]["epoch"].nunique() == 8
+
+
+def test_the_network_is_drawn_once_to_see_what_fits(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(training, "Job", lambda *given: drawn.append("job") or pytest.skip())
+    right = population.Blueprint.draw
+    monkeypatch.setattr(
+        population.Blueprint, "draw", lambda *given: drawn.append("drawn") or right(*given)
+    )
+    with pytest.raises(pytest.skip.Exception):
+        trained_with(tmp_path, "spectrum-start")
+    assert drawn == ["drawn", "job"]
 
 
 # The update of a stage

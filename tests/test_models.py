@@ -44,6 +44,7 @@ def on_meta(name, dataset, **options):
         ("vgg16", TINY_IMAGENET, {"convolution_bias": False}, 40_712_328),
         # without batch norm: less a scale and a shift for each of 4,224 channels
         ("vgg16", TINY_IMAGENET, {"normalization": False}, 40_716_552 - 2 * 4_224),
+        ("cnn-strided", CIFAR10, {}, 91_594),
         ("resnet18", CIFAR10, {}, 11_173_962),
         ("resnet18", MNIST, {"width": 16}, 2_724 * 16**2 + (9 + 150 + 80) * 16 + 10),
     ],
@@ -95,6 +96,26 @@ def test_pooling_before_the_activation_changes_nothing(name):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("data", [CIFAR10, images(2, 9, 5, 3)])
+def test_strided_convolutions_forward(activation, data):
+    torch.manual_seed(0)
+    model = build_model("cnn-strided", data, activation=activation, initialization="glorot")
+    model, act = model.double(), getattr(torch, activation)
+    images = x = torch.randn(3, *data.shape, dtype=torch.double)
+    for layer in (model.conv1, model.conv2, model.conv3):
+        # stride 2, written out: every second place of the dense convolution
+        x = act(functional.conv2d(x, layer.weight, layer.bias, padding=1)[..., ::2, ::2])
+    x = x.flatten(1)
+    for layer in (model.linear1, model.linear2):
+        x = act(x @ layer.weight.T + layer.bias)
+    expected = x @ model.linear3.weight.T + model.linear3.bias
+    torch.testing.assert_close(model(images), expected, rtol=1e-12, atol=1e-12)
+    last = (model.linear2, model.linear3)
+    hessian = sum(p.numel() for layer in last for p in layer.parameters())
+    assert hessian == 2410 - 33 * (10 - len(data.classes)), "as in the paper's MLP"
+
+
 def test_vgg16_forward():
     torch.manual_seed(0)
     with torch.device("meta"):
@@ -120,7 +141,7 @@ def test_normalization_is_an_option():
 
 @settings(deadline=None, max_examples=25)
 @given(
-    st.sampled_from(["mlp", "cnn", "cnn-bn"]),
+    st.sampled_from(["mlp", "cnn", "cnn-bn", "cnn-strided"]),
     st.integers(1, 4),
     st.integers(10, 40),
     st.integers(10, 40),
@@ -169,10 +190,10 @@ def test_the_same_seed_gives_the_same_weights_in_every_place():
         ("crelu", CReLU),
     ],
 )
-@pytest.mark.parametrize("name", ["mlp", "cnn", "cnn-bn", "vgg16"])
+@pytest.mark.parametrize("name", ["mlp", "cnn", "cnn-bn", "cnn-strided", "vgg16"])
 def test_activations(name, activation, kind):
     model = on_meta(name, CIFAR10, activation=activation)
-    expected = {"mlp": 2, "cnn": 3, "cnn-bn": 3, "vgg16": 15}[name]
+    expected = {"mlp": 2, "cnn": 3, "cnn-bn": 3, "cnn-strided": 5, "vgg16": 15}[name]
     assert sum(type(part) is kind for part in model) == expected
 
 

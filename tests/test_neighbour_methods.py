@@ -455,6 +455,23 @@ def test_convolutions_equal_a_plain_loop(name, model, noise, tmp_path, monkeypat
     compare(PAIRS[name][1], 1e-9 if model == "cnn-bn" else 1e-11)
 
 
+NEIGHBOURS = {"cnn-strided": {"activation": "tanh"}, "resnet18": {"width": 2}}
+
+
+@pytest.mark.parametrize("name", ["fire", "swr"])
+@pytest.mark.parametrize("model", NEIGHBOURS)
+def test_the_neighbours_networks_equal_a_plain_loop(model, name, noise, tmp_path, monkeypatch):
+    """The curvature paper's strided convolutions, and FIRE's ResNet-18."""
+    stream = swrlib.make_stream("warm-start", epochs=1, learning_rate=RATE)
+    theirs, make = OPTIMIZERS["sgd"]
+    given = {"model": model, "options": NEIGHBOURS[model], "optimizer": theirs, "stream": stream}
+    found = engine(monkeypatch, tmp_path, noise, ["vanilla", PAIRS[name][0]], **given)
+    for seed in SEEDS:
+        loop = Loop(seed, noise, model, make, options=NEIGHBOURS[model])
+        expected = loop.run(stream, PAIRS[name][1])
+        assert_same(found, seed, PAIRS[name][0], expected, 1e-9, stream)
+
+
 # Mutants: the comparison above sees them.
 
 

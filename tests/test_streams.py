@@ -22,6 +22,7 @@ from swrlib.datasets import Dataset
 from swrlib.engine.jobs import plan
 from swrlib.engine.runs import resolve
 from swrlib.engine.scales import scale_of
+from swrlib.models import build_model
 from swrlib.papers import SWR
 from swrlib.streams import (
     STREAMS,
@@ -340,7 +341,7 @@ def test_seeds_lie_side_by_side_by_the_batches_of_the_stages(batch_size, second,
     data, stream = faces(), Batched((1, 1), second=second)
     asked = {"dataset": data, "model": "mlp", "stream": stream, "methods": ["vanilla"]}
     runs = resolve(**asked, seeds=[0, 1], batch_size=batch_size)
-    planned = plan(runs, data, torch.device("cpu"), 4)
+    planned = plan(runs, build_model("mlp", data), data, torch.device("cpu"), 4)
     assert [len(job) for job in planned] == [2 // jobs] * jobs
 
 
@@ -356,7 +357,8 @@ def test_the_largest_batch_of_a_stage_has_to_fit(monkeypatch):
     for second in (40, 8, 1000):
         stream = Batched((1, 1), second=second)
         asked = {"dataset": data, "model": "mlp", "stream": stream, "methods": ["vanilla"]}
-        plan(resolve(**asked, seeds=[0], batch_size=16), data, torch.device("cpu"), 4)
+        runs = resolve(**asked, seeds=[0], batch_size=16)
+        plan(runs, build_model("mlp", data), data, torch.device("cpu"), 4)
     assert sizes == [40, 16, 56]  # of 56 images
 
 

@@ -52,6 +52,7 @@ PLANNED = (
     "Runs that are planned and not recorded yet: a quarter of an hour of one core for each "
     "activation and seed."
 )
+NOT_SEEN = "No run with tanh lost a task, and in none the rank fell: there is nothing to compare."
 NOWHERE = "No activation lost plasticity for certain, so there is nothing to explain."
 NO_SETTING = "In no setting does the error at tasks' ends certainly stay as it is."
 
@@ -270,6 +271,12 @@ def lead_of(courses: Courses, activation: str, method: str) -> LeadCase:
     )
 
 
+def _before(courses: Courses) -> Cases:
+    """Return the lead with tanh; no case where it was run and neither event was seen."""
+    lead = lead_of(courses, "tanh", "vanilla")
+    return [] if len(lead.first) and not lead.n else [lead]
+
+
 def _explained(name: str, sign: float) -> Reading:
     """Ask where an earlier explanation's measure does not go the way that it should."""
     return Reading(
@@ -329,7 +336,7 @@ READINGS: dict[str, Reading] = {
     "curvature-falls": Reading(
         lambda c: [c.trend(HESSIAN, "Hessian's rank", a, -1) for a in c.where_lost], nothing=NOWHERE
     ),
-    "curvature-before": Reading(lambda c: [lead_of(c, "tanh", "vanilla")]),
+    "curvature-before": Reading(_before, nothing=NOT_SEEN),
     "curvature-constant": Reading(
         lambda c: [c.trend(HESSIAN, "Hessian's rank", "identity", -1)], "same"
     ),
@@ -413,6 +420,35 @@ def events(rows: pd.DataFrame) -> pd.DataFrame:
         both = error[["onset", "censored", "tasks"]].join(rank[["fallen", "never"]])
         parts.append(both.reset_index().assign(activation=activation))
     return pd.concat(parts, ignore_index=True)
+
+
+def leads_in_words(rows: pd.DataFrame) -> str:
+    """Say for each activation whether the rank of plain training's Hessian warns.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        As for `Courses`; there may be none.
+    """
+    courses, said = Courses(rows) if len(rows) else None, []
+    for activation in ACTIVATIONS if courses else ():
+        lead = lead_of(courses, activation, "vanilla")
+        if not len(lead.first):
+            continue
+        tasks = lead.leads()
+        counts = {"before": tasks > 0, "at": tasks == 0, "after": tasks < 0}
+        order = ", ".join(f"{when} it in {n}" for when, of in counts.items() if (n := of.sum()))
+        when = "earlier" if tasks.mean() >= 0 else "later"
+        text = f"the rank fell {order} (on average {abs(tasks.mean()):.1f} tasks {when})"
+        none = "no task was lost, and the rank did not fall"
+        of = (
+            f"of {len(lead.first)} runs"
+            if len(tasks) == len(lead.first)
+            else (f"of the {len(tasks)} of {len(lead.first)} runs in which either was seen")
+        )
+        said.append(f"{PAPER.label(activation)}: {f'{of} {text}' if len(tasks) else none}.")
+    title = "The fall of the rank and the first lost task, plain training."
+    return " ".join([title, *said]) if said else ""
 
 
 def levels(rows: pd.DataFrame) -> pd.DataFrame:

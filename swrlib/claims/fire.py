@@ -44,6 +44,8 @@ ISOMETRY = 0.01
 SHAPES = ((100, 100), (64, 32), (100, 784))
 #: SWR's λ in the short trainings of the chapter.
 LAM = 1e-2
+#: The network that is trained from scratch at the change of data.
+SCRATCH = "full-reset"
 ITERATIONS = (1, 2, 3, 5, 8, 10, 12, 15, 20)
 
 
@@ -437,6 +439,7 @@ def ends(records: pd.DataFrame) -> pd.DataFrame:
     runs = runs.assign(late=late, change=-100 * runs["run"].map(drops))
     table = runs.groupby(["dataset", "model", "method"])
     found = table["late"].agg(mean="mean", sd="std", seeds="count")
-    scratch = found["mean"].xs("full-reset", level="method").reindex(found.index.droplevel(2))
+    means = found["mean"].unstack("method")
+    scratch = means.reindex(columns=[SCRATCH])[SCRATCH].reindex(found.index.droplevel("method"))
     beside = found["mean"] - scratch.to_numpy()
     return found.assign(**{"beside scratch": beside, "at the change": table["change"].mean()})

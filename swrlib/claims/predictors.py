@@ -222,17 +222,17 @@ def of_runs(table: pd.DataFrame) -> pd.DataFrame:
         ``beyond``, the same with the number of the task taken off. NaN where a side does not vary,
         or there are fewer than `LEAST_TASKS` tasks.
     """
-    rows = []
+    names, rows = np.array([*NAMES, *BASELINES]), []
     for key, run in table.groupby(_RUN, sort=False):
         trouble, task = run["trouble"].to_numpy(float), run[CLOCK].to_numpy(float)
-        for name in (*NAMES, *BASELINES):
-            values = run[name].to_numpy(float)
-            known = np.isfinite(values)
-            rho = beyond = np.nan
+        values = run[[*names]].to_numpy(float).T
+        found = np.full((2, len(names)), np.nan)
+        for known in np.unique(np.isfinite(values), axis=0):  # measures of the same tasks at once
             if known.sum() >= LEAST_TASKS:
-                rho = float(spearman(values[known], trouble[known]))
-                beyond = float(partial(values[known], trouble[known], task[known]))
-            rows.append((*key, name, rho, beyond))
+                alike = (np.isfinite(values) == known).all(axis=1)
+                x, y, by = values[alike][:, known], trouble[known], task[known]
+                found[:, alike] = spearman(x, y), partial(x, y, by)
+        rows += [(*key, name, *rho) for name, rho in zip(names, found.T, strict=True)]
     return pd.DataFrame(rows, columns=[*_RUN, "measure", "rho", "beyond"])
 
 
@@ -259,11 +259,9 @@ def method_means(rows: pd.DataFrame, measure: str) -> tuple[pd.DataFrame, pd.Dat
 
     Of the seeds that have every method, over the tasks in which both are known.
     """
-    known = rows.dropna(subset=[measure])
-    x, y = (
-        known.pivot_table(index="seed", columns="method", values=value).dropna()
-        for value in (measure, "trouble")
-    )
+    known = rows.loc[rows[measure].notna(), ["seed", "method", measure, "trouble"]]
+    means = known.groupby(["seed", "method"])[[measure, "trouble"]].mean()
+    x, y = (means[value].unstack("method").dropna() for value in (measure, "trouble"))
     return x, y
 
 

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from swrlib import records
 from swrlib.checks import check_whole
 from swrlib.datasets import Dataset
 from swrlib.engine.runs import Run, resolve
 from swrlib.memory import free_memory
-from swrlib.population import Blueprint
 from swrlib.stacks import default_size, needed_memory
 
 #: Up to which batch size calls cost a processor so much that seeds side by side pay: a run of the
@@ -55,9 +55,24 @@ def missing(runs: Sequence[Run], results: Path, measure: tuple[str, ...] = ()) -
 
 
 def plan(
-    runs: Sequence[Run], data: Dataset, device: torch.device, asked: int | None
+    runs: Sequence[Run],
+    model: nn.Module,
+    data: Dataset,
+    device: torch.device,
+    asked: int | None,
 ) -> list[list[Run]]:
     """Cut a stream's runs into jobs of as many as were asked for, or as are fastest, and fit.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        Of one network.
+    model : torch.nn.Module
+        That network, for its sizes.
+    data : Dataset
+    device : torch.device
+    asked : int, optional
+        How many runs of a job were asked for.
 
     Raises
     ------
@@ -69,7 +84,6 @@ def plan(
     if asked is not None:
         check_whole("stack", asked)
     first = runs[0]
-    model = Blueprint(first.model, dict(first.options), data).draw(first.seed, "weights")
     images = largest_batch(first, data)
     side_by_side = device.type == "cuda" or images <= SMALL_BATCH
     jobs = cut_into_jobs(runs, asked or default_size(model, device), side_by_side)

@@ -15,6 +15,7 @@ from swrlib.engine.runs import Run
 from swrlib.measures import (
     PROBED,
     PROBED_OF_STAGE,
+    Failures,
     Measure,
     Snapshot,
     StepMeasures,
@@ -63,6 +64,7 @@ class Recorder:
         self.measured: list[tuple[Any, ...]] = []
         self.lost: set[str] = set()
         self.begun: dict[str, list[Tensor]] = {}
+        self.failures = Failures()
         self.epoch = self.step = 0
 
     def watch(self, runs: Sequence[Run], population: Population, groups: Sequence[Members]) -> None:
@@ -81,7 +83,7 @@ class Recorder:
 
     def begin(self) -> StepMeasures:
         """Begin an epoch: return what looks at its steps."""
-        return StepMeasures(self.measures, self.initial_norms)
+        return StepMeasures(self.measures, self.initial_norms, self.failures, self.step)
 
     def count(self, batch: Batch) -> None:
         """Count what a step has seen, without waiting for the device."""
@@ -175,8 +177,17 @@ class Recorder:
             )
             with torch.enable_grad():
                 for measure in due:
-                    for label, value in measure.function(snapshot).items():
+                    for label, value in self._values(measure, snapshot).items():
                         self._measured(member, measure.name, label, value)
+
+    def _values(self, measure: Measure, snapshot: Snapshot) -> dict[str, float]:
+        """Return what a measure says of a network; nothing where it fails in mid-training."""
+        try:
+            found = measure.function(snapshot)
+            return {str(label): float(value) for label, value in found.items()}
+        except Exception as error:  # of whatever kind: it must not end the training
+            self.failures.meet(measure, error, self.step)
+            return {}
 
     def _measured(self, member: int, name: str, label: str, value: float) -> None:
         if self.names[member] not in self.lost:

@@ -16,6 +16,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import pandas as pd
 import torch
+from torch import nn
 
 from swrlib import records
 from swrlib.checks import nearest
@@ -109,8 +110,10 @@ def _train_runs(
     root = None if request.root is None else Path(request.root)
     data = load_dataset(request.dataset, root=root)
     data = held_out(data) if request.split == "selection" else data
-    jobs = plan(runs, data, device, request.stack)
-    _check_measures(measures, runs[0], data, device)
+    first = runs[0]
+    model = Blueprint(first.model, dict(first.options), data).draw(first.seed, "weights")
+    jobs = plan(runs, model, data, device, request.stack)
+    _check_measures(measures, model, data, device, getattr(torch, first.dtype))
     make_folder(folder)  # said now, not when the first job has ended
     if request.results is None:
         states = folder
@@ -128,15 +131,16 @@ def _train_runs(
 
 
 def _check_measures(
-    measures: Sequence[Measure], run: Run, data: Dataset, device: torch.device
+    measures: Sequence[Measure],
+    model: nn.Module,
+    data: Dataset,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> None:
     """Refuse measures that do not fit the network, on two images and before anything is trained."""
-    if not any(measure.check for measure in measures):
-        return  # a large network takes seconds to draw
-    dtype = getattr(torch, run.dtype)
-    model = Blueprint(run.model, dict(run.options), data).draw(run.seed, "weights")
-    images, labels = data.train_images[:2].to(device), data.train_labels[:2].to(device)
-    check_fit(measures, model.to(device, dtype), data.normalize(images, dtype), labels)
+    if any(measure.check for measure in measures):
+        images, labels = data.train_images[:2].to(device), data.train_labels[:2].to(device)
+        check_fit(measures, model.to(device, dtype), data.normalize(images, dtype), labels)
 
 
 def _train_job(runs: Sequence[Run], setting: Setting, bar: Progress) -> None:

@@ -168,17 +168,18 @@ def method_lines(
     label : str
         Of the vertical axis.
     **options
-        Of `seaborn.lineplot`: another ``errorbar``, say.
+        Of `Axes.plot`.
     """
-    rows, drawn = complete(rows, value, x), len(ax.lines)
-    methods = in_order(rows)
-    look: dict[str, Any] = {"lw": 1.8, "errorbar": interval, "err_kws": BAND, **MARKED}
-    look |= {"hue": "method", "hue_order": methods, "palette": {m: STYLE[m][0] for m in methods}}
-    look |= {"style": "method", "markers": {m: STYLE[m][1] for m in methods}, "dashes": False}
-    sns.lineplot(rows, x=x, y=value, ax=ax, legend=False, **look | options)
-    for number, (line, method) in enumerate(zip(ax.lines[drawn:], methods, strict=True)):
-        every = max(1, len(line.get_xdata()) // 8)  # type: ignore[arg-type]
-        line.set(label=name_of(method), markevery=(number % every, every))
+    rows = complete(rows, value, x)
+    for number, method in enumerate(in_order(rows)):
+        own = rows[rows["method"] == method].astype({value: float})
+        seeds = own.pivot(index="seed", columns=x, values=value)
+        places, (mean, half) = seeds.columns.to_numpy(), mean_and_interval(seeds)
+        every = max(1, len(places) // 8)
+        color, marker = STYLE[method]
+        look: dict[str, Any] = {"color": color, "marker": marker, "lw": 1.8, **MARKED, **options}
+        ax.plot(places, mean, label=name_of(method), markevery=(number % every, every), **look)
+        ax.fill_between(places, mean - half, mean + half, color=color, **BAND)
     ax.set(xlabel=x, ylabel=label)
 
 

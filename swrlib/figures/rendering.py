@@ -67,6 +67,7 @@ def rendered(figure: Figure, *, cloud: bool = False) -> list[Piece]:
         named += [(ax, _title(ax), str(ax.get_label())) for ax in panels]
         for artist in (*figure.legends, *figure.axes):
             artist.set_visible(False)
+        figure.set_layout_engine(None)  # what is laid out need not be drawn twice for each piece
         pieces = []
         for (artist, title, heading), box in zip(named, boxes, strict=True):
             artist.set_visible(True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -33,12 +35,8 @@ def by_epsilon(spectra: pd.DataFrame) -> tuple[Figure, str]:
     figure, axes = plt.subplots(1, 3, figsize=(10.8, 3.6))
     ends = (spectra["task"].min(), spectra["task"].max())
     for ax, task in zip(axes, ends, strict=False):
-        method_lines(ax, spectra[spectra["task"] == task], "epsilon-rank", x="epsilon")
-        ax.set(xscale="log", xlabel="ε", ylabel="share of eigenvalues outside ±ε")
-        ax.set(yscale="log", ylim=(1e-3, 1.3))
-        ax.axvline(EPSILON, color="0.35", lw=0.9, ls="--", zorder=1)
+        _over_epsilon(ax, spectra[spectra["task"] == task])
         ax.set_title(f"start of task {task}", loc="left", fontsize=10)
-        bring_to_front(ax)
     widths = spectra.drop_duplicates(["run", "task"])
     method_lines(axes[2], widths, "largest", x="task", label="largest eigenvalue")
     axes[2].set(yscale="log")
@@ -46,14 +44,52 @@ def by_epsilon(spectra: pd.DataFrame) -> tuple[Figure, str]:
     axes[2].set_title("at tasks' starts", loc="left", fontsize=10)
     bring_to_front(axes[2])
     legend_below(figure)
-    last = spectra[(spectra["task"] == ends[1]) & np.isclose(spectra["epsilon"], EPSILON)]
+    return figure, _at_the_end(spectra)
+
+
+def first_and_last(spectra: pd.DataFrame) -> tuple[Figure, str]:
+    """Draw the ε-rank over ε at the first (dashed) and the last task's start, in one panel.
+
+    Parameters
+    ----------
+    spectra : DataFrame
+        As for `by_epsilon`.
+
+    Returns
+    -------
+    (Figure, str)
+    """
+    figure, ax = plt.subplots(figsize=(5.4, 3.6))
+    for task, line in ((spectra["task"].min(), "--"), (spectra["task"].max(), "-")):
+        drawn = len(ax.lines)
+        _over_epsilon(ax, spectra[spectra["task"] == task], ls=line)
+        for own in ax.lines[drawn:-1]:  # behind them that of the figures' ε
+            own.set_label(f"{own.get_label()}, task {task}")
+    ax.legend(fontsize=8)
+    return figure, _at_the_end(spectra)
+
+
+def _over_epsilon(ax: Axes, rows: pd.DataFrame, **look: Any) -> None:
+    """Draw the ε-rank over ε of one task."""
+    method_lines(ax, rows, "epsilon-rank", x="epsilon", **look)
+    ax.set(xscale="log", xlabel="ε", ylabel="share of eigenvalues outside ±ε")
+    ax.set(yscale="log", ylim=(1e-3, 1.3))
+    ax.minorticks_off()  # which no one sees, and each takes its time
+    bring_to_front(ax)
+    ax.axvline(EPSILON, color="0.35", lw=0.9, ls="--", zorder=1)
+
+
+def _at_the_end(spectra: pd.DataFrame) -> str:
+    """Say what is left of the spectra at the start of the last task."""
+    end = spectra["task"].max()
+    last = spectra[(spectra["task"] == end) & np.isclose(spectra["epsilon"], EPSILON)]
     means = last.groupby("method")[["epsilon-rank", "largest"]].mean()
     said = ", ".join(
         f"{paper.label(m)} {means.at[m, 'epsilon-rank']:.2g} with λ_max "
         f"{means.at[m, 'largest']:.3g}"
         for m in in_order(last)
     )
-    return figure, f"At the start of task {ends[1]}, ε = {EPSILON:g}: {said}."
+    return f"At the start of task {end}, ε = {EPSILON:g}: {said}."
 
 
 def against_accuracy(spectra: pd.DataFrame) -> tuple[Figure, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -43,3 +44,25 @@ class Measure:
         """Return whether it is due at a moment, so many epochs or stages after the first."""
         due = last or (self.every is not None and passed % self.every == 0)
         return self.when == moment and due
+
+
+class Failures:
+    """What is done where a measure fails: before the first step it ends the training.
+
+    After it hours may have been trained, so the values are missing, and a sentence says so once.
+    """
+
+    def __init__(self) -> None:
+        self.said: set[str] = set()
+
+    def meet(self, measure: Measure, error: Exception, step: int) -> None:
+        """Say that a measure failed after so many steps; raise its error where there were none."""
+        if not step:
+            raise error
+        if measure.name not in self.said:
+            self.said.add(measure.name)
+            warnings.warn(
+                f"the measure {measure.name} failed after {step} steps, and wherever it fails its "
+                f"values are missing: {type(error).__name__}: {error}",
+                stacklevel=2,
+            )

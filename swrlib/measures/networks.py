@@ -19,7 +19,12 @@ from swrlib.theory import (
     ranks,
     scale_,
 )
-from swrlib.theory.curvature import LossHessian, gradient_hessian_overlap, spectrum_summary
+from swrlib.theory.curvature import (
+    LossHessian,
+    gradient_hessian_overlap,
+    spectrum_summary,
+    symmetric_eigenvalues,
+)
 from swrlib.theory.isometry import deviation_from_isometry
 from swrlib.theory.last_layers import last_layers_hessian
 from swrlib.theory.scaling import BIASES, READINGS
@@ -163,7 +168,7 @@ def features(snapshot: Snapshot) -> dict[str, float]:
 def hessian(snapshot: Snapshot) -> dict[str, float]:
     """Return what is said of the Hessian over the last two layers by its eigenvalues."""
     hessian = last_layers_hessian(snapshot.model, *_of_stage(snapshot))
-    return spectrum_summary(torch.linalg.eigvalsh(hessian))
+    return spectrum_summary(symmetric_eigenvalues(hessian))
 
 
 def spectrum(snapshot: Snapshot) -> dict[str, float]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from swrlib.measures.measure import Measure
+from swrlib.measures.measure import Failures, Measure
 from swrlib.population import Members
 
 
@@ -77,11 +77,16 @@ def _pairs(layers: int) -> Tensor:
 
 
 class StepMeasures:
-    """The norms around each step, gathered only where a step measure was asked for."""
+    """The norms around each step, gathered only where a step measure was asked for.
 
-    def __init__(self, measures: Sequence[Measure], initial: Tensor) -> None:
+    Of an epoch in which a measure fails it has no values.
+    """
+
+    def __init__(
+        self, measures: Sequence[Measure], initial: Tensor, failures: Failures, before: int
+    ) -> None:
         self.measures = [measure for measure in measures if measure.when == "step"]
-        self.initial = initial
+        self.initial, self.failures, self.before = initial, failures, before
         self.norms: list[Tensor] = []
         self.layers: list[str] = []
         self.maximum: dict[str, Tensor] = {}
@@ -96,14 +101,20 @@ class StepMeasures:
         self.layers = groups[0].weighted
         self.norms.append(all_norms(groups))
         if len(self.norms) == 3:
-            self.steps += 1
             norms = Norms(self.initial, *self.norms)
-            for measure in self.measures:
-                name, value = measure.name, measure.function(norms)
-                self.last[name] = value
-                self.sum[name] = self.sum.get(name, torch.zeros_like(value)) + value
-                self.maximum[name] = torch.maximum(self.maximum.get(name, value), value)
+            for measure in list(self.measures):
+                try:
+                    self._add(measure.name, measure.function(norms))
+                except Exception as error:  # of whatever kind: it must not end the training
+                    self.failures.meet(measure, error, self.before + self.steps)
+                    self.measures.remove(measure)
+            self.steps += 1
             self.norms = []
+
+    def _add(self, name: str, value: Tensor) -> None:
+        self.last[name] = value
+        self.sum[name] = self.sum.get(name, torch.zeros_like(value)) + value
+        self.maximum[name] = torch.maximum(self.maximum.get(name, value), value)
 
     def results(self) -> Iterator[tuple[int, str, str, float]]:
         """Yield (member, layer or pair, name, value): the epoch's maximum, mean and last value."""

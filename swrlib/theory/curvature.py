@@ -42,6 +42,17 @@ def spectrum_summary(eigenvalues: Tensor) -> dict[str, float]:
     }
 
 
+def symmetric_eigenvalues(matrix: Tensor) -> Tensor:
+    """Return the eigenvalues [k] of a symmetric matrix [k, k], ascending.
+
+    Zero rows, as dead units leave in a Hessian, have the eigenvalue 0 and cost nothing.
+    """
+    kept = (matrix != 0).any(0)
+    found = matrix.new_zeros(len(matrix))
+    found[: int(kept.sum())] = torch.linalg.eigvalsh(matrix[kept][:, kept])
+    return found.sort().values
+
+
 class LossHessian:
     """The Hessian of the mean cross-entropy, as products v ↦ Hv: no matrix is written down.
 
