@@ -23,17 +23,9 @@ from torch import fx, nn
 
 from swrlib.checks import first_line
 from swrlib.network.arguments import call_arguments
-from swrlib.network.operations import (
-    OPERATIONS,
-    OUT_OF_PLACE,
-    Operation,
-    classify,
-    degree_of_part,
-    given,
-    lags,
-    spelled,
-    straight_through,
-)
+from swrlib.network.hooks import changing_hook
+from swrlib.network.operations import OPERATIONS, OUT_OF_PLACE, Operation, given, spelled
+from swrlib.network.powers import classify, degree_of_part, lags, straight_through
 from swrlib.network.writes import read_later
 
 # -------------------------------------------------------------------------------------------------
@@ -366,7 +358,7 @@ def _module_step(
     label = _label(node, module)
     if isinstance(module, normalizations):
         return _normalized(names[node], inputs, label, node, module)
-    if has_own_forward(module):
+    if has_own_forward(module) or changing_hook(module):
         return Step(names[node], "other", inputs, label, node=node, module=module)
     return _step(type(module).__name__, node, names, module)
 

@@ -6,13 +6,13 @@ from collections.abc import Iterable
 
 from torch import fx
 
-from swrlib.network.operations import OPERATIONS, spelled
+from swrlib.network.operations import OPERATIONS, called
 
 #: They may return what lies in the memory of their input; of what only moves entries, all but …
 _SHARING = {"contiguous", "detach", "identity", "to", "type", "float", "double", "alias"}
 #: … these, which copy.
 _COPIES = {"roll", "flip", "fliplr", "flipud", "rot90", "repeat", "tile", "gather", "index"}
-_COPIES |= {"indexselect", "pixelshuffle"}
+_COPIES |= {"indexselect", "pixelshuffle", "pixelunshuffle", "takealongdim"}
 
 
 def read_later(node: fx.Node, seen: Iterable[fx.Node]) -> list[fx.Node]:
@@ -40,7 +40,7 @@ def read_later(node: fx.Node, seen: Iterable[fx.Node]) -> list[fx.Node]:
 def _origin(node: fx.Node) -> fx.Node:
     """Return what a value is a view of, perhaps through others; itself where it is none."""
     while node.op in ("call_function", "call_method") and isinstance(node.args[0], fx.Node):
-        name = spelled(str(getattr(node.target, "__name__", node.target)))
+        name = called(node)
         does = OPERATIONS.get(name)
         places = does is not None and does.role == "places" and name not in _COPIES
         if not (places or name in _SHARING):
