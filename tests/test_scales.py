@@ -939,6 +939,55 @@ def test_what_is_multiplied_through_a_view_keeps_its_scale(exported):
     assert {*SoftWeightRescaling(model, 0.1, example=example).summary()["proportional"]} == {"yes"}
 
 
+def a_part_of_ones(h):
+    canvas = torch.ones(4, 6)
+    canvas[:, :3].copy_(h[:, :3])
+    return canvas.relu()
+
+
+def ones_set(h):
+    canvas = torch.ones(4, 6)
+    canvas[:, :3] = h[:, :3]
+    return canvas.relu()
+
+
+def a_part_of_zeros(h):
+    canvas = torch.zeros(4, 6)
+    canvas[:, :3].copy_(h[:, :3])
+    return canvas.relu()
+
+
+@pytest.mark.parametrize("write", [a_part_of_ones, ones_set, a_part_of_zeros])
+def test_what_is_written_into_a_constant_is_seen(write):
+    """Without an example nothing of it is: `torch.fx` takes what comes of it for constants."""
+    with pytest.raises(ValueError, match=r"writes an activation into a tensor.*example="):
+        SoftWeightRescaling(Written(write), 0.1)
+    swr = SoftWeightRescaling(Written(write), 0.1, example=torch.randn(4, 4))
+    end = swr.summary()["proportional"]["second"]
+    assert end == "yes" if write is a_part_of_zeros else "into a part of 'ones'" in end
+
+
+class Remembering(nn.Module):
+    """It keeps an average of an activation in a buffer, and may go on from that."""
+
+    def __init__(self, reads: bool) -> None:
+        super().__init__()
+        self.first, self.second, self.reads = nn.Linear(4, 6), nn.Linear(6, 3), reads
+        self.register_buffer("average", torch.ones(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        self.average.mul_(0.9).add_(h.detach().mean(0), alpha=0.1)
+        return self.second(torch.relu(self.average + 1) if self.reads else h.relu())
+
+
+def test_an_average_in_a_buffer_is_no_matter_unless_it_is_read():
+    swr = SoftWeightRescaling(Remembering(False), 0.1)
+    assert set(swr.summary()["proportional"]) == {"yes"}
+    with pytest.raises(ValueError, match="writes an activation into a tensor"):
+        SoftWeightRescaling(Remembering(True), 0.1)
+
+
 # --- hooks -----------------------------------------------------------------------------------
 
 

@@ -82,10 +82,14 @@ def degree_of_part(node: fx.Node) -> float | None:
     return _PARTS.get((called(node.args[0]), place)) if isinstance(place, int) else None
 
 
-def _is_zero(value: Any) -> bool:
+_BLANK = {"zeros", "zeroslike", "newzeros", "empty", "emptylike", "newempty"}
+
+
+def is_zero(value: Any) -> bool:
+    """Return whether a constant is zero, or has no values yet."""
     if isinstance(value, fx.Node):
         if called(value) not in ("scalartensor", "full", "fulllike", "newfull"):
-            return called(value) in ("zeros", "zeroslike", "newzeros")
+            return called(value) in _BLANK
         value = value.kwargs.get("fill_value", value.args[-1:] and value.args[-1])
     return isinstance(value, int | float) and not isinstance(value, bool) and value == 0
 
@@ -107,7 +111,7 @@ def _divides(node: fx.Node, user: fx.Node) -> bool:
 
 def _of_branches(node: fx.Node, activations: list[fx.Node], constants: list[Any]) -> Classified:
     """Classify what needs one scale of all its branches; constants have none unless they are 0."""
-    if not all(map(_is_zero, constants)):
+    if not all(map(is_zero, constants)):
         alone = len(activations) == 1 and len(constants) == 1
         fits = alone and _keeps_from_zero(node, constants[0])
         return ("homogeneous", {activations[0]: 1}) if fits else _OTHER
@@ -152,7 +156,7 @@ def _addition(node: fx.Node, operands: list[fx.Node], activations: list[fx.Node]
     powers = {a: float(factors.count(a)) for a in activations if a in factors}
     if len(operands) != 3 or operands != [*node.args[:3]]:
         return _OTHER
-    if node.kwargs.get("beta", 1) == 0 or _is_zero(added):
+    if node.kwargs.get("beta", 1) == 0 or is_zero(added):
         return "power", powers
     if added in activations and [*powers.values()] == [1]:
         return "sum", dict.fromkeys((added, *powers), 1.0)
@@ -169,14 +173,14 @@ def _copy(node: fx.Node, operands: list[fx.Node], activations: list[fx.Node]) ->
     source = node.args[1] if len(node.args) > 1 else node.kwargs.get("src")
     if source in activations:
         return "power", {source: 1.0}  # type: ignore[dict-item]
-    return ("homogeneous", {activations[0]: 1}) if _is_zero(source) else ("power", {})
+    return ("homogeneous", {activations[0]: 1}) if is_zero(source) else ("power", {})
 
 
 def _comparison(node: fx.Node, operands: list[fx.Node], activations: list[fx.Node]) -> Classified:
     if node.kwargs:
         return _OTHER
     others = [side for side in node.args if side not in activations]
-    if not all(map(_is_zero, others)):
+    if not all(map(is_zero, others)):
         return _OTHER
     return ("power" if len(activations) == 1 else "sum"), dict.fromkeys(activations, 0.0)
 
@@ -190,7 +194,7 @@ def _choice(node: fx.Node, operands: list[fx.Node], activations: list[fx.Node]) 
         masks.append(sides.pop(0))
     sides += [node.kwargs[key] for key in ("value", "input", "other") if key in node.kwargs]
     branches = [activation for activation in activations if activation in sides]
-    if not branches or not all(_is_zero(side) for side in sides if side not in activations):
+    if not branches or not all(is_zero(side) for side in sides if side not in activations):
         return _OTHER
     powers: dict[fx.Node, float] = {m: 0.0 for m in activations if m in masks}
     powers |= dict.fromkeys(branches, 1.0)
@@ -203,9 +207,9 @@ def _clamp(node: fx.Node, operands: list[fx.Node], activations: list[fx.Node]) -
     if operands != activations[:1]:
         return _OTHER
     if bounds.get("max") is not None:
-        below_zero = least is None and _is_zero(bounds["max"])
+        below_zero = least is None and is_zero(bounds["max"])
         return ("homogeneous", {activations[0]: 1}) if below_zero else _OTHER
-    if _is_zero(least) or _keeps_from_zero(node, least):
+    if is_zero(least) or _keeps_from_zero(node, least):
         return "homogeneous", {activations[0]: 1}
     return _OTHER
 

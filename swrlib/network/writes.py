@@ -47,3 +47,19 @@ def _origin(node: fx.Node) -> fx.Node:
             break
         node = node.args[0]
     return node
+
+
+def fills_constant(node: fx.Node, in_place: bool) -> bool:
+    """Return whether an operation writes into what is read later and `torch.fx` calls a constant.
+
+    A tensor that the forward pass makes is made to be read, and may be made of one that was written
+    into; a buffer may only take an average.
+    """
+    filled = node.args[0] if node.args else None
+    writes = in_place or called(node) == "setitem"
+    if not (writes and isinstance(filled, fx.Node) and filled.op == "get_attr"):
+        return False
+    nodes = [*node.graph.nodes]
+    later = [str(n.target) for n in nodes[nodes.index(node) :] if n.op == "get_attr"]
+    made = [name.startswith("_tensor_constant") for name in (str(filled.target), *later)]
+    return any(made) or str(filled.target) in later
