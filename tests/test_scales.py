@@ -1048,6 +1048,17 @@ def test_a_hook_that_only_watches_is_no_matter(hook, place):
     assert gap < 1e-9 and set(ends) == {"yes"}
 
 
+def test_a_hook_of_all_modules_is_one_of_each():
+    model = hooked("4", watching)
+    swr = SoftWeightRescaling(model, 0.1)
+    handle = nn.modules.module.register_module_forward_hook(doubled)
+    try:
+        ends = list(swr.summary()["proportional"])
+    finally:
+        handle.remove()
+    assert all("(doubled) returns something" in end for end in ends)
+
+
 def test_a_hook_that_comes_later_is_said_with_its_name():
     model = hooked("4", watching)
     swr = SoftWeightRescaling(model, 0.1)

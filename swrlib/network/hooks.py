@@ -8,14 +8,17 @@ import inspect
 from typing import Any
 
 from torch import nn
+from torch.nn.modules import module as every
 
 
 def changing_hook(module: nn.Module) -> str:
     """Return the name of a hook that may change what a module takes or returns; empty without one.
 
-    Only one that returns something can, unless it writes in place.
+    Only one that returns something can, unless it writes in place. Hooks of all modules count.
     """
-    hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+    of_all = every._global_forward_pre_hooks, every._global_forward_hooks
+    places = *of_all, module._forward_pre_hooks, module._forward_hooks
+    hooks = [hook for place in places for hook in place.values()]
     names = (getattr(h, "__qualname__", type(h).__name__) for h in hooks if not _only_watches(h))
     return next(names, "")
 
