@@ -184,6 +184,45 @@ CALLS = {
     "softshrink": (lambda x: F.softshrink(x, 0), ROWS),
     "hardshrink": (lambda x: F.hardshrink(x, 0), ROWS),
     "zero": (lambda x: (2 * x).zero_(), ROWS),
+    "copy": (lambda x: (2 * x.sign()).copy_(x), ROWS),
+    "nantonum": (torch.nan_to_num, ROWS),
+    "alphadropout": (nn.AlphaDropout().eval(), ROWS),
+    "featurealphadropout": (nn.FeatureAlphaDropout().eval(), MAPS),
+    "pixelunshuffle": (nn.PixelUnshuffle(2), MAPS),
+    "takealongdim": (lambda x: x.take_along_dim(torch.ones(3, 1, dtype=torch.long), 1), ROWS),
+    **{
+        name: (lambda x, name=name: getattr(torch, name)(x), ROWS)
+        for name in ("expm1", "round", "floor", "ceil", "trunc")
+    },
+    "log1p": (lambda x: x.abs().log1p(), ROWS),
+    "glu": (F.glu, ROWS),
+    "scaleddotproductattention": (lambda x: F.scaled_dot_product_attention(x, x, x), SIGNALS),
+    "cosinesimilarity": (lambda x: F.cosine_similarity(x, x.roll(1, 0)), ROWS),
+    "hypot": (lambda x: torch.hypot(x, 2 * x), ROWS),
+    "lerp": (lambda x: torch.lerp(x, 3 * x.abs(), 0.3), ROWS),
+    "fmod": (lambda x: torch.fmod(x, x.roll(1, 0)), ROWS),
+    "remainder": (lambda x: torch.remainder(x, x.roll(1, 0)), ROWS),
+    "mod": (lambda x: x % x.roll(1, 0), ROWS),
+    "cdist": (lambda x: torch.cdist(x, 2 * x), ROWS),
+    "mv": (lambda x: x.mv(WEIGHT[0]), ROWS),
+    "dot": (lambda x: torch.dot(x[0], x[1]), ROWS),
+    "outer": (lambda x: torch.outer(x[0], x[1]), ROWS),
+    "inner": (lambda x: torch.inner(x, WEIGHT), ROWS),
+    "tensordot": (lambda x: torch.tensordot(x, WEIGHT, 1), ROWS),
+    "addmm": (lambda x: torch.addmm(x, x, WEIGHT), ROWS),
+    "addmv": (lambda x: torch.addmv(x[:, 0], x, WEIGHT[0]), ROWS),
+    "addbmm": (lambda x: torch.addbmm(x[0], x, WEIGHT[:6, :6].expand(2, 6, 6)), SIGNALS),
+    "baddbmm": (lambda x: torch.baddbmm(x, x, WEIGHT[:6, :6].expand(2, 6, 6)), SIGNALS),
+    "addcmul": (lambda x: torch.addcmul(x, WEIGHT[:3], x, value=2), ROWS),
+    **{
+        f"convtranspose{n}d": (
+            lambda x, n=n: getattr(F, f"conv_transpose{n}d")(
+                x, WEIGHT[:4, :4].reshape(4, 4, *(1,) * n)
+            ),
+            shape,
+        )
+        for n, shape in ((1, SIGNALS), (2, MAPS), (3, VOLUMES))
+    },
     "fill": (lambda x: (2 * x).fill_(3), ROWS),
     "norm": (lambda x: x.norm(dim=1), ROWS),
     "linalgvectornorm": (lambda x: torch.linalg.vector_norm(x, dim=1), ROWS),
@@ -357,10 +396,11 @@ OPTIONS = {
     "GELU by tanh": nn.GELU(approximate="tanh"),
     "narrow hardtanh": nn.Hardtanh(-0.1, 0.2),
 }
+NOT_ALWAYS = ("dropout", "feature", "alpha", "detach")
 STEEP = OPTIONS | {
     name: CALLS[name][0]
     for name in having(role="entries")
-    if OPERATIONS[name].slope is not None and not name.startswith(("dropout", "feature", "detach"))
+    if OPERATIONS[name].slope is not None and not name.startswith(NOT_ALWAYS)
 }
 
 

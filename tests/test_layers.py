@@ -735,11 +735,12 @@ def test_tracing_leaves_the_model_as_it_was(exported):
     assert model.hidden is hidden
 
 
-def test_integer_parameters_are_refused_by_name():
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float8_e4m3fn])
+def test_parameters_that_cannot_be_scaled_are_refused_by_name(dtype):
     model = nn.Sequential(nn.Linear(3, 2))
     model[0].weight.requires_grad_(False)
-    model[0].weight.data = torch.ones(2, 3, dtype=torch.int64)
-    with pytest.raises(ValueError, match=r"0\.weight holds torch\.int64 numbers"):
+    model[0].weight.data = torch.ones(2, 3, dtype=dtype)
+    with pytest.raises(ValueError, match=rf"0\.weight holds {dtype} numbers"):
         trace_layers(model)
 
 

@@ -1155,3 +1155,12 @@ def test_a_first_step_in_inference_mode_changes_nothing_for_later_ones():
         with torch.inference_mode(mode):
             soft.step()
         assert float(model.weight.detach().norm()) == pytest.approx(1.5 * norm)
+
+
+def test_weights_made_in_inference_mode_are_refused():
+    with torch.inference_mode():
+        model = mlp(3, 4, 2)
+        SoftWeightRescaling(model, 0.1).step()
+    with pytest.raises(ValueError, match=r"the weight of 0 was made in inference mode") as caught:
+        SoftWeightRescaling(model, 0.1)
+    assert "\n" not in str(caught.value)

@@ -23,18 +23,10 @@ from torch import fx, nn
 
 from swrlib.checks import first_line
 from swrlib.network.arguments import call_arguments
-from swrlib.network.operations import (
-    OPERATIONS,
-    OUT_OF_PLACE,
-    Operation,
-    classify,
-    degree_of_part,
-    given,
-    lags,
-    spelled,
-    straight_through,
-)
-from swrlib.network.writes import read_later
+from swrlib.network.hooks import changing_hook
+from swrlib.network.operations import OPERATIONS, OUT_OF_PLACE, Operation, given, spelled
+from swrlib.network.powers import classify, degree_of_part, is_zero, lags, straight_through
+from swrlib.network.writes import fills_constant, read_later
 
 # -------------------------------------------------------------------------------------------------
 # Layers
@@ -307,8 +299,12 @@ def _write(
     before = names.get(into) if isinstance(into, fx.Node) else None
     names |= {n: written for n, name in names.items() if name == before}
     for other in read_later(node, seen):
-        old = names.get(other, written)  # a constant has no scale of its own
-        if old != written:
+        old = names.get(other)
+        if old is None and other is not into and not is_zero(other):  # a part of a constant
+            label = f"{written!r} into a part of {other.name!r}"
+            steps.append(Step(f"{written} in {other.name}", "other", (written,), label))
+            names[other] = steps[-1].name
+        elif old is not None and old != written:
             step = f"{written} in {old}"
             steps.append(Step(step, "sum", (old, written), repr(old), powers=(1.0, 1.0)))
             names |= {n: step for n, name in names.items() if name == old}
@@ -349,6 +345,9 @@ def _symbolic(model: nn.Module, normalizations: Classes) -> Graph:
             elif inputs:
                 names[node] = node.name
                 steps.append(_step(target, node, names))
+        if node in names and fills_constant(node, steps[-1].in_place):
+            error = ValueError("it writes an activation into a tensor of its own and reads that")
+            raise Untraceable(f"{type(model).__name__} cannot be traced", error)
         if node in names and steps[-1].in_place:
             _write(node, names, steps, used)
     raise ValueError(f"{type(model).__name__} returns nothing")
@@ -366,7 +365,7 @@ def _module_step(
     label = _label(node, module)
     if isinstance(module, normalizations):
         return _normalized(names[node], inputs, label, node, module)
-    if has_own_forward(module):
+    if has_own_forward(module) or changing_hook(module):
         return Step(names[node], "other", inputs, label, node=node, module=module)
     return _step(type(module).__name__, node, names, module)
 

@@ -19,6 +19,7 @@ from swrlib.checks import nearest, warn
 from swrlib.network import graph
 from swrlib.network.effects import Effect, effect_of
 from swrlib.network.graph import Kind, Step, kind_of
+from swrlib.network.hooks import changing_hook
 from swrlib.network.order import Order, ordered
 from swrlib.network.parameters import refuse_parameters, shared
 
@@ -81,7 +82,7 @@ class Network:
     reused : frozenset of str
         Parameters of layers that other code uses too, on the way to the output.
     patched : bool
-        Whether the model was given another forward than the one that was traced.
+        Whether the model was given another forward than the one that was traced, or a hook on it.
     effects : mapping of str to str
         What the scale of a layer's parameters does, where it does not just scale the output.
     traced : bool
@@ -99,9 +100,17 @@ class Network:
     def fault(self, layer: Layer) -> str:
         """Return why scaling a layer's parameters does not just scale its output, or nothing."""
         if self.patched:
-            return "the model was given a forward that only tracing on an example input can see"
+            return (
+                "the model was given a forward of its own, or a hook that may change what it sees, "
+                "which only tracing on an example input can follow"
+            )
         if self.effects.get(layer.name) == "other":
             return f"{layer.name!r} ({type(layer.module).__name__}) has a forward of its own"
+        if hook := changing_hook(layer.module):
+            return (
+                f"a hook of {layer.name!r} ({hook}) returns something and so may change what it "
+                "sees: one that only watches returns nothing"
+            )
         if layer.computes_its_bias:
             return (
                 f"the bias of {layer.name!r} is no parameter (pruned, parametrized or constant) "
@@ -238,7 +247,7 @@ def trace(
 
     Notes
     -----
-    Hooks are taken to watch, not to change what they see.
+    Hooks that return nothing are taken to watch, not to change what they see.
     """
     model = _not_scripted(unwrap(model))
     declared = _checked_classes(normalizations)
@@ -258,7 +267,9 @@ def trace(
         found.steps,
         found.outputs,
         frozenset(name for name in found.used if name.rpartition(".")[0] in before),
-        patched=layers is None and example is None and "forward" in vars(model),
+        patched=layers is None
+        and example is None
+        and ("forward" in vars(model) or changing_hook(model) != ""),
         effects=_effects({name: modules[name] for name in kinds}, declared),
         traced=layers is None or layers == [""],
     )

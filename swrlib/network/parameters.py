@@ -23,8 +23,9 @@ def refuse_parameters(layers: Mapping[str, nn.Module], model: nn.Module | None =
     Raises
     ------
     ValueError
-        If one has no shape yet, holds whole numbers, is sparse or distributed, has entries that
-        share memory, or shares it with another parameter of the layers, or of the model if given.
+        If one has no shape yet, holds whole numbers or float8 ones, is sparse or distributed, has
+        entries that share memory, or shares it with another parameter of the layers, or of the
+        model if given.
     """
     for name, module in layers.items():
         _refuse_parameters(name, module)
@@ -42,10 +43,11 @@ def _refuse_parameters(layer: str, module: nn.Module) -> None:
         name = ".".join(filter(None, (layer, kind)))
         if nn.parameter.is_lazy(parameter):
             raise ValueError(f"{name} has no shape yet: run the model once on an input")
-        if not (parameter.is_floating_point() or parameter.is_complex()):
+        numbers = parameter.is_floating_point() or parameter.is_complex()
+        if not numbers or parameter.element_size() == 1:  # a float8
             raise ValueError(
                 f"{name} holds {parameter.dtype} numbers, which cannot be scaled: "
-                "convert the model to floating-point numbers first"
+                "convert the model to float32, say, first"
             )
         if hasattr(parameter, "placements"):  # a DTensor
             raise ValueError(

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from swrlib.network.layers import Layer, refuse_parameters
 from swrlib.rescaling import multi_tensor_norms
 from swrlib.swr.cautions import weight_of
@@ -23,7 +25,7 @@ class Targets:
     Raises
     ------
     ValueError
-        If there is no weight, or a norm is not a finite number.
+        If there is no weight, one cannot be changed, or a norm is not a finite number.
     """
 
     def __init__(self, layers: Sequence[Layer | Included]) -> None:
@@ -31,6 +33,11 @@ class Targets:
         for name, weight in weights.items():
             if weight.is_meta:
                 raise ValueError(f"{weight_of(name)} has no values yet, so no norm to return to")
+            if weight.is_inference() and not torch.is_inference_mode_enabled():
+                raise ValueError(
+                    f"{weight_of(name)} was made in inference mode, outside of which nothing can "
+                    "change it: make the model outside, too"
+                )
         if not weights:
             raise ValueError("no layer has a weight that is a parameter: there is no norm to take")
         self.norms = multi_tensor_norms([weight.detach() for weight in weights.values()])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from swrlib.checks import first_line
-from swrlib.theory.copies import evaluated, refuse_inputs, run
+from swrlib.theory.copies import evaluated, refuse_inputs, refuse_mixing, run
 
 
 @torch.inference_mode(False)
@@ -47,7 +47,7 @@ def lipschitz_lower_bound(
     ------
     ValueError
         If inputs or weights are not real, the output is not one tensor that follows the input
-        smoothly, or the network is random.
+        smoothly, or the network is random or mixes the inputs of a batch.
     """
     refuse_inputs(inputs)
     # In less than float64 a difference of outputs may be rounding alone.
@@ -90,6 +90,9 @@ def _ascend(network: nn.Module, x: Tensor, steps: int, iterations: int, length: 
                 )
             if step == 0 and not torch.allclose(here, run(network, x), equal_nan=True):
                 raise ValueError(f"{name} is random in evaluation mode, too")
+            if step == 0:
+                with torch.no_grad():
+                    refuse_mixing(network, x[:1], run(network, x[:1]))
             # J·v as the derivative of u ↦ Jᵀ·u, which is linear (the sum's 0 keeps a Jacobian of
             # zeros in it).
             row = torch.zeros_like(here, requires_grad=True)

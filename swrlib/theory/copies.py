@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
@@ -71,3 +72,23 @@ def run(network: nn.Module, inputs: Any) -> Any:
         raise ValueError(
             f"{type(network).__name__} fails on an input{shape}: {first_line(error)}"
         ) from error
+
+
+def refuse_mixing(network: nn.Module, example: Tensor, expected: Any) -> None:
+    """Refuse a model that makes something else of an input where others are beside it in a batch.
+
+    ``example``: one input, [1, …]; ``expected``: what the model makes of it.
+    """
+    if not isinstance(expected, Tensor):
+        return
+    try:
+        # Whatever the order of the results is, those of the example itself stay.
+        one, two = (run(network, torch.cat([example, c * example.flip(-1) + c])) for c in (-1, 2))
+        same = torch.isclose(one, two, rtol=1e-6, atol=1e-9, equal_nan=True)
+    except (RuntimeError, TypeError, ValueError):  # it takes one input at a time
+        return
+    if int(same.sum()) < expected.numel():
+        raise ValueError(
+            f"{type(network).__name__} mixes the inputs of a batch: what it computes from one "
+            "input alone is another map"
+        )
