@@ -427,7 +427,7 @@ def ends(records: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         A row a data set, model and method: ``mean, sd`` of the last ten epochs and ``seeds``;
-        ``beside scratch``, the mean minus that of full reset; ``at the change``, the accuracy after
+        ``minus scratch``, the mean minus that of full reset; ``at the change``, the accuracy after
         the first epoch of a stage minus the mean of the last ten before it.
     """
     named = with_ablations(records)
@@ -439,4 +439,4 @@ def ends(records: pd.DataFrame) -> pd.DataFrame:
     found = table["late"].agg(mean="mean", sd="std", seeds="count")
     scratch = found["mean"].xs("full-reset", level="method").reindex(found.index.droplevel(2))
     beside = found["mean"] - scratch.to_numpy()
-    return found.assign(**{"beside scratch": beside, "at the change": table["drop"].mean()})
+    return found.assign(**{"minus scratch": beside, "at the change": table["drop"].mean()})
