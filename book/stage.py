@@ -26,11 +26,13 @@ import yaml
 
 from swrlib import load_records, verdicts
 from swrlib.figures.forest import forest
+from swrlib.notebook import RUNS
 from swrlib.overview import Overview
 from swrlib.overview.advice import advice
 from swrlib.overview.scorecard import scorecard
 from swrlib.papers import SWR as paper
 from swrlib.papers import Claim, Paper, find_paper, known_papers
+from swrlib.records import load_provenance
 from swrlib.tables import badge, claim_line
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -66,6 +68,26 @@ def prepare_chapter(path: Path, chapter: dict) -> nbformat.NotebookNode:
         heading = find_heading(notebook)
         heading.source = "\n".join([f"# {title}", *heading.source.splitlines()[1:]])
     return notebook
+
+
+def name_records(notebook: nbformat.NotebookNode, known: pd.DataFrame) -> None:
+    """Write into each cell's metadata which records are behind what it shows.
+
+    ``records`` are one entry a commit (``commit``, with `` with changes`` where there were some,
+    ``runs`` and ``files``); ``own`` is how many runs the page trained itself.
+    """
+    changed = known["dirty"].eq(True).map({True: " with changes", False: ""})
+    known = known.assign(commit=known["commit"].fillna("unknown").str[:10] + changed)
+    for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
+        found = [output["data"][RUNS] for output in cell.outputs if RUNS in output.get("data", {})]
+        cell.outputs = [output for output in cell.outputs if RUNS not in output.get("data", {})]
+        runs = {run for listed in found for run in listed}
+        rows = known[known["run"].isin(runs)]
+        cell.metadata["own"] = len(runs) - rows["run"].nunique()
+        cell.metadata["records"] = [
+            {"commit": commit, "runs": of["run"].nunique(), "files": sorted(set(of["job"]))}
+            for commit, of in rows.groupby("commit")
+        ]
 
 
 def find_heading(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -350,6 +372,9 @@ def main(executed: Path, stage: Path) -> None:
     for name, notebook in notebooks.items():
         if name != chapters[name]["notebook"]:
             rename_labels(notebook, f"-{name.replace('_', '-')}")
+    known = load_provenance(inputs.results_folder())
+    for notebook in notebooks.values():
+        name_records(notebook, known)
     shutil.rmtree(stage, ignore_errors=True)
     for path in [*inputs.pages(), *inputs.readable_results({})]:
         copy = stage / path.relative_to(root)
