@@ -10,6 +10,7 @@ an address, every chapter begins with a cell that the page does not show: whoeve
 where the project is not installed, on Colab say, gets it.
 """
 
+import json
 import re
 import shutil
 import sys
@@ -25,6 +26,7 @@ import play
 import yaml
 
 from swrlib import load_records, verdicts
+from swrlib.cost import BENCHMARKS
 from swrlib.figures.forest import forest
 from swrlib.notebook import RUNS
 from swrlib.overview import Overview
@@ -74,10 +76,12 @@ def name_records(notebook: nbformat.NotebookNode, known: pd.DataFrame) -> None:
     """Write into each cell's metadata which records are behind what it shows.
 
     ``records`` are one entry a commit (``commit``, with `` with changes`` where there were some,
-    ``runs`` and ``files``); ``own`` is how many runs the page trained itself.
+    ``runs`` and ``files``); ``own`` is how many runs the page trained itself. A file of times
+    stands for itself, and counts as no run.
     """
     changed = known["dirty"].eq(True).map({True: " with changes", False: ""})
     known = known.assign(commit=known["commit"].fillna("unknown").str[:10] + changed)
+    measurements = known["run"].eq(known["job"])
     for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
         found = [output["data"][RUNS] for output in cell.outputs if RUNS in output.get("data", {})]
         cell.outputs = [output for output in cell.outputs if RUNS not in output.get("data", {})]
@@ -85,9 +89,25 @@ def name_records(notebook: nbformat.NotebookNode, known: pd.DataFrame) -> None:
         rows = known[known["run"].isin(runs)]
         cell.metadata["own"] = len(runs) - rows["run"].nunique()
         cell.metadata["records"] = [
-            {"commit": commit, "runs": of["run"].nunique(), "files": sorted(set(of["job"]))}
+            {
+                "commit": commit,
+                "runs": of.loc[~measurements[of.index], "run"].nunique(),
+                "files": sorted(set(of["job"])),
+            }
             for commit, of in rows.groupby("commit")
         ]
+
+
+def measurements() -> pd.DataFrame:
+    """Return the commits of the files of times: a row a part, as `load_provenance` has a run."""
+    folder = inputs.results_folder()
+    rows = []
+    for path in sorted(folder.glob(f"{BENCHMARKS}/*.json")):
+        content, name = json.loads(path.read_text("utf-8")), path.relative_to(folder).as_posix()
+        machines = [part.get("machine") for part in content.values() if isinstance(part, dict)]
+        for about in filter(None, [content.get("machine"), *machines]):
+            rows.append({"run": name, "job": name} | {k: about.get(k) for k in ("commit", "dirty")})
+    return pd.DataFrame(rows, columns=["run", "job", "commit", "dirty"]).drop_duplicates()
 
 
 def find_heading(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -372,7 +392,7 @@ def main(executed: Path, stage: Path) -> None:
     for name, notebook in notebooks.items():
         if name != chapters[name]["notebook"]:
             rename_labels(notebook, f"-{name.replace('_', '-')}")
-    known = load_provenance(inputs.results_folder())
+    known = pd.concat([load_provenance(inputs.results_folder()), measurements()], ignore_index=True)
     for notebook in notebooks.values():
         name_records(notebook, known)
     shutil.rmtree(stage, ignore_errors=True)

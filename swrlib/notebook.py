@@ -250,10 +250,13 @@ class RunsBehind:
         self.assigned: dict[str, set[str]] = {}
 
     def of(self, name: str) -> set[str]:
-        """Return the runs behind a name."""
+        """Return the runs behind a name, or the file of times that was read for it."""
         value = self.namespace.get(name)
         if isinstance(value, pd.DataFrame) and "run" in value:
             return set(value["run"])
+        attrs = getattr(value, "attrs", None)
+        if isinstance(attrs, dict) and "file" in attrs:
+            return {attrs["file"]}
         return self.assigned.get(name, set())
 
     def of_cell(self, source: str) -> set[str]:

@@ -559,6 +559,13 @@ def test_a_cell_s_runs_become_the_files_and_commits_of_their_records():
         {"commit": "unknown", "runs": 1, "files": ["2.parquet"]},
     ]
     assert cells[1].metadata == {"own": 0, "records": []}
+    times = nbformat.v4.new_output("display_data", {stage.RUNS: ["_benchmarks/cost.json"]})
+    cell = nbformat.v4.new_code_cell("show()", outputs=[times])
+    stage.name_records(nbformat.v4.new_notebook(cells=[cell]), stage.measurements())
+    assert all(of["runs"] == 0 and len(of["commit"]) == 10 for of in cell.metadata["records"])
+    assert {name for of in cell.metadata["records"] for name in of["files"]} == {
+        "_benchmarks/cost.json"
+    }
 
 
 def test_a_site_is_lightened_without_a_loss(tmp_path):

@@ -150,8 +150,8 @@ def test_a_picture_names_its_records_and_its_cell(halves):
     said = re.findall(r'<a class="made-by" href="#cell-\d+">([^<]*)</a>', front)
     assert said == [
         "from 3 recorded runs, commit be2d8e7b02; cell 4",
-        "computed on this page; cell 5",
-        "computed on this page; cell 6",
+        "how it was made; cell 5",
+        "how it was made; cell 6",
     ]
     assert "<li>commit be2d8e7b02, 3 runs: one.parquet, two.parquet</li>" in drawer
     assert "one.parquet" not in front
@@ -167,6 +167,9 @@ def test_records_are_linked_where_the_repository_has_an_address(monkeypatch):
     ]
     assert drawer.made_of(of, own=4) == "from 3 recorded runs, 2 commits"
     assert drawer.made_of([], own=4) == "from this page's own runs"
+    times = [{"commit": "be2d8e7b02", "runs": 0, "files": ["_benchmarks/cost.json"]}]
+    assert drawer.made_of(times, own=0) == "from recorded times, commit be2d8e7b02"
+    assert "<li>commit be2d8e7b02: _bench" in drawer.listed_records(times, "").astext()
     listed = drawer.listed_records(of, "https://a.org/b").astext()
     for link in ("commit/be2d8e7b02", "blob/HEAD/results/a.parquet", "blob/HEAD/results/b.parquet"):
         assert f'<a href="https://a.org/b/{link}">' in listed

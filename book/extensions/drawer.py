@@ -194,10 +194,11 @@ def made_from(page: str, facts: dict, repository: str) -> nodes.raw:
 def made_of(records: list[dict], own: int) -> str:
     """Say what is behind the output of a cell: records and their commit, or this page's runs."""
     if not records:
-        return "from this page's own runs" if own else "computed on this page"
+        return "from this page's own runs" if own else "how it was made"
     runs, commits = sum(of["runs"] for of in records), [of["commit"] for of in records]
     where = f"commit {commits[0]}" if len(commits) == 1 else f"{len(commits)} commits"
-    return f"from {runs} recorded run{'s' * (runs > 1)}, {where}"
+    what = f"{runs} recorded run{'s' * (runs > 1)}" if runs else "recorded times"
+    return f"from {what}, {where}"
 
 
 def listed_records(records: list[dict], repository: str) -> nodes.raw:
@@ -209,8 +210,8 @@ def listed_records(records: list[dict], repository: str) -> nodes.raw:
             commit = COMMIT.sub(rf'<a href="{repository}/commit/\g<0>">\g<0></a>', commit)
             place = f"{repository}/blob/HEAD/results"
             files = [f'<a href="{place}/{name}">{name}</a>' for name in files]
-        runs = f"{of['runs']} run{'s' * (of['runs'] > 1)}"
-        lines.append(f"<li>commit {commit}, {runs}: {', '.join(files)}</li>")
+        runs = f", {of['runs']} run{'s' * (of['runs'] > 1)}" * (of["runs"] > 0)
+        lines.append(f"<li>commit {commit}{runs}: {', '.join(files)}</li>")
     summary = "The records in <code>results/</code>, by commit"
     return html(f"<details><summary>{summary}</summary><ul>{''.join(lines)}</ul></details>")
 
