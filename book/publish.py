@@ -26,6 +26,8 @@ MATHJAX = ("tex-chtml.js", "output/chtml/", "a11y/", "sre/mathmaps/en")
 #: What a picture within a page begins with.
 EMBEDDED = "data:image/svg+xml;base64,"
 EMBEDDED_PICTURE = re.escape(EMBEDDED) + "([A-Za-z0-9+/=]+)"
+#: The same as HTML has it, with its alternative text as the group.
+DRAWN = f'<img src="{re.escape(EMBEDDED)}[^"]*" alt="([^"]*)">'
 
 
 def main(mark: Path) -> None:
@@ -56,7 +58,7 @@ def main(mark: Path) -> None:
 
 
 def lighten(site: Path) -> None:
-    """Leave out what no page loads, keep each picture once, and write notebooks without blanks."""
+    """Leave out what no page loads, and keep each picture once: on its page."""
     static = site / "_static"
     for path in static.rglob("*"):
         inside = path.relative_to(static).as_posix()
@@ -71,7 +73,7 @@ def lighten(site: Path) -> None:
     for path in site.glob("_images/*.svg"):
         path.write_text(small_picture(path.read_text("utf-8")), "utf-8")
     for path in site.glob("_sources/**/*.ipynb"):
-        notebook = small_notebook(nbformat.read(path, as_version=4))
+        notebook = without_pictures(nbformat.read(path, as_version=4))
         path.write_text(json.dumps(notebook, ensure_ascii=False, separators=(",", ":")), "utf-8")
 
 
@@ -96,22 +98,17 @@ def small_picture(picture: str) -> str:
     return re.sub(places, lambda place: re.sub(r"(\.\d\d)\d+(?![\de])", r"\1", place[0]), picture)
 
 
-def small_notebook(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Return a notebook with small pictures, and without what the site has in place of sliders."""
-
-    def smaller(match: re.Match[str]) -> str:
-        picture = small_picture(base64.b64decode(match[1]).decode())
-        return EMBEDDED + base64.b64encode(picture.encode()).decode()
-
+def without_pictures(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Return a notebook with what each picture says in its place: the page has the picture."""
     for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
         shown = [(output, output.get("data", {})) for output in cell.outputs]
-        tabs = 'class="panels"'
+        tabs = 'class="panels"'  # what the site has in place of sliders
         cell.outputs = [out for out, data in shown if tabs not in data.get("text/html", "")]
         for _, data in shown:
-            if "image/svg+xml" in data:
-                data["image/svg+xml"] = small_picture(data["image/svg+xml"])
+            for kind in [kind for kind in data if kind.startswith("image/")]:
+                del data[kind]
             if EMBEDDED in data.get("text/html", ""):
-                data["text/html"] = re.sub(EMBEDDED_PICTURE, smaller, data["text/html"])
+                data["text/html"] = re.sub(DRAWN, r"<p>\1</p>", data["text/html"])
     return notebook
 
 

@@ -10,6 +10,7 @@ an address, every chapter begins with a cell that the page does not show: whoeve
 where the project is not installed, on Colab say, gets it.
 """
 
+import json
 import re
 import shutil
 import sys
@@ -25,12 +26,15 @@ import play
 import yaml
 
 from swrlib import load_records, verdicts
+from swrlib.cost import BENCHMARKS
 from swrlib.figures.forest import forest
+from swrlib.notebook import RUNS
 from swrlib.overview import Overview
 from swrlib.overview.advice import advice
 from swrlib.overview.scorecard import scorecard
 from swrlib.papers import SWR as paper
 from swrlib.papers import Claim, Paper, find_paper, known_papers
+from swrlib.records import load_provenance
 from swrlib.tables import badge, claim_line
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -66,6 +70,44 @@ def prepare_chapter(path: Path, chapter: dict) -> nbformat.NotebookNode:
         heading = find_heading(notebook)
         heading.source = "\n".join([f"# {title}", *heading.source.splitlines()[1:]])
     return notebook
+
+
+def name_records(notebook: nbformat.NotebookNode, known: pd.DataFrame) -> None:
+    """Write into each cell's metadata which records are behind what it shows.
+
+    ``records`` are one entry a commit (``commit``, with `` with changes`` where there were some,
+    ``runs`` and ``files``); ``own`` is how many runs the page trained itself. A file of times
+    stands for itself, and counts as no run.
+    """
+    changed = known["dirty"].eq(True).map({True: " with changes", False: ""})
+    known = known.assign(commit=known["commit"].fillna("unknown").str[:10] + changed)
+    measurements = known["run"].eq(known["job"])
+    for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
+        found = [output["data"][RUNS] for output in cell.outputs if RUNS in output.get("data", {})]
+        cell.outputs = [output for output in cell.outputs if RUNS not in output.get("data", {})]
+        runs = {run for listed in found for run in listed}
+        rows = known[known["run"].isin(runs)]
+        cell.metadata["own"] = len(runs) - rows["run"].nunique()
+        cell.metadata["records"] = [
+            {
+                "commit": commit,
+                "runs": of.loc[~measurements[of.index], "run"].nunique(),
+                "files": sorted(set(of["job"])),
+            }
+            for commit, of in rows.groupby("commit")
+        ]
+
+
+def measurements() -> pd.DataFrame:
+    """Return the commits of the files of times: a row a part, as `load_provenance` has a run."""
+    folder = inputs.results_folder()
+    rows = []
+    for path in sorted(folder.glob(f"{BENCHMARKS}/*.json")):
+        content, name = json.loads(path.read_text("utf-8")), path.relative_to(folder).as_posix()
+        machines = [part.get("machine") for part in content.values() if isinstance(part, dict)]
+        for about in filter(None, [content.get("machine"), *machines]):
+            rows.append({"run": name, "job": name} | {k: about.get(k) for k in ("commit", "dirty")})
+    return pd.DataFrame(rows, columns=["run", "job", "commit", "dirty"]).drop_duplicates()
 
 
 def find_heading(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -353,6 +395,9 @@ def main(executed: Path, stage: Path) -> None:
     for name, notebook in notebooks.items():
         if name != chapters[name]["notebook"]:
             rename_labels(notebook, f"-{name.replace('_', '-')}")
+    known = pd.concat([load_provenance(inputs.results_folder()), measurements()], ignore_index=True)
+    for notebook in notebooks.values():
+        name_records(notebook, known)
     shutil.rmtree(stage, ignore_errors=True)
     for path in [*inputs.pages(), *inputs.readable_results({})]:
         copy = stage / path.relative_to(root)

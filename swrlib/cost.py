@@ -19,6 +19,8 @@ from swrlib.papers import SWR as paper
 from swrlib.records import results_folder
 
 T = TypeVar("T")
+#: Where a folder of records holds what was timed.
+BENCHMARKS = "_benchmarks"
 COLUMNS = ("table", "name", "model", "processes", "threads", "runs", "repeat", "milliseconds")
 
 
@@ -36,7 +38,8 @@ def load_cost(path: str | os.PathLike[str] | None = None) -> tuple[pd.DataFrame,
     tuple of DataFrame
         A row per way of training and repetition: `COLUMNS`, ``rescaling`` (the share of the time
         within SWR) and ``mebibytes`` (what a process needed beyond its start). ``milliseconds`` are
-        of one run's step on the whole machine. Then a row per table: commit, versions, processor.
+        of one run's step on the whole machine; ``attrs`` name the project's own file. Then a row
+        per table: commit, versions, processor.
 
     Raises
     ------
@@ -55,6 +58,8 @@ def load_cost(path: str | os.PathLike[str] | None = None) -> tuple[pd.DataFrame,
     frame, machine = _read(file, "make bench", tables)
     if not len(frame) or not set(COLUMNS) <= set(frame.columns):
         raise ValueError(f"{file} lacks columns of a table of measurements: `make bench` makes one")
+    if path is None:
+        frame.attrs["file"] = f"{BENCHMARKS}/{file.name}"
     return frame, machine
 
 
@@ -72,7 +77,7 @@ def measure_times() -> pd.Series:
 
 
 def _results_file(name: str) -> Path:
-    new, old = results_folder() / "_benchmarks" / name, results_folder() / name
+    new, old = results_folder() / BENCHMARKS / name, results_folder() / name
     return old if old.is_file() and not new.is_file() else new
 
 
@@ -113,6 +118,11 @@ class OnGPU:
     stacks: pd.DataFrame
     precision: pd.DataFrame
     vgg16: pd.DataFrame
+
+    @property
+    def attrs(self) -> dict[Any, Any]:
+        """Name the project's file, where it is from there, as `load_cost`'s table does."""
+        return self.machine.attrs
 
     def where(self) -> str:
         """Say on what the parts were run, with what and when; a dash where nothing was."""
@@ -201,7 +211,10 @@ def load_gpu(path: str | os.PathLike[str] | None = None) -> OnGPU:
     file = Path(path or _results_file("gpu.json"))
     if path is None and not file.is_file():
         return _on_gpu({})
-    return _read(file, "python -m benchmarks.gpu", _on_gpu)
+    found = _read(file, "python -m benchmarks.gpu", _on_gpu)
+    if path is None:
+        found.machine.attrs["file"] = f"{BENCHMARKS}/{file.name}"
+    return found
 
 
 def _on_gpu(content: Mapping[str, Any]) -> OnGPU:

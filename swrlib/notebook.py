@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import html
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,8 @@ from swrlib.verdicts.outcomes import OURS
 
 _PLAIN = (str, int, float, bool, list, tuple, dict, type(None))
 _JUPYTER = {"In", "Out"}
+#: What kind of output lists the runs behind what its cell shows; a page names their records.
+RUNS = "application/vnd.swrlib.runs+json"
 
 
 def project_root() -> Path:
@@ -52,6 +56,8 @@ class Chapter:
         Epochs of each stage instead of the scale's.
     results : Path
         Folder of the records that this notebook makes.
+    read : set of str
+        Committed runs that were read since a `RunsBehind` last looked.
     """
 
     def __init__(self, parameters: Mapping[str, Any]) -> None:
@@ -64,6 +70,7 @@ class Chapter:
         self.root = project_root()
         given = parameters.get("results")
         self.results = Path(given) if given else self.root / "build" / "records"
+        self.read: set[str] = set()
 
     def methods(self, names: Iterable[str], stream: str) -> list[Method]:
         """Return methods with the paper's λ, or one borrowed from a near column, which is said."""
@@ -104,9 +111,11 @@ class Chapter:
         if streams:
             filters["stream"] = list(streams)
         try:
-            return records.load_records(**filters)
+            found = records.load_records(**filters)
         except FileNotFoundError:
             return pd.DataFrame(columns=list(records.COLUMNS))
+        self.read |= set(found["run"])
+        return found
 
 
 def measured(
@@ -188,6 +197,7 @@ def begin(namespace: Mapping[str, Any], *names: str) -> Chapter:
         _check(name, value)
     chapter = Chapter(parameters)
     _stamp(chapter)
+    _follow(RunsBehind(chapter, namespace))
     return chapter
 
 
@@ -219,6 +229,76 @@ def _stamp(chapter: Chapter) -> None:
         f"commit {commit}, Python {about['python']}, torch {about['torch']}, "
         f"{html.escape(str(about['processor']))}, {about['date'][:10]}.</p>"
     )
+
+
+class RunsBehind:
+    """The runs behind what each cell shows, found in the names that its code reads.
+
+    A DataFrame with a column ``run`` has its own. Another name has those of the names from which
+    it was assigned, in an earlier cell or in this one. What the chapter reads from the committed
+    records while a cell runs belongs to that cell as well.
+
+    Parameters
+    ----------
+    chapter : Chapter
+    namespace : mapping
+        The notebook's.
+    """
+
+    def __init__(self, chapter: Chapter, namespace: Mapping[str, Any]) -> None:
+        self.chapter, self.namespace = chapter, namespace
+        self.assigned: dict[str, set[str]] = {}
+
+    def of(self, name: str) -> set[str]:
+        """Return the runs behind a name, or the file of times that was read for it."""
+        value = self.namespace.get(name)
+        if isinstance(value, pd.DataFrame) and "run" in value:
+            return set(value["run"])
+        attrs = getattr(value, "attrs", None)
+        if isinstance(attrs, dict) and "file" in attrs:
+            return {attrs["file"]}
+        return self.assigned.get(name, set())
+
+    def of_cell(self, source: str) -> set[str]:
+        """Return the runs behind what a cell shows, once it has run.
+
+        What only assigns shows nothing; ``_`` takes the value of a call that shows something.
+        """
+        shown, self.chapter.read = self.chapter.read, set()
+        for statement in ast.parse(source).body:
+            names = [node for node in ast.walk(statement) if isinstance(node, ast.Name)]
+            stored = {node.id for node in names if isinstance(node.ctx, ast.Store)}
+            read = {node.id for node in names if isinstance(node.ctx, ast.Load)}
+            if isinstance(statement, ast.FunctionDef):
+                stored.add(statement.name)
+            if isinstance(statement, ast.AugAssign):
+                read |= stored
+            behind = set().union(*map(self.of, read))
+            self.assigned |= dict.fromkeys(stored, behind)
+            if stored == {"_"} or not isinstance(statement, _ASSIGNING):
+                shown = shown | behind
+        return shown
+
+    def __call__(self, result: Any) -> None:
+        """Add the runs to a cell's outputs: IPython calls this when a cell has run."""
+        from IPython.display import display
+
+        if result.success and (runs := self.of_cell(result.info.raw_cell)):
+            display({RUNS: sorted(runs)}, raw=True)
+
+
+_ASSIGNING = (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.FunctionDef, ast.Import, ast.ImportFrom)
+
+
+def _follow(behind: RunsBehind) -> None:
+    """Call it after each cell from now on, in place of an earlier one; outside IPython never."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is None:
+        return
+    for known in list(shell.events.callbacks["post_run_cell"]):
+        if isinstance(known, RunsBehind):
+            shell.events.unregister("post_run_cell", known)
+    shell.events.register("post_run_cell", behind)
 
 
 def judge(chapter: Chapter, *claims: str, quick: pd.DataFrame | None = None) -> list[Verdict]:

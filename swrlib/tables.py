@@ -55,8 +55,14 @@ def framed(table: Styler, *, head: str = "right") -> str:
 
 
 def show(title: str, table: pd.DataFrame, form: str = "{}") -> None:
-    """Display a table below its title, which is plain text; a dash where it has no rows."""
-    text = framed(styled(table, form)) if len(table) else '<div class="table-container">–</div>'
+    """Display a table below its title, which is plain text; a dash where it has no rows.
+
+    An index that only counts the rows is left out.
+    """
+    lines = styled(table, form)
+    if isinstance(table.index, pd.RangeIndex):
+        lines.hide(axis="index")
+    text = framed(lines) if len(table) else '<div class="table-container">–</div>'
     show_html(f"<p>{html.escape(title)}</p>{text}")
 
 

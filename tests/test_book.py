@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 import yaml
 from browser import WIDTHS, find_chromium, list_pages, open_browser, open_page
@@ -539,6 +540,35 @@ def test_the_site_has_what_its_pages_load_and_is_light(site):
     assert weight < 25 * 2**20, f"{weight / 2**20:.1f} MiB"
 
 
+def test_a_cell_s_runs_become_the_files_and_commits_of_their_records():
+    stage = staging()
+    known = pd.DataFrame(
+        {
+            "run": ["a", "b", "c", "z"],
+            "job": ["1.parquet", "1.parquet", "2.parquet", "3.parquet"],
+            "commit": ["0123456789ab", "0123456789ab", None, "ffff456789ab"],
+            "dirty": [False, False, None, True],
+        }
+    )
+    runs = nbformat.v4.new_output("display_data", {stage.RUNS: ["a", "b", "c", "own"]})
+    table = nbformat.v4.new_output("display_data", {"text/html": "<p>one</p>"})
+    cells = [nbformat.v4.new_code_cell("show()", outputs=given) for given in ([table, runs], [])]
+    stage.name_records(nbformat.v4.new_notebook(cells=cells), known)
+    assert cells[0].outputs == [table] and cells[0].metadata["own"] == 1
+    assert cells[0].metadata["records"] == [
+        {"commit": "0123456789", "runs": 2, "files": ["1.parquet"]},
+        {"commit": "unknown", "runs": 1, "files": ["2.parquet"]},
+    ]
+    assert cells[1].metadata == {"own": 0, "records": []}
+    times = nbformat.v4.new_output("display_data", {stage.RUNS: ["_benchmarks/cost.json"]})
+    cell = nbformat.v4.new_code_cell("show()", outputs=[times])
+    stage.name_records(nbformat.v4.new_notebook(cells=[cell]), stage.measurements())
+    assert all(of["runs"] == 0 and len(of["commit"]) == 10 for of in cell.metadata["records"])
+    assert {name for of in cell.metadata["records"] for name in of["files"]} == {
+        "_benchmarks/cost.json"
+    }
+
+
 def test_a_site_is_lightened_without_a_loss(tmp_path):
     staging()  # whose folder is on the path from then on
     publish = importlib.import_module("publish")
@@ -565,9 +595,13 @@ def test_a_site_is_lightened_without_a_loss(tmp_path):
         (tmp_path / name).write_text(text)
     outputs = [
         nbformat.v4.new_output("display_data", {"text/html": text})
-        for text in ('<div class="panels">tabs</div>', f'<b>kept</b><img src="{embedded}">')
+        for text in (
+            '<div class="panels">tabs</div>',
+            f'<b>kept</b><img src="{embedded}" alt="both">',
+        )
     ]
-    outputs.append(nbformat.v4.new_output("display_data", {"image/svg+xml": picture}))
+    both = {"image/svg+xml": picture, "text/plain": "what it shows"}
+    outputs.append(nbformat.v4.new_output("display_data", both))
     notebook = nbformat.v4.new_notebook(
         cells=[nbformat.v4.new_code_cell("a = 1\nb", outputs=outputs, execution_count=1)]
     )
@@ -587,9 +621,8 @@ def test_a_site_is_lightened_without_a_loss(tmp_path):
     nbformat.validate(read)
     assert read.cells[0].source == "a = 1\nb"
     kept, drawn = read.cells[0].outputs
-    again = publish.EMBEDDED + base64.b64encode(small.encode()).decode()
-    assert kept.data["text/html"] == f'<b>kept</b><img src="{again}">'
-    assert drawn.data["image/svg+xml"] == small
+    assert kept.data["text/html"] == "<b>kept</b><p>both</p>"
+    assert drawn.data == {"text/plain": "what it shows"}
 
 
 def test_each_paper_has_a_link_and_each_page_the_papers(site):

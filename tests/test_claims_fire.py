@@ -293,7 +293,7 @@ def test_how_methods_end_beside_scratch():
 
     means = {"fire": 0.65, "full_reset": 0.66, "swr": 0.70}
     table = fire.ends(records(**means)).loc["cifar10", "cnn"]
-    assert table.at["fire", "beside scratch"] == pytest.approx(-1.0, abs=1e-6)
+    assert table.at["fire", "minus scratch"] == pytest.approx(-1.0, abs=1e-6)
     assert table["seeds"].tolist() == [3, 3, 3]
     moved = with_changes(records(**means), lambda method, seed: -0.1 * (method == "fire"))
     table = fire.ends(moved).loc["cifar10", "cnn"]

@@ -100,7 +100,7 @@ def test_a_measure_at_a_tasks_start_stands_beside_the_tasks_end():
         "weights: mean size": 200,
         "weights: distance from start": 201,
         "weights: srank": 207,
-        "weights: off isometry": np.mean([204, 206, 208, 210]),
+        "weights: non-isometry": np.mean([204, 206, 208, 210]),
         UPDATE: 100,  # of the task before
         "gradient-Hessian overlap": 200,
     }
@@ -179,7 +179,7 @@ def test_what_is_missing_is_missing():
     assert whole.startswith("Not recorded yet: label-shuffled, ReLU; label-shuffled, leaky ReLU; ")
     said = predictors.missing(table)
     assert said.startswith("Not recorded yet: label-shuffled, leaky ReLU; label-shuffled, tanh; ")
-    assert "Of fewer than 3 seeds: label-shuffled, ReLU. Of fewer than 5 methods, which " in said
+    assert "With fewer than 3 seeds: label-shuffled, ReLU. With fewer than 5 methods, too " in said
 
 
 # Correlations
@@ -377,8 +377,8 @@ def test_measures_are_judged_in_every_view():
     text = rule.said(judged, WITHIN)
     assert text.startswith("Within runs, of 18 measures 1 predicts: Hessian: srank (-0.9")
     assert "1 differs by stream: update in the task before" in text
-    assert rule.said_of_methods(judged).startswith("Of those that predict within runs (1), across")
-    assert "the trouble of the task before has ρ = +0." in rule.said_of_baselines(judged)
+    assert rule.said_of_methods(judged).startswith("Of the 1 that predict within runs, across")
+    assert "the error of the task before has ρ = +0." in rule.said_of_baselines(judged)
 
 
 def test_seeds_that_all_settings_have_count_over_all():
@@ -407,7 +407,7 @@ def test_words_are_rarely_wrong(simulated):
         for view in (WITHIN, BEYOND, ACROSS):
             assert share.loc[(view, seeds, "useless"), [PREDICTS, DIFFERS]].sum() <= 0.05
             assert share.loc[(view, seeds, "strong"), DOES_NOT] <= 0.05
-        assert share.loc[(BEYOND, seeds, "a clock"), PREDICTS] <= 0.05
+        assert share.loc[(BEYOND, seeds, "steady drift"), PREDICTS] <= 0.05
         assert share.loc[(WITHIN, seeds, "strong, turned in one setting"), PREDICTS] <= 0.05
     assert share.loc[(WITHIN, 5, "strong"), PREDICTS] > 0.95
     assert share.loc[(WITHIN, 5, "strong, turned in one setting"), DIFFERS] > 0.95

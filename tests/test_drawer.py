@@ -38,6 +38,12 @@ def code(source: str, *tags: str, outputs=()) -> nbformat.NotebookNode:
     )
 
 
+def drawn(records: list[dict], own: int) -> nbformat.NotebookNode:
+    cell = code("draw()", "hide-input", outputs=[output(svg=PICTURE, plain="a picture")])
+    cell.metadata |= {"records": records, "own": own}
+    return cell
+
+
 def text(source: str) -> nbformat.NotebookNode:
     return nbformat.v4.new_markdown_cell(source)
 
@@ -69,7 +75,10 @@ def halves(tmp_path_factory) -> tuple[str, str]:
         code("import this", "hide-cell", outputs=[printed("on import"), output(html="<i>odd</i>")]),
         code("seeds = 2", "parameters"),
         code("begin()", "hide-cell", outputs=[output(html='<p class="provenance">ran at</p>')]),
-        code("draw()", "hide-input", outputs=[output(svg=PICTURE, plain="a picture")]),
+        drawn(
+            [{"commit": "be2d8e7b02", "runs": 3, "files": ["one.parquet", "two.parquet"]}],
+            own=2,
+        ),
         code(
             "judge()",
             outputs=[
@@ -116,7 +125,7 @@ def test_the_drawer_is_in_order_at_the_end_of_the_page(halves):
     order = ["several.ipynb", "ran at", "Checks", "quick [", "import this", "seeds = 2", "check()"]
     places = [drawer.index(word) for word in order]
     assert places == sorted(places)
-    assert drawer.count("</details>") == 1
+    assert drawer.count("</details>") == 2  # and the records of a cell
 
 
 def test_what_was_found_is_paragraphs_and_nothing_is_a_bar(halves):
@@ -133,6 +142,38 @@ def test_what_is_shown_leads_to_its_cell_and_back(halves):
         assert f'id="cell-{number}"' in drawer and f'href="#from-cell-{number}"' in drawer
     assert re.findall(r'href="#cell-(\d+)"', front) == ["4", "5", "6"]
     assert '<p class="at-one-look"><b>2 so</b> <a href="#from-cell-5">' in front
+
+
+def test_a_picture_names_its_records_and_its_cell(halves):
+    """Under it a few words; which files, commit by commit, beside the cell's code."""
+    front, drawer = halves
+    said = re.findall(r'<a class="made-by" href="#cell-\d+">([^<]*)</a>', front)
+    assert said == [
+        "from 3 recorded runs, commit be2d8e7b02; cell 4",
+        "how it was made; cell 5",
+        "how it was made; cell 6",
+    ]
+    assert "<li>commit be2d8e7b02, 3 runs: one.parquet, two.parquet</li>" in drawer
+    assert "one.parquet" not in front
+
+
+def test_records_are_linked_where_the_repository_has_an_address(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "book/extensions"))
+    import drawer
+
+    of = [
+        {"commit": "be2d8e7b02 with changes", "runs": 1, "files": ["a.parquet"]},
+        {"commit": "unknown", "runs": 2, "files": ["b.parquet"]},
+    ]
+    assert drawer.made_of(of, own=4) == "from 3 recorded runs, 2 commits"
+    assert drawer.made_of([], own=4) == "from this page's own runs"
+    times = [{"commit": "be2d8e7b02", "runs": 0, "files": ["_benchmarks/cost.json"]}]
+    assert drawer.made_of(times, own=0) == "from recorded times, commit be2d8e7b02"
+    assert "<li>commit be2d8e7b02: _bench" in drawer.listed_records(times, "").astext()
+    listed = drawer.listed_records(of, "https://a.org/b").astext()
+    for link in ("commit/be2d8e7b02", "blob/HEAD/results/a.parquet", "blob/HEAD/results/b.parquet"):
+        assert f'<a href="https://a.org/b/{link}">' in listed
+    assert "</a> with changes, 1 run: " in listed and "commit unknown, 2 runs" in listed
 
 
 def test_a_notebook_without_such_a_section_gets_one(tmp_path):

@@ -1,6 +1,7 @@
 """What every chapter begins and ends with: parameters refused or resolved, verdicts, play."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib
 
@@ -11,9 +12,10 @@ import pandas as pd
 import pytest
 import torch
 from image_folder import make_image_folder
+from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
-from swrlib import build_model, load_dataset, notebook, trace_layers, train
+from swrlib import build_model, cost, load_dataset, notebook, trace_layers, train
 from swrlib.methods import SWR, Vanilla
 from swrlib.papers import SWR as paper
 
@@ -200,3 +202,50 @@ def test_a_short_training_learns_and_swr_holds_its_norms():
         assert (network(images).argmax(1) == labels).float().mean() > 0.6
         after = [layer.weight.norm().item() for layer in trace_layers(network)]
         assert np.allclose(before, after, rtol=1e-5) == (lam == 1.0)
+
+
+def test_the_runs_behind_a_cell_are_those_of_the_names_that_it_reads():
+    """Frames have their own; other names those they were made from, through earlier cells."""
+    frames = {name: pd.DataFrame({"run": [f"{name}1", f"{name}1", f"{name}2"]}) for name in "ab"}
+    chapter = notebook.Chapter(GOOD)
+    behind = notebook.RunsBehind(chapter, frames | {"c": pd.DataFrame({"x": [1]})})
+    assert behind.of_cell("means = summed(a)\ntext = 'no frame'") == set()
+    assert behind.of_cell("import math\nfigure, said = draw(means)\nshow(figure, said)") == {
+        "a1",
+        "a2",
+    }
+    assert behind.of_cell("show(text, c)") == set()
+    assert behind.of_cell("def draw(n):\n    return picture(b, n)") == set()
+    assert behind.of_cell("panels({n: draw(n) for n in (1, 2)})") == {"b1", "b2"}
+    assert behind.of_cell("said = 'x'\nsaid += word(b)\nif said:\n    show(said)") == {"b1", "b2"}
+    assert behind.of_cell("_ = judge(a)") == {"a1", "a2"}
+    behind.namespace |= {"times": cost.load_cost()[0], "gpu": cost.load_gpu()}
+    files = {"_benchmarks/cost.json", "_benchmarks/gpu.json"}
+    assert (
+        behind.of_cell("part = times[times['table'] == 'steps']\nshow(part, gpu.stacks)") == files
+    )
+
+
+def test_what_a_chapter_reads_while_a_cell_runs_belongs_to_the_cell(monkeypatch, shell):
+    frame = pd.DataFrame({"run": ["r"], "epoch": [1]})
+    monkeypatch.setattr(notebook.records, "load_records", lambda **filters: frame)
+    names = {"read": None}
+    with capture_output():
+        chapter = notebook.begin(GOOD, *GOOD)
+        notebook.begin(GOOD, *GOOD)  # as where a cell is run twice: one listener remains
+    known = shell_listeners()
+    assert len(known) == 1
+    behind = notebook.RunsBehind(chapter, names)
+    chapter.paper_records("warm-start")
+    assert behind.of_cell("_ = judge(chapter)") == {"r"}
+    assert behind.of_cell("_ = judge(chapter)") == set()
+    result = SimpleNamespace(success=True, info=SimpleNamespace(raw_cell="show(read)"))
+    names["read"] = frame
+    with capture_output() as captured:
+        behind(result)
+    assert [output.data for output in captured.outputs] == [{notebook.RUNS: ["r"]}]
+
+
+def shell_listeners() -> list[notebook.RunsBehind]:
+    known = InteractiveShell.instance().events.callbacks["post_run_cell"]
+    return [one for one in known if isinstance(one, notebook.RunsBehind)]

@@ -129,7 +129,9 @@ def test_cost_runs_on_other_measurements_and_refuses_what_is_none(tmp_path):
         row["milliseconds"] *= 1 + row["repeat"] / 10
     (tmp_path / "mine.json").write_text(json.dumps(content))
     (tmp_path / "gpu.json").write_text("{}")
-    given = {"measurements": tmp_path / "mine.json", "gpu": tmp_path / "gpu.json"}
+    given = {"measurements": tmp_path / "mine.json"}
+    result = execute("engine", tmp_path / "engine.ipynb", **given, gpu=tmp_path / "gpu.json")
+    assert result.returncode == 0, result.stderr[-4000:]
     result = execute("cost", tmp_path / "out.ipynb", **given)
     assert result.returncode == 0, result.stderr[-4000:]
     text = shown((tmp_path / "out.ipynb").read_text())
@@ -150,6 +152,10 @@ def test_cost_has_a_dash_for_what_was_not_timed(chapters):
     frame, _ = cost.load_cost(ROOT / "results/_benchmarks/cost.json")
     absent = set(WITHOUT_AUTOGRAD) - set(frame["name"])
     assert ("are not in these measurements" in text) == bool(absent)
+
+
+def test_the_engine_s_chapter_shows_all_that_was_timed_on_a_gpu(chapters):
+    text = shown((chapters / "engine.ipynb").read_text())
     on_gpu = cost.load_gpu(ROOT / "results/_benchmarks/gpu.json")
     assert on_gpu.where() in text
     for value in on_gpu.stacks["milliseconds"]:

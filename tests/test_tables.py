@@ -51,6 +51,12 @@ def committed(root):
     return load_records(root / "results", stream="single-task", scale="paper", split="all")
 
 
+def test_numbers_of_rows_are_not_shown_and_names_are():
+    rows = pd.DataFrame({"a": [0.5, 0.25]})
+    assert "row_heading" not in shown(tables.show, "Two:", rows, "{:.2f}")
+    assert [*lines(shown(tables.show, "Two:", rows.set_axis(["one", "two"])))] == ["one", "two"]
+
+
 def test_badges_say_their_word():
     for verdict in ("reproduced", "not reproduced", verdicts.QUICK, "slightly higher by 0.1"):
         assert verdict in tables.badge(verdict)

@@ -374,7 +374,7 @@ def test_a_changed_docstring_alters_the_reference_alone(changed):
 
 
 def test_code_alters_the_chapters_that_import_it(changed):
-    importing = {"cost", "predictors"}
+    importing = {"cost", "engine", "predictors"}
     assert changed(append("swrlib/cost.py", "\nSMALL = 0.06\n")) == {"", *importing}
 
 
@@ -431,7 +431,7 @@ def test_measured_times_alter_their_chapter(changed):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"more": 1}))
 
     names = changed(change)
-    assert {"", "cost"} <= names and "quickstart" not in names
+    assert {"", "cost", "engine"} <= names and "quickstart" not in names
 
 
 def test_parameters_and_text_alter_their_chapter(changed):
@@ -458,7 +458,7 @@ def test_a_file_that_cannot_be_read_is_the_chapters_affair(changed):
         (folder / "notebooks/errata.ipynb").write_text("{")
         (folder / "swrlib/cost.py").write_text("def (")
 
-    assert changed(change) == {"", "errata", "cost", "predictors"}
+    assert changed(change) == {"", "errata", "cost", "engine", "predictors"}
 
 
 # ---------------------------------------------------------------------------------------------

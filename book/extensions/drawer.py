@@ -30,8 +30,12 @@ WHOLE = {"hide-cell", "parameters", "injected-parameters"}
 
 @dataclass
 class Drawer:
-    """What is taken from a page: where its numbers are from, its own runs, and its cells."""
+    """What is taken from a page: where its numbers are from, its own runs, and its cells.
 
+    ``repository`` is the project's address, empty where it has none.
+    """
+
+    repository: str = ""
     provenance: list[nodes.Node] = field(default_factory=list)
     own_runs: list[nodes.Node] = field(default_factory=list)
     cells: list[nodes.Node] = field(default_factory=list)
@@ -51,14 +55,17 @@ class Drawer:
         listed = nodes.container(ids=[f"cell-{number}"], classes=["cell", "drawer-cell"])
         cell.remove(code)
         cell.attributes.pop("hide_mode", None)
-        back = ""
+        back, metadata = "", cell["cell_metadata"]
         if output is None or not output.children:
             cell.parent.remove(cell)
         else:
             cell["ids"].append(f"from-cell-{number}")
-            cell += html(f'<a class="made-by" href="#cell-{number}">how it was made</a>')
+            said = made_of(metadata.get("records", []), metadata.get("own", 0))
+            cell += html(f'<a class="made-by" href="#cell-{number}">{said}; cell {number}</a>')
             back = f': <a href="#from-cell-{number}">what it shows</a>'
         listed += [html(f'<p class="drawer-number">Cell {number}{back}</p>'), code]
+        if records := metadata.get("records", []):
+            listed += listed_records(records, self.repository)
         if printed:
             listed += nodes.container("", *printed, classes=["cell_output"])
         self.cells.append(listed)
@@ -91,14 +98,14 @@ def fold(app: Sphinx, document: nodes.document) -> None:
     cells = [node for node in document.findall(nodes.container) if part(node) == "cell_code"]
     if not cells:
         return
-    section, drawer = own_section(document), Drawer()
+    repository = str(app.config.html_theme_options.get("repository_url", "")).rstrip("/")
+    section, drawer = own_section(document), Drawer(repository)
     for cell in cells:
         drawer.take(cell, inside=section in ancestors(cell))
     facts = app.config.chapters.get(app.env.docname, {})
     title, *content = section.children
     section.children = []
     section += [title, html(f'<details class="drawer"><summary>{SUMMARY}</summary>')]
-    repository = str(app.config.html_theme_options.get("repository_url", "")).rstrip("/")
     section += made_from(app.env.docname, facts, repository)
     link_commits([*drawer.provenance, *content], repository)
     section += [*drawer.provenance, *content, *drawer.own_runs]
@@ -178,9 +185,35 @@ def made_from(page: str, facts: dict, repository: str) -> nodes.raw:
         records = f'<a href="{repository}/tree/HEAD/results">{records}</a>'
     return html(
         f'<p>Made from {source} of the repository: <a href="{here}" download>the notebook as it '
-        f"was executed</a>. What is said to be at paper scale comes from the records in {records}."
+        f"was executed, without its pictures</a>. What is said to be at paper scale comes from the"
+        f" records in {records}."
         f" To run it again, in a clone: <code>{escape(shlex.join(words))}</code></p>"
     )
+
+
+def made_of(records: list[dict], own: int) -> str:
+    """Say what is behind the output of a cell: records and their commit, or this page's runs."""
+    if not records:
+        return "from this page's own runs" if own else "how it was made"
+    runs, commits = sum(of["runs"] for of in records), [of["commit"] for of in records]
+    where = f"commit {commits[0]}" if len(commits) == 1 else f"{len(commits)} commits"
+    what = f"{runs} recorded run{'s' * (runs > 1)}" if runs else "recorded times"
+    return f"from {what}, {where}"
+
+
+def listed_records(records: list[dict], repository: str) -> nodes.raw:
+    """Return the files of records behind the output of a cell, commit by commit, folded."""
+    lines = []
+    for of in records:
+        commit, files = escape(of["commit"]), of["files"]
+        if repository:
+            commit = COMMIT.sub(rf'<a href="{repository}/commit/\g<0>">\g<0></a>', commit)
+            place = f"{repository}/blob/HEAD/results"
+            files = [f'<a href="{place}/{name}">{name}</a>' for name in files]
+        runs = f", {of['runs']} run{'s' * (of['runs'] > 1)}" * (of["runs"] > 0)
+        lines.append(f"<li>commit {commit}{runs}: {', '.join(files)}</li>")
+    summary = "The records in <code>results/</code>, by commit"
+    return html(f"<details><summary>{summary}</summary><ul>{''.join(lines)}</ul></details>")
 
 
 def link_commits(found: list[nodes.Node], repository: str) -> None:

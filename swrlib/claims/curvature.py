@@ -49,12 +49,11 @@ FURTHER = float(np.log(1.1))
 MEASURED = tuple(dict.fromkeys(name.split(",")[0] for name in (HESSIAN, *EARLIER.values())))
 #: What it would take where nothing else is said.
 PLANNED = (
-    "Runs that are planned and not recorded yet: a quarter of an hour of one core for each "
-    "activation and seed."
+    "Planned runs, not yet recorded: a quarter of an hour of one core for each activation and seed."
 )
 NOT_SEEN = "No run with tanh lost a task, and in none the rank fell: there is nothing to compare."
-NOWHERE = "No activation lost plasticity for certain, so there is nothing to explain."
-NO_SETTING = "In no setting does the error at tasks' ends certainly stay as it is."
+NOWHERE = "With no activation was plasticity clearly lost, so there is nothing to explain."
+NO_SETTING = "In no setting is it certain that the error at the end of a task does not rise."
 
 
 def at_the_paper_s_setting(records: pd.DataFrame) -> pd.DataFrame:
@@ -143,7 +142,7 @@ class Courses:
 
     def loss(self, activation: str, method: str = "vanilla", **given: float) -> TaskCase:
         """Return by how much the error at tasks' ends rises."""
-        what = f"{PAPER.label(activation)}, error at the end of the stream minus the start"
+        what = f"{PAPER.label(activation)}, error at the end of the stream minus that at its start"
         values = self.wide("error", activation, "change", **given)
         return TaskCase(what, values, {method: 1.0}, task_rule.MARGINS["error"])
 

@@ -429,7 +429,7 @@ def ends(records: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         A row a data set, model and method: ``mean, sd`` of the last ten epochs and ``seeds``;
-        ``beside scratch``, the mean minus that of full reset; ``at the change``, the accuracy after
+        ``minus scratch``, the mean minus that of full reset; ``at the change``, the accuracy after
         the first epoch of a stage minus the mean of the last ten before it.
     """
     named = with_ablations(records)
@@ -442,4 +442,4 @@ def ends(records: pd.DataFrame) -> pd.DataFrame:
     means = found["mean"].unstack("method")
     scratch = means.reindex(columns=[SCRATCH])[SCRATCH].reindex(found.index.droplevel("method"))
     beside = found["mean"] - scratch.to_numpy()
-    return found.assign(**{"beside scratch": beside, "at the change": table["change"].mean()})
+    return found.assign(**{"minus scratch": beside, "at the change": table["change"].mean()})

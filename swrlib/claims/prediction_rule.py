@@ -293,7 +293,7 @@ def said(judged: pd.DataFrame, view: str) -> str:
     rows = judged[(judged["view"] == view) & judged["measure"].isin(NAMES)]
     rows = rows[(rows["setting"] == "all") & rows["seeds"].gt(0)]
     if not len(rows):
-        return f"{view.capitalize()}: nothing to say, since there are no records of it."
+        return f"{view.capitalize()}: nothing to say, since there are no records."
     parts = []
     for which in _VERBS:
         of = rows[rows["word"] == which]
@@ -309,7 +309,7 @@ def said_of_methods(judged: pd.DataFrame) -> str:
     within = over_all.loc[[WITHIN]] if WITHIN in over_all.index else over_all[:0]
     chosen = within[(within["word"] == PREDICTS) & within.index.isin(NAMES, level=1)]
     if not len(chosen):
-        return "No measure predicts within runs, so that there is none to ask across methods."
+        return "No measure predicts within runs, so none is left to be asked across methods."
     words: dict[str, list[str]] = {}
     for (_, name), row in chosen.iterrows():
         other = over_all.loc[(ACROSS, name)] if (ACROSS, name) in over_all.index else None
@@ -318,7 +318,7 @@ def said_of_methods(judged: pd.DataFrame) -> str:
             verb = _OTHERWISE[0]
         words.setdefault(verb, []).append(name)
     parts = [f"{_counted(len(of), verb)} ({', '.join(of)})" for verb, of in words.items()]
-    return f"Of those that predict within runs ({len(chosen)}), across methods {'; '.join(parts)}."
+    return f"Of the {len(chosen)} that predict within runs, across methods {'; '.join(parts)}."
 
 
 def said_of_baselines(judged: pd.DataFrame) -> str:

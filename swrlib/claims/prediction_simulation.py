@@ -45,7 +45,7 @@ class Truth(NamedTuple):
 
 TRUTHS = (
     Truth("useless", 0.0, 2.0, steady=False),
-    Truth("a clock", 0.0, 2.0),
+    Truth("steady drift", 0.0, 2.0),
     Truth("weak", 0.35, 0.0),
     Truth("strong", 0.8, 0.0),
     Truth("strong, turned in one setting", 0.8, 0.0, turned=True),

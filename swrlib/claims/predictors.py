@@ -49,7 +49,7 @@ class Predictor:
     measure, value : str
         "hessian-start" and "srank": as they stand in the table of measures.
     sign : int
-        Of the correlation with the trouble that who proposed it expects; 0: none is stated.
+        Of the correlation with the trouble that its authors expect; 0: none is stated.
     layers : {"last", "sum", "mean"}, optional
         Where there is one value a layer: that of the last hidden one, or of all.
     """
@@ -77,12 +77,12 @@ PREDICTORS = (
     Predictor("weights: mean size", "weights-start", "size mean", 1),
     Predictor("weights: distance from start", "weights-start", "distance l2", 1),
     Predictor("weights: srank", "weights-start", "srank", -1, "last"),
-    Predictor("weights: off isometry", "weights-start", "deviation-from-isometry", 1, "mean"),
+    Predictor("weights: non-isometry", "weights-start", "deviation-from-isometry", 1, "mean"),
     Predictor("update in the task before", "weights-end", "update l2", -1),
     Predictor("gradient-Hessian overlap", "overlap-start", "", 0),
 )
 #: What knows nothing of the network: a measure should say more than these.
-CLOCK, BEFORE = "number of the task", "trouble of the task before"
+CLOCK, BEFORE = "number of the task", "error of the task before"
 BASELINES = (CLOCK, BEFORE)
 NAMES = tuple(predictor.name for predictor in PREDICTORS)
 #: What the page waits for: activations by stream.
@@ -275,7 +275,7 @@ def _across(rows: pd.DataFrame) -> Seeds:
     return found
 
 
-TOGETHER, WITHIN, BEYOND = "all together", "within runs", "beyond the clock"
+TOGETHER, WITHIN, BEYOND = "pooled", "within runs", "given the task number"
 ACROSS = "across methods"
 #: The four ways to look at a measure, in the order in which they are shown.
 VIEWS: Mapping[str, Callable[[pd.DataFrame], Seeds]] = {
@@ -390,8 +390,8 @@ def missing(table: pd.DataFrame) -> str:
     absent = [name for name in planned if not any(n.startswith(name) for n in found.index)]
     parts = {
         "Not recorded yet": absent,
-        f"Of fewer than {LEAST_SEEDS} seeds": found.index[found["seeds"] < LEAST_SEEDS],
-        f"Of fewer than {DECIDING} methods, which decide nothing across them": found.index[
+        f"With fewer than {LEAST_SEEDS} seeds": found.index[found["seeds"] < LEAST_SEEDS],
+        f"With fewer than {DECIDING} methods, too few to decide anything across them": found.index[
             found["methods"] < DECIDING
         ],
     }

@@ -37,7 +37,7 @@ LARGER = float(np.log(1.1))
 #: Methods by when they act, for pictures.
 ACTS = {
     "at every step": ("l2", "l2-init", "l2-er", "spectral", LAYER_NORM),
-    "now and then": ("redo", "fire", "shrink-perturb", "shrink-perturb-noise", "full-reset"),
+    "at intervals": ("redo", "fire", "shrink-perturb", "shrink-perturb-noise", "full-reset"),
 }
 #: What runs in small have in common, beside three hidden layers of 100 units, and what they leave
 #: as it is: another activation, say, is another setting.
@@ -256,7 +256,7 @@ class Courses:
 
     def loss(self, method: str) -> TaskCase:
         """Return by how much a method's online accuracy falls over the tasks."""
-        what = f"{LABELS[method]}, online accuracy at the start minus the end of the stream"
+        what = f"{LABELS[method]}, online accuracy at the start of the stream minus that at its end"
         margin = task_rule.MARGINS["online"]
         return TaskCase(what, task_rule.wide(self.sums, "change"), {method: -1.0}, margin)
 

@@ -38,7 +38,7 @@ def _lines(ax: Axes) -> None:
             ax.axhline(row - 0.5, color="0.8", lw=0.8, zorder=0)
     ax.axvspan(-SIZE, SIZE, color="0.93", zorder=0)
     ax.axvline(0, color="0.6", lw=1, zorder=0)
-    ax.set(xlim=(-1.03, 1.03), xlabel="Spearman's ρ with the trouble")
+    ax.set(xlim=(-1.03, 1.03), xlabel="Spearman's ρ with the task's error")
     ax.grid(False, axis="y")
 
 
@@ -162,7 +162,7 @@ def scatter(table: pd.DataFrame, measure: str, setting: str) -> tuple[Figure, st
     by = {"x": measure, "y": "trouble", "hue": "method", "style": "method", "hue_order": methods}
     look = {"palette": _colors(methods), "markers": markers, "s": 26, "alpha": 0.7}
     sns.scatterplot(rows, ax=ax, **by, **look)
-    ax.set(xlabel=f"{measure}, at the task's start", ylabel="trouble of the task")
+    ax.set(xlabel=f"{measure}, at the task's start", ylabel="error of the task")
     if (legend := ax.get_legend()) is not None:
         sns.move_legend(ax, "upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, title=None)
         for text in legend.get_texts():

@@ -216,8 +216,8 @@ def what_came_first(
                 look = {"color": color if whole else "none", "edgecolors": color, "marker": marker}
                 ax.scatter(run.fallen + 0.3 * place, run.onset, s=26, zorder=2 + place, **look)
             ax.scatter([], [], color=color, marker=marker, label=paper.label(method))
-        ax.set(xlabel="rank falls, task", xlim=(0, end), ylim=(0, end))
-    axes[0][0].set_ylabel("error rises, task")
+        ax.set(xlabel="task at which the rank falls", xlim=(0, end), ylim=(0, end))
+    axes[0][0].set_ylabel("task at which the error rises")
     legend_below(figure)
     said = {
         (names or {}).get(which, str(which)): _order_of_events(part) if len(part) else "not run."

@@ -418,7 +418,8 @@ def judge_cases(
     by_word: dict[str, list[str]] = {}
     for case, estimate, one in zip(run, estimates, words, strict=True):
         gap = estimate.interval()
-        text = f"{case.what}: {gap.difference:+.3g} [{gap.low:+.3g}, {gap.high:+.3g}]"
+        middle, low, high = (f"{round(value, 9):+.3g}" for value in gap)
+        text = f"{case.what}: {middle} [{low}, {high}]"
         by_word.setdefault(str(one), []).append(f"{text}, n = {case.n}")
     listed = {one: " · ".join(said) for one, said in by_word.items()}
     word = second_rule.verdict(words, claim.quantifier, number)
