@@ -849,6 +849,78 @@ def test_embeddings_attention_and_recurrent_weights_on_request():
     assert ratios["memory.bias_ih_l0"] == 2
 
 
+LEFT_ALONE = {
+    "a class": ([nn.Embedding, nn.MultiheadAttention, nn.LSTM], ["scale"]),
+    "names": (["tokens", "attention", "memory", "scale"], []),
+    "parameters": (["tokens.weight", "attention.*", "memory.*"], ["scale"]),
+    "a function of modules": (
+        lambda name, module: not isinstance(module, nn.Linear | Reader),
+        ["scale"],
+    ),
+    "a function of names": (
+        lambda name, module: name == "attention",
+        ["memory", "scale", "tokens"],
+    ),
+    "what only layers have": (
+        lambda name, module: len(module.weight) == 9,
+        ["attention", "memory", "scale"],
+    ),
+    "an iterator": (iter(["tokens", "attention"]), ["memory", "scale"]),
+    "everything but one": ("[!h]*", []),
+}
+
+
+@pytest.mark.parametrize("kind", LEFT_ALONE)
+def test_what_is_left_alone_anyway_may_be_excluded_and_no_warning_speaks_of_it(kind):
+    exclude, warned = LEFT_ALONE[kind]
+    model = Reader()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        swr = SoftWeightRescaling(model, 0.5, layers=["head"], exclude=exclude)
+    words = " ".join(str(one.message) for one in caught)
+    names = {name.partition(".")[0] for name, _ in model.named_parameters()}
+    assert sorted(name for name in names - {"head"} if name in words) == warned
+    before = copy.deepcopy(model.state_dict())
+    double(model)
+    swr.step()
+    for name, value in model.state_dict().items():
+        factor = 1.5 if name.startswith("head") else 2
+        torch.testing.assert_close(value, factor * before[name])
+
+
+class WithParts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.BatchNorm1d(4, affine=False))
+        self.head, self.rest = nn.Linear(4, 2), nn.Dropout()
+
+    def forward(self, x):
+        return self.head(self.rest(self.body(x)))
+
+
+def test_exclude_takes_whatever_is_in_the_model_and_refuses_what_is_not():
+    for there in ("body.1", "rest", nn.Dropout, nn.BatchNorm1d, ["body.2", nn.ReLU]):
+        table = SoftWeightRescaling(WithParts(), 0.5, exclude=there).summary()
+        assert (table["lam"].dropna() == 0.5).all() and table["lam"].count() == 2
+    for typo, words in {
+        "boddy": "did you mean 'body.",
+        "rset": "did you mean 'rest'",
+        "tokens": "exclude: 'tokens' fits nothing",
+    }.items():
+        with pytest.raises(ValueError, match=words):
+            SoftWeightRescaling(WithParts(), 0.5, exclude=["head", typo])
+    for part in ("head.weight", "*.bias", "body.0.b*"):
+        with pytest.raises(ValueError, match="a layer is left alone as a whole: name '"):
+            SoftWeightRescaling(WithParts(), 0.5, exclude=part)
+    tokens = "tokens.weight"
+    with pytest.raises(ValueError, match=r"did you mean 'tokens\.weight'"):
+        SoftWeightRescaling(Reader(), 0.5, layers=["head"], exclude="tokens.wieght")
+    rows = {"layers": ["head"], "include": ["tokens", "scale"], "exclude": nn.Embedding}
+    with pytest.warns(UserWarning, match="leaves alone"):
+        table = SoftWeightRescaling(Reader(), 0.5, **rows).summary()
+    assert table["lam"].isna().to_dict() == {"head": False, "scale": False, tokens: True}
+
+
 def test_a_strength_that_applies_to_nothing_is_said():
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 3), nn.Flatten())
     with pytest.warns(UserWarning, match="lam_classifier applies to nothing"):

@@ -36,7 +36,8 @@ class SoftWeightRescaling:
         on the way to the output; after the last convolution, all of them, where they form a chain.
     exclude : optional
         Layers that are never written: names or patterns of them, classes, or a function of name and
-        module that returns bool; one or several. With λ = 0 only the weight stays as it is.
+        module that returns bool; one or several. With λ = 0 only the weight stays as it is. What is
+        left alone anyway may be named, too: then no warning speaks of it.
     include : optional
         Weights outside of all layers (embeddings, attention, recurrent ones), chosen alike: each is
         rescaled to its own norm. Theorem 1 does not cover them, and `summary` says so.
@@ -64,9 +65,10 @@ class SoftWeightRescaling:
     Warns
     -----
     UserWarning
-        Once, if parameters belong to no known layer (they are left alone), if weights are in half
-        precision, where soft factors round to 1, if a layer's norm is zero, now or at the start
-        (its factor is 1), if a factor is limited, and if λ_f or λ_c applies to nothing.
+        Once, if parameters belong to no known layer (they are left alone) and are not excluded, if
+        weights are in half precision, where soft factors round to 1, if a layer's norm is zero, now
+        or at the start (its factor is 1), if a factor is limited, and if λ_f or λ_c applies to
+        nothing.
 
     Notes
     -----

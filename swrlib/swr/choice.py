@@ -6,6 +6,7 @@ import copy
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -48,14 +49,9 @@ def chosen(
     ValueError
         If one fits nothing.
     """
-    if choices is None:
-        return set()
-    several = isinstance(choices, Iterable) and not isinstance(
-        choices, str | type | nn.Module | Tensor
-    )
     modules = dict(unwrap(model).named_modules())
     found: set[str] = set()
-    for choice in choices if several else [choices]:  # type: ignore[union-attr]
+    for choice in _each(choices):
         if isinstance(choice, str):
             fitting = {name for name in names if fits(choice, name)}
         elif isinstance(choice, type):
@@ -63,7 +59,7 @@ def chosen(
             fitting = {n for n in names if any(n == c or n.startswith(f"{c}.") for c in of_class)}
         elif callable(choice) and not isinstance(choice, nn.Module):
             _check_arguments(choice, option)
-            fitting = {name for name, module in names.items() if choice(name, module)}
+            fitting = {name for name, module in names.items() if _says(choice, name, module)}
         else:
             kind = type(choice).__name__
             raise TypeError(f"{option} takes names, classes or functions, not a {kind}: {choice!r}")
@@ -73,6 +69,14 @@ def chosen(
             raise ValueError(f"{option}: {called} fits nothing: {known}")
         found |= fitting
     return found
+
+
+def _each(choices: Choice | Iterable[Choice] | None) -> list[Choice]:
+    """Return one choice or several as a list."""
+    several = isinstance(choices, Iterable) and not isinstance(
+        choices, str | type | nn.Module | Tensor
+    )
+    return [*choices] if several else [] if choices is None else [choices]  # type: ignore
 
 
 def _check_arguments(choice: Callable[..., Any], option: str) -> None:
@@ -87,6 +91,45 @@ def _check_arguments(choice: Callable[..., Any], option: str) -> None:
         ) from None
     except ValueError:  # some built-in functions have no signature
         pass
+
+
+def _says(choice: Callable[[str, nn.Module], bool], name: str, module: nn.Module) -> bool:
+    """Return whether a function fits; what only layers have, it may ask for of other modules."""
+    with suppress(*() if kind_of(module) else (AttributeError,)):
+        return bool(choice(name, module))
+    return False
+
+
+def excluded(
+    choices: Choice | Iterable[Choice] | None, layers: Mapping[str, nn.Module], model: nn.Module
+) -> set[str]:
+    """Return the names of the layers, and of the parameters outside of them, that a user excludes.
+
+    Everything in the model may be named, also what is left alone anyway.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `chosen`; or if part of a layer is named.
+    """
+    choices, whole = _each(choices), unwrap(model)
+    modules = dict(whole.named_modules())
+    owners = {name: name.rpartition(".")[0] for name, _ in whole.named_parameters()}
+    outside = {name: owner for name, owner in owners.items() if owner not in layers}
+    asked = {n: m for n, m in modules.items() if n in owners.values() or not [*m.children()]}
+    names = {**layers, **asked, **{name: modules[owner] for name, owner in outside.items()}}
+    for choice in choices:
+        for name in owners.keys() - outside.keys():
+            layer = owners[name]
+            if isinstance(choice, str) and fits(choice, name) and not fits(choice, layer):
+                raise ValueError(
+                    f"exclude: {choice!r} fits {name}, and a layer is left alone as a whole: name "
+                    f"{layer!r}, or leave its weight alone by lam={{{layer!r}: 0.0, …}}"
+                )
+    found = chosen(choices, names, model, "exclude")
+    # A function that fits attention, say, means all that is inside.
+    within = tuple(f"{name}." for name in found & {*asked} - {*layers} if name)
+    return found & {*layers, *outside} | {name for name in outside if name.startswith(within)}
 
 
 @dataclass(frozen=True)
@@ -167,18 +210,18 @@ class Selection:
         """Choose; what is left alone unasked is named in a warning."""
         known = [la for la in layers if la.weight is not None or la.bias is not None]
         modules = {layer.name: layer.module for layer in known}
-        excluded = chosen(exclude, modules, model, "exclude")
+        left_alone = excluded(exclude, modules, model)
         outside = parameters_outside(model, known)
         more = included(include, model, outside)
-        names = {one.name for one in more}
-        if left := [name for name in outside if name not in names]:
+        asked_for = {one.name for one in more} | left_alone
+        if left := [name for name in outside if name not in asked_for]:
             reached = unreached(model, left)
             remedy = f"; {listed(reached)} would be reached with example=" if reached else ""
             warn(
                 "SWR leaves alone the parameters outside the linear, convolution and normalization "
                 f"layers that were traced: {listed(left)}{remedy}"
             )
-        selection = cls([*known, *more], frozenset(excluded))
+        selection = cls([*known, *more], frozenset(left_alone))
         if not any(trainable(row.weight) for row in selection.scaled):
             raise ValueError(
                 f"{type(model).__name__} has no trainable weight in a linear, convolution or "
