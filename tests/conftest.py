@@ -134,6 +134,17 @@ def chapters() -> Path:
 
 
 @pytest.fixture(scope="module")
+def browser():
+    """Return a running Chromium. While it runs, so does its event loop: thus not for a session."""
+    from browser import find_chromium, open_browser
+
+    if find_chromium() is None:
+        pytest.skip("no Chromium on this machine")
+    with open_browser() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
 def shell():
     """Return an IPython shell, so that what is displayed can be captured."""
     from IPython.core.interactiveshell import InteractiveShell
