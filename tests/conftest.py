@@ -1,5 +1,6 @@
 """What all tests share: one thread, the repository, what was built, and what may be absent."""
 
+import gc
 import os
 
 # Before torch is imported: with a busy neighbour two threads can be many times slower.
@@ -96,6 +97,23 @@ class Module(pytest.Module):
 
 def pytest_pycollect_makemodule(module_path, parent):
     return Module.from_parent(parent, path=module_path)
+
+
+#: What takes longest, begun first: at the end processes share out short tests.
+LONGEST = ("test_workflow.py", "test_notebooks.py", "test_pages.py")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
+def pytest_collection_finish():
+    """Look no more for garbage in what was imported: each search takes tenths of a second there.
+
+    statsmodels searches in every correction of p values.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
