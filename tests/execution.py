@@ -44,6 +44,7 @@ def run_cells(shell, path: Path, **parameters):
     if parameters:
         notebook = parameterize_notebook(notebook, parameters)
     shell.reset()
+    shell.ast_node_interactivity = "none"  # it would print a value, which a kernel hands over
     for cell in notebook.cells:
         if cell.cell_type != "code":
             continue

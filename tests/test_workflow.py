@@ -97,6 +97,10 @@ def built(tmp_path_factory) -> Path:
     edit_yaml(folder / "config/quick.yaml", chapters=chapters)
     paper = {"results": "results", "selection": [], "records": []}
     (folder / "config/paper.yaml").write_text(yaml.safe_dump(paper))
+    # Snakemake that does not end after a signal is killed: here soon.
+    job = (folder / "book/job.py").read_text()
+    assert "\nGRACE = 20\n" in job
+    (folder / "book/job.py").write_text(job.replace("\nGRACE = 20\n", "\nGRACE = 6\n"))
     (folder / "results").mkdir()
     (folder / "results/numbers.json").write_text("17")
     records = [p for p in sorted((ROOT / "results").rglob("*.parquet")) if "measures" not in str(p)]
