@@ -37,7 +37,6 @@ OPTIONAL = {
     "matplotlib",
     "mlxtend",
     "nbformat",
-    "nbval",
     "packaging",
     "papermill",
     "PIL",
