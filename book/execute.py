@@ -14,7 +14,10 @@ import sys
 from pathlib import Path
 
 import inputs
-import papermill
+
+# jsonschema would compile the grammar of web addresses, for seconds: no notebook's schema has one.
+sys.modules["rfc3987_syntax"] = None
+import papermill  # noqa: E402
 
 
 def main(name: str, output: Path) -> None:

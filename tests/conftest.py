@@ -1,5 +1,6 @@
 """What all tests share: one thread, the repository, what was built, and what may be absent."""
 
+import gc
 import os
 
 # Before torch is imported: with a busy neighbour two threads can be many times slower.
@@ -98,6 +99,23 @@ def pytest_pycollect_makemodule(module_path, parent):
     return Module.from_parent(parent, path=module_path)
 
 
+#: What takes longest, begun first: at the end processes share out short tests.
+LONGEST = ("test_workflow.py", "test_notebooks.py", "test_pages.py")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
+def pytest_collection_finish():
+    """Look no more for garbage in what was imported: each search takes tenths of a second there.
+
+    statsmodels searches in every correction of p values.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item):
     with skipped_where_absent():
@@ -131,6 +149,17 @@ def chapters() -> Path:
     if not any(folder.glob("*.ipynb")):
         pytest.skip("no chapter was executed yet: `make book` does it")
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Return a running Chromium. While it runs, so does its event loop: thus not for a session."""
+    from browser import find_chromium, open_browser
+
+    if find_chromium() is None:
+        pytest.skip("no Chromium on this machine")
+    with open_browser() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="module")

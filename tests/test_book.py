@@ -3,7 +3,6 @@
 import base64
 import html
 import importlib
-import json
 import re
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import nbformat
 import pandas as pd
 import pytest
 import yaml
-from browser import WIDTHS, find_chromium, list_pages, open_browser, open_page
+from browser import WIDTHS, list_pages, open_page
 
 from swrlib import load_records, measures, records, tables, verdicts
 from swrlib.figures.forest import forest
@@ -378,63 +377,6 @@ def test_staging_refuses_a_chapter_that_failed(tmp_path, root):
     assert not stage.exists()
 
 
-@pytest.fixture(scope="module")
-def browser():
-    if find_chromium() is None:
-        pytest.skip("no Chromium on this machine")
-    with open_browser() as browser:
-        yield browser
-
-
-#: What tables name first in a line, a number, where it is not seen without scrolling sideways.
-NUMBERS_OUT_OF_SIGHT = r"""() => {
-    const folded = document.querySelectorAll("article details");
-    for (const details of folded) details.open = true;
-    const out = [];
-    for (const row of document.querySelectorAll("article tbody tr")) {
-        const number = [...row.querySelectorAll("td")].find(
-            (cell) => /^[^a-z]{0,3}\d/i.test(cell.textContent.trim())
-        );
-        if (!number || !number.offsetParent) continue;
-        let edge = window.innerWidth;
-        for (let frame = row.parentElement; frame; frame = frame.parentElement)
-            if (getComputedStyle(frame).overflowX != "visible")
-                edge = Math.min(edge, frame.getBoundingClientRect().right);
-        if (number.getBoundingClientRect().right > edge + 1) out.push(row.textContent);
-    }
-    for (const details of folded) details.open = false;
-    return out.map((text) => text.replace(/\s+/g, " ")).slice(0, 3);
-}"""
-
-
-@pytest.mark.parametrize("width", WIDTHS.values())
-def test_every_page_is_whole_in_a_browser_without_a_network(site, browser, width):
-    problems = {}
-    for path in list_pages(site):
-        with open_page(browser, path, width=width) as (page, faults):
-            broken = page.evaluate(
-                "[...document.images].filter((i) => !i.naturalWidth).map((i) => i.src)"
-            )
-            mathematics = page.evaluate(
-                """[...document.querySelectorAll(".math")].filter(
-                       (m) => !m.querySelector("mjx-container") || m.querySelector("mjx-merror")
-                   ).map((m) => m.textContent)"""
-            )
-            unfilled = page.locator("[data-play]:not(.play-ready)").all_inner_texts()
-            overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-            found = {
-                "faults": faults,
-                "broken pictures": broken,
-                "mathematics not rendered": mathematics,
-                "pictures that do not move": unfilled,
-                "wider than the window by": max(overflow, 0),
-                "first numbers of a table out of sight": page.evaluate(NUMBERS_OUT_OF_SIGHT),
-            }
-            if any(found.values()):
-                problems[path.name] = {key: value for key, value in found.items() if value}
-    assert not problems, json.dumps(problems, indent=2)
-
-
 @pytest.mark.parametrize("width", WIDTHS.values())
 def test_comparisons_are_sorted_by_a_click_or_a_key(browser, tmp_path, width):
     found = verdicts.all_comparisons(load_records(scale="paper", split="all", stream="warm-start"))
@@ -463,65 +405,6 @@ def test_comparisons_are_sorted_by_a_click_or_a_key(browser, tmp_path, width):
         assert box["width"] > 100 and box["x"] + box["width"] <= width
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert not faults
-
-
-def test_a_page_that_is_never_done_is_given_up(browser, tmp_path):
-    from playwright.sync_api import TimeoutError
-
-    page_file = tmp_path / "page.html"
-    page_file.write_text("<script>MathJax = {startup: {promise: new Promise(() => {})}}</script>")
-    opened = open_page(browser, page_file, width=390, limit=2)
-    with pytest.raises(TimeoutError, match="2000ms"), opened:
-        pass
-
-
-def test_the_browser_test_sees_what_is_wrong(browser, tmp_path):
-    page_file = tmp_path / "page.html"
-    page_file.write_text(
-        "<!doctype html><div style='width: 2000px'>wide</div><img src='missing.png'>"
-        "<script>undefinedName</script><script src='https://example.org/a.js'></script>"
-    )
-    with open_page(browser, page_file, width=390) as (page, faults):
-        said = "\n".join(faults)
-        assert page.evaluate("document.documentElement.scrollWidth") > 390
-    assert "undefinedName" in said
-    assert "from elsewhere: https://example.org/a.js" in said
-    assert "missing.png" in said
-
-
-#: What stands on a page's first screen, and which bars and code precede its first picture.
-FIRST_SCREEN = """() => {
-    const article = document.querySelector("article");
-    const box = (node) => node.getBoundingClientRect();
-    const whole = (node) => box(node).height > 0 && box(node).bottom <= window.innerHeight;
-    const pictures = [...article.querySelectorAll("img, svg")].filter((i) => box(i).height > 50);
-    const first = pictures[0];
-    const before = (node) =>
-        first && node.compareDocumentPosition(first) & Node.DOCUMENT_POSITION_FOLLOWING;
-    const claims = [...article.querySelectorAll("p")];
-    const claim = claims.find((p) => /^The claim\\b/.test(p.textContent)) || claims[0];
-    return {
-        claim: whole(claim),
-        shown:
-            pictures.some((i) => box(i).top + Math.min(box(i).height, 200) <= window.innerHeight) ||
-            [...article.querySelectorAll(".verdict")].some(whole),
-        bars: [...article.querySelectorAll("summary")].filter(before).map((s) => s.textContent),
-        code: [...article.querySelectorAll(".cell_input")].filter(before).length,
-    };
-}"""
-
-
-def test_the_first_screen_of_a_chapter_holds_its_claim_and_what_came_of_it(site, browser):
-    found = {}
-    for name in CHAPTERS:
-        with open_page(browser, site / f"notebooks/{name}.html", width=1280) as (page, _):
-            page.set_viewport_size({"width": 1280, "height": 800})
-            found[name] = page.evaluate(FIRST_SCREEN)
-    content = {"quickstart"}  # whose code is what a reader comes for
-    assert {n for n, screen in found.items() if screen["code"]} <= content
-    assert {n: screen for n, screen in found.items() if screen["bars"]} == {}
-    assert {n for n, screen in found.items() if not screen["claim"]} == set()
-    assert {n for n, screen in found.items() if not screen["shown"]} - content == set()
 
 
 def test_a_link_to_a_cell_opens_the_drawer(site, browser):

@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks import loops
+from benchmarks import __main__ as timings
+from benchmarks import gpu, loops
 from benchmarks.measure import ways
 from swrlib import build_model, cost, records
 from swrlib.claims.cost import judge_cost
@@ -244,7 +245,15 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_command_measures_and_writes(tmp_path):
+def refused(monkeypatch, main, *arguments: str) -> int:
+    """Return the status with which a command ends that is given what it cannot do."""
+    monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code
+
+
+def test_the_command_measures_and_writes(tmp_path, monkeypatch):
     file = tmp_path / "cost.json"
     arguments = ("--quick", "--repeats", "2", "--only", "stack", "products")
     done = run("benchmarks", *arguments, "--output", str(file))
@@ -256,10 +265,10 @@ def test_the_command_measures_and_writes(tmp_path):
         "matrix products": 2,
     }
     assert (frame["mebibytes"] > 0).all()
-    assert run("benchmarks", "--only", "nothing").returncode == 2
+    assert refused(monkeypatch, timings.main, "--only", "nothing") == 2
 
 
-def test_what_is_for_a_gpu_runs_here_as_far_as_it_can(tmp_path):
+def test_what_is_for_a_gpu_runs_here_as_far_as_it_can(tmp_path, monkeypatch, capsys):
     file = tmp_path / "gpu.json"
     for parts in (("equality", "stacks"), ("precision",)):
         arguments = ("--device", "cpu", "--quick", "--only", *parts, "--output", str(file))
@@ -276,7 +285,8 @@ def test_what_is_for_a_gpu_runs_here_as_far_as_it_can(tmp_path):
     assert set(found.precision["arithmetic"]) == {"float32", "bfloat16"}
     assert not len(found.vgg16)
     if not torch.cuda.is_available():
-        assert "--device cpu" in run("benchmarks.gpu").stderr
+        assert refused(monkeypatch, gpu.main) == 2
+        assert "--device cpu" in capsys.readouterr().err
 
 
 def test_the_committed_table_of_the_gpu_is_whole():

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 import pytest
-from browser import find_chromium, open_browser, open_page
+from browser import open_page
 from IPython.utils.capture import capture_output
 from matplotlib.container import ErrorbarContainer
 from scipy import stats
@@ -61,14 +61,6 @@ def records(kept):
         checkpoints=kept / "checkpoints",
         progress=False,
     )
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if find_chromium() is None:
-        pytest.skip("no Chromium on this machine")
-    with open_browser() as browser:
-        yield browser
 
 
 def lines(axes) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from browser import WIDTHS, find_chromium, list_pages, open_browser, open_page
+from browser import WIDTHS, list_pages, open_page
 
 from swrlib import load_records, notebook, records
 from swrlib.overview.scorecard import CHAPTERS
@@ -74,14 +74,6 @@ def page_file(tmp_path_factory, shell, trained) -> Path:
         f"<body><main class='bd-article'>{''.join(marks())}</main></html>"
     )
     return path
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if find_chromium() is None:
-        pytest.skip("no Chromium on this machine")
-    with open_browser() as browser:
-        yield browser
 
 
 def calls() -> list[tuple[str, list, object]]:

@@ -133,7 +133,7 @@ def test_fire_says_what_a_warm_start_on_mnist_costs():
     if "fire" not in set(mnist["method"]):
         pytest.skip("FIRE is not recorded on MNIST yet")
     table = fire.ends(mnist).loc["mnist", "mlp"]
-    nothing = table.at["vanilla", "beside scratch"] > -0.1
+    nothing = table.at["vanilla", "minus scratch"] > -0.1
     holds("fire", "On MNIST plain training loses nothing by a warm start", nothing)
     change = table["at the change"]
     less = change["fire"] < min(-0.5, 2 * change["vanilla"])
