@@ -6,7 +6,10 @@ this process, which has imported what they need.
 
 import importlib
 import json
+import os
 import re
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -112,6 +115,23 @@ def test_an_executed_chapter_runs_again_with_the_same_headlines(name, chapters, 
     path = chapters / f"{name}.ipynb"
     said = headlines(nbformat.read(path, as_version=4))
     assert any(said.values()) and headlines(run(path)) == said
+
+
+@pytest.mark.parametrize("name", ["proportionality", "quickstart"])
+def test_nbval_finds_the_same_outputs_again(name, chapters):
+    """On the *executed* copy, in cells with nbval's tag: the notebook as others test it."""
+    pytest.importorskip("nbval")
+    path = chapters / f"{name}.ipynb"
+    tags = [cell.metadata.get("tags", []) for cell in nbformat.read(path, as_version=4).cells]
+    assert any("nbval-check-output" in cell for cell in tags)
+    command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", str(path)]
+    command += ["--nbval-cell-timeout=240", "--nbval-kernel-startup-timeout=120"]
+    command += ["--override-ini=addopts=", "-p", "no:cacheprovider", "-q"]
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+    clean["SWR_PROGRESS"] = "off"
+    options = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 400}
+    result = subprocess.run(command, **options, env=clean)
+    assert result.returncode == 0, result.stdout[-8000:]
 
 
 def test_no_executed_chapter_has_an_output_widget(chapters):
