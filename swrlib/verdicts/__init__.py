@@ -67,26 +67,18 @@ from swrlib.verdicts.outcomes import (  # noqa: F401
     setting,
 )
 from swrlib.verdicts.printed_numbers import table_cells  # noqa: F401
-from swrlib.verdicts.second_rule import MIXED, REPRODUCED, REVERSED, UNDECIDED
+from swrlib.verdicts.second_rule import (  # noqa: F401
+    MIXED,
+    REMARK,
+    REPRODUCED,
+    REVERSED,
+    UNDECIDED,
+    remark_label,
+)
 
 IN_CHAPTER = "judged in its chapter"
 #: What says nothing.
 LACKING = (NOT_RUN, TOO_FEW_SEEDS)
-#: The badge of what is ours: the paper does not claim it.
-REMARK = "remark"
-#: What the rule's words come to where there is no paper to reproduce.
-_OF_REMARKS = {
-    **dict.fromkeys(second_rule.HOLDS, "holds"),
-    **dict.fromkeys((second_rule.NO_EFFECT, NOT_REPRODUCED), "does not hold"),
-    REVERSED: "the reverse holds",
-    MIXED: "holds in part",
-    UNDECIDED: "undecided",
-}
-
-
-def remark_label(word: str) -> str:
-    """Return what a remark's badge says: whether it holds by the same rule."""
-    return f"{REMARK}: {_OF_REMARKS[word]}" if word in _OF_REMARKS else REMARK
 
 
 @dataclass(frozen=True)

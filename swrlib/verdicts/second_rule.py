@@ -21,8 +21,19 @@ UNDECIDED, MIXED = "undecided", "mixed"
 SMALLER = "reproduced but smaller than printed"
 NO_EFFECT = "no effect of a size that matters"
 EQUAL, DIFFERS, TOO_NOISY = "equal within the margin", "differs", "too noisy to say"
+#: The badge of what is ours: the paper does not claim it.
+REMARK = "remark"
 #: Words by which a claim holds in a comparison, and by which it fails.
 HOLDS, FAILS = (REPRODUCED, SMALLER), (NO_EFFECT, NOT_REPRODUCED, REVERSED)
+
+#: What these words come to where there is no paper to reproduce.
+_OF_REMARKS = {
+    **dict.fromkeys(HOLDS, "holds"),
+    **dict.fromkeys((NO_EFFECT, NOT_REPRODUCED), "does not hold"),
+    REVERSED: "the reverse holds",
+    MIXED: "holds in part",
+    UNDECIDED: "undecided",
+}
 
 #: A direction has to be certain to half of this (one side of a 95% interval) …
 DIRECTION = (1 - CONFIDENCE) / 2
@@ -123,6 +134,11 @@ def by_a_bound(found: Any, difference: Estimate, kind: str) -> np.ndarray:
         return np.asarray(found) == NO_EFFECT
     harmless = {"little": difference.below(), "not below": difference.above()}.get(kind, 1.0)
     return np.isin(found, HOLDS) & (np.asarray(harmless) > DIRECTION)
+
+
+def remark_label(word: str) -> str:
+    """Return what a remark's badge says: whether it holds by the same rule."""
+    return f"{REMARK}: {_OF_REMARKS[word]}" if word in _OF_REMARKS else REMARK
 
 
 def needed(quantifier: str, number: int) -> int:
