@@ -346,8 +346,8 @@ def _symbolic(model: nn.Module, normalizations: Classes) -> Graph:
                 names[node] = node.name
                 steps.append(_step(target, node, names))
         if node in names and fills_constant(node, steps[-1].in_place):
-            error = ValueError("it writes an activation into a tensor of its own and reads that")
-            raise Untraceable(f"{type(model).__name__} cannot be traced", error)
+            why = ValueError("it writes an activation into a tensor of its own and reads that")
+            raise Untraceable(f"{type(model).__name__} cannot be traced", why)
         if node in names and steps[-1].in_place:
             _write(node, names, steps, used)
     raise ValueError(f"{type(model).__name__} returns nothing")
