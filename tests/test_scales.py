@@ -6,6 +6,7 @@ The oracle is the network itself: after one step f_c must be a multiple of f on 
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import re
@@ -612,6 +613,11 @@ BROKEN = {
     "added product": (lambda: Masked(lambda h: torch.addmm(LINE, h, SQUARE)), X),
     "a parameter named zeros": (lambda: Masked(lambda h: h, "zeros"), X),
     "a parameter named full": (lambda: Masked(lambda h: h, "full"), X),
+    "slopes by an activation": (lambda: Masked(lambda h: F.prelu(h, h.mean(0))), X),
+    "scaled by an activation": (lambda: Masked(lambda h: F.layer_norm(h, (8,), h[0] * h[1])), X),
+    "filled by an activation": (lambda: Masked(lambda h: h + h.clone().fill_((h * h).mean())), X),
+    "normalized with a large eps": (lambda: Masked(lambda h: F.rms_norm(h, (8,), eps=0.5)), X),
+    "a type by its name": (lambda: Masked(lambda h: h.type("torch.LongTensor").double()), X),
     "order of a softmax": (lambda: Masked(lambda h: torch.softmax(h, 1).sort(1).values), X),
 }
 
@@ -685,6 +691,18 @@ def test_balance_asks_the_same(name):
     history = balance_(model)
     assert history.iloc[-1] < history.iloc[0]
     torch.testing.assert_close(model(X), before(X))
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm(8, eps=0.5), nn.BatchNorm1d(8, eps=0.1)])
+def test_a_large_eps_is_said(norm):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), copy.deepcopy(norm), nn.Linear(8, 2))
+    gap, ends = gap_after_a_step(model, X)
+    assert gap > 1e-6 and ends[0] == "yes"
+    assert all(end.startswith("no: the eps of '1' (") for end in ends[1:])
+    with pytest.raises(ValueError, match=r"the eps of '1' \(0\.[15]\) is too large"):
+        rescale_(model, [2.0, 1.0, 1.0])
+    assert rescale_(model, [1.0, 2.0, 3.0]) == 3.0 * 2.0
 
 
 # --- the classifier --------------------------------------------------------------------------

@@ -267,12 +267,14 @@ def trace(
         found.steps,
         found.outputs,
         frozenset(name for name in found.used if name.rpartition(".")[0] in before),
-        patched=layers is None
-        and example is None
-        and ("forward" in vars(model) or changing_hook(model) != ""),
+        patched=layers is None and example is None and _patched(model),
         effects=_effects({name: modules[name] for name in kinds}, declared),
         traced=layers is None or layers == [""],
     )
+
+
+def _patched(model: nn.Module) -> bool:
+    return "forward" in vars(model) or bool(changing_hook(model))
 
 
 def _not_scripted(model: nn.Module) -> nn.Module:

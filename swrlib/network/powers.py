@@ -14,7 +14,13 @@ from swrlib.network.operations import OPERATIONS, Option, called, given
 Classified = tuple[Literal["homogeneous", "power", "sum", "other"], dict[fx.Node, float]]
 #: Up to this a constant beside a spread only keeps it from zero, as a normalization's eps does.
 LARGEST_EPS = 1e-3
+#: Where functions that normalize take it.
+_EPS_AT = {"layernorm": 4, "groupnorm": 4, "batchnorm": 7, "instancenorm": 7}
+_EPS_AT |= dict.fromkeys(("rmsnorm", "normalize", "cosinesimilarity"), 3)
 _OTHER: Classified = ("other", {})
+#: Whose further operands say where entries come from, or which shape or type the result has.
+_PLACED = {"getitem", "index", "indexselect", "gather", "takealongdim", "expandas", "viewas"}
+_PLACED |= {"typeas", "to", "cosinesimilarity"}
 
 
 def classify(
@@ -52,7 +58,14 @@ def classify(
     degree = does.degree
     if callable(degree):
         degree = degree(option_of(node, module))
+    eps = option_of(node, module)("eps", _EPS_AT.get(operation, len(node.args)), 0)
+    if operation in _EPS_AT and large(eps):
+        return _OTHER
     if degree is None or operands[:1] != activations[:1]:  # constant.to(x)
+        return _OTHER
+    if len(activations) > 1 and operation not in _PLACED:  # a slope, a shift, a value
+        return _OTHER
+    if operation == "type" and not types:  # its name is one of whole numbers, perhaps
         return _OTHER
     if operation in ("getitem", "indices") and (part := degree_of_part(node)) is not None:
         degree = part
@@ -92,6 +105,11 @@ def is_zero(value: Any) -> bool:
             return called(value) in _BLANK
         value = value.kwargs.get("fill_value", value.args[-1:] and value.args[-1])
     return isinstance(value, int | float) and not isinstance(value, bool) and value == 0
+
+
+def large(eps: Any) -> bool:
+    """Return whether an eps does more than keep a spread from zero."""
+    return isinstance(eps, int | float) and eps > LARGEST_EPS
 
 
 def _keeps_from_zero(node: fx.Node, value: Any) -> bool:

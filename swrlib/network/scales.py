@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from swrlib.network.graph import Step
 from swrlib.network.layers import Layer, Network
+from swrlib.network.powers import large
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,12 @@ class _Walk:
         alone = self._agree(enters, 1.0)
         if not (fault or enters.whole or all(self.factors[n] == 1 for n in enters.powers)):
             fault = self._bent(enters.bent, enters)
+        eps = getattr(layer.module, "eps", None)
+        if not (fault or alone) and large(eps):
+            fault = (
+                f"the eps of {step.name!r} ({eps:g}) is too large for a normalization that does "
+                "not see the scale of its input"
+            )
         if not fault and not (alone and self.factors[layer.name] == 1):
             fault = self.network.fault(layer)
             if fault and self.given:
