@@ -430,8 +430,10 @@ def leads_in_words(rows: pd.DataFrame) -> str:
     rows : DataFrame
         As for `Courses`; there may be none.
     """
-    courses, said = Courses(rows) if len(rows) else None, []
-    for activation in ACTIVATIONS if courses else ():
+    if not len(rows):
+        return ""
+    courses, said = Courses(rows), []
+    for activation in ACTIVATIONS:
         lead = lead_of(courses, activation, "vanilla")
         if not len(lead.first):
             continue
