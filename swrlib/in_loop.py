@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from swrlib.methods import SWR, Method
+from swrlib.methods.watching import hidden_layers
 from swrlib.network.layers import trace, unwrap
 from swrlib.population import Members, Population
 from swrlib.swr.attachment import find_optimizer
@@ -68,6 +69,29 @@ class _One:
     def by_seed(self, tensor: Tensor) -> Tensor:
         """Show a tensor [1, …] as [1, 1, …]."""
         return tensor.unsqueeze(0)
+
+    def keep_features(self, steps: Iterable[str]) -> list[Any]:
+        """Keep what the layers that these steps feed are given in training; return the hooks.
+
+        Raises
+        ------
+        ValueError
+            If a step feeds no layer.
+        """
+        features: dict[str, Tensor] = {}
+        self.batch = SimpleNamespace(features=features)
+        fed = {step: layer for layer, step in hidden_layers(self.network)}
+        hooks = []
+        for step in steps:
+            if step not in fed:
+                raise ValueError(f"the features of {step} feed no layer: train with swrlib.train")
+
+            def keep(module: nn.Module, given: tuple[Any, ...], step: str = step) -> None:
+                if torch.is_grad_enabled():  # not where a loop only looks at its network
+                    features[step] = given[0].detach()[None, None]
+
+            hooks.append(fed[step].module.register_forward_pre_hook(keep))
+        return hooks
 
     def look(self) -> None:
         """Take the learning rate, and refuse a model that was moved.
@@ -171,8 +195,6 @@ class InLoop:
         found = find_optimizer(optimizer)
         tracing = {"classifier": classifier, "layers": layers, "example": example}
         self._one = _One(model, found, fresh, seed, **tracing)
-        if method.features:
-            raise ValueError(f"{method.name} looks at features: train it with swrlib.train")
         ours = {id(p) for p in model.parameters()}
         if ours.isdisjoint(map(id, parameters_of(found))):
             raise ValueError("the optimizer holds none of the model's weights")
@@ -185,7 +207,8 @@ class InLoop:
         name = getattr(method, "name", type(method).__name__)
         claim(free, self, "" if isinstance(method, SWR) else name)
         method.start(self._members)
-        self._hooks = [
+        self._hooks = self._one.keep_features(method.looks_at(self._members))
+        self._hooks += [
             found.register_step_pre_hook(self._before),
             found.register_step_post_hook(self._after),
         ]

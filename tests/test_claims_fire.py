@@ -301,6 +301,11 @@ def test_how_methods_end_beside_scratch():
     assert gap == pytest.approx(-10, abs=1e-6)  # half of it at the first change, 1.5 at the second
 
 
+def test_a_setting_without_training_from_scratch_has_a_table_too():
+    table = fire.ends(records(fire=0.65, swr=0.70)).loc["cifar10", "cnn"]
+    assert table["beside scratch"].isna().all() and table["seeds"].tolist() == [3, 3]
+
+
 def test_the_committed_records_can_be_judged(root):
     rows = load_records(root / "results", scale="paper", split="all")
     found = fire.accuracy_verdicts(rows)

@@ -174,6 +174,7 @@ def records(**changed):
     """Return records of three tasks as `load_records` has them."""
     row = {"dataset": "mnist-unit", "model": "mlp", "stream": "pixel-permuted", "epochs": 3}
     row |= {"run": "a", "method": "l2", "lam": 1e-3, "seed": 0, "tasks": 3, "images": 10_000}
+    row |= {"lr": 0.2, "model_hidden": [100, 100, 100], "model_initialization": "he"}
     row |= {"batch_size": 10.0, "optimizer": "sgd", "diverged": False, "task_accuracy": 0.9}
     row |= {"model_layer_norm": np.nan, "weight_norms": [3.0, 4.0]} | changed
     parts = [row | {"stage": k, "epoch": k, "train_accuracy": 0.8 + k / 100} for k in (1, 2, 3)]
@@ -190,6 +191,12 @@ def test_only_runs_in_small_are_judged():
         records(run="f", seed=100),
         records(run="g", tasks=2),
         records(run="h", stream="label-shuffled"),
+        records(run="i", model_activation="tanh"),
+        records(run="j", lr=0.1),
+        records(run="k", model_hidden=[1000, 1000, 1000]),
+        records(run="l", optimizer_momentum=0.9),
+        records(run="m", norm="present"),
+        records(run="n", model_initialization=None),
     ]
     assert set(collapse.in_small(pd.concat([kept, *others]))["run"]) == {"a"}
     chosen = collapse.in_small(pd.concat([kept, *others]), choosing=True)
@@ -231,6 +238,13 @@ def test_strengths_are_listed_with_those_that_were_used():
     assert table.set_index("λ")["used"].to_dict() == {1e-3: "used", 1e-2: ""}
     assert table["online accuracy"].to_numpy() == pytest.approx(0.82)
     assert not len(collapse.strengths(tried[:0], records()))
+    said = collapse.chosen_in_words(tried, records())
+    assert "3 tasks of seed 100" in said and "the highest online accuracy of L2." in said
+    better = tried.assign(train_accuracy=tried["train_accuracy"] + (tried["lam"] == 1e-2) / 10)
+    assert "Another one was higher of L2 (0.01, by 0.1000)" in collapse.chosen_in_words(
+        better, records()
+    )
+    assert "not among the committed ones yet" in collapse.chosen_in_words(tried[:0], records())
 
 
 def test_tables_set_ours_beside_what_is_printed():

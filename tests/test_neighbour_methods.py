@@ -25,6 +25,7 @@ from swrlib.engine.strengths import find_method
 from swrlib.measures import Measure
 from swrlib.methods import (
     FIRE,
+    ContinualBackprop,
     L2EffectiveRank,
     ReDo,
     ShrinkPerturbNoise,
@@ -274,6 +275,56 @@ def redo(threshold, every, count, highest=False):
     return Plain(every=every, regularly=regularly)
 
 
+def continual_backprop(rate, decay, maturity, *, highest=False, released=False, rebirth=True):
+    """Replace units one by one; features are those of the network before the step."""
+
+    @torch.no_grad()
+    def regularly(loop):
+        if loop.drawn == 0:
+            loop.before, loop.noted, loop.layers = copy.deepcopy(loop.initial), 0, {}
+        loop.drawn += 1
+        if len(loop.seen) <= loop.noted:  # another stage
+            loop.noted = 0
+        images = torch.stack(loop.seen[loop.noted :])
+        loop.noted = len(loop.seen)
+        layers = [m for m in loop.model if isinstance(m, nn.Linear | nn.Conv2d)]
+        new = loop.draw(f"continual-backprop {loop.drawn}")
+        fresh = [m for m in new if isinstance(m, nn.Linear | nn.Conv2d)]
+        features = hidden(loop.before, images)
+        for place, (h, layer) in enumerate(zip(features, layers, strict=False)):
+            width, after = layer.weight.shape[0], layers[place + 1]
+            grouped = h.reshape(len(h), width, -1)
+            outgoing = after.weight.reshape(len(after.weight), width, -1).abs().mean((0, 2))
+            kept = loop.layers.setdefault(
+                place, {"sum": [0.0] * width, "age": [0] * width, "due": 0}
+            )
+            utility = []
+            for unit in range(width):
+                kept["age"][unit] += 1
+                if released:
+                    kept["sum"][unit] += float(grouped[:, unit].mean())
+                    utility.append(abs(kept["sum"][unit]) * float(outgoing[unit]))
+                else:
+                    now = float(grouped[:, unit].abs().mean() * outgoing[unit])
+                    kept["sum"][unit] = decay * kept["sum"][unit] + (1 - decay) * now
+                    utility.append(kept["sum"][unit] / (1 - decay ** kept["age"][unit]))
+            mature = [unit for unit in range(width) if kept["age"][unit] > maturity]
+            kept["due"] += rate * len(mature)
+            while kept["due"] >= 1:
+                kept["due"] -= 1
+                unit = (max if highest or released else min)(mature, key=utility.__getitem__)
+                mature.remove(unit)
+                recycle(loop.optimizer, layer, fresh[place], after, unit)
+                if released:
+                    each = after.weight.shape[1] // width
+                    columns = slice(unit * each, (unit + 1) * each)
+                    after.weight[:, columns] = fresh[place + 1].weight[:, columns]
+                kept["sum"][unit], kept["age"][unit] = 0.0, 0 if rebirth else kept["age"][unit]
+        loop.before = copy.deepcopy(loop.model)
+
+    return Plain(every=1, regularly=regularly)
+
+
 def recycle(optimizer, layer, drawn, next_layer, unit):
     each = next_layer.weight.shape[1] // layer.weight.shape[0]
     columns = slice(unit * each, (unit + 1) * each)
@@ -324,6 +375,14 @@ PAIRS = {
     "fire, present norm": (FIRE(norm="present"), fire(norm="present")),
     "fire, initial norm": (FIRE(iterations=5, norm="initial"), fire(5, norm="initial")),
     "redo": (ReDo(threshold=0.6, every=4, watched=10), redo(0.6, 4, 10)),
+    "continual-backprop": (
+        ContinualBackprop(rate=0.02, decay=0.9, maturity=3),
+        continual_backprop(0.02, 0.9, 3),
+    ),
+    "continual-backprop, released": (
+        ContinualBackprop(rate=0.02, maturity=3, variant="lop-jax"),
+        continual_backprop(0.02, 0.9, 3, released=True),
+    ),
     "shrink-perturb-noise": (
         ShrinkPerturbNoise(lam=0.4, deviation=0.05),
         shrink_perturb_noise(0.4, 0.05),
@@ -448,7 +507,7 @@ def test_other_networks_equal_a_plain_loop(case, name, noise, tmp_path, monkeypa
 @pytest.mark.parametrize("name", [name for name in PAIRS if name != "vanilla"])
 @pytest.mark.parametrize("model", ["cnn", "cnn-bn"])
 def test_convolutions_equal_a_plain_loop(name, model, noise, tmp_path, monkeypatch):
-    if (name, model) == ("redo", "cnn-bn"):
+    if (name.split(",")[0], model) in (("redo", "cnn-bn"), ("continual-backprop", "cnn-bn")):
         pytest.skip("refused: it has normalizations")
     stream = swrlib.make_stream("warm-start", epochs=1, learning_rate=RATE)
     compare = compared(monkeypatch, tmp_path, noise, name, "sgd", model=model, stream=stream)
@@ -483,6 +542,16 @@ MUTANTS = {
     "nine iterations": ("fire", fire(9), "mlp"),
     "the optimizer kept": ("fire", Plain(change=fire().change), "mlp"),
     "the most active units": ("redo", redo(0.6, 4, 10, highest=True), "mlp"),
+    "the highest utility": (
+        "continual-backprop",
+        continual_backprop(0.02, 0.9, 3, highest=True),
+        "mlp",
+    ),
+    "units without a new age": (
+        "continual-backprop",
+        continual_backprop(0.02, 0.9, 3, rebirth=False),
+        "mlp",
+    ),
     "less noise": ("shrink-perturb-noise", shrink_perturb_noise(0.4, 0.04), "mlp"),
 }
 
@@ -546,7 +615,10 @@ def test_no_run_sees_its_neighbours(model, noise, tmp_path, monkeypatch):
             pd.testing.assert_series_equal(ours, theirs, check_exact=False, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["l2-er", "redo", "fire", "wasserstein", "spectral"])
+CARRIED_ON = ["l2-er", "redo", "continual-backprop", "fire", "wasserstein", "spectral"]
+
+
+@pytest.mark.parametrize("name", CARRIED_ON)
 def test_an_interrupted_training_carries_on_bit_for_bit(name, noise, tmp_path, monkeypatch):
     """The latest images, and how often units were drawn, are part of a checkpoint."""
     stream = swrlib.make_stream("warm-start", epochs=4, learning_rate=RATE)
@@ -717,10 +789,40 @@ def test_options_are_written_behind_the_name():
     assert written("swr:1e-4,1e-1,variant=printed").lam_classifier == 0.1
 
 
+@pytest.mark.parametrize("method", [ReDo(), ContinualBackprop()], ids=lambda method: method.name)
 @pytest.mark.parametrize("model", ["cnn-bn", "resnet18"])
-def test_redo_names_what_hinders_it(model, noise, tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match=r"redo needs a chain.*(norm1|bn1)"):
-        engine(monkeypatch, tmp_path, noise, ReDo(), model=model)
+def test_what_replaces_units_names_what_hinders_it(model, method, noise, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=rf"{method.name} needs a chain.*(norm1|bn1)"):
+        engine(monkeypatch, tmp_path, noise, method, model=model)
+
+
+@pytest.mark.parametrize("name", ["continual-backprop", "continual-backprop, released"])
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+def test_continual_backprop_in_a_loop_of_ones_own(name, model, noise):
+    """The same class, in a loop that a user wrote; it looks at steps that train alone."""
+    method, plain = PAIRS[name]
+    make = OPTIMIZERS["sgd"][1]
+    ours, theirs = (Loop(3, noise, model, make) for _ in range(2))
+    expected = theirs.run(STREAM, plain)[-1]
+    network = ours.draw("weights")
+    optimizer = make(network.parameters())
+    fresh = lambda: ours.draw(f"continual-backprop {loop._steps}")  # noqa: E731
+    loop = swrlib.InLoop(method, network, optimizer, fresh=fresh)
+    images = (noise.train_images.double() / 255 - 0.5) / 0.25
+    for number, stage in enumerate(STREAM.stages(len(images), 3, noise.train_labels), start=1):
+        for epoch in range(1, stage.epochs + 1):
+            draw = generator(3, "order", number, epoch)
+            order = stage.indices[torch.randperm(len(stage.indices), generator=draw)]
+            for batch in order.split(BATCH):
+                optimizer.zero_grad()
+                cross_entropy(network(images[batch]), noise.train_labels[batch]).backward()
+                with torch.no_grad():
+                    network(torch.zeros_like(images))
+                optimizer.step()
+    for place, value in projections(network).items():
+        assert value == pytest.approx(expected[place], rel=1e-10, abs=1e-10), place
+    loop.remove()
+    assert not any(module._forward_pre_hooks for module in network.modules())
 
 
 def test_methods_by_name():
@@ -730,5 +832,8 @@ def test_methods_by_name():
     )
     assert make_method("spectral", 1e-3) == SpectralRegularization(lam=1e-3, iterations=10)
     assert make_method("fire") == FIRE(iterations=10, norm="isometry")
+    assert make_method("continual-backprop") == ContinualBackprop(
+        rate=1e-4, decay=0.99, maturity=100, variant="lowest"
+    )
     assert make_method("redo") == ReDo(threshold=0.025, every=1000, watched=100)
     assert make_method("shrink-perturb-noise", 0.4) == ShrinkPerturbNoise(lam=0.4, deviation=0.01)

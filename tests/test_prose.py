@@ -59,9 +59,9 @@ def by_task(rows: pd.DataFrame, value: str) -> pd.DataFrame:
 def test_curvature_says_how_relu_loses(relu):
     error = by_task(relu, "error")
     dead = error["vanilla"].loc[3:].min() > 0.8 and error["vanilla"].loc[:2].max() < 0.1
-    holds("curvature", "plain training is dead from the third task on", dead)
+    holds("curvature", "plain training learns nothing more from the third task on", dead)
     low = error["swr"].loc[:15].mean() < 0.05 and error["swr"].loc[:16].max() < 0.1
-    holds("curvature", "SWR keeps its error low for some fifteen tasks", low)
+    holds("curvature", "SWR keeps the error low for some fifteen tasks", low)
     late = error.loc[25:].mean()
     above = late[["l2", "l2-init"]].max() < late["swr"] < late["vanilla"]
     holds("curvature", "ends above that of L2 and L2 Init", above)
@@ -69,25 +69,27 @@ def test_curvature_says_how_relu_loses(relu):
 
 def test_curvature_says_what_the_rank_does_with_relu(courses, relu):
     rank, lead = by_task(relu, HESSIAN), curvature.lead_of(courses, "relu", "vanilla").leads()
-    kept = rank["swr"].loc[2:].min() > 500 and rank["swr"].loc[25:].mean() > rank["swr"].loc[2]
-    holds("curvature", "the rank of the Hessian does not fall under SWR", kept)
+    near = abs(rank["swr"].loc[25:].mean() / rank["swr"].loc[:2].mean() - 1) < 0.2
+    said = "the rank of the Hessian under SWR stays near its level of the first two tasks"
+    holds("curvature", said, near and rank["swr"].min() > 500)
     silent = (lead < 0).all() and rank["vanilla"].loc[3] > 0.9 * rank["vanilla"].loc[2]
-    holds("curvature", "With ReLU the rank does not warn", silent)
+    holds("curvature", "In plain training with ReLU the rank gives no warning", silent)
     gone = rank["vanilla"].loc[4] < 30
-    holds("curvature", "a task later the network is dead and its Hessian all but zero", gone)
+    holds("curvature", "one task later the network is dead, and so is its Hessian", gone)
+    holds("curvature", "which leaves a rank of 9", (rank["vanilla"].loc[5:] == 9).all())
     never = curvature.events(relu).groupby("method")["never"].agg(list)
     stays = all([*never["swr"], *never["l2-init"]])
-    holds("curvature", "it hardly falls at all under SWR and L2 Init", stays)
+    holds("curvature", "With ReLU the rank falls far less under SWR and L2 Init", stays)
     falls, ends = not any(never["l2"]), by_task(relu, "error")["l2"]
     recovers = falls and ends.loc[25:].mean() < ends.max() - 0.1
-    holds("curvature", "under L2, where it falls, the network recovers", recovers)
+    holds("curvature", "under L2 it falls, and yet the network recovers", recovers)
 
 
 def test_curvature_says_what_is_learnt_late_with_relu(relu):
     online, error = by_task(relu, "online"), by_task(relu, "error")
     late = online["swr"].loc[10] < 0.7 and error["swr"].loc[10] < 0.1
     late &= online["l2-init"].loc[5:].max() < 0.6
-    holds("curvature", "that is what SWR's first tasks look like, and all of L2 Init's", late)
+    holds("curvature", "With ReLU this is what SWR's first tasks look like", late)
 
 
 # ------------------------------------------------------------------------ spectral collapse
@@ -96,7 +98,7 @@ def test_curvature_says_what_is_learnt_late_with_relu(relu):
 def test_spectral_collapse_says_how_small_it_is():
     stream, model = collapse.PAPER.details["stream"], collapse.PAPER.details["model"]
     page = "spectral_collapse"
-    holds(page, "The paper's network is ten times as wide", model["hidden"] == [1000] * 3)
+    holds(page, "network is ten times as wide", model["hidden"] == [1000] * 3)
     small = collapse.IN_SMALL
     assert small["batch_size"] == 10 and collapse.PAPER.batch_size == 1
     six = round(stream["images"] / small["images"]) == 6
@@ -104,7 +106,7 @@ def test_spectral_collapse_says_how_small_it_is():
     judged = collapse.in_small(load_records(RESULTS, stream=collapse.STREAM, split="all"))
     if len(judged):
         tasks = judged["tasks"].max()
-        holds(page, "has twenty times as many tasks", stream["tasks"] == 20 * tasks)
+        holds(page, "twenty times as many tasks", stream["tasks"] == 20 * tasks)
         given = judged.groupby("method")["lam"].first()
         printed = collapse.PAPER.published_lambda("spectral", "mnist-unit", "mlp", collapse.STREAM)
         holds(
@@ -117,10 +119,10 @@ def test_spectral_collapse_says_what_the_figures_have():
     levels = pd.DataFrame(collapse.PAPER.details["levels"]).T[1]
     own = "layer-norm-l2"
     least = features["rank"].idxmin() == own and features["dead"].idxmax() == own
-    said = "layer norm with L2, which has the lowest rank and the most dead units and ends above"
+    said = "layer norm with L2, which has the lowest rank and the most dead units and"
     holds("spectral_collapse", said, least and levels[own] > levels["vanilla"])
     not_best = features["rank"].idxmax() == "spectral" != levels.idxmax()
-    said = "spectral regularization, which has the highest rank and is not the best"
+    said = "spectral regularization, which has the highest rank and"
     holds("spectral_collapse", said, not_best)
 
 
@@ -137,17 +139,16 @@ def test_fire_says_what_a_warm_start_on_mnist_costs():
     holds("fire", "On MNIST plain training loses nothing by a warm start", nothing)
     change = table["at the change"]
     less = change["fire"] < min(-0.5, 2 * change["vanilla"])
-    holds("fire", "is less accurate after an epoch than it was before", less)
+    holds("fire", "is less accurate", less)
     mild = change["fire"] < 3 * change["fire, present norm"]
-    holds("fire", "with the norms kept much less is lost", mild)
+    holds("fire", "much less is lost", mild)
 
 
 def test_fire_says_what_its_figures_have():
     levels = find_paper("fire").details["levels"]["a"]
     panels = [panel for panel in levels.values() if isinstance(panel, dict)]
     in_none = len(panels) == 3 and all(panel["fire"] < panel["full-reset"] for panel in panels)
-    holds("fire", "FIRE reaches in no panel of them", in_none)
-    holds("fire", "It does not beat training from scratch in any panel of its warm start", in_none)
+    holds("fire", "training from scratch in any panel of its warm start", in_none)
 
 
 # ------------------------------------------------------------------------------- predictors
@@ -155,10 +156,8 @@ def test_fire_says_what_its_figures_have():
 
 def test_predictors_says_how_many_measures_there_are():
     eighteen = len(predictors.PREDICTORS) == 18
-    holds("predictors", "once it is corrected for eighteen measures", eighteen)
-    holds(
-        "predictors", "with eighteen measures and a few seeds one would always be found", eighteen
-    )
+    holds("predictors", "corrected for eighteen measures", eighteen)
+    holds("predictors", "with eighteen measures and a few seeds", eighteen)
 
 
 def test_predictors_says_where_methods_are_few():
@@ -168,4 +167,4 @@ def test_predictors_says_where_methods_are_few():
         pytest.skip("no stream of tasks is recorded yet")
     counts = runs.groupby("stream")["method"].nunique()
     few = counts.get("label-shuffled", 0) <= 5
-    holds("predictors", "Where labels are shuffled there are few methods", few)
+    holds("predictors", "Where labels are shuffled, there are few methods", few)

@@ -26,6 +26,8 @@ REGULARIZERS = ("l2", "l2-init", "wasserstein")
 #: Strengths were chosen on seeds from here on, which are judged nowhere.
 CHOOSING = 100
 HESSIAN = "hessian-start, srank"
+#: Said of runs with tanh that were made, and show neither a lost task nor a fall of the rank.
+NOT_SEEN = "No run with tanh lost a task, and in none the rank fell: there is nothing to compare."
 DISTANCE = "weights-end, distance l2"
 #: What earlier explanations look at: name and column. Layers are those of the network 128-64-32.
 EARLIER = {

@@ -36,7 +36,7 @@ EXPLAINS, R2_MARGIN = 0.5, 0.1
 LARGER = float(np.log(1.1))
 #: Methods by when they act, for pictures.
 ACTS = {
-    "at every step": ("l2", "l2-init", "l2-er", "spectral", LAYER_NORM),
+    "at every step": ("l2", "l2-init", "l2-er", "spectral", LAYER_NORM, "continual-backprop"),
     "at intervals": ("redo", "fire", "shrink-perturb", "shrink-perturb-noise", "full-reset"),
 }
 #: What runs in small have in common, beside three hidden layers of 100 units, and what they leave

@@ -133,7 +133,7 @@ class Job:
         self.recorder.watch(self.active, self.population, self.members)
         for method, members in self.groups:
             method.start(members)
-        self.features = {name for method in methods for name in method.features}
+        self.features = {name for method, own in self.groups for name in method.looks_at(own)}
         acting = [(method.acts_every(), method, members) for method, members in self.groups]
         self.regular = [item for item in acting if item[0]]
         self.captured: CapturedStep | None = None

@@ -46,6 +46,7 @@ STYLE: dict[str, tuple[Any, Any]] = {
     "redo": (DARK[5], "8"),
     "shrink-perturb-noise": (DARK[8], (4, 1, 0)),
     "layer-norm-l2": (DARK[3], (6, 1, 0)),
+    "continual-backprop": (DARK[6], (5, 1, 0)),
 }
 MARKED: dict[str, Any] = {"markersize": 5, "markeredgecolor": "white", "markeredgewidth": 0.6}
 #: Inches of a panel of which a phone shows one at a time and a wide window two side by side.

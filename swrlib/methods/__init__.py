@@ -27,6 +27,7 @@ from swrlib.methods.compared import (
     SWRExceptNormalization,
     SWRReinit,
 )
+from swrlib.methods.continual_backprop import ContinualBackprop
 from swrlib.methods.effective_rank import L2EffectiveRank
 from swrlib.methods.penalties import SpectralRegularization, Wasserstein
 from swrlib.methods.reinitializations import FIRE, ReDo, ShrinkPerturbNoise
@@ -50,6 +51,7 @@ METHODS: dict[str, type[Method]] = {
         FIRE,
         ReDo,
         ShrinkPerturbNoise,
+        ContinualBackprop,
     )
 }
 
@@ -92,6 +94,7 @@ __all__ = [
     "METHODS",
     "SWR",
     "AdamW",
+    "ContinualBackprop",
     "FullReset",
     "HeadReset",
     "L2EffectiveRank",

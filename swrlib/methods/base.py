@@ -57,6 +57,10 @@ class Method:
     def after_step_(self, members: Members) -> None:
         """Act after the optimizer's step."""
 
+    def looks_at(self, members: Members) -> tuple[str, ...]:
+        """Return the modules whose outputs it looks at in every step, of this network."""
+        return self.features
+
     def acts_every(self) -> int:
         """Return after how many steps `regularly_` acts each time; 0: never."""
         return 0

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from swrlib.checks import check_whole, checked_number, nearest
+from swrlib.methods import units
 from swrlib.methods.base import Method
-from swrlib.methods.watching import Watching, features_of_latest, hidden_layers
+from swrlib.methods.watching import Watching, features_of_latest
 from swrlib.population import Members
 from swrlib.rescaling import checked_lambda
 from swrlib.streams import generator
@@ -124,34 +125,8 @@ class ReDo(Watching):
 
     def start(self, members: Members) -> None:
         """Note which features are whose, and where its parameters are."""
-        network = members.network
-        layers = network.layers
-        chained = all(
-            layer.predecessors == ((before.name,) if before else ())
-            for before, layer in zip([None, *layers], layers, strict=False)
-        )
-        joined = [step.label or step.name for step in network.steps if step.kind == "sum"]
-        others = [
-            layer.name
-            for layer in layers
-            if layer.kind == "normalization" or getattr(layer.module, "groups", 1) > 1
-        ]
-        if joined or others or not chained or len(layers) < 2:
-            hinders = ", ".join(joined + others) or "the layers are no chain"
-            raise ValueError(
-                f"{self.name} needs a chain of linear and convolution layers with nothing but "
-                f"activations, pooling and flattening between them ({hinders}): take another model"
-            )
-        places = {id(parameter): i for i, parameter in enumerate(members.parameters)}
-        owned: dict[str, dict[bool, int]] = {}
-        for tensor, (name, bias) in zip(members.tensors, members.owners, strict=True):
-            owned.setdefault(name, {})[bias] = places[id(tensor)]
-        after = hidden_layers(network)
-        members.fixed["steps"] = [step for _, step in after]
-        members.fixed["hidden"] = [
-            (owned[before.name], owned[layer.name][False])
-            for before, (layer, _) in zip(layers, after, strict=False)
-        ]
+        members.fixed["hidden"] = units.hidden_layers(members, self.name)
+        members.fixed["steps"] = [layer.step for layer in members.fixed["hidden"]]
         runs = members.runs.stop - members.runs.start
         members.memory["drawn"] = torch.zeros(
             len(members.population.seeds), runs, dtype=torch.int64, device=members.weights[0].device
@@ -163,31 +138,11 @@ class ReDo(Watching):
         members.memory["drawn"].add_(1)
         new = members.fresh(f"redo {int(members.memory['drawn'][0, 0])}")
         with features_of_latest(members, members.fixed["steps"]) as found:
-            for features, (into, out_of) in zip(found, members.fixed["hidden"], strict=True):
-                units = members.parameters[into[False]].shape[2]
-                activity = features.abs().mean(2).unflatten(-1, (units, -1)).mean(-1)
+            for features, layer in zip(found, members.fixed["hidden"], strict=True):
+                count = members.parameters[layer.into[False]].shape[2]
+                activity = units.of_units(features.abs().mean(2, keepdim=True), count).mean((2, 4))
                 dormant = activity <= self.threshold * activity.mean(-1, keepdim=True)
-                self._renew_(members, dormant, new, into, out_of)
-
-    @staticmethod
-    def _renew_(
-        members: Members, units: Tensor, new: list[Tensor], into: dict[bool, int], out_of: int
-    ) -> None:
-        """Renew marked units [seeds, runs, units]; by the places of weights and biases."""
-        for place in into.values():
-            _put_(members.parameters[place], units, new[place])
-            for moments in members.moments.values():
-                _put_(moments[place], units, torch.zeros_like(new[place]))
-        for tensors in (members.parameters, *members.moments.values()):
-            outgoing = tensors[out_of]  # [seeds, runs, out, in, …]; a map's places lie together
-            columns = units.repeat_interleave(outgoing.shape[3] // units.shape[2], -1).unsqueeze(2)
-            outgoing.masked_fill_(columns.view(*columns.shape, *(1,) * (outgoing.dim() - 4)), 0)
-
-
-def _put_(tensor: Tensor, units: Tensor, values: Tensor) -> None:
-    """Put values [seeds, 1, units, …] where units [seeds, runs, units] are marked."""
-    marked = units.view(*units.shape, *(1,) * (tensor.dim() - units.dim()))
-    tensor.copy_(torch.where(marked, values, tensor))
+                units.renew_(members, layer, dormant, new, None)
 
 
 @dataclass(frozen=True)
