@@ -11,6 +11,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
+from image_folder import make_image_folder
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -103,6 +104,11 @@ def test_training_again_each_week_returns_to_the_first_norms(tmp_path, monkeypat
     assert names["swr"].state_dict()["initial_norms"] == start
     swr = SoftWeightRescaling(model, lam=1e-3)
     assert all(norm > 2 * start[name] for name, norm in swr.state_dict()["initial_norms"].items())
+
+
+@pytest.fixture(scope="module")
+def folder_of_images(tmp_path_factory) -> Path:
+    return make_image_folder(tmp_path_factory.mktemp("images"))
 
 
 def test_a_choice_with_the_engine_on_a_folder_of_images(folder_of_images, capsys):
