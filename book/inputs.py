@@ -83,14 +83,15 @@ def _cells(path: Path) -> list[tuple[str, str, dict[str, Any]]]:
 
 def site_digest() -> str:
     """Return the digest of all that the website depends on: 16 hexadecimal digits."""
-    scripts = [ROOT / "book" / name for name in ("inputs.py", "play.py", "publish.py", "stage.py")]
+    names = ("inputs.py", "library.py", "play.py", "publish.py", "stage.py")
+    scripts = [ROOT / "book" / name for name in names]
     parts = [
         {name: [chapter_digest(name), chapter] for name, chapter in settings()["chapters"].items()},
-        [read_yaml(name) for name in ("_config.yml", "_toc.yml", "CITATION.cff")],
+        [read_yaml(name) for name in ("_config.yml", "_toc.yml")],
         contents(pages()),
         contents(readable_results({})),
         [_digest_of_code(path, documented=True) for path in [*scripts, *_modules_of("swrlib")]],
-        contents(_data_beside(_modules_of("swrlib"))),
+        contents(path for path in library_files() if path.suffix != ".py"),
         _environment(),
     ]
     return _digest(parts)
@@ -148,6 +149,13 @@ def readable_results(chapter: dict[str, Any]) -> list[Path]:
     folder = results_folder()
     patterns = chapter.get("reads", ["*"])
     return sorted({path for pattern in patterns for path in visible_files(folder, pattern)})
+
+
+def library_files() -> list[Path]:
+    """Return the files of the library's source archive: what pip needs, and the modules."""
+    about = [ROOT / name for name in ("CITATION.cff", "LICENSE", "README.md", "pyproject.toml")]
+    modules = _modules_of("swrlib")
+    return sorted([*about, *modules, *_data_beside(modules)])
 
 
 def pages() -> list[Path]:

@@ -24,6 +24,7 @@ import nbformat
 import pandas as pd
 import play
 import yaml
+from library import ARCHIVE, write_library
 
 from swrlib import load_records, verdicts
 from swrlib.cost import BENCHMARKS
@@ -172,6 +173,7 @@ def site_settings(root: Path, chapters: dict, notebooks: dict[str, nbformat.Note
     """
     settings = yaml.safe_load((root / "_config.yml").read_text())
     settings["execute"] = {"execute_notebooks": "off"}
+    settings["sphinx"]["config"]["html_extra_path"] = [ARCHIVE]
     settings["sphinx"]["config"]["chapters"] = {
         f"notebooks/{name}": {
             "notebook": f"notebooks/{chapter['notebook']}",
@@ -339,6 +341,7 @@ def fill_pages(
         "<!-- scorecard -->": lambda: scorecard(records),
         "<!-- for a user -->": lambda: sentences_for_a_user(records),
         "<!-- how to cite -->": how_to_cite,
+        "<!-- how to clone -->": how_to_clone,
     }
     for page in folder.glob("*.md"):
         text = page.read_text()
@@ -354,6 +357,13 @@ def fill_pages(
 def sentences_for_a_user(records: pd.DataFrame) -> str:
     """Return the advice as a list."""
     return "\n".join(f"- **{question}** {said}" for question, said in advice(records).items())
+
+
+def how_to_clone() -> str:
+    """Return the commands that clone the repository; nothing where it has no address."""
+    url = inputs.read_yaml("_config.yml")["repository"]["url"].rstrip("/")
+    name = url.rpartition("/")[2].removesuffix(".git")
+    return f"```bash\ngit clone {url}\ncd {name}\n```" if url else ""
 
 
 def how_to_cite() -> str:
@@ -406,6 +416,7 @@ def main(executed: Path, stage: Path) -> None:
     records = load_records(inputs.results_folder(), scale="paper", split="all")
     fill_pages(stage / "book", notebooks, records)
     play.write_curves(stage / "book/style/curves.js", records)
+    write_library(stage / ARCHIVE)
     settings = site_settings(root, chapters, notebooks)
     repository = settings["repository"]
     (stage / "notebooks").mkdir()

@@ -1,9 +1,12 @@
 """What is deposited and what is printed: a folder with checksums, and the whole book as a PDF."""
 
 import importlib
+import os
 import shutil
 import subprocess
 import sys
+import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -49,6 +52,45 @@ def test_an_archive_is_whole_and_says_when_it_is_not(tmp_path):
         assert subprocess.run(check, cwd=folder, timeout=60).returncode == 0
         (folder / "results/a b.parquet").write_text("another")
         assert subprocess.run(check, cwd=folder, capture_output=True, timeout=60).returncode
+
+
+def test_the_library_of_the_website_installs_alone(tmp_path, monkeypatch):
+    """`pip install swrlib.tar.gz`, as the front page says, where there is no repository."""
+    library = script("library")
+    path = tmp_path / library.ARCHIVE
+    library.write_library(path)
+    first = path.read_bytes()
+    assert len(first) < 400 * 1024
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 1e6)
+    library.write_library(path)
+    assert path.read_bytes() == first
+    with tarfile.open(path) as archive:
+        names = archive.getnames()
+    assert {"swrlib/pyproject.toml", "swrlib/LICENSE", "swrlib/README.md"} <= {*names}
+    assert {"swrlib/CITATION.cff", "swrlib/swrlib/papers/swr.toml"} <= {*names}
+    assert not [name for name in names if "results" in name or "__pycache__" in name]
+
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", "there"]
+    subprocess.run([*install, path.name], cwd=tmp_path, check=True, timeout=240)
+    code = (
+        "import swrlib, torch\n"
+        "from swrlib.papers import SWR\n"
+        "model = torch.nn.Linear(3, 2)\n"
+        "optimizer = torch.optim.Adam(model.parameters())\n"
+        "swrlib.SoftWeightRescaling(model, lam=1e-3).attach(optimizer)\n"
+        "print(swrlib.__file__, SWR.title)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "there")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(str(tmp_path / "there")) and "Plasticity" in result.stdout
 
 
 def test_there_is_no_archive_without_a_book(tmp_path):

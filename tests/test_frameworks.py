@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
+import nbformat
 import pytest
 import torch
 from oracles import Oracle, _table, difference
@@ -11,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from swrlib import SoftWeightRescaling
 
+QUICKSTART = Path(__file__).resolve().parent.parent / "notebooks/quickstart.ipynb"
 STEPS = 20
 LAM = 0.1
 TABLE = _table("""
@@ -33,6 +38,16 @@ def data(count: int) -> TensorDataset:
 
 def adam(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.Adam(model.parameters(), lr=0.02)
+
+
+def recipe(words: str) -> type:
+    """Return the class that the block of *Quickstart* with these words defines."""
+    cells = nbformat.read(QUICKSTART, as_version=4).cells
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    (code,) = (c for c in re.findall(r"```python\n(.*?)```", text, re.S) if words in c)
+    names: dict = {"SoftWeightRescaling": SoftWeightRescaling, "torch": torch}
+    exec(code, names)
+    return names["KeepNorms"]
 
 
 def by_hand(batch: int, accumulated: int = 1) -> nn.Module:
@@ -96,14 +111,6 @@ def lightning_module(lightning):
     return Module()
 
 
-def swr_callback(lightning):
-    class SWR(lightning.Callback):
-        def on_train_start(self, trainer, module):
-            SoftWeightRescaling(module, LAM).attach(trainer.optimizers[0])
-
-    return SWR()
-
-
 def trainer(lightning, folder, **options):
     return lightning.Trainer(
         **{
@@ -127,11 +134,32 @@ def test_lightning_with_a_callback(tmp_path, accumulated):
     fit = trainer(
         lightning,
         tmp_path,
-        callbacks=[swr_callback(lightning)],
+        callbacks=[recipe("lightning.Callback")(lam=LAM)],
         accumulate_grad_batches=accumulated,
     )
     fit.fit(module, DataLoader(data(STEPS * 8 * accumulated), 8))
     assert difference(module.network, by_hand(8, accumulated)) < 1e-6
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lightning_stopped_and_resumed_returns_to_the_first_norms(tmp_path):
+    lightning = pytest.importorskip("lightning")
+    loader = DataLoader(data(STEPS * 8), 8)
+    whole, first, again = (lightning_module(lightning) for _ in range(3))
+    callbacks = [recipe("lightning.Callback")(lam=LAM) for _ in range(3)]
+    trainer(lightning, tmp_path, max_epochs=3, callbacks=callbacks[:1]).fit(whole, loader)
+
+    stopped = trainer(lightning, tmp_path, callbacks=callbacks[1:2])
+    stopped.fit(first, loader)
+    stopped.save_checkpoint(tmp_path / "stopped.ckpt")
+    resumed = trainer(lightning, tmp_path, max_epochs=3, callbacks=callbacks[2:])
+    resumed.fit(again, loader, ckpt_path=tmp_path / "stopped.ckpt")
+    assert difference(again.network, whole.network) == 0 < difference(first.network, whole.network)
+    assert callbacks[0].swr.state_dict() == callbacks[2].swr.state_dict()
+
+    # Fitted on with the same callback, without a checkpoint: one object acts, on the first norms.
+    trainer(lightning, tmp_path, callbacks=callbacks[1:2]).fit(first, loader)
+    assert callbacks[1].swr.state_dict() == callbacks[0].swr.state_dict()
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -185,36 +213,59 @@ class Classifier(nn.Module):
         return {"loss": loss, "logits": logits}
 
 
-@pytest.mark.parametrize("accumulated", [1, 4])
-def test_the_hugging_face_trainer_with_a_callback(tmp_path, accumulated):
+def hugging_face(folder, model, callback, accumulated=1, **options):
     transformers = pytest.importorskip("transformers")
-
-    class SWR(transformers.TrainerCallback):
-        def on_train_begin(self, args, state, control, model=None, optimizer=None, **more):
-            SoftWeightRescaling(model.network, LAM).attach(optimizer)
-
-    model = Classifier()
     rows = [{"inputs": x, "labels": y} for x, y in data(STEPS * 8 * accumulated)]
     arguments = transformers.TrainingArguments(
-        output_dir=str(tmp_path),
+        output_dir=str(folder),
         per_device_train_batch_size=8,
         gradient_accumulation_steps=accumulated,
-        num_train_epochs=1,
         max_grad_norm=0.0,
         use_cpu=True,
         report_to=[],
-        save_strategy="no",
         logging_strategy="no",
         disable_tqdm=True,
         train_sampling_strategy="sequential",
+        **{"num_train_epochs": 1, "save_strategy": "no"} | options,
     )
     optimizer = adam(model)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
-    transformers.Trainer(
+    return transformers.Trainer(
         model=model,
         args=arguments,
         train_dataset=rows,
         optimizers=(optimizer, schedule),
-        callbacks=[SWR()],
-    ).train()
+        callbacks=[callback],
+    )
+
+
+@pytest.mark.parametrize("accumulated", [1, 4])
+def test_the_hugging_face_trainer_with_a_callback(tmp_path, accumulated):
+    pytest.importorskip("transformers")
+    model = Classifier()
+    example = {"inputs": torch.zeros(1, 6)}
+    callback = recipe("TrainerCallback")(lam=LAM, example=example)
+    hugging_face(tmp_path, model, callback, accumulated).train()
     assert difference(model.network, by_hand(8, accumulated)) < 1e-6
+
+
+@pytest.mark.parametrize("restoring", [False, True])
+def test_the_hugging_face_trainer_stopped_and_resumed_returns_to_the_first_norms(
+    tmp_path, restoring
+):
+    pytest.importorskip("transformers")
+    models = [Classifier() for _ in range(3)]
+    callbacks = [
+        recipe("TrainerCallback")(lam=LAM, example={"inputs": torch.zeros(1, 6)}) for _ in models
+    ]
+    hugging_face(tmp_path / "whole", models[0], callbacks[0], num_train_epochs=3).train()
+
+    folder, saving = tmp_path / "stopped", {"save_strategy": "steps", "save_steps": 15}
+    hugging_face(folder, models[1], callbacks[1], max_steps=15, **saving).train()
+    saving |= {"restore_callback_states_from_checkpoint": restoring}
+    resumed = hugging_face(folder, models[2], callbacks[2], num_train_epochs=3, **saving)
+    resumed.train(resume_from_checkpoint=True)
+    assert difference(models[2], models[0]) == 0 < difference(models[1], models[0])
+    assert callbacks[0].swr.state_dict() == callbacks[2].swr.state_dict()
+
+    resumed.train()  # once more, from here: nothing of before is attached

@@ -286,6 +286,8 @@ def test_sliders_and_pictures_speak(browser, page_file):
         half.press("Home")
         half.press("End")
         assert lam.get_attribute("aria-valuetext") == "0.000001"
+        axes = page.locator("[data-play] svg text").all_text_contents()
+        assert {"0", "0%"} <= {*axes} and not [words for words in axes if words.startswith("-0")]
         assert not faults
 
 

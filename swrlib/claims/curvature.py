@@ -53,7 +53,6 @@ MEASURED = tuple(dict.fromkeys(name.split(",")[0] for name in (HESSIAN, *EARLIER
 PLANNED = (
     "Planned runs, not yet recorded: a quarter of an hour of one core for each activation and seed."
 )
-NOT_SEEN = "No run with tanh lost a task, and in none the rank fell: there is nothing to compare."
 NOWHERE = "With no activation was plasticity clearly lost, so there is nothing to explain."
 NO_SETTING = "In no setting is it certain that the error at the end of a task does not rise."
 

@@ -1,0 +1,158 @@
+"""What *Quickstart* and the front page tell a reader to copy: it runs as printed, and is true."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+from image_folder import make_image_folder
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from swrlib import SoftWeightRescaling, load_records
+from swrlib.__main__ import main
+from swrlib.papers import SWR as paper
+
+ROOT = Path(__file__).resolve().parent.parent
+CELLS = nbformat.read(ROOT / "notebooks/quickstart.ipynb", as_version=4).cells
+QUICKSTART = "\n\n".join(cell.source for cell in CELLS if cell.cell_type == "markdown")
+FRONT = (ROOT / "book/index.md").read_text("utf-8")
+#: Characters of a line of code that a page of 1280 pixels shows without scrolling.
+WIDTH = 78
+
+
+def blocks(text: str, language: str = "python") -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.M | re.S)
+
+
+def block(text: str, words: str, language: str = "python") -> str:
+    (found,) = (code for code in blocks(text, language) if words in code)
+    return found
+
+
+def mlp(*first: nn.Module) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(*first, *(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)))
+
+
+def test_code_fits_into_a_page_and_can_be_read():
+    shown = [cell.source for cell in CELLS if "content" in cell.metadata.get("tags", [])]
+    shown += blocks(QUICKSTART) + blocks(FRONT) + blocks(FRONT, "bash")
+    assert len(shown) > 10
+    long = [line for code in shown for line in code.splitlines() if len(line) > WIDTH]
+    assert long == []
+    for code in [*blocks(QUICKSTART), *blocks(FRONT)]:
+        compile(code, "a block", "exec")
+
+
+def test_the_shown_cells_name_nothing_that_is_not_shown():
+    """A reader who copies the cells in their order has every name."""
+    shown = [cell.source for cell in CELLS if "content" in cell.metadata.get("tags", [])]
+    names: dict = {}
+    for code in shown:
+        code = re.sub(r"^(seeds|epochs|steps) = \d+", r"\1 = 1", code, flags=re.M)
+        exec(code.replace("256", "1024"), names)
+    assert 0.1 < names["held_out_accuracy"](1e-3, seed=0) <= 1
+    assert names["rescaling"].state_dict() == names["swr"].state_dict()
+
+
+def test_the_step_on_the_front_page_is_taken_in_a_loop():
+    model = mlp()
+    batches = [(torch.randn(4, 6), torch.tensor([0, 1, 2, 0]))] * 3
+    names = {
+        "model": model,
+        "batches": batches,
+        "loss_function": cross_entropy,
+        "optimizer": torch.optim.Adam(model.parameters()),
+    }
+    exec(block(FRONT, "SoftWeightRescaling"), names)
+    assert names["rescaling"].lam == 1e-3 and (names["rescaling"].factors() < 1).any()
+
+
+def test_beside_adamw_what_is_scaled_does_not_decay_and_the_rest_does():
+    for model in (mlp(), mlp(nn.Embedding(5, 6), nn.Flatten(0, 1))):
+        names = {"torch": torch, "SoftWeightRescaling": SoftWeightRescaling, "model": model}
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            warnings.filterwarnings("ignore", "SWR leaves alone")
+            exec(block(QUICKSTART, "AdamW"), names)
+        optimizer = names["optimizer"]
+        decays = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+        found = {name: decays[id(p)] for name, p in model.named_parameters()}
+        embedding = {"0.weight"} if isinstance(model[0], nn.Embedding) else set()
+        assert {name for name, decay in found.items() if decay} == embedding
+        assert len(found) == len(decays) == 4 + len(embedding)
+
+
+def test_training_again_each_week_returns_to_the_first_norms(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first, later = block(QUICKSTART, "first_week.pt").split("# Each later week")
+    model = mlp()
+    names = {"torch": torch, "SoftWeightRescaling": SoftWeightRescaling, "model": model}
+    exec(first, names)
+    start = names["swr"].state_dict()["initial_norms"]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3)
+    exec(f"#{later}", names)
+    assert names["swr"].state_dict()["initial_norms"] == start
+    swr = SoftWeightRescaling(model, lam=1e-3)
+    assert all(norm > 2 * start[name] for name, norm in swr.state_dict()["initial_norms"].items())
+
+
+@pytest.fixture(scope="module")
+def folder_of_images(tmp_path_factory) -> Path:
+    return make_image_folder(tmp_path_factory.mktemp("images"))
+
+
+def test_a_choice_with_the_engine_on_a_folder_of_images(folder_of_images, capsys):
+    code = block(QUICKSTART, "split=")
+    for was, now in {"my/folder": str(folder_of_images), "epochs=20": "epochs=1"}.items():
+        assert was in code
+        code = code.replace(was, now)
+    exec(code.replace("range(3)", "range(1)").replace('"cnn"', '"mlp"'), {})
+    said = capsys.readouterr().out
+    assert "vanilla" in said and said.count("swr") == 3
+
+
+@pytest.mark.parametrize("text", [FRONT, QUICKSTART], ids=["front page", "quickstart"])
+def test_the_command_line_on_a_folder_of_images(text, folder_of_images, tmp_path, monkeypatch):
+    (command,) = re.findall(r"python -m swrlib (train(?:[^`\n]|\\\n)*)", text)
+    words = shlex.split(command.replace("my/folder", str(folder_of_images)))
+    words[words.index("--epochs") + 1] = "1"
+    words[words.index("--model") + 1] = "mlp"
+    monkeypatch.chdir(tmp_path)
+    assert not main(words)
+    records = load_records("results")
+    assert {"vanilla", "swr"} <= {*records["method"]} and set(records["lam"].dropna()) >= {1e-3}
+
+
+def test_the_lambda_to_begin_with_is_the_commonest_of_the_papers():
+    streams = ("single-task", "warm-start", "full-access", "limited-access")
+    found = [paper.published_lambda("swr", *pair, s) for pair in paper.pairs for s in streams]
+    pairs = [lam for lam in found if isinstance(lam, tuple)]
+    one = Counter(lam for lam in found if not isinstance(lam, tuple))
+    assert one.most_common(1) == [(1e-3, 6)] and one.total() == 12
+    assert Counter(first for first, _ in pairs).most_common(1) == [(1e-4, 4)]
+    assert Counter(second for _, second in pairs).most_common(1) == [(1e-1, 4)] and len(pairs) == 8
+    assert "6 of 12 without" in QUICKSTART and "4 of 8 each" in QUICKSTART
+    for text in (QUICKSTART, FRONT):
+        assert "**Begin with λ = 0.001" in text and "lam_features=1e-4, lam_classifier=1e-1" in text
+
+
+def test_what_is_said_of_our_records_is_so():
+    cnn = load_records(scale="paper", split="all", dataset="cifar10", model="cnn")
+    limited = cnn[(cnn["stream"] == "limited-access") & (cnn["stage_epoch"] == 100)]
+    ends = limited.groupby(["method", "stage"])["train_accuracy"].mean()
+    assert round(ends["swr"].mean(), 2) == 0.79 and (ends["vanilla"][:3] > 0.995).all()
+    late = cnn[cnn["epoch"] > cnn["epochs"] - 10]
+    means = late.groupby(["stream", "method"])["test_accuracy"].mean()
+    for stream in ("warm-start", "single-task"):
+        assert means[stream, "l2"] > means[stream, "swr"] + 0.01
+    assert means["limited-access", "l2"] < means["limited-access", "swr"] - 0.01
