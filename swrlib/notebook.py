@@ -6,7 +6,7 @@ import ast
 import html
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -275,6 +275,9 @@ class RunsBehind:
                 read |= stored
             behind = set().union(*map(self.of, read))
             self.assigned |= dict.fromkeys(stored, behind)
+            for name in set(_filled(statement)) - stored:
+                if isinstance(self.namespace.get(name), list | dict | set | pd.DataFrame):
+                    self.assigned[name] = self.assigned.get(name, set()) | behind
             if stored == {"_"} or not isinstance(statement, _ASSIGNING):
                 shown = shown | behind
         return shown
@@ -285,6 +288,17 @@ class RunsBehind:
 
         if result.success and (runs := self.of_cell(result.info.raw_cell)):
             display({RUNS: sorted(runs)}, raw=True)
+
+
+def _filled(statement: ast.stmt) -> Iterator[str]:
+    """Go through the names whose value a statement adds to: by a method, or at a place in it."""
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+            node = node.value.func
+        elif not isinstance(getattr(node, "ctx", None), ast.Store):
+            continue
+        if isinstance(node, ast.Attribute | ast.Subscript) and isinstance(node.value, ast.Name):
+            yield node.value.id
 
 
 _ASSIGNING = (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.FunctionDef, ast.Import, ast.ImportFrom)

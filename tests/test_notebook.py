@@ -15,7 +15,7 @@ from image_folder import make_image_folder
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
-from swrlib import build_model, cost, load_dataset, notebook, trace_layers, train
+from swrlib import build_model, cost, load_dataset, notebook, tables, trace_layers, train
 from swrlib.methods import SWR, Vanilla
 from swrlib.papers import SWR as paper
 
@@ -219,6 +219,11 @@ def test_the_runs_behind_a_cell_are_those_of_the_names_that_it_reads():
     assert behind.of_cell("panels({n: draw(n) for n in (1, 2)})") == {"b1", "b2"}
     assert behind.of_cell("said = 'x'\nsaid += word(b)\nif said:\n    show(said)") == {"b1", "b2"}
     assert behind.of_cell("_ = judge(a)") == {"a1", "a2"}
+    behind.namespace |= {"parts": [], "rows": {}, "tables": tables}
+    source = "parts, rows = [], {}\nfor x in a:\n    parts.append(x)\nrows['b'] = b\ntables.show(a)"
+    behind.of_cell(source)
+    assert behind.of_cell("print(parts)") == {"a1", "a2"}
+    assert behind.of_cell("print(rows)") == {"b1", "b2"} and behind.of("tables") == set()
     behind.namespace |= {"times": cost.load_cost()[0], "gpu": cost.load_gpu()}
     files = {"_benchmarks/cost.json", "_benchmarks/gpu.json"}
     assert (
