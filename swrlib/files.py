@@ -6,7 +6,7 @@ import errno
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -70,3 +70,13 @@ def replacing(path: Path, beside: Path | None = None) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError):  # its folder may be what is missing
             beside.unlink(missing_ok=True)
+
+
+def state_of(folder: Path, pattern: str) -> Hashable:
+    """Return a value that becomes another one when a file of a folder changes, comes or goes."""
+    state: set[Hashable] = {folder.resolve()}
+    for path in folder.glob(pattern):
+        with suppress(OSError):  # gone meanwhile, or unreadable: whoever reads it says so
+            of = path.stat()
+            state.add((path.name, of.st_ino, of.st_size, of.st_mtime_ns))
+    return frozenset(state)

@@ -188,6 +188,24 @@ def test_options_of_different_jobs_meet_in_one_table(tmp_path):
         load_records(tmp_path)
 
 
+def test_records_are_read_once_until_a_file_changes_comes_or_goes(tmp_path):
+    path = write_job(tmp_path, make_epochs("a"), provenance=provenance())
+    first = load_records(tmp_path)
+    read = records._rows.cache_info().misses
+    first["weight_norms"].iloc[2][:] = 0
+    first["epoch"] = -1
+    again = load_records(tmp_path)
+    assert records._rows.cache_info().misses == read
+    assert again["weight_norms"].iloc[2].tolist() == [1.5, 2.5] and min(again["epoch"]) == 0
+    other = write_job(tmp_path, make_epochs("b"), provenance=provenance())
+    assert load_records(tmp_path)["run"].unique().tolist() == ["a", "b"]
+    path.unlink()
+    assert load_records(tmp_path)["run"].unique().tolist() == ["b"]
+    other.write_bytes(bytes(other.stat().st_size))
+    with pytest.raises(ValueError, match="is broken"):
+        load_records(tmp_path)
+
+
 def test_an_empty_folder_gives_an_empty_table_with_the_schema(tmp_path):
     read = load_records(tmp_path)
     assert len(read) == 0 and list(read.columns) == list(COLUMNS)
