@@ -20,6 +20,7 @@ from torch.nn.functional import cross_entropy
 import swrlib
 from swrlib import SWR, Method, SoftWeightRescaling, records
 from swrlib.datasets import Dataset
+from swrlib.engine import feed
 from swrlib.engine.feed import Feed
 from swrlib.engine.loop import Job, Setting
 from swrlib.engine.runs import Request
@@ -469,3 +470,28 @@ def test_a_small_step_calls_less_than_a_plain_loop(method, noise, tmp_path):
             optimizer.step()
 
     assert calls_of(job.epoch_, order, 1e-3) < calls_of(plain)
+
+
+@pytest.mark.parametrize("seeds", [(3,), SEEDS])
+@pytest.mark.parametrize("name", ["warm-start", "pixel-permuted:2,30,100", "label-shuffled:2,30"])
+def test_images_that_a_stage_keeps_are_those_that_it_would_take_anew(
+    name, seeds, noise, monkeypatch
+):
+    stream = swrlib.make_stream(name, epochs=1)
+    for stages in zip(*[stream.stages(40, s, noise.train_labels) for s in seeds], strict=True):
+        kept = Feed(noise, stages, BATCH, torch.float32)
+        with monkeypatch.context() as patch:
+            patch.setattr(feed, "KEPT", 0)
+            anew = Feed(noise, stages, BATCH, torch.float32)
+        places = kept.order(seeds, 1, 1)[:, :BATCH]
+        (images, labels), (others, theirs) = kept.batch(places), anew.batch(places)
+        assert torch.equal(images, others) and torch.equal(labels, theirs)
+        images = images.view(len(seeds), *images.shape[-4:])
+        for own, stage, taken, known in zip(images, stages, places, labels, strict=True):
+            positions = stage.indices[taken]
+            raw = noise.train_images[positions]
+            if stage.pixels is not None:
+                raw = raw.flatten(2)[..., stage.pixels].view_as(raw)
+            assert torch.equal(own, noise.normalize(raw))
+            true = noise.train_labels[positions] if stage.labels is None else stage.labels[taken]
+            assert torch.equal(known, true)
