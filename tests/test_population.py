@@ -6,6 +6,8 @@ and what seeds that lie side by side, batches of a stage, rows of a stage must n
 
 from __future__ import annotations
 
+import cProfile
+import pstats
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -18,7 +20,12 @@ from torch.nn.functional import cross_entropy
 import swrlib
 from swrlib import SWR, Method, SoftWeightRescaling, records
 from swrlib.datasets import Dataset
+from swrlib.engine import feed
+from swrlib.engine.feed import Feed
+from swrlib.engine.loop import Job, Setting
+from swrlib.engine.runs import Request
 from swrlib.measures import Measure
+from swrlib.methods import Vanilla
 from swrlib.population import SGD, Adam, make_optimizer
 from swrlib.streams import Stage, Stream, generator
 
@@ -430,3 +437,61 @@ def test_the_optimizer_is_part_of_a_run(noise, monkeypatch, tmp_path):
     marks = frames[3][["optimizer", "optimizer_momentum", "optimizer_weight_decay"]]
     assert marks.iloc[0].tolist() == ["sgd", 0.9, 0.1]
     assert swrlib.load_records(tmp_path / "results")["run"].nunique() == len(kinds)
+
+
+def calls_of(work, *args) -> int:
+    """Return how many functions Python calls: what a small step costs, on any machine alike."""
+    work(*args)  # what is made once
+    profile = cProfile.Profile()
+    profile.runcall(work, *args)
+    return pstats.Stats(profile).total_calls  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("method", [Vanilla(), SWR(lam=0.1), swrlib.L2(lam=0.1)])
+def test_a_small_step_calls_less_than_a_plain_loop(method, noise, tmp_path):
+    batch = 8
+    asked = Request(
+        dataset=noise, model="mlp", stream="single-task", methods=[method], batch_size=batch
+    )
+    place = torch.device("cpu")
+    job = Job(asked.runs(), Setting(noise, place, tmp_path, (), tmp_path, False, None))
+    job.feed = Feed(noise, job.stages[0], batch, job.population.dtype)
+    order = job.feed.order([0], 1, 1)
+    model = swrlib.build_model("mlp", noise)
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    images = noise.normalize(noise.train_images)
+
+    def plain():
+        for places in order[0].split(batch):
+            labels = noise.train_labels.index_select(0, places)
+            loss = cross_entropy(model(images.index_select(0, places)), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    assert calls_of(job.epoch_, order, 1e-3) < calls_of(plain)
+
+
+@pytest.mark.parametrize("seeds", [(3,), SEEDS])
+@pytest.mark.parametrize("name", ["warm-start", "pixel-permuted:2,30,100", "label-shuffled:2,30"])
+def test_images_that_a_stage_keeps_are_those_that_it_would_take_anew(
+    name, seeds, noise, monkeypatch
+):
+    stream = swrlib.make_stream(name, epochs=1)
+    for stages in zip(*[stream.stages(40, s, noise.train_labels) for s in seeds], strict=True):
+        kept = Feed(noise, stages, BATCH, torch.float32)
+        with monkeypatch.context() as patch:
+            patch.setattr(feed, "KEPT", 0)
+            anew = Feed(noise, stages, BATCH, torch.float32)
+        places = kept.order(seeds, 1, 1)[:, :BATCH]
+        (images, labels), (others, theirs) = kept.batch(places), anew.batch(places)
+        assert torch.equal(images, others) and torch.equal(labels, theirs)
+        images = images.view(len(seeds), *images.shape[-4:])
+        for own, stage, taken, known in zip(images, stages, places, labels, strict=True):
+            positions = stage.indices[taken]
+            raw = noise.train_images[positions]
+            if stage.pixels is not None:
+                raw = raw.flatten(2)[..., stage.pixels].view_as(raw)
+            assert torch.equal(own, noise.normalize(raw))
+            true = noise.train_labels[positions] if stage.labels is None else stage.labels[taken]
+            assert torch.equal(known, true)
