@@ -164,8 +164,8 @@ def scatter(table: pd.DataFrame, measure: str, setting: str) -> tuple[Figure, st
     sns.scatterplot(rows, ax=ax, **by, **look)
     ax.set(xlabel=f"{measure}, at the task's start", ylabel="error of the task")
     if (legend := ax.get_legend()) is not None:
-        sns.move_legend(ax, "upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, title=None)
         for text in legend.get_texts():
             text.set_text(written(text.get_text()))
+        sns.move_legend(ax, "upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, title=None)
     rho = rows[measure].corr(rows["trouble"], method="spearman")
     return figure, f"{setting}: {len(rows)} tasks, all seeds and methods together, ρ = {rho:+.2f}."
