@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from swrlib import verdicts
-from swrlib.claims import curvature
+from swrlib.claims import curvature, in_words
 from swrlib.claims.curvature import DISTANCE, EARLIER, HESSIAN, PAPER, Courses, judged
 from swrlib.verdicts import task_rule
 
@@ -232,16 +232,16 @@ def test_events_and_levels_are_those_of_the_rule(as_claimed):
 
 
 def test_a_sentence_an_activation_says_what_came_first(as_claimed):
-    said = curvature.leads_in_words(as_claimed)
+    said = in_words.leads(as_claimed)
     assert "tanh: of 5 runs the rank fell before it in 5 (on average 1.4 tasks earlier)." in said
     assert "identity (linear): no task was lost, and the rank did not fall." in said
     after = made_up(
         onset={"relu": 4}, change=lambda f: f.assign(**{HESSIAN: 800 - 700 * (f["task"] > 9)})
     )
-    said = curvature.leads_in_words(after)
+    said = in_words.leads(after)
     assert "ReLU: of 5 runs the rank fell after it in 5" in said and "tasks later" in said
     assert "tanh" not in said, "an activation that was not run is not spoken of"
-    assert curvature.leads_in_words(as_claimed[:0]) == ""
+    assert in_words.leads(as_claimed[:0]) == ""
 
 
 def test_runs_in_which_neither_event_was_seen_are_not_called_planned(as_claimed):

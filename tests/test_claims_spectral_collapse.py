@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from swrlib import build_model, load_dataset, notebook, verdicts
-from swrlib.claims import continual_backprop
+from swrlib.claims import continual_backprop, in_words
 from swrlib.claims import spectral_collapse as collapse
 from swrlib.claims.spectral_collapse import FORMS, PAPER
 from swrlib.figures import STYLE
@@ -238,13 +238,11 @@ def test_strengths_are_listed_with_those_that_were_used():
     assert table.set_index("λ")["used"].to_dict() == {1e-3: "used", 1e-2: ""}
     assert table["online accuracy"].to_numpy() == pytest.approx(0.82)
     assert not len(collapse.strengths(tried[:0], records()))
-    said = collapse.chosen_in_words(tried, records())
+    said = in_words.strengths(tried, records())
     assert "3 tasks of seed 100" in said and "the highest online accuracy of L2." in said
     better = tried.assign(train_accuracy=tried["train_accuracy"] + (tried["lam"] == 1e-2) / 10)
-    assert "Another one was higher of L2 (0.01, by 0.1000)" in collapse.chosen_in_words(
-        better, records()
-    )
-    assert "not among the committed ones yet" in collapse.chosen_in_words(tried[:0], records())
+    assert "Another one was higher of L2 (0.01, by 0.1000)" in in_words.strengths(better, records())
+    assert "not among the committed ones yet" in in_words.strengths(tried[:0], records())
 
 
 def test_tables_set_ours_beside_what_is_printed():

@@ -422,37 +422,6 @@ def events(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def leads_in_words(rows: pd.DataFrame) -> str:
-    """Say for each activation whether the rank of plain training's Hessian warns.
-
-    Parameters
-    ----------
-    rows : DataFrame
-        As for `Courses`; there may be none.
-    """
-    if not len(rows):
-        return ""
-    courses, said = Courses(rows), []
-    for activation in ACTIVATIONS:
-        lead = lead_of(courses, activation, "vanilla")
-        if not len(lead.first):
-            continue
-        tasks = lead.leads()
-        counts = {"before": tasks > 0, "at": tasks == 0, "after": tasks < 0}
-        order = ", ".join(f"{when} it in {n}" for when, of in counts.items() if (n := of.sum()))
-        when = "earlier" if tasks.mean() >= 0 else "later"
-        text = f"the rank fell {order} (on average {abs(tasks.mean()):.1f} tasks {when})"
-        none = "no task was lost, and the rank did not fall"
-        of = (
-            f"of {len(lead.first)} runs"
-            if len(tasks) == len(lead.first)
-            else (f"of the {len(tasks)} of {len(lead.first)} runs in which either was seen")
-        )
-        said.append(f"{PAPER.label(activation)}: {f'{of} {text}' if len(tasks) else none}.")
-    title = "The fall of the rank and the first lost task, plain training."
-    return " ".join([title, *said]) if said else ""
-
-
 def levels(rows: pd.DataFrame) -> pd.DataFrame:
     """Set the levels of plain training beside those that the figures print, written for readers."""
     printed = PAPER.details["levels"]

@@ -41,30 +41,13 @@ ACTS = {
 }
 #: What runs in small have in common, beside three hidden layers of 100 units, and what they leave
 #: as it is: another activation, say, is another setting.
-IN_SMALL = {
-    "dataset": "mnist-unit",
-    "model": "mlp",
-    "stream": STREAM,
-    "images": 10_000,
-    "batch_size": 10,
-    "optimizer": "sgd",
-    "lr": 0.2,
-    "model_initialization": "he",
-}
-DEFAULTS = {
-    "model_activation": "relu",
-    "optimizer_momentum": 0,
-    "optimizer_weight_decay": 0,
-    "optimizer_state": "kept",
-    "norm": "isometry",
-}
+IN_SMALL = {"dataset": "mnist-unit", "model": "mlp", "stream": STREAM, "images": 10_000}
+IN_SMALL |= {"batch_size": 10, "optimizer": "sgd", "lr": 0.2, "model_initialization": "he"}
+DEFAULTS = {"model_activation": "relu", "optimizer_momentum": 0, "optimizer_weight_decay": 0}
+DEFAULTS |= {"optimizer_state": "kept", "norm": "isometry"}
 SMALL = "100 units a layer, batches of 10, 10,000 images a task"
 
 Cases = Sequence[TaskCase]
-
-
-# ---------------------------------------------------------------------------------------------
-# Records
 
 
 def in_small(records: pd.DataFrame, *, choosing: bool = False) -> pd.DataFrame:
@@ -185,10 +168,6 @@ def spectra(rows: pd.DataFrame) -> pd.DataFrame:
         parts.append(there[about].assign(epsilon=float(text), **values))
     found = pd.concat(parts, ignore_index=True)
     return found.assign(width=found["largest"] - found["smallest"])[columns]
-
-
-# ---------------------------------------------------------------------------------------------
-# R²
 
 
 def explained(x: pd.Series, y: pd.Series) -> float:
@@ -440,37 +419,6 @@ def features(rows: pd.DataFrame) -> pd.DataFrame:
     printed = pd.DataFrame(PAPER.details["features"]).T.add_prefix("printed ")
     table = pd.DataFrame(ends).join(printed).sort_values("online accuracy", ascending=False)
     return table.rename(index=LABELS)
-
-
-def chosen_in_words(records: pd.DataFrame, used: pd.DataFrame) -> str:
-    """Say what the strengths that are judged rest on, and where another one did better.
-
-    Parameters
-    ----------
-    records, used : DataFrame
-        As for `strengths`.
-    """
-    table = strengths(records, used)
-    if not len(table):
-        return (
-            f"Strengths were chosen after trials of a few tasks on seed {CHOOSING}, whose records "
-            "are not among the committed ones yet, so take them as given."
-        )
-    tasks = task_rule.task_rows(records)["task"].max()
-    said = [f"Strengths were tried on {tasks} tasks of seed {CHOOSING}, apart from all else here."]
-    best, other = [], []
-    for method, tried in table.dropna(subset=["λ"]).groupby("method", sort=False):
-        own, first = tried[tried["used"] != ""], tried.loc[tried["online accuracy"].idxmax()]
-        if len(own) and first["used"]:
-            best.append(str(method))
-        elif len(own):
-            gap = first["online accuracy"] - own["online accuracy"].max()
-            other.append(f"{method} ({first['λ']:g}, by {gap:.4f})")
-    if best:
-        said.append(f"The strength used here had the highest online accuracy of {', '.join(best)}.")
-    if other:
-        said.append(f"Another one was higher of {', '.join(other)}.")
-    return " ".join(said)
 
 
 def strengths(records: pd.DataFrame, used: pd.DataFrame) -> pd.DataFrame:
