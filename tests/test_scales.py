@@ -1021,6 +1021,9 @@ def shifted_before(module, given):
     return (given[0] + 1,)
 
 
+KEPT = []
+
+
 @torch.no_grad()
 def watching(module, given, out=None):
     if out is not None:
@@ -1060,10 +1063,32 @@ def test_a_hook_that_changes_what_it_sees_is_followed_or_said(place, before, exp
 
 
 @pytest.mark.parametrize("place", ["0", "1", "2", ""])
-@pytest.mark.parametrize("hook", [watching, functools.partial(watching), Recorder()])
+@pytest.mark.parametrize(
+    "hook",
+    [
+        watching,
+        functools.partial(watching),
+        Recorder(),
+        lambda module, *given: KEPT.append(given[-1]),
+        lambda module, given, out: KEPT.append(out.detach().abs().mean()),
+    ],
+)
 def test_a_hook_that_only_watches_is_no_matter(hook, place):
     gap, ends = gap_after_a_step(hooked(place, hook), X)
     assert gap < 1e-9 and set(ends) == {"yes"}
+
+
+@pytest.mark.parametrize(
+    "hook",
+    [
+        lambda module, given, out: KEPT.append(out) or 2 * out,
+        lambda module, given, out: out.mul(2),
+        lambda module, given, out: torch.add(out, 1),
+    ],
+)
+def test_a_hook_in_one_expression_that_returns_something_is_said(hook):
+    ends = SoftWeightRescaling(hooked("0", hook), 0.1).summary()["proportional"]
+    assert "hook" in ends["0"]
 
 
 def test_a_hook_of_all_modules_is_one_of_each():

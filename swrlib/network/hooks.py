@@ -10,6 +10,9 @@ from typing import Any
 from torch import nn
 from torch.nn.modules import module as every
 
+#: Methods of containers that return None.
+RECORDING = ("append", "appendleft", "extend", "insert", "update", "__setitem__", "put")
+
 
 def changing_hook(module: nn.Module) -> str:
     """Return the name of a hook that may change what a module takes or returns; empty without one.
@@ -37,5 +40,22 @@ def _only_watches(hook: Any) -> bool:
         if last.opname.startswith("RETURN_") and last.opname != "RETURN_GENERATOR":
             loads = constant is not None and constant.opname in ("LOAD_CONST", "RETURN_CONST")
             if not (loads and constant is not None and constant.argval is None):
-                return False
+                return _records(instructions)
     return True
+
+
+def _records(instructions: list[dis.Instruction]) -> bool:
+    """Return whether a function is one call of a method that keeps something and returns None.
+
+    As ``lambda module, inputs, output: kept.append(output)`` is. The method that is called last
+    was loaded where nothing but its object lay on the stack; its arguments came on top of it.
+    """
+    depth, called, returns = 0, "", 0
+    for instruction in instructions:
+        returns += instruction.opname.startswith("RETURN_")
+        if "JUMP" in instruction.opname:
+            return False
+        depth += dis.stack_effect(instruction.opcode, instruction.arg)
+        if instruction.opname in ("LOAD_METHOD", "LOAD_ATTR") and depth == 2:
+            called = str(instruction.argval)
+    return returns == 1 and called in RECORDING
