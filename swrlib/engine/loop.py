@@ -134,8 +134,9 @@ class Job:
         for method, members in self.groups:
             method.start(members)
         self.features = {name for method, own in self.groups for name in method.looks_at(own)}
-        acting = [(method.acts_every(), method, members) for method, members in self.groups]
-        self.regular = [item for item in acting if item[0]]
+        self.regular = [
+            (n, method, own) for method, own in self.groups if (n := method.acts_every())
+        ]
         self.captured: CapturedStep | None = None
         self.warm = False
 
