@@ -134,9 +134,8 @@ class Job:
         for method, members in self.groups:
             method.start(members)
         self.features = {name for method, own in self.groups for name in method.looks_at(own)}
-        self.regular = [
-            (n, method, own) for method, own in self.groups if (n := method.acts_every())
-        ]
+        due = [(method.acts_every(), method, own) for method, own in self.groups]
+        self.regular = [item for item in due if item[0]]
         self.captured: CapturedStep | None = None
         self.warm = False
 
@@ -193,8 +192,7 @@ class Job:
             watch = self.epoch_(self.feed.order(self.seeds, number, epoch), rate)
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
-            images = self.feed.indices.shape[1]
-            seconds = time.perf_counter() - started
+            images, seconds = self.feed.indices.shape[1], time.perf_counter() - started
             self.recorder.end(images, -(-images // self.feed.batch_size), seconds, watch)
             self._write(number, epoch, stage, rate)
             bar.update(len(self.runs))
