@@ -14,8 +14,9 @@ from matplotlib.colors import to_hex
 from swrlib import verdicts
 from swrlib.figures import STYLE, complete, in_order
 from swrlib.figures.accuracies import SMOOTHED
-from swrlib.overview import OURS, RIVALS, STREAMS
+from swrlib.overview import RIVALS, STREAMS
 from swrlib.papers import SWR as paper
+from swrlib.verdicts.outcomes import OURS
 
 VALUE = "test_accuracy"
 METHODS = (*RIVALS, "swr", "swr-reinit", "full-reset", OURS)
