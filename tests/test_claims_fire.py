@@ -303,7 +303,7 @@ def test_how_methods_end_beside_scratch():
 
 def test_a_setting_without_training_from_scratch_has_a_table_too():
     table = fire.ends(records(fire=0.65, swr=0.70)).loc["cifar10", "cnn"]
-    assert table["beside scratch"].isna().all() and table["seeds"].tolist() == [3, 3]
+    assert table["minus scratch"].isna().all() and table["seeds"].tolist() == [3, 3]
 
 
 def test_the_committed_records_can_be_judged(root):

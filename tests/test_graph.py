@@ -534,7 +534,7 @@ def test_flattening_rows_is_seen_in_all_its_spellings(function, expected):
 # The order of files
 
 FILES = (
-    *("operations", "writes", "arguments", "graph", "effects"),
+    *("operations", "powers", "hooks", "writes", "arguments", "graph", "effects"),
     *("parameters", "order", "layers", "scales"),
 )
 

@@ -471,6 +471,8 @@ def tolerance(name, optimizer):
     """Adam amplifies rounding where gradients vanish, as the regularizer's sorting does."""
     if name == "wasserstein" and optimizer == "adam":
         return 1e-5
+    if name.startswith("continual-backprop") and optimizer == "adam":
+        return 1e-10  # a unit that starts anew has vanishing gradients, too
     return 1e-10 if "exact" in name or name == "l2-er" else 1e-12  # an SVD
 
 
@@ -603,7 +605,8 @@ MANY = [
 @pytest.mark.parametrize("model", ["mlp", "cnn-bn"])
 def test_no_run_sees_its_neighbours(model, noise, tmp_path, monkeypatch):
     """FIRE's new optimizer is its own beside a full reset's, L2-ER moves no other's statistics."""
-    methods = [m for m in MANY if not (isinstance(m, ReDo) and model == "cnn-bn")]
+    of_chains = (ReDo, ContinualBackprop) if model == "cnn-bn" else ()
+    methods = [m for m in MANY if not isinstance(m, of_chains)]
     together = engine(monkeypatch, tmp_path, noise, methods, model=model)
     _, table = together
     for number, method in enumerate(methods):

@@ -129,8 +129,8 @@ def test_nbval_finds_the_same_outputs_again(name, chapters):
     command += ["--override-ini=addopts=", "-p", "no:cacheprovider", "-q"]
     clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
     clean["SWR_PROGRESS"] = "off"
-    options = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 400}
-    result = subprocess.run(command, **options, env=clean)
+    options = {"cwd": ROOT, "capture_output": True, "text": True}
+    result = subprocess.run(command, **options, env=clean, timeout=400)
     assert result.returncode == 0, result.stdout[-8000:]
 
 
@@ -215,7 +215,7 @@ def test_cost_has_a_dash_for_what_was_not_timed(chapters):
 
 
 def test_the_engine_s_chapter_shows_all_that_was_timed_on_a_gpu(chapters):
-    text = shown((chapters / "engine.ipynb").read_text())
+    text = shown(nbformat.read(chapters / "engine.ipynb", as_version=4))
     on_gpu = cost.load_gpu(ROOT / "results/_benchmarks/gpu.json")
     assert on_gpu.where() in text
     for value in on_gpu.stacks["milliseconds"]:

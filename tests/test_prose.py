@@ -136,7 +136,7 @@ def test_fire_says_what_a_warm_start_on_mnist_costs():
         pytest.skip("FIRE is not recorded on MNIST yet")
     table = fire.ends(mnist).loc["mnist", "mlp"]
     nothing = table.at["vanilla", "minus scratch"] > -0.1
-    holds("fire", "On MNIST plain training loses nothing by a warm start", nothing)
+    holds("fire", "On MNIST no loss of plain training by a warm start is seen", nothing)
     change = table["at the change"]
     less = change["fire"] < min(-0.5, 2 * change["vanilla"])
     holds("fire", "is less accurate", less)

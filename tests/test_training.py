@@ -39,6 +39,7 @@ from swrlib.engine.jobs import resolve
 from swrlib.engine.runs import Request
 from swrlib.engine.strengths import SELECTION_GRIDS
 from swrlib.papers import SWR as paper
+from swrlib.population.optimizers import Updates
 from swrlib.stacks import needed_memory
 from swrlib.streams import STREAMS
 from swrlib.wide import by_onednn
@@ -653,9 +654,10 @@ DRIVER = """
     torch.set_num_threads(1)
     import swrlib
     from swrlib.engine import loop
+    from swrlib.population.optimizers import Updates
 
     loop.CHECKPOINT_EVERY = 0.0
-    step, steps = torch.optim.Adam.step, 0
+    step, steps = Updates.step_, 0
 
     def counted(self, *arguments, **options):
         global steps
@@ -664,7 +666,7 @@ DRIVER = """
             os.kill(os.getpid(), signal.SIGKILL)
         return step(self, *arguments, **options)
 
-    torch.optim.Adam.step = counted
+    Updates.step_ = counted
     swrlib.train(**eval(sys.argv[2]))
 """
 
@@ -714,11 +716,11 @@ def test_a_killed_job_carries_on_bit_for_bit(changes, killed_at, pictures, tmp_p
     assert len(checkpoints) == 2  # the newest and the one before it
 
     steps = []
-    step = torch.optim.Adam.step
+    step = Updates.step_
     with monkeypatch.context() as patched:
         patched.setattr(
-            torch.optim.Adam,
-            "step",
+            Updates,
+            "step_",
             lambda self, *given, **more: (steps.append(1), step(self, *given, **more))[1],
         )
         resumed = swrlib.train(**options)
@@ -937,14 +939,14 @@ def train_until_another_waits(options: dict, begun: Path, said: Path) -> None:
 
 
 def train_second(options: dict, said: Path, steps: Path) -> None:
-    step = torch.optim.Adam.step
+    step = Updates.step_
 
     def counted(self, *given, **more):
         with steps.open("a") as file:
             file.write("step\n")
         return step(self, *given, **more)
 
-    torch.optim.Adam.step = counted
+    Updates.step_ = counted
     sys.stderr = said.open("w")
     swrlib.train(**options)
 

@@ -79,7 +79,7 @@ def built(tmp_path_factory) -> Path:
     """Build a project of two notebooks and three chapters, with a space in its path."""
     folder = tmp_path_factory.mktemp("a project")
     names = ["Makefile", "Snakefile", "_config.yml", "constraints.txt", "pyproject.toml"]
-    names.append("CITATION.cff")
+    names += ["CITATION.cff", "LICENSE", "README.md"]
     copy_project(folder, *names, "profiles", "swrlib", "book", "config/quick.yaml")
     for page in (folder / "book").glob("*.md"):
         page.unlink()
@@ -313,7 +313,7 @@ time.sleep(600)"""
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory) -> Path:
     names = ["book", "config", "notebooks", "results", "swrlib", "_config.yml", "_toc.yml"]
-    names += ["constraints.txt", "CITATION.cff"]
+    names += ["constraints.txt", "CITATION.cff", "LICENSE", "README.md", "pyproject.toml"]
     return copy_project(tmp_path_factory.mktemp("sources"), *names)
 
 
