@@ -94,6 +94,7 @@ def headlines(notebook) -> dict[str, list]:
             for one in outputs
             if one.output_type == "stream" and one.name == "stdout"
             for line in one.text.splitlines()
+            if line
         ],
         "verdicts": [
             (found["claim"], found["label"], found["detail"])
