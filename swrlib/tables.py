@@ -18,6 +18,10 @@ from swrlib.papers import CHANGE_KINDS, Claim
 from swrlib.papers import SWR as paper
 from swrlib.verdicts import Verdict
 
+CORRECTED = (
+    "What speaks against a claim of several comparisons is corrected for their number, so that a "
+    "word may be more cautious than an interval by itself."
+)
 #: Writes a difference and its interval without a unit, which the head of the column has.
 _points = partial(verdicts.in_points, unit="")
 
@@ -103,6 +107,7 @@ def banner(found: Iterable[Verdict]) -> None:
     from IPython.display import display
 
     judged, waiting, handed_on = [], [], []
+    found = list(found)
     for verdict in found:
         about = {"claim": verdict.claim.id, "verdict": verdict.verdict, "label": verdict.label}
         handed_on.append(about | {"detail": verdict.detail})
@@ -114,6 +119,8 @@ def banner(found: Iterable[Verdict]) -> None:
         if verdict.printed != verdicts.NOT_PRINTED:
             detail += f" The same rule on the printed numbers: {html.escape(verdict.printed)}."
         judged.append(f'<div class="claim">{line}<p class="detail">{detail}</p></div>')
+    if any(" · " in verdict.detail or "; " in verdict.detail for verdict in found):
+        judged.append(f'<p class="place">{html.escape(CORRECTED)}</p>')
     if waiting:
         number = "One claim" if len(waiting) == 1 else f"{len(waiting)} claims"
         judged.append(folded(f"{number} not run at paper scale", "".join(waiting)))
@@ -247,7 +254,7 @@ def finals(frame: pd.DataFrame) -> None:
         if best.notna().all() and best.idxmax() != steady.idxmax():
             text += f" {paper.label(best.idxmax())} is the most accurate method in the last epoch, "
             text += f"{paper.label(steady.idxmax())} over the last {epochs}."
-        for said, others in collapsed_runs(last):
+        for said, others in collapsed_runs(late):
             text += f" A run collapsed and counts like any other: {said} ({others})."
         lines = {
             paper.label(method): {

@@ -64,7 +64,7 @@ def test_curvature_says_how_relu_loses(relu):
     holds("curvature", "SWR keeps the error low for some fifteen tasks", low)
     late = error.loc[25:].mean()
     above = late[["l2", "l2-init"]].max() < late["swr"] < late["vanilla"]
-    holds("curvature", "ends above that of L2 and L2 Init", above)
+    holds("curvature", "in the mean ends above that of L2 and L2 Init", above)
 
 
 def test_curvature_says_what_the_rank_does_with_relu(courses, relu):

@@ -158,7 +158,7 @@ class Courses:
     ) -> TaskCase:
         """Return by how much a measure grows (or falls), as a share of its start."""
         said = "growth" if sign > 0 else "fall"
-        what = f"{PAPER.label(activation)}, {said} of the {name} as a share of the start"
+        what = f"{PAPER.label(activation)}, {said} of the {name}, {task_rule.TREND}"
         values = self.wide(value, activation, "trend", **given)
         return TaskCase(what, values, {method: sign}, task_rule.TREND_MARGIN)
 

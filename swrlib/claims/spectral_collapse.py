@@ -259,7 +259,7 @@ class Courses:
 
     def fall(self, form: str = "epsilon-rank") -> Cases:
         """Return by how much plain training's ε-rank falls."""
-        what = f"vanilla, fall of the ε-rank ({FORMS[form]}) as a share of the start"
+        what = f"vanilla, fall of the ε-rank ({FORMS[form]}), {task_rule.TREND}"
         values = task_rule.wide(self.rank_sums(form), "trend")
         return [TaskCase(what, values, {"vanilla": -1.0}, task_rule.TREND_MARGIN)]
 

@@ -232,6 +232,6 @@ def _order_of_events(events: pd.DataFrame) -> str:
     lead = (events["onset"] - events["fallen"])[~neither].astype(float)
     return (
         f"of {len(events)} runs the rank fell before the error rose in {(lead > 0).sum()}, in the "
-        f"same task in {(lead == 0).sum()}, later in {(lead < 0).sum()}; in {neither.sum()} "
-        "neither was seen."
+        f"same task in {(lead == 0).sum()}, later or not at all in {(lead < 0).sum()}; in "
+        f"{neither.sum()} neither was seen."
     )

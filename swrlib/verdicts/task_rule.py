@@ -27,6 +27,8 @@ START, SHARE = 2, 5
 LOST = 0.1
 #: A measure has fallen where it is below this share of its start.
 FALLEN = 0.5
+#: What a trend is, for readers.
+TREND = "by the line through all tasks, as a share of the start"
 #: The size that matters of an onset, in tasks, and of a trend, as a share of the start.
 ONSET_MARGIN, TREND_MARGIN = 1.0, 0.1
 #: With fewer seeds a size that matters is never ruled out: three runs that keep their plasticity
