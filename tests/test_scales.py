@@ -1013,6 +1013,11 @@ def doubled(module, given, out):
     return 2 * out
 
 
+def kept_and_doubled(module, given, out):
+    KEPT.append(out)
+    return 2 * out
+
+
 def shifted(module, given, out):
     return out + 1
 
@@ -1084,6 +1089,9 @@ def test_a_hook_that_only_watches_is_no_matter(hook, place):
         lambda module, given, out: KEPT.append(out) or 2 * out,
         lambda module, given, out: out.mul(2),
         lambda module, given, out: torch.add(out, 1),
+        lambda module, given, out: (KEPT.append(out), 2 * out)[1],
+        lambda module, given, out: doubled(module, KEPT.append(out), out),
+        kept_and_doubled,
     ],
 )
 def test_a_hook_in_one_expression_that_returns_something_is_said(hook):

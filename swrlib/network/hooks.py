@@ -50,11 +50,14 @@ def _records(instructions: list[dis.Instruction]) -> bool:
     As ``lambda module, inputs, output: kept.append(output)`` is. The method that is called last
     was loaded where nothing but its object lay on the stack; its arguments came on top of it.
     """
+    *_, before, last = instructions
+    if (before.opname, last.opname) != ("CALL", "RETURN_VALUE"):
+        return False
     depth, called, returns = 0, "", 0
     for instruction in instructions:
         returns += instruction.opname.startswith("RETURN_")
-        if "JUMP" in instruction.opname:
-            return False
+        if "JUMP" in instruction.opname or instruction.opname.startswith(("POP_", "STORE_")):
+            return False  # more than one expression
         depth += dis.stack_effect(instruction.opcode, instruction.arg)
         if instruction.opname in ("LOAD_METHOD", "LOAD_ATTR") and depth == 2:
             called = str(instruction.argval)
