@@ -2,6 +2,7 @@
 
     python book/build.py book                      the website, from the records that exist
     snakemake --profile profiles/slurm records     the trainings at paper scale, on a cluster
+    snakemake --profile profiles/gpu records       the same in one process, on a GPU
 
 No file time decides what is made again: a record is there or not, and chapters and the website
 have in their names what they were made from (book/inputs.py).
@@ -9,15 +10,14 @@ have in their names what they were made from (book/inputs.py).
 
 import json
 import os
-import re
 import shlex
 import sys
 from functools import cache
-from itertools import product
 from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir, "book")))
 import inputs
+import trainings
 
 
 configfile: "config/quick.yaml"
@@ -50,27 +50,8 @@ localrules:
 
 
 def jobs_of(group):
-    """All jobs of a group of config/paper.yaml by name, as the keywords of `swrlib.train`."""
-    jobs = {}
-    for entry in config[group]:
-        entry = {"split": "all", "scale": "paper", "results": config["results"]} | entry
-        separate = entry.pop("separate", False)
-        streams = [entry["stream"]] if isinstance(entry["stream"], str) else entry["stream"]
-        together = [[m] for m in entry["methods"]] if separate else [entry["methods"]]
-        for stream, seed, methods in product(streams, entry["seeds"], together):
-            given = {"stream": stream, "methods": list(map(str, methods)), "seeds": [seed]}
-            job = entry | given
-            name = _name(job, methods if separate else [])
-            jobs[name if name not in jobs else _name(job, methods)] = job
-    return jobs
-
-
-def _name(job, methods):
-    """A name for a job, by all that it is asked for but what is measured."""
-    known = ("stream", "dataset", "model", "split")
-    apart = (*known, "scale", "results", "methods", "seeds", "measure")
-    parts = [job[key] for key in known] + [job[key] for key in job if key not in apart]
-    return re.sub(r"[^\w.-]+", "-", "_".join(map(str, [*parts, *methods, f"seed{job['seeds'][0]}"])))
+    """All trainings of a group of config/paper.yaml by name, as the keywords of `swrlib.train`."""
+    return trainings.jobs_of(config[group], config["results"])
 
 
 JOBS = jobs_of("selection") | jobs_of("records")
@@ -83,7 +64,9 @@ def missing(group):
     marks = [Path("build/jobs", name) for name in missing_jobs(jobs_of(group))]
     for mark in marks:
         mark.unlink(missing_ok=True)  # of a record that is no longer there
-    return marks
+    together = Path("build/on-gpu", group)
+    together.unlink(missing_ok=True)
+    return [together] if marks and config.get("gpu") else marks
 
 
 def command_line(wildcards):
@@ -118,6 +101,19 @@ rule train:
     shell:
         "python book/job.py {wildcards.job} {params.minutes} -"
         " python -m swrlib train {params.arguments} 2>&1 | tee {log}"
+
+
+rule train_on_gpu:
+    output:
+        touch("build/on-gpu/{group}"),
+    log:
+        "build/logs/{group}-on-gpu.log",
+    params:
+        limit=60 * LIMITS["training_hours"],
+        minutes=os.environ.get("MINUTES", ""),
+    shell:
+        "python book/job.py {wildcards.group} {params.limit} -"
+        " python book/trainings.py {wildcards.group} {params.minutes} 2>&1 | tee {log}"
 
 
 # --- Chapters ---------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ def main(target: str) -> int:
         if not acquire(lock.fileno()):
             print(f"Another build of {target} still runs here: nothing was done.", file=sys.stderr)
             return 1
-        command = [sys.executable, "-m", "snakemake", "--profile", "profiles/local", "--nolock"]
+        command = [sys.executable, "-m", "snakemake", "--profile", profile(target), "--nolock"]
         with open(log, "w") as output:
             # Snakemake holds the lock as well, should it outlive this process.
             held = {"stderr": output, "pass_fds": [lock.fileno()]}
@@ -38,6 +38,16 @@ def main(target: str) -> int:
             print(text[-4000:], file=sys.stderr)
         print(f"{target} was not built. Snakemake's account: {log}", file=sys.stderr)
     return status if status >= 0 else 128 - status
+
+
+def profile(target: str) -> str:
+    """Return where a target's jobs run: trainings in one process, where there is a GPU."""
+    if target in ("selection", "records"):
+        import torch
+
+        if torch.cuda.is_available():
+            return "profiles/gpu"
+    return "profiles/local"
 
 
 def acquire(lock: int) -> bool:

@@ -116,8 +116,12 @@ def parser() -> argparse.ArgumentParser:
     return whole
 
 
+#: What a user can mend: one sentence, no traceback.
+USER_ERRORS = (ValueError, TypeError, OSError, ImportError, MemoryError)
+
+
 @contextmanager
-def _stop(minutes: float | None) -> Iterator[Callable[[], bool]]:
+def stopping(minutes: float | None) -> Iterator[Callable[[], bool]]:
     """Give what tells the training to stop: when the time is up, or SIGTERM has come."""
     asked: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
@@ -143,9 +147,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if minutes is not None and not minutes > 0:
             raise ValueError(f"minutes is {minutes}: it must be more than 0")
         torch.set_num_threads(threads)
-        with _stop(minutes) as stop:
+        with stopping(minutes) as stop:
             frame = train(**given, stop=stop)
-    except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
+    except USER_ERRORS as error:
         print(f"swrlib: {error}", file=sys.stderr)
         return 2
     except Stopped as stopped:

@@ -29,18 +29,22 @@ SMALL_BATCH = 64
 
 def missing_jobs(jobs: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return the names of those jobs (keywords of `train`, by name) that still lack records."""
-    lacking = []
+    lacking: set[str] = set()
+    asked: dict[tuple[Path, tuple[str, ...]], dict[str, list[Run]]] = {}
     for name, job in jobs.items():
         measure = tuple(job.get("measure", ()))
         wanted = {key: value for key, value in job.items() if key != "measure"}
         try:
             runs = resolve(**wanted)
         except ValueError:
-            lacking.append(name)  # its λ is still to be selected, or it will say what is wrong
+            lacking.add(name)  # its λ is still to be selected, or it will say what is wrong
         else:
-            if missing(runs, Path(job["results"]), measure):
-                lacking.append(name)
-    return lacking
+            asked.setdefault((Path(job["results"]), measure), {})[name] = runs
+    for (results, measure), named in asked.items():  # each folder is looked through once
+        wanted_runs = list(itertools.chain(*named.values()))
+        gone = {run.hash for run in missing(wanted_runs, results, measure)}
+        lacking |= {name for name, runs in named.items() if any(run.hash in gone for run in runs)}
+    return [name for name in jobs if name in lacking]
 
 
 def missing(runs: Sequence[Run], results: Path, measure: tuple[str, ...] = ()) -> list[Run]:
