@@ -69,9 +69,7 @@ def test_one_process_trains_all_that_can_be_and_says_what_cannot(project, capsys
     assert "1 of 1" in capsys.readouterr().out
 
 
-def test_when_time_is_up_it_carries_on_where_it_was_copied_to(
-    project, tmp_path_factory, capsys
-):
+def test_when_time_is_up_it_carries_on_where_it_was_copied_to(project, tmp_path_factory, capsys):
     listed = {"results": "results", "selection": [], "records": ENTRIES[2:]}
     (project / "config/paper.yaml").write_text(yaml.safe_dump(listed))
     assert trainings.main("records", 1e-9) == 0
