@@ -582,6 +582,54 @@ def test_a_model_that_changes_is_noticed(change, when):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+class Growing(nn.Module):
+    """A model with places that are empty at first: for further heads, a block, a shift."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.heads, self.scales = mlp(), nn.ModuleDict(), nn.ParameterList()
+        self.block = Room()
+
+    def forward(self, x):
+        x = self.body(self.block(x))
+        for scale in self.scales:
+            x = x * scale
+        return self.heads["new"](x) if self.heads else x
+
+
+class Room(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = self.shift = None
+
+    def forward(self, x):
+        x = x if self.inner is None else self.inner(x)
+        return x if self.shift is None else x + self.shift
+
+
+@pytest.mark.parametrize(
+    ("grow", "what"),
+    [
+        (lambda m: m.heads.update({"new": nn.Linear(3, 3)}), "module 'heads.new'"),
+        (lambda m: setattr(m.block, "inner", nn.Linear(6, 6)), "module 'block.inner'"),
+        (lambda m: setattr(m.block, "shift", nn.Parameter(torch.ones(6))), "'shift' of block"),
+        (lambda m: m.scales.append(nn.Parameter(torch.ones(3))), "parameter '0' of scales"),
+        (lambda m: m.register_parameter("own", nn.Parameter(torch.ones(3))), "'own' of the model"),
+    ],
+)
+def test_what_grows_where_there_was_nothing_is_noticed(grow, what):
+    model = Growing()
+    swr = SoftWeightRescaling(model, 0.1)
+    swr.attach(optimizer := still(model))
+    optimizer.step()
+    model.eval().float()
+    optimizer.step()
+    grow(model)
+    with pytest.raises(ValueError, match=rf"{what}.* put into the model: .*again") as caught:
+        optimizer.step()
+    assert "\n" not in str(caught.value)
+
+
 def test_what_changes_nothing_is_no_change():
     model = with_norm()
     swr = SoftWeightRescaling(model, 0.1)
