@@ -290,6 +290,76 @@ def test_steps_without_a_rescaling_are_said_once(other):
     assert "before each of 10 backward passes without a rescaling" in str(caught[0].message)
 
 
+def a_dictionary_of_copies(model):
+    copies = {name: p.detach().clone().requires_grad_() for name, p in model.named_parameters()}
+    optimizer = torch.optim.SGD(copies.values(), lr=0.1)
+    return optimizer, lambda x: torch.func.functional_call(model, copies, x), lambda: None
+
+
+def a_copied_model(model):
+    copied = copy.deepcopy(model)
+    return torch.optim.Adam(copied.parameters(), lr=0.1, fused=True), copied, lambda: None
+
+
+def masters_in_another_precision(model):
+    masters = [p.detach().float().requires_grad_() for p in model.parameters()]
+
+    def write():
+        with torch.no_grad():
+            for parameter, master in zip(model.parameters(), masters, strict=True):
+                parameter.copy_(master)
+
+    def forward(x):
+        names = [name for name, _ in model.named_parameters()]
+        return torch.func.functional_call(model, dict(zip(names, masters, strict=True)), x.float())
+
+    return torch.optim.SGD(masters, lr=0.1), forward, write
+
+
+def steps_by_hand(optimizer, forward, swr, write=lambda: None, steps=25):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for seed in range(steps):
+            optimizer.zero_grad()
+            x, y = batch(seed)
+            cross_entropy(forward(x), y).backward()
+            optimizer.step()
+            write()
+            swr.step()
+    return [str(warning.message) for warning in caught]
+
+
+@pytest.mark.parametrize(
+    "made", [a_dictionary_of_copies, a_copied_model, masters_in_another_precision]
+)
+def test_copies_that_are_trained_instead_are_said_once(made):
+    model = mlp()
+    swr = SoftWeightRescaling(model, 0.1)
+    optimizer, forward, write = made(model)
+    said = steps_by_hand(optimizer, forward, swr, write)
+    assert len(said) == 1 and "trains copies of them" in said[0]
+
+
+def test_two_models_in_turn_and_an_idle_optimizer_are_no_copies():
+    model, other, idle = mlp(), mlp(1), mlp(2)
+    first, second = (torch.optim.SGD(m.parameters(), lr=0.1) for m in (model, other))
+    swr = SoftWeightRescaling(model, 0.1)
+
+    class Both:
+        def zero_grad(self):
+            first.zero_grad(), second.zero_grad()
+
+        def step(self):
+            first.step(), second.step()
+
+    assert not steps_by_hand(Both(), lambda x: model(x) + other(x), swr)
+    still(idle).step()
+    swr = SoftWeightRescaling(idle, 0.1)
+    for _ in range(25):
+        double(idle)
+        swr.step()
+
+
 @pytest.mark.parametrize("every", [1, 4, 40])
 def test_accumulation_and_removal_are_not_said(every):
     model = mlp()

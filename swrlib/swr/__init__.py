@@ -175,6 +175,12 @@ class SoftWeightRescaling:
             If it is attached, or another object rescales these weights; if the model has changed:
             a module was replaced, a weight is computed (pruned, parametrized), of another shape
             (sharded), or another layer's Parameter. Nothing is changed then.
+
+        Warns
+        -----
+        UserWarning
+            Once, if ten steps of optimizers none of which holds these weights were followed by
+            calls: where copies of the weights are trained, they are not rescaled.
         """
         self._rescaler.step_by_hand()
 
