@@ -922,6 +922,24 @@ def test_what_would_be_reached_on_an_example_is_said_and_true():
     }
 
 
+class CosineHead(nn.Module):
+    """Its head is a layer whose weight is used, and which is never called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = Adapted(6, 8), nn.Linear(8, 2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(F.normalize(self.body(x)), F.normalize(self.head.weight))
+
+
+@pytest.mark.parametrize("example", [None, X])
+def test_what_no_example_would_reach_is_not_said_to_be(example):
+    with pytest.warns(UserWarning, match=r"leaves alone .*: body\.down, body\.up, head") as said:
+        SoftWeightRescaling(CosineHead().double(), 0.1, example=example)
+    assert not [w for w in said if "example=" in str(w.message)]
+
+
 def test_gates_upon_gates_are_said_and_no_number_overflows():
     class Gated(nn.Module):
         def __init__(self) -> None:
