@@ -340,6 +340,27 @@ def test_copies_that_are_trained_instead_are_said_once(made):
     assert len(said) == 1 and "trains copies of them" in said[0]
 
 
+@pytest.mark.parametrize("layer", [0, 4])
+def test_a_step_within_the_backward_pass_is_refused_and_by_hand_right(layer):
+    """An optimizer for each parameter steps as soon as its gradient is there."""
+    model, theirs = mlp(), mlp()
+    each = {p: torch.optim.SGD([p], lr=0.1) for p in model.parameters()}
+    usual = torch.optim.SGD(theirs.parameters(), lr=0.1)
+    swr, reference = SoftWeightRescaling(model, 0.1), SoftWeightRescaling(theirs, 0.1)
+    for parameter in model.parameters():
+        parameter.register_post_accumulate_grad_hook(lambda p: each[p].step())
+    for seed in range(3):
+        backward(model, seed)
+        swr.step()
+        backward(theirs, seed)
+        usual.step()
+        reference.step()
+    assert difference(model, theirs) < 1e-14
+    swr.attach(each[model[layer].weight])
+    with pytest.raises(ValueError, match=r"within the backward pass.*rescaling\.step\(\) after"):
+        backward(model, 3)
+
+
 def test_two_models_in_turn_and_an_idle_optimizer_are_no_copies():
     model, other, idle = mlp(), mlp(1), mlp(2)
     first, second = (torch.optim.SGD(m.parameters(), lr=0.1) for m in (model, other))
