@@ -251,7 +251,8 @@ def membership(network: Network, variant: Variant) -> dict[str, set[str]]:
 def membership_mask(products: Sequence[set[str]], layers: Sequence[str]) -> Tensor:
     """Write products of factors as a mask, bool [products, layers]; other layers have factor 1."""
     rows = [[name in product for name in layers] for product in products]
-    return torch.tensor(rows, dtype=torch.bool).view(len(products), len(layers))
+    mask = torch.tensor(rows, dtype=torch.bool, device="cpu")
+    return mask.view(len(products), len(layers))
 
 
 def rescale_(

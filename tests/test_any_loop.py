@@ -290,6 +290,97 @@ def test_steps_without_a_rescaling_are_said_once(other):
     assert "before each of 10 backward passes without a rescaling" in str(caught[0].message)
 
 
+def a_dictionary_of_copies(model):
+    copies = {name: p.detach().clone().requires_grad_() for name, p in model.named_parameters()}
+    optimizer = torch.optim.SGD(copies.values(), lr=0.1)
+    return optimizer, lambda x: torch.func.functional_call(model, copies, x), lambda: None
+
+
+def a_copied_model(model):
+    copied = copy.deepcopy(model)
+    return torch.optim.Adam(copied.parameters(), lr=0.1, fused=True), copied, lambda: None
+
+
+def masters_in_another_precision(model):
+    masters = [p.detach().float().requires_grad_() for p in model.parameters()]
+
+    def write():
+        with torch.no_grad():
+            for parameter, master in zip(model.parameters(), masters, strict=True):
+                parameter.copy_(master)
+
+    def forward(x):
+        names = [name for name, _ in model.named_parameters()]
+        return torch.func.functional_call(model, dict(zip(names, masters, strict=True)), x.float())
+
+    return torch.optim.SGD(masters, lr=0.1), forward, write
+
+
+def steps_by_hand(optimizer, forward, swr, write=lambda: None, steps=25):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for seed in range(steps):
+            optimizer.zero_grad()
+            x, y = batch(seed)
+            cross_entropy(forward(x), y).backward()
+            optimizer.step()
+            write()
+            swr.step()
+    return [str(warning.message) for warning in caught]
+
+
+@pytest.mark.parametrize(
+    "made", [a_dictionary_of_copies, a_copied_model, masters_in_another_precision]
+)
+def test_copies_that_are_trained_instead_are_said_once(made):
+    model = mlp()
+    swr = SoftWeightRescaling(model, 0.1)
+    optimizer, forward, write = made(model)
+    said = steps_by_hand(optimizer, forward, swr, write)
+    assert len(said) == 1 and "trains copies of them" in said[0]
+
+
+@pytest.mark.parametrize("layer", [0, 4])
+def test_a_step_within_the_backward_pass_is_refused_and_by_hand_right(layer):
+    """An optimizer for each parameter steps as soon as its gradient is there."""
+    model, theirs = mlp(), mlp()
+    each = {p: torch.optim.SGD([p], lr=0.1) for p in model.parameters()}
+    usual = torch.optim.SGD(theirs.parameters(), lr=0.1)
+    swr, reference = SoftWeightRescaling(model, 0.1), SoftWeightRescaling(theirs, 0.1)
+    for parameter in model.parameters():
+        parameter.register_post_accumulate_grad_hook(lambda p: each[p].step())
+    for seed in range(3):
+        backward(model, seed)
+        swr.step()
+        backward(theirs, seed)
+        usual.step()
+        reference.step()
+    assert difference(model, theirs) < 1e-14
+    swr.attach(each[model[layer].weight])
+    with pytest.raises(ValueError, match=r"within the backward pass.*rescaling\.step\(\) after"):
+        backward(model, 3)
+
+
+def test_two_models_in_turn_and_an_idle_optimizer_are_no_copies():
+    model, other, idle = mlp(), mlp(1), mlp(2)
+    first, second = (torch.optim.SGD(m.parameters(), lr=0.1) for m in (model, other))
+    swr = SoftWeightRescaling(model, 0.1)
+
+    class Both:
+        def zero_grad(self):
+            first.zero_grad(), second.zero_grad()
+
+        def step(self):
+            first.step(), second.step()
+
+    assert not steps_by_hand(Both(), lambda x: model(x) + other(x), swr)
+    still(idle).step()
+    swr = SoftWeightRescaling(idle, 0.1)
+    for _ in range(25):
+        double(idle)
+        swr.step()
+
+
 @pytest.mark.parametrize("every", [1, 4, 40])
 def test_accumulation_and_removal_are_not_said(every):
     model = mlp()
@@ -580,6 +671,54 @@ def test_a_model_that_changes_is_noticed(change, when):
         act()
     assert "\n" not in str(caught.value)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+class Growing(nn.Module):
+    """A model with places that are empty at first: for further heads, a block, a shift."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.heads, self.scales = mlp(), nn.ModuleDict(), nn.ParameterList()
+        self.block = Room()
+
+    def forward(self, x):
+        x = self.body(self.block(x))
+        for scale in self.scales:
+            x = x * scale
+        return self.heads["new"](x) if self.heads else x
+
+
+class Room(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = self.shift = None
+
+    def forward(self, x):
+        x = x if self.inner is None else self.inner(x)
+        return x if self.shift is None else x + self.shift
+
+
+@pytest.mark.parametrize(
+    ("grow", "what"),
+    [
+        (lambda m: m.heads.update({"new": nn.Linear(3, 3)}), "module 'heads.new'"),
+        (lambda m: setattr(m.block, "inner", nn.Linear(6, 6)), "module 'block.inner'"),
+        (lambda m: setattr(m.block, "shift", nn.Parameter(torch.ones(6))), "'shift' of block"),
+        (lambda m: m.scales.append(nn.Parameter(torch.ones(3))), "parameter '0' of scales"),
+        (lambda m: m.register_parameter("own", nn.Parameter(torch.ones(3))), "'own' of the model"),
+    ],
+)
+def test_what_grows_where_there_was_nothing_is_noticed(grow, what):
+    model = Growing()
+    swr = SoftWeightRescaling(model, 0.1)
+    swr.attach(optimizer := still(model))
+    optimizer.step()
+    model.eval().float()
+    optimizer.step()
+    grow(model)
+    with pytest.raises(ValueError, match=rf"{what}.* put into the model: .*again") as caught:
+        optimizer.step()
+    assert "\n" not in str(caught.value)
 
 
 def test_what_changes_nothing_is_no_change():

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import random
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import oracles
 import pytest
@@ -733,6 +736,60 @@ def test_tracing_leaves_the_model_as_it_was(exported):
     trace_layers(model, inputs if exported else None)
     assert model.calls == model.seen == model.again == model.count == len(model.met) == 1
     assert model.hidden is hidden
+
+
+class Shaken(nn.Module):
+    """It draws in its forward pass, from torch and from Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x * torch.rand(3)) * random.random()
+
+
+@pytest.mark.parametrize("exported", [False, True], ids=["symbolic", "exported"])
+def test_tracing_draws_no_random_numbers_of_the_users(exported):
+    model = Shaken()
+    before = torch.get_rng_state(), random.getstate()
+    trace_layers(model, torch.ones(2, 3) if exported else None)
+    assert torch.equal(before[0], torch.get_rng_state()) and before[1] == random.getstate()
+
+
+@dataclass
+class Found:
+    logits: Tensor
+    hidden: Tensor
+
+
+class Pair(NamedTuple):
+    logits: Tensor
+    hidden: Tensor
+
+
+class Answering(nn.Module):
+    """It returns an object, as the models of many libraries do."""
+
+    def __init__(self, kind, bends: bool) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(3, 4), nn.Linear(4, 2)
+        self.kind, self.bends = kind, bends
+
+    def forward(self, x: Tensor):
+        hidden = torch.relu(self.body(x))
+        logits = self.head(hidden)
+        return self.kind(torch.tanh(logits) if self.bends else logits, hidden=hidden)
+
+
+@pytest.mark.parametrize("kind", [Found, Pair])
+def test_what_is_returned_in_an_object_is_returned(kind):
+    ends = SoftWeightRescaling(Answering(kind, False), 0.1).summary()["proportional"]
+    assert set(ends) == {"yes"}
+    ends = SoftWeightRescaling(Answering(kind, True), 0.1).summary()["proportional"]
+    assert ends["head"].startswith("no: behind it, 'tanh'") and ends["body"] == "yes"
+    with pytest.raises(ValueError, match="branches that meet at the output"):
+        rescale_(Answering(kind, False), [2.0, 3.0])
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.float8_e4m3fn])

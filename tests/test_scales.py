@@ -514,6 +514,76 @@ def test_a_layer_with_its_own_forward_is_tried(first, constant):
     torch.testing.assert_close(after(IMAGES), constant * model(IMAGES), rtol=1e-8, atol=1e-9)
 
 
+class Adapted(nn.Linear):
+    """Low-rank adaptation (Hu et al., 2021): its second factor begins at zero."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.down = nn.Parameter(torch.randn(2, inputs))
+        self.up = nn.Parameter(torch.zeros(outputs, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + x @ self.down.T @ self.up.T
+
+
+class Gated(nn.Linear):
+    """A skip connection that training opens."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.gate = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self.gate * x[:, :1]
+
+
+class Noisy(nn.Linear):
+    """Noise on the weights in training alone (Fortunato et al., 2018)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.sigma = nn.Parameter(torch.full((outputs, inputs), 0.1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        noise = self.sigma * torch.randn_like(self.sigma) if self.training else 0
+        return F.linear(x, self.weight + noise, self.bias)
+
+
+class OnAGrid(nn.Linear):
+    """Quantization-aware: weights are rounded to multiples of a fixed step."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, (self.weight / 1e-3).round() * 1e-3, self.bias)
+
+
+class OnItsOwnGrid(nn.Linear):
+    """The step follows the largest weight, so that rounding sees no factor."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        step = self.weight.abs().max() / 127
+        return F.linear(x, (self.weight / step).round() * step, self.bias)
+
+
+@pytest.mark.parametrize("kind", [Adapted, Gated, Noisy, OnAGrid])
+def test_what_holds_only_now_is_no_effect(kind):
+    torch.manual_seed(0)
+    model = nn.Sequential(kind(6, 4), nn.ReLU(), nn.Linear(4, 2)).double().eval()
+    assert trace(model).effects == {"0": "other"}
+    assert not trace(nn.Sequential(OnItsOwnGrid(6, 4), nn.ReLU(), nn.Linear(4, 2))).effects
+
+
+def test_a_default_device_changes_nothing():
+    torch.manual_seed(0)
+    model = nn.Sequential(CosineLinear(6, 4), nn.ReLU(), nn.Linear(4, 2)).double()
+    norm = model[2].weight.detach().norm()
+    with torch.device("meta"):
+        swr = SoftWeightRescaling(model, 0.5)
+        drifted_norm = model[2].weight.data.mul_(3).norm()
+        swr.step()
+    assert set(swr.summary()["proportional"]) == {"yes"}
+    torch.testing.assert_close(model[2].weight.detach().norm(), (norm + drifted_norm) / 2)
+
+
 def test_what_no_trial_explains_is_refused():
     model = nn.Sequential(Squared(6, 4), nn.ReLU(), nn.Linear(4, 2))
     ends = SoftWeightRescaling(model, 0.1).summary()["proportional"]
@@ -850,6 +920,24 @@ def test_what_would_be_reached_on_an_example_is_said_and_true():
     assert {f"1.layers.{i}.{name}" for i in (0, 1) for name in ("linear1", "linear2", "norm1")} <= {
         layer.name for layer in reached
     }
+
+
+class CosineHead(nn.Module):
+    """Its head is a layer whose weight is used, and which is never called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = Adapted(6, 8), nn.Linear(8, 2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(F.normalize(self.body(x)), F.normalize(self.head.weight))
+
+
+@pytest.mark.parametrize("example", [None, X])
+def test_what_no_example_would_reach_is_not_said_to_be(example):
+    with pytest.warns(UserWarning, match=r"leaves alone .*: body\.down, body\.up, head") as said:
+        SoftWeightRescaling(CosineHead().double(), 0.1, example=example)
+    assert not [w for w in said if "example=" in str(w.message)]
 
 
 def test_gates_upon_gates_are_said_and_no_number_overflows():

@@ -17,8 +17,10 @@ from swrlib.network.graph import has_own_forward, kind_of
 
 #: "scales": it scales the output; "nothing": the weight is standardized before use; or else.
 Effect = Literal["scales", "nothing", "other"]
-#: What an eps in the layer, or float32 inside of it, may change.
-_TOLERANCE = 1e-3
+#: A scale so near to 1 that weights which are rounded to a grid do not follow it …
+_SCALE = 1.01
+#: … and what an eps in the layer, or float32 inside of it, may change then.
+_TOLERANCE = 2e-5
 
 
 def effect_of(module: nn.Module) -> Effect:
@@ -27,7 +29,9 @@ def effect_of(module: nn.Module) -> Effect:
     A layer as torch computes it is scaled by weight and bias together. One with a forward of its
     own is run on random inputs, in a copy and in float64: f(c·W, c·b, x) against c·f(W, b, x), and
     f(c·W, b, x) against f(W, b, x); a linear layer or a convolution must also pass the scale of its
-    input on, f(W, c·b, c·x) = c·f(W, b, x), and a normalization by its input must not.
+    input on, f(W, c·b, c·x) = c·f(W, b, x), and a normalization by its input must not. That must
+    hold in training and in evaluation, and wherever training may take the other parameters, many
+    of which begin at zero.
     """
     if not has_own_forward(module):
         return "scales"
@@ -39,16 +43,20 @@ def effect_of(module: nn.Module) -> Effect:
             return "other"
         if isinstance(bias := getattr(tried, "bias", None), Tensor):
             bias.normal_()
+        for name, parameter in tried.named_parameters():
+            if name not in ("weight", "bias"):
+                parameter.add_(torch.rand_like(parameter))
         for x in _inputs(tried):
             try:
-                return _effect_on(tried, x)
+                effects = {_effect_on(tried.train(mode), x) for mode in (False, True)}
+                return effects.pop() if len(effects) == 1 else "other"
             except Exception:  # its inputs have another shape
                 continue
     return "other"
 
 
 def _effect_on(module: Any, x: Tensor) -> Effect:
-    c = 3.0
+    c = _SCALE
 
     def run(weight: float, bias: float, scale: float) -> Tensor:
         tried = copy.deepcopy(module)
@@ -89,4 +97,4 @@ def _inputs(module: Any) -> Iterator[Tensor]:
         channels = channels or (normalized[0] if len(normalized) == 1 else 4)
         shapes += [(4, channels, *(5,) * axes) for axes in (2, 1, 3, 0)]
     for shape in shapes:
-        yield torch.randn(shape, dtype=torch.float64)
+        yield torch.randn(shape, dtype=torch.float64, device="cpu")

@@ -321,15 +321,16 @@ def _symbolic(model: nn.Module, normalizations: Classes) -> Graph:
     steps: list[Step] = []
     names: dict[fx.Node, str] = {}
     used: dict[fx.Node, set[str]] = {}
+    packed: dict[fx.Node, tuple[str, ...]] = {}  # what is returned in a dataclass or named tuple
     for node in graph.nodes:
         inputs = tuple(names[n] for n in node.all_input_nodes if n in names)
         used[node] = set().union(*(used[n] for n in node.all_input_nodes))
         if node.op == "output":
+            inputs += tuple(name for n in node.all_input_nodes for name in packed.get(n, ()))
             return Graph(steps, inputs, frozenset(used[node]), graph, tuple(tracer.left_out))
         if node.op == "get_attr":
-            used[node] = {str(node.target)}
-            continue  # a constant
-        if node.op == "placeholder":
+            used[node] = {str(node.target)}  # a constant
+        elif node.op == "placeholder":
             names[node] = node.name
             steps.append(Step(node.name, "input", (), node=node))
         elif node.op == "call_module":
@@ -342,6 +343,8 @@ def _symbolic(model: nn.Module, normalizations: Classes) -> Graph:
                 target = str(node.args[1])  # x.shape, x.T
             if _returns_no_activations(target):
                 used[node] = set()
+            elif isinstance(node.target, type) and {user.op for user in node.users} == {"output"}:
+                packed[node] = inputs
             elif inputs:
                 names[node] = node.name
                 steps.append(_step(target, node, names))

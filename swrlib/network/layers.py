@@ -7,6 +7,7 @@ library's own models, is looked at.
 from __future__ import annotations
 
 import contextlib
+import random
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -156,7 +157,11 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 @contextlib.contextmanager
 def left_alone(model: nn.Module) -> Iterator[None]:
-    """Undo what a forward pass writes into its model: attributes, lists and dicts, buffers."""
+    """Undo what a forward pass writes into its model, and what it draws.
+
+    That is attributes, lists and dicts, buffers; random numbers of Python's and torch's.
+    """
+    drawn = random.getstate()
     attributes = [(module, vars(module).copy()) for module in model.modules()]
     values = [value for _, names in attributes for value in names.values()]
     plain = (dict, OrderedDict, list, set)  # others may not take back what they held
@@ -167,8 +172,10 @@ def left_alone(model: nn.Module) -> Iterator[None]:
         if not (tensor.is_inference() or nn.parameter.is_lazy(tensor))
     ]
     try:
-        yield
+        with torch.random.fork_rng(devices=()):
+            yield
     finally:
+        random.setstate(drawn)
         for module, before in attributes:
             vars(module).clear()
             vars(module).update(before)

@@ -99,8 +99,8 @@ def _meet(first: Tensor, second: Tensor) -> bool:
         return True
     entries = []
     for tensor in (first, second):
-        places = torch.tensor(tensor.storage_offset())
+        places = torch.tensor(tensor.storage_offset(), device="cpu")
         for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
-            places = places.unsqueeze(-1) + stride * torch.arange(size)
+            places = places.unsqueeze(-1) + stride * torch.arange(size, device="cpu")
         entries.append(places.flatten())
     return bool(torch.isin(*entries).any())

@@ -105,7 +105,7 @@ class SoftWeightRescaling:
         network = trace(
             model, example, classifier=classifier, layers=layers, normalizations=normalizations
         )
-        selection = Selection.of(model, network.layers, include, exclude)
+        selection = Selection.of(model, network, include, exclude)
         strengths = Strengths(selection.scaled, lam, lam_features, lam_classifier)
         # Without the graph, which a copy or a pickle of this object would take along.
         steps = [replace(step, node=None, module=None) for step in network.steps]
@@ -175,6 +175,12 @@ class SoftWeightRescaling:
             If it is attached, or another object rescales these weights; if the model has changed:
             a module was replaced, a weight is computed (pruned, parametrized), of another shape
             (sharded), or another layer's Parameter. Nothing is changed then.
+
+        Warns
+        -----
+        UserWarning
+            Once, if ten steps of optimizers none of which holds these weights were followed by
+            calls: where copies of the weights are trained, they are not rescaled.
         """
         self._rescaler.step_by_hand()
 

@@ -124,6 +124,7 @@ class Attachments:
         def after_step(taken: Optimizer, args: Any, kwargs: Any) -> None:
             if nested and _within_another_step(taken):
                 return
+            _refuse_within_backward()
             for keeper in keepers:
                 keeper.look()
             with torch.no_grad():
@@ -176,6 +177,14 @@ def _warn_of_other_steps(optimizer: Optimizer) -> None:
         warn(
             f"rescalings follow {type(optimizer).__name__}.step() alone: where the training calls "
             f"{listed(others)} instead, call rescaling.step() after the last of them"
+        )
+
+
+def _refuse_within_backward() -> None:
+    if torch._C._current_graph_task_id() != -1:
+        raise ValueError(
+            "the optimizer steps within the backward pass, which still needs the other weights as "
+            "they are: do not attach it, and call rescaling.step() after backward()"
         )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from swrlib.checks import nearest
 from swrlib.network.graph import kind_of
-from swrlib.network.layers import Group, Layer, parameters_outside, unwrap
+from swrlib.network.layers import Group, Layer, Network, parameters_outside, unwrap
 from swrlib.rescaling import checked_lambda
 from swrlib.swr.cautions import listed, warn
 
@@ -203,19 +203,19 @@ class Selection:
     def of(
         cls,
         model: nn.Module,
-        layers: Sequence[Layer],
+        network: Network,
         include: Choice | Iterable[Choice] | None,
         exclude: Choice | Iterable[Choice] | None,
     ) -> Selection:
         """Choose; what is left alone unasked is named in a warning."""
-        known = [la for la in layers if la.weight is not None or la.bias is not None]
+        known = [la for la in network.layers if la.weight is not None or la.bias is not None]
         modules = {layer.name: layer.module for layer in known}
         left_alone = excluded(exclude, modules, model)
         outside = parameters_outside(model, known)
         more = included(include, model, outside)
         asked_for = {one.name for one in more} | left_alone
         if left := [name for name in outside if name not in asked_for]:
-            reached = unreached(model, left)
+            reached = unreached(model, network, left)
             remedy = f"; {listed(reached)} would be reached with example=" if reached else ""
             warn(
                 "SWR leaves alone the parameters outside the linear, convolution and normalization "
@@ -235,18 +235,20 @@ class Selection:
         return [row for row in self.rows if row.name not in self.excluded]
 
 
-def unreached(model: nn.Module, outside: Iterable[str]) -> list[str]:
-    """Name the layers among modules with parameters outside of all layers that were traced."""
+def unreached(model: nn.Module, network: Network, outside: Iterable[str]) -> list[str]:
+    """Name the layers with parameters outside that would be traced on an example.
+
+    They lie in modules of torch's that were taken for one operation; attention uses the weights of
+    its layers itself and never calls them.
+    """
     modules = dict(unwrap(model).named_modules())
+    inside = {m for step in network.steps if step.module for m in step.module.modules()}
+    inside -= {layer.module for layer in network.layers}
+    for module in modules.values():
+        if isinstance(module, nn.MultiheadAttention):
+            inside -= {*module.modules()}
     owners = dict.fromkeys(name.rpartition(".")[0] for name in outside)
-    # Attention uses the weights of its layers itself and never calls them.
-    hidden = {
-        inner
-        for module in modules.values()
-        if isinstance(module, nn.MultiheadAttention)
-        for inner in module.modules()
-    }
-    found = [name for name in owners if kind_of(modules[name]) and modules[name] not in hidden]
+    found = [name for name in owners if kind_of(modules[name]) and modules[name] in inside]
     return [name for name in found if not _weight_is_computed(modules[name])]
 
 

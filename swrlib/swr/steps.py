@@ -7,7 +7,7 @@ import operator
 import weakref
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -70,15 +70,17 @@ def _others(tensors: Iterable[Tensor], owner: Owner, owners: Any) -> list[Owner]
 
 
 class _Last:
-    """Which optimizer took the last step, and how many steps were taken by any."""
+    """Which optimizer took the last step, which ever did, and how many steps were taken by any."""
 
     count = 0
     optimizer: weakref.ref[torch.optim.Optimizer] | None = None
+    all: ClassVar[weakref.WeakSet[torch.optim.Optimizer]] = weakref.WeakSet()
 
 
 def _count(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
     _Last.count += 1
     _Last.optimizer = weakref.ref(optimizer)
+    _Last.all.add(optimizer)
 
 
 # Fused optimizers leave no trace in the versions of what they change.
@@ -90,6 +92,18 @@ _version = operator.attrgetter("_version")
 def parameters_of(optimizer: Any) -> list[Tensor]:
     """Return what an optimizer changes."""
     return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def _warn_of_copies(tensors: Iterable[Tensor]) -> None:
+    """Warn where optimizers take steps and none holds any of the tensors that are rescaled."""
+    held = {id(p) for optimizer in _Last.all for p in parameters_of(optimizer)}
+    if held and not any(id(tensor) in held for tensor in tensors):
+        warn(
+            "no optimizer that takes steps holds any of the weights that SWR rescales: where it "
+            "trains copies of them (for torch.func.functional_call, in another precision, or of a "
+            "copied model), these are not rescaled; let the optimizer train the parameters of the "
+            "model that SoftWeightRescaling was made from"
+        )
 
 
 class Change:
@@ -106,6 +120,7 @@ class Change:
         self._count = 0
         self._norms: tuple[Tensor, ...] = ()
         self._moves = False
+        self._looks, self._begun = 0, 0
 
     def note(self, present: Present, norms: tuple[Tensor, ...] = ()) -> None:
         """Take note of the tensors as they are now.
@@ -113,6 +128,11 @@ class Change:
         ``norms``: factors of the weights' norms, where they are known but for rounding.
         """
         self._count = _Last.count
+        self._looks += 1
+        if self._looks == 1:
+            self._begun = self._count
+        elif self._looks == PATIENCE and self._count - self._begun >= PATIENCE - 1:
+            _warn_of_copies(present.tensors)
         try:
             self._versions = tuple(map(_version, present.tensors))
         except RuntimeError:  # made in inference mode: there is none

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from swrlib.network.graph import kind_of
 from swrlib.network.layers import unwrap
 from swrlib.swr.cautions import listed
 
@@ -26,7 +27,11 @@ class Structure:
 
     def _take(self) -> None:
         modules = dict(self.model.named_modules())
-        self._children = [(m, list(m._modules.values())) for m in modules.values() if m._modules]
+        self._parts = [
+            (module, list(module._modules.values()), list(module._parameters))
+            for module in modules.values()
+            if module._modules or _may_grow(module)
+        ]
         self._modules = modules
         # Those that compute what their class does.
         self._plain = [(vars(m), n) for n, m in modules.items() if "forward" not in vars(m)]
@@ -37,10 +42,11 @@ class Structure:
         Raises
         ------
         ValueError
-            If a module was taken out or replaced, or one with parameters was put in.
+            If a module was taken out or replaced, or one with parameters, or a parameter, put in.
         """
-        for module, children in self._children:
-            if list(module._modules.values()) != children:
+        for module, children, names in self._parts:
+            grown = len(module._parameters) > len(names)
+            if grown or list(module._modules.values()) != children:
                 self._refuse_others()
 
     def patched(self) -> list[str]:
@@ -59,12 +65,23 @@ class Structure:
                     "model construct SoftWeightRescaling again, and attach it again"
                 )
         before = {id(module) for module in self._modules.values()}
-        for name, module in now.items():
-            if id(module) not in before and any(True for _ in module.parameters(recurse=False)):
-                raise ValueError(
-                    f"module {name!r} ({type(module).__name__}) was put into the model: after a "
-                    "change of the model construct SoftWeightRescaling again, and attach it again"
-                )
+        new = [
+            f"module {name!r} ({type(module).__name__})"
+            for name, module in now.items()
+            if id(module) not in before and any(True for _ in module.parameters(recurse=False))
+        ]
+        names = {id(module): name for name, module in self._modules.items()}
+        new += [
+            f"parameter {parameter!r} of {names[id(module)] or 'the model'}"
+            for module, _, known in self._parts
+            for parameter in module._parameters
+            if parameter not in known
+        ]
+        if new:
+            raise ValueError(
+                f"{new[0]} was put into the model: after a change of the model construct "
+                "SoftWeightRescaling again, and attach it again"
+            )
         self._take()
 
     def strangers(self, parameters: Iterable[Tensor]) -> str:
@@ -72,6 +89,13 @@ class Structure:
         own = {id(parameter) for parameter in self.model.parameters()}
         shapes = [str(list(p.shape)) for p in parameters if id(p) not in own]
         return f"{len(shapes)} of shape {listed(shapes)}" if shapes else ""
+
+
+def _may_grow(module: nn.Module) -> bool:
+    """Return whether something may be put into a module that has no other inside."""
+    containers = nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict
+    own = not type(module).__module__.startswith("torch.")
+    return isinstance(module, containers) or (own and kind_of(module) is None)
 
 
 def _wraps(attributes: Mapping[str, Any], module: nn.Module) -> bool:
