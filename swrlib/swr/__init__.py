@@ -65,10 +65,9 @@ class SoftWeightRescaling:
     Warns
     -----
     UserWarning
-        Once, if parameters belong to no known layer (they are left alone) and are not excluded, if
-        weights are in half precision, where soft factors round to 1, if a layer's norm is zero, now
-        or at the start (its factor is 1), if a factor is limited, and if λ_f or λ_c applies to
-        nothing.
+        Once, if parameters belong to no known layer and are not excluded, if weights are in half
+        precision, where soft factors round to 1, if a layer's norm is zero, now or at the start
+        (its factor is 1), if a factor is limited, and if λ_f or λ_c applies to nothing.
 
     Notes
     -----
@@ -179,8 +178,7 @@ class SoftWeightRescaling:
         Warns
         -----
         UserWarning
-            Once, if ten steps of optimizers none of which holds these weights were followed by
-            calls: where copies of the weights are trained, they are not rescaled.
+            Once, where optimizers take steps and none holds these weights but copies, say.
         """
         self._rescaler.step_by_hand()
 
@@ -265,10 +263,8 @@ class SoftWeightRescaling:
             raise ValueError(f"the state dict lacks {', '.join(sorted(missing))}")
         for option in ("variant", "running_statistics"):
             if state[option] != getattr(self, option):
-                raise ValueError(
-                    f"the state dict was made with {option}={state[option]!r}: construct "
-                    f"SoftWeightRescaling with it too"
-                )
+                made = f"the state dict was made with {option}={state[option]!r}"
+                raise ValueError(f"{made}: construct SoftWeightRescaling with it too")
         strengths = self._rescaler.strengths.loaded(state)
         self._rescaler.targets.load(state)
         self._rescaler.strengths = strengths
