@@ -68,7 +68,7 @@ def test_courses_as_the_paper_has_them_reproduce_every_claim(as_claimed):
     trained = {id.removeprefix("curvature-") for id in curvature.READINGS}
     for name, verdict in found.items():
         if verdict.claim.remark:
-            assert verdict.verdict == verdicts.REMARK, name
+            assert verdict.verdict == verdicts.second_rule.REMARK, name
         elif name in trained:
             assert verdict.verdict == YES, (name, verdict)
             assert "30 of 100 tasks" in verdict.label

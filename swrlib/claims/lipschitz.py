@@ -271,7 +271,7 @@ def similarly_verdicts(table: pd.DataFrame) -> list[Verdict]:
     judged = [verdicts.judge_theorem(claim, holds, detail, cases=len(table))]
     if len(table):
         said = f"{len(stretching(table))} of {len(table)} networks stretch more than it."
-        judged.append(Verdict(ours, verdicts.REMARK, verdicts.REMARK, said))
+        judged.append(Verdict(ours, verdicts.second_rule.REMARK, verdicts.second_rule.REMARK, said))
     return judged
 
 

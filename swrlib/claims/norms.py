@@ -200,7 +200,7 @@ def _single_task(claim: Claim, rows: pd.DataFrame) -> Verdict:
         detail += f"{layer} ends at {means.at[layer, LEFT_ALONE]:.1f} times its start where "
         detail += f"normalization is left alone, at {means.at[layer, 'swr']:.1f} where it is not; "
     detail += f"accuracy {accuracy[LEFT_ALONE]:.1f}% against {accuracy['swr']:.1f}%."
-    return Verdict(claim, verdicts.REMARK, verdicts.REMARK, detail)
+    return Verdict(claim, verdicts.second_rule.REMARK, verdicts.second_rule.REMARK, detail)
 
 
 def _most_growth(rows: pd.DataFrame) -> pd.Series:

@@ -18,51 +18,23 @@ import pandas as pd
 from swrlib.papers import ACCURACY_KINDS, Cell, Claim
 from swrlib.papers import SWR as paper
 from swrlib.statistics import NO_INTERVAL, Estimate, mean_and_interval, paired_interval  # noqa: F401
-from swrlib.verdicts import comparisons, first_rule, second_rule
+from swrlib.verdicts import comparisons, first_rule, outcomes, second_rule
 
 # The names that are not used here are for those who look for words and outcomes in this room.
 from swrlib.verdicts.cases import Case, of_two  # noqa: F401
-from swrlib.verdicts.comparisons import (  # noqa: F401
-    CUSTOM,
-    NOT_PRINTED,
-    OUTSIDE,
-    QUICK,
-    Comparison,
-    difference,
-    in_points,
-    other_scale,
-)
-from swrlib.verdicts.first_rule import (  # noqa: F401
-    AGREES,
-    COMPATIBLE,
-    LACKING,
-    LEAST_SEEDS,
-    NOT_REPRODUCED,
-    NOT_RUN,
-    TOO_FEW_SEEDS,
-    combined,
-)
+from swrlib.verdicts.comparisons import CUSTOM, NOT_PRINTED, OUTSIDE, QUICK, difference, in_points  # noqa: F401
+from swrlib.verdicts.first_rule import AGREES, COMPATIBLE, LEAST_SEEDS, NOT_RUN, TOO_FEW_SEEDS  # noqa: F401
 from swrlib.verdicts.outcomes import (  # noqa: F401
-    LATE,
     changes_of_data,
     coefficient,
-    counting,
     final_accuracy,
-    judged,
     late_accuracy,
     late_by_seed,
     seed_count,
     setting,
 )
 from swrlib.verdicts.printed_numbers import table_cells  # noqa: F401
-from swrlib.verdicts.second_rule import (  # noqa: F401
-    MIXED,
-    REMARK,
-    REPRODUCED,
-    REVERSED,
-    UNDECIDED,
-    remark_label,
-)
+from swrlib.verdicts.second_rule import MIXED, NOT_REPRODUCED, REPRODUCED, REVERSED, UNDECIDED  # noqa: F401
 
 IN_CHAPTER = "judged in its chapter"
 
@@ -94,7 +66,7 @@ class Verdict:
     label: str
     detail: str = ""
     printed: str = NOT_PRINTED
-    comparisons: tuple[Comparison, ...] = ()
+    comparisons: tuple[comparisons.Comparison, ...] = ()
     first: str = ""
 
 
@@ -137,7 +109,7 @@ def judge_claim(
         return Verdict(claim, IN_CHAPTER, IN_CHAPTER, claim.place)
     cells = claim.cells if cells is None else cells
     streams = {stream for *_, stream in cells}
-    finals = judged(records[records["stream"].isin(streams)], scale, claim)
+    finals = outcomes.judged(records[records["stream"].isin(streams)], scale, claim)
     single = comparisons.worded(claim, comparisons.estimated(claim, cells, finals), scale)
     chosen = single
     if claim.quantifier.startswith("generally") and scale == "paper":
@@ -147,31 +119,32 @@ def judge_claim(
     words = [_unit_word([c.verdict for c in unit]) for unit in units]
     printed = [_unit_word([c.printed_verdict for c in unit]) for unit in units]
     printed = [word for word in printed if word != NOT_PRINTED] or [NOT_PRINTED]
-    first = combined([min((c.first for c in unit), key=first_rule.severity) for unit in alone])
+    lowest = [min((c.first for c in unit), key=first_rule.severity) for unit in alone]
     run = sum(_unit_word([c.verdict for c in unit]) not in first_rule.LACKING for unit in alone)
     number = len({case.cell for case in single}) if chosen is not single else len(units)
     word = _claim_word(claim, words, 1 if claim.quantifier == "generally" else number)
-    part = f" ({run} of {len(alone)} comparisons)" if 0 < run < len(alone) else ""
+    label = second_rule.remark_label(word) if claim.remark and run else word
+    label += f" ({run} of {len(alone)} comparisons)" if 0 < run < len(alone) else ""
     return Verdict(
         claim,
-        REMARK if claim.remark and run else word,
-        (remark_label(word) if claim.remark and run else word) + part,
+        second_rule.REMARK if claim.remark and run else word,
+        label,
         _detail(claim, map(_telling, units if chosen is single else [*units, *alone])),
         _claim_word(claim, printed, len(printed)),
         tuple(single if chosen is single else [*chosen, *single]),
-        first,
+        first_rule.combined(lowest),
     )
 
 
-def _units(cases: Sequence[Comparison]) -> list[list[Comparison]]:
+def _units(cases: Sequence[comparisons.Comparison]) -> list[list[comparisons.Comparison]]:
     """Put a method's comparisons with its rivals in a setting together."""
-    units: dict[Any, list[Comparison]] = {}
+    units: dict[Any, list[comparisons.Comparison]] = {}
     for case in cases:
         units.setdefault((case.cell, case.method), []).append(case)
     return list(units.values())
 
 
-def _telling(unit: Sequence[Comparison]) -> Comparison:
+def _telling(unit: Sequence[comparisons.Comparison]) -> comparisons.Comparison:
     """Return the comparison that a method's word in a setting comes from: the lowest of those."""
     word = _unit_word([case.verdict for case in unit])
     return min((case for case in unit if case.verdict == word), key=lambda case: case.low)
@@ -197,7 +170,7 @@ def _claim_word(claim: Claim, words: Sequence[str], number: int) -> str:
     return second_rule.verdict(said, claim.quantifier, number)
 
 
-def _detail(claim: Claim, chosen: Iterable[Comparison]) -> str:
+def _detail(claim: Claim, chosen: Iterable[comparisons.Comparison]) -> str:
     """Say what came out: in full where it is one comparison, by verdict where there are more.
 
     With the margin where it decides: where more than a direction is claimed.
@@ -243,7 +216,7 @@ def all_comparisons(records: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame([_row(verdict, case) for verdict in judged for case in verdict.comparisons])
 
 
-def _row(verdict: Verdict, case: Comparison) -> dict[str, Any]:
+def _row(verdict: Verdict, case: comparisons.Comparison) -> dict[str, Any]:
     claim, narrow = verdict.claim, case.estimate.interval(0.9)
     methods = " − ".join(map(paper.label, (case.method, case.rival)))
     return (
@@ -310,11 +283,11 @@ def judge_cases(
     listed = {one: " · ".join(said) for one, said in by_word.items()}
     word = second_rule.verdict(words, claim.quantifier, number)
     if scale != "paper":
-        word, listed = other_scale(scale), {"": " · ".join(listed.values())}
-    several = len(run) > 1 and word != other_scale(scale)
+        word, listed = comparisons.other_scale(scale), {"": " · ".join(listed.values())}
+    several = len(run) > 1 and word != comparisons.other_scale(scale)
     detail = "; ".join(f"{say(one)}: {said}" if several else said for one, said in listed.items())
-    label = remark_label(word) if claim.remark else word
-    return Verdict(claim, REMARK if claim.remark else word, label, f"{detail}.")
+    label = second_rule.remark_label(word) if claim.remark else word
+    return Verdict(claim, second_rule.REMARK if claim.remark else word, label, f"{detail}.")
 
 
 def judge_theorem(claim: Claim, holds: bool, detail: str, *, cases: int) -> Verdict:

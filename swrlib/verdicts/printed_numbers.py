@@ -73,8 +73,9 @@ def _beside(
     scale: str,
 ) -> dict[str, Any]:
     """Return what a table's cell shows next to our own numbers."""
-    row: dict[str, Any] = dict.fromkeys(("paper_mean", "paper_sd", *Interval._fields), np.nan)
-    row |= dict.fromkeys(("margin", "predicted_low", "predicted_high"), np.nan) | {"paper_n": 0}
+    ends = ("predicted_low", "predicted_high")
+    row: dict[str, Any] = {"paper_mean": np.nan, "paper_sd": np.nan, "paper_n": 0}
+    row |= dict.fromkeys((*Interval._fields, "margin", *ends), np.nan)
     if theirs is None or scale != "paper":
         word = OUTSIDE if scale == "paper" else other_scale(scale)
         return row | {"verdict": word, "first": word}
@@ -87,8 +88,8 @@ def _beside(
         printed = Estimate(theirs.mean, theirs.std / np.sqrt(theirs.seeds), theirs.seeds - 1)
         estimate = combined([mean_of(block, method), printed], (1, -1))
         row |= estimate.interval()._asdict()
-        ends = prediction_interval(theirs.mean, theirs.std, theirs.seeds, n)
-        row["predicted_low"], row["predicted_high"] = ends
+        falls = prediction_interval(theirs.mean, theirs.std, theirs.seeds, n)
+        row |= dict(zip(ends, falls, strict=True))
         if n >= first_rule.LEAST_SEEDS:
             word = second_rule.number_word(estimate, row["margin"])
     assert q is not None

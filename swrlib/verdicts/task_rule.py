@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 
 from swrlib.papers import Claim
-from swrlib.verdicts import LACKING, LEAST_SEEDS, NOT_RUN, Case, Verdict, judge_cases, second_rule
+from swrlib.verdicts import LEAST_SEEDS, NOT_RUN, Case, Verdict, judge_cases, second_rule
+from swrlib.verdicts.first_rule import LACKING
 
 MADE = "2026-11-27"
 #: The size that matters of an error at a task's end, and of an average online accuracy.
