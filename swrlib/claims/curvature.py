@@ -108,19 +108,17 @@ class Courses:
 
     def __init__(self, rows: pd.DataFrame) -> None:
         self.all = rows
-        self._sums: dict[tuple[str, str, float], pd.DataFrame] = {}
         self.rows = rows[np.isclose(rows["lr"].astype(float), PAPER.learning_rate)]
+        self.sums = functools.cache(self._summed)
 
-    def sums(self, value: str, activation: str, rate: float = PAPER.learning_rate) -> pd.DataFrame:
+    def _summed(
+        self, value: str, activation: str, rate: float = PAPER.learning_rate
+    ) -> pd.DataFrame:
         """Return `task_rule.summarized` of one setting; nothing where it was not measured."""
-        key = (value, activation, rate)
-        if key not in self._sums:
-            rows = self.all[np.isclose(self.all["lr"].astype(float), rate)]
-            rows = rows[rows["activation"] == activation]
-            if value not in rows:
-                rows = rows[:0].assign(**{value: 0.0})
-            self._sums[key] = task_rule.summarized(rows, value)
-        return self._sums[key]
+        rows = self.all[np.isclose(self.all["lr"].astype(float), rate)]
+        rows = rows[rows["activation"] == activation]
+        rows = rows if value in rows else rows[:0].assign(**{value: 0.0})
+        return task_rule.summarized(rows, value)
 
     def wide(self, value: str, activation: str, name: str, **given: float) -> pd.DataFrame:
         """Return one of the sums by seed and method."""

@@ -22,13 +22,8 @@ from swrlib.in_loop import InLoop
 from swrlib.methods import FIRE, FullReset, HeadReset, Method, ShrinkPerturb, Vanilla
 from swrlib.network.layers import trace_layers
 from swrlib.papers import SWR, Cell, Claim, find_paper
-from swrlib.theory.isometry import (
-    deviation_from_isometry,
-    newton_schulz,
-    polar_factor,
-    squared_frobenius_error,
-)
-from swrlib.theory.spectrum import hessian_spectrum
+from swrlib.theory import deviation_from_isometry, hessian_spectrum, squared_frobenius_error
+from swrlib.theory.isometry import newton_schulz, polar_factor
 from swrlib.verdicts import LEAST_SEEDS, NOT_RUN, Case, Verdict, judge_theorem, outcomes
 from swrlib.verdicts.task_rule import Scope, judge
 

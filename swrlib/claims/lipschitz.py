@@ -40,11 +40,6 @@ def place_name(dataset: str, model: str, scale: str | None = None) -> str:
     return text if scale is None else f"{text}, {scale} scale"
 
 
-def _at_the_end(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of each run's last epoch."""
-    return rows[rows["epoch"] == rows.groupby("run")["epoch"].transform("max")]
-
-
 # ---------------------------------------------------------------------------------------------
 # The corollary on records
 
@@ -396,8 +391,8 @@ def noise_accuracy(measures: pd.DataFrame) -> pd.DataFrame:
     DataFrame
         Its rows with ``noise``, the standard deviation.
     """
-    rows = measures[measures["measure"] == "noise-accuracy"]
-    rows = _at_the_end(rows[rows["method"].isin(COMPARED)])
+    rows = measures[(measures["measure"] == "noise-accuracy") & measures["method"].isin(COMPARED)]
+    rows = rows[rows["epoch"] == rows.groupby("run")["epoch"].transform("max")]
     return rows.assign(noise=rows["layer"].astype(float))
 
 

@@ -86,8 +86,9 @@ PREDICTORS = (
 CLOCK, BEFORE = "number of the task", "error of the task before"
 BASELINES = (CLOCK, BEFORE)
 NAMES = tuple(predictor.name for predictor in PREDICTORS)
-#: What the page waits for: activations by stream.
-PLANNED = {"label-shuffled": ACTIVATIONS, "pixel-permuted": ("relu",)}
+#: The settings that the page waits for.
+PLANNED = [f"label-shuffled, {CURVATURE.label(activation)}" for activation in ACTIVATIONS]
+PLANNED += [f"pixel-permuted, {CURVATURE.label('relu')}"]
 #: What tells runs apart.
 _RUN = ["setting", "method", "seed"]
 
@@ -364,12 +365,7 @@ def missing(table: pd.DataFrame) -> str:
         What `tasks` returned.
     """
     found = coverage(table)
-    planned = [
-        f"{stream}, {CURVATURE.label(activation)}"
-        for stream, activations in PLANNED.items()
-        for activation in activations
-    ]
-    absent = [name for name in planned if not any(n.startswith(name) for n in found.index)]
+    absent = [name for name in PLANNED if not any(n.startswith(name) for n in found.index)]
     parts = {
         "Not recorded yet": absent,
         f"With fewer than {LEAST_SEEDS} seeds": found.index[found["seeds"] < LEAST_SEEDS],

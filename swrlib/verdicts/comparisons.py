@@ -12,17 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from swrlib import statistics
 from swrlib.papers import SWR as paper
 from swrlib.papers import Cell, Claim
-from swrlib.statistics import (
-    NO_INTERVAL,
-    Estimate,
-    Interval,
-    combined,
-    contrast,
-    mean_of,
-    paired_interval,
-)
+from swrlib.statistics import NO_INTERVAL, Estimate, Interval
 from swrlib.verdicts import first_rule, outcomes, second_rule
 from swrlib.verdicts.first_rule import LACKING, LEAST_SEEDS, NOT_RUN, TOO_FEW_SEEDS
 
@@ -193,7 +186,7 @@ def difference(late: pd.DataFrame, a: str, b: str) -> Estimate | None:
     late = late[[method for method in late if method in (a, b, *paper.methods)]]
     if not {a, b} <= set(late) or late[[a, b]].count().min() < LEAST_SEEDS:
         return None
-    return contrast(late, {a: 1.0, b: -1.0})[0]
+    return statistics.contrast(late, {a: 1.0, b: -1.0})[0]
 
 
 def _estimate(
@@ -207,12 +200,12 @@ def _estimate(
     if n < 2:
         return case
     if rival == NOTHING:
-        estimate = mean_of(late, method)
+        estimate = statistics.mean_of(late, method)
         way = "pooled" if estimate.degrees > n - 1 else "Welch"
     else:
-        estimate, way = contrast(late, {method: 1.0, rival: -1.0})
+        estimate, way = statistics.contrast(late, {method: 1.0, rival: -1.0})
     pairs = last[sides].dropna().to_numpy(dtype=float).T
-    paired = paired_interval(pairs[0], pairs[1] if len(pairs) > 1 else 0.0 * pairs[0])
+    paired = statistics.paired_interval(pairs[0], pairs[1] if len(pairs) > 1 else 0.0 * pairs[0])
     return replace(case, estimate=estimate, way=way, last=paired)
 
 
@@ -220,7 +213,9 @@ def printed_contrast(cell: Cell, weights: Mapping[str, float]) -> Estimate:
     """Return the weighted sum of printed means, its error after Welch; NaN where one lacks."""
     found = [paper.printed_accuracy(name, *cell) for name in weights]
     parts = [Estimate(a.mean, a.std / np.sqrt(a.seeds), a.seeds - 1) for a in found if a]
-    return combined(parts, [*weights.values()]) if len(parts) == len(found) else NO_ESTIMATE
+    return (
+        statistics.combined(parts, [*weights.values()]) if len(parts) == len(found) else NO_ESTIMATE
+    )
 
 
 def pooled(claim: Claim, cases: Sequence[Comparison], finals: pd.DataFrame) -> list[Comparison]:
@@ -246,7 +241,7 @@ def pooled(claim: Claim, cases: Sequence[Comparison], finals: pd.DataFrame) -> l
         late = outcomes.by_seed(finals, cell, "late").drop(columns=outcomes.OURS, errors="ignore")
         first, share = here[0], 1 / len(here)
         weights = dict.fromkeys((case.method for case in here), share) | {first.rival: -1.0}
-        estimate, way = contrast(late, weights)
+        estimate, way = statistics.contrast(late, weights)
         printed = printed_contrast(cell, weights)
         n = min(case.n for case in here)
         case = replace(first, estimate=estimate, way=way, printed=printed, n=n)
@@ -255,7 +250,7 @@ def pooled(claim: Claim, cases: Sequence[Comparison], finals: pd.DataFrame) -> l
     if claim.quantifier == "generally" and found:
         scales = [1 / (len(found) * case.margin) for case in found]
         estimate, printed = (
-            combined([getattr(case, name) for case in found], scales)
+            statistics.combined([getattr(case, name) for case in found], scales)
             for name in ("estimate", "printed")
         )
         n = min(case.n for case in found)
