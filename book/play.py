@@ -39,7 +39,7 @@ def curves(records: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
         are the first epoch of a stage and every fifth. ``printed`` is the paper's final accuracy.
     """
     found: dict[str, list[dict[str, Any]]] = {}
-    runs = verdicts.counting(records, "paper")["run"]
+    runs = verdicts.outcomes.counting(records, "paper")["run"]
     whole = records[records["run"].isin(runs) & records["method"].isin(METHODS)]
     by_setting = dict(list(whole[whole["epoch"] > 0].groupby(["stream", "dataset", "model"])))
     # MNIST last: it shows the least.

@@ -224,7 +224,7 @@ def shown_verdicts(notebook: nbformat.NotebookNode) -> dict[str, list[dict[str, 
 def counted_verdicts(notebook: nbformat.NotebookNode) -> str:
     """Return how many of a chapter's claims have which verdict, as badges; empty without claims."""
     words = Counter(
-        verdicts.combined({verdict["verdict"] for verdict in found})
+        verdicts.first_rule.combined({verdict["verdict"] for verdict in found})
         for found in shown_verdicts(notebook).values()
     )
     last = words.pop(verdicts.NOT_RUN, 0)
@@ -263,7 +263,7 @@ def counted(of: Paper, notebooks: dict[str, nbformat.NotebookNode]) -> str:
         for id, found in shown_verdicts(notebook).items():
             if id in words:
                 words[id] |= {verdict["verdict"] for verdict in found}
-    overall = Counter(verdicts.combined(found) for found in words.values())
+    overall = Counter(verdicts.first_rule.combined(found) for found in words.values())
     counts = " ".join(badge(word, f"{n} {word}") for word, n in overall.most_common())
     return f"{len(words)} claims: {counts}"
 

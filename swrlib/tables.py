@@ -244,7 +244,7 @@ def finals(frame: pd.DataFrame) -> None:
         ends = verdicts.final_accuracy(rows)
         last = ends.pivot_table(index="seed", columns="method", values="test_accuracy")
         late = verdicts.late_by_seed(rows)
-        epochs = min(verdicts.LATE, int(ends["stage_epoch"].max()))
+        epochs = min(verdicts.outcomes.LATE, int(ends["stage_epoch"].max()))
         seeds = verdicts.seed_count(rows)
         text = f"Accuracy at the end, {verdicts.setting(rows)}, "
         text += "one seed." if seeds == "1" else f"{seeds} seeds."

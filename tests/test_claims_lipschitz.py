@@ -150,7 +150,10 @@ def test_networks_that_stretch_more_than_the_plain_product_are_named():
     table = products(**{"plain product": 1.99})
     assert lipschitz.stretching(table) == ["one"]
     remark = lipschitz.similarly_verdicts(table)[1]
-    assert (remark.claim.id, remark.verdict) == ("lipschitz-plain-product", verdicts.REMARK)
+    assert (remark.claim.id, remark.verdict) == (
+        "lipschitz-plain-product",
+        verdicts.second_rule.REMARK,
+    )
     assert remark.detail == f"1 of {len(table)} networks stretch more than it."
 
 

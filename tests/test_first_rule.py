@@ -151,4 +151,4 @@ def test_a_true_printed_difference_is_hardly_ever_called_not_reproduced(n):
     ],
 )
 def test_several_verdicts_make_one(several, one):
-    assert verdicts.combined(several) == one
+    assert first_rule.combined(several) == one

@@ -68,7 +68,7 @@ def test_curvature_says_how_relu_loses(relu):
 
 
 def test_curvature_says_what_the_rank_does_with_relu(courses, relu):
-    rank, lead = by_task(relu, HESSIAN), curvature.lead_of(courses, "relu", "vanilla").leads()
+    rank, lead = by_task(relu, HESSIAN), curvature.lead_of(courses, "relu", "vanilla").differences()
     near = abs(rank["swr"].loc[25:].mean() / rank["swr"].loc[:2].mean() - 1) < 0.2
     said = "the rank of the Hessian under SWR stays near its level of the first two tasks"
     holds("curvature", said, near and rank["swr"].min() > 500)

@@ -294,5 +294,5 @@ def test_the_page_says_the_margins_and_every_word(root):
     order = [*paper.pairs, ("cifar10", "mlp")]
     assert shown == pytest.approx([100 * paper.sizes[pair] for pair in order])
     words = (YES, SMALLER, NONE, BACK, NO, OPEN, MIXED, second_rule.EQUAL, second_rule.DIFFERS)
-    for word in (*words, second_rule.TOO_NOISY, verdicts.REMARK):
+    for word in (*words, second_rule.TOO_NOISY, verdicts.second_rule.REMARK):
         assert f">{word}</span>" in page, word

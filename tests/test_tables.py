@@ -67,13 +67,14 @@ def test_badges_say_their_word():
 def test_a_pages_own_runs_are_told_apart_from_the_papers():
     claim, other = paper.find_claim("decay-pull"), paper.find_claim("growth-prevented")
     values = [pd.Series([0.1, 0.2, 0.3]), pd.Series([0.0, 0.1, 0.1])]
-    verdict = verdicts.judge_paired(claim, *values, 0.1, what="a < b", scale="quick")
+    verdict = verdicts.judge_cases(claim, [verdicts.of_two("a < b", *values, 0.1)], scale="quick")
     quick, whole = (pd.DataFrame({"scale": [s], "dataset": "mnist"}) for s in ("quick", "paper"))
     text = shown(tables.own_runs, [verdict], quick)
     assert "This page's own runs" in text and "a &lt; b" in text and "verdict-quick" in text
     assert shown(tables.own_runs, [verdict], whole) == "" == shown(tables.own_runs, [], quick)
     # Of several claims each one's sentence is given.
-    several = [verdict, verdicts.judge_paired(other, *values, 0.1, what="c", scale="quick")]
+    case = verdicts.of_two("c", *values, 0.1)
+    several = [verdict, verdicts.judge_cases(other, [case], scale="quick")]
     text = shown(tables.own_runs, several, quick)
     assert "own runs, on MNIST" in text and text.count("<li>") == 2 and "verdict-quick" in text
     assert html.escape(f"{other.sentence} c:") in text and "a &lt; b" in text

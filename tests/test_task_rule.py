@@ -12,11 +12,11 @@ from swrlib import tables
 from swrlib.claims import simulation, task_simulation
 from swrlib.papers import Claim
 from swrlib.statistics import contrast, mean_of
-from swrlib.verdicts import NOT_RUN, TOO_FEW_SEEDS, second_rule, task_rule
-from swrlib.verdicts.task_rule import LeadCase, Scope, TaskCase, judge, onset_case, summarized
+from swrlib.verdicts import NOT_RUN, TOO_FEW_SEEDS, Case, second_rule, task_rule
+from swrlib.verdicts.task_rule import Scope, judge, lead_case, onset_case, summarized
 
 CLAIM = Claim("made-up", "course", "Section 6", "A sentence.")
-WHOLE = Scope(100, 100, 30, 30)
+WHOLE = Scope(100, 100, 0)
 
 
 def made_up(levels, *, tasks=30, seeds=5, noise=0.003, onset=None, value="error"):
@@ -34,7 +34,7 @@ def made_up(levels, *, tasks=30, seeds=5, noise=0.003, onset=None, value="error"
 
 def change_case(rows, method="a", sign=1.0):
     values = task_rule.wide(summarized(rows, "error"), "change")
-    return TaskCase("loss", values, {method: sign}, task_rule.MARGINS["error"])
+    return Case("loss", values, {method: sign}, task_rule.MARGINS["error"])
 
 
 # -------------------------------------------------------------------- from records to numbers
@@ -168,13 +168,13 @@ def test_two_runs_of_one_method_and_seed_are_refused():
 def test_two_methods_are_compared_in_the_setting_s_block_design():
     rows = made_up({"a": 0.5, "b": 0.3, "c": 0.4}, noise=0.02)
     values = task_rule.wide(summarized(rows, "error"), "late")
-    case = TaskCase("a - b", values, {"a": 1.0, "b": -1.0}, 0.05)
+    case = Case("a - b", values, {"a": 1.0, "b": -1.0}, 0.05)
     assert tuple(case.estimate()) == tuple(contrast(values, case.weights)[0])
-    single = TaskCase("-a", values, {"a": -1.0}, 0.05)
+    single = Case("-a", values, {"a": -1.0}, 0.05)
     assert single.estimate().difference == -mean_of(values, "a").difference
     assert single.estimate().error == mean_of(values, "a").error
     assert judge(CLAIM, [case], WHOLE).verdict == second_rule.REPRODUCED
-    assert TaskCase("?", values, {"a": 1.0, "nobody": -1.0}, 0.05).n == 0
+    assert Case("?", values, {"a": 1.0, "nobody": -1.0}, 0.05).n == 0
 
 
 @pytest.mark.parametrize(
@@ -217,14 +217,14 @@ def test_an_onset_is_no_better_known_than_to_a_task_and_nothing_is_said_where_no
 )
 def test_every_word_on_what_comes_before_what(first, second, word):
     first, second = (pd.Series(tasks, dtype=float) for tasks in (first, second))
-    case = LeadCase("tasks", first, second, first.eq(31), second.eq(31))
+    case = lead_case("tasks", first, second, first.eq(31), second.eq(31))
     assert judge(CLAIM, [case], WHOLE).verdict == word
 
 
 def test_a_seed_in_which_neither_event_came_says_nothing():
     tasks = pd.Series([4.0, 31.0, 5.0, 31.0])
-    case = LeadCase("tasks", tasks, tasks + 2, tasks.eq(31), tasks.eq(31))
-    assert case.n == 2 and case.leads().tolist() == [2, 2]
+    case = lead_case("tasks", tasks, tasks + 2, tasks.eq(31), tasks.eq(31))
+    assert case.n == 2 and case.differences().tolist() == [2, 2]
     assert judge(CLAIM, [case], WHOLE).verdict == TOO_FEW_SEEDS
 
 
@@ -233,10 +233,10 @@ def test_a_seed_in_which_neither_event_came_says_nothing():
 
 def test_a_label_says_what_a_verdict_rests_on():
     yes = second_rule.REPRODUCED
-    assert WHOLE.label(yes) == yes
-    assert Scope(30, 100, 3, 30).label(yes) == f"{yes} (30 of 100 tasks, 3 of 30 seeds)"
-    assert Scope(30, 100, 30, 30).label(yes) == f"{yes} (30 of 100 tasks)"
-    assert Scope(100, 100, 5, 30).label(yes) == f"{yes} (5 of 30 seeds)"
+    assert Scope(100, 100, 30).label(yes, 30) == yes
+    assert Scope(30, 100, 30).label(yes, 3) == f"{yes} (30 of 100 tasks, 3 of 30 seeds)"
+    assert Scope(30, 100, 30).label(yes, 30) == f"{yes} (30 of 100 tasks)"
+    assert Scope(100, 100, 30).label(yes, 5) == f"{yes} (5 of 30 seeds)"
 
 
 @pytest.mark.parametrize(
@@ -249,10 +249,10 @@ def test_a_label_says_what_a_verdict_rests_on():
     ],
 )
 def test_in_small_is_never_reproduced(word, root):
-    scope = Scope(40, 800, 5, 5, small="width 100 for 1,000")
-    for text in (scope.word(word), scope.label(word)):
+    scope = Scope(40, 800, 5, small="width 100 for 1,000")
+    for text in (scope.word(word), scope.label(word, 5)):
         assert "in small" in text and "reproduced" not in text
-    assert "width 100 for 1,000" in scope.label(word)
+    assert "width 100 for 1,000" in scope.label(word, 5)
     css = (root / "book/style/book.css").read_text()
     slug = tables.badge(scope.word(word)).split('"')[1].split()[1]
     assert f".{slug}" in css and "small" not in slug
@@ -262,7 +262,7 @@ def test_cases_that_were_not_run_count_as_ones_that_could_hold():
     rows = made_up({"a": 0.6, "b": 0.0}, onset={"a": 8})
     lost, kept = change_case(rows), change_case(rows, "b")
     absent, few = change_case(rows, "nobody"), change_case(rows[rows["seed"] < 2])
-    found = judge(CLAIM, [lost, absent], Scope(30, 100, 5, 30))
+    found = judge(CLAIM, [lost, absent], Scope(30, 100, 30))
     yes = second_rule.REPRODUCED
     assert found.label == f"{yes} (1 of 2 cases, 30 of 100 tasks, 5 of 30 seeds)"
     assert judge(CLAIM, [kept, absent], WHOLE).verdict == second_rule.NO_EFFECT
@@ -270,7 +270,7 @@ def test_cases_that_were_not_run_count_as_ones_that_could_hold():
     assert judge(CLAIM, [absent], WHOLE).verdict == NOT_RUN
     assert judge(CLAIM, [few], WHOLE, lacking="more").verdict == TOO_FEW_SEEDS
     assert "n = 2" in judge(CLAIM, [few], WHOLE, lacking="more").detail
-    remark = judge(replace(CLAIM, remark=True), [lost], Scope(30, 100, 5, 30), lacking="more")
+    remark = judge(replace(CLAIM, remark=True), [lost], Scope(30, 100, 30), lacking="more")
     unlike = judge(replace(CLAIM, remark=True), [kept], WHOLE)
     assert (unlike.verdict, unlike.label) == ("remark", "remark: does not hold")
     assert (
@@ -340,6 +340,6 @@ def test_what_is_drawn_is_judged_as_records_are(question):
         else:
             weights = {"m0": 1.0, "m1": -1.0} if len(question.kinds) > 1 else {"m0": 1.0}
             values = task_rule.wide(sums, question.outcome)
-            case = TaskCase("made up", values, weights, task_rule.MARGINS["error"])
+            case = Case("made up", values, weights, task_rule.MARGINS["error"])
         word = judge(CLAIM, [case] if case else [], WHOLE, kind=question.kind).verdict
         assert words[draw] == (word if case else second_rule.UNDECIDED)

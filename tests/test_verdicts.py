@@ -1,6 +1,7 @@
 """From records to verdicts: made-up records of every outcome, and the committed ones."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -639,10 +640,11 @@ def test_numbers_of_any_kind_are_judged(higher, lower, verdict):
     # In another order, and with a seed that only one side has.
     a = pd.Series(higher, index=range(len(higher)))
     b = pd.Series([*lower, 9.0], index=range(len(lower) + 1))[::-1]
-    judged = verdicts.judge_paired(claim, a, b, 0.1, what="the gap", scale="paper")
+    case = verdicts.of_two("the gap", a, b, 0.1)
+    judged = verdicts.judge_cases(claim, [case], scale="paper")
     assert judged.verdict == verdict
     assert f"n = {len(higher)}" in judged.detail
-    quick = verdicts.judge_paired(claim, a, b, 0.1, what="the gap", scale="quick")
+    quick = verdicts.judge_cases(claim, [case], scale="quick")
     assert quick.verdict in (verdicts.QUICK, verdicts.TOO_FEW_SEEDS)
 
 
@@ -657,11 +659,11 @@ def test_cases_of_one_run_are_paired_and_several_make_one_verdict():
     claim = paper.find_claim("lpq-balance")
     before = pd.Series([1.0, 5.0, 9.0])
     after = before.add([0.50, 0.51, 0.49])
-    case = verdicts.Case("up", after, before, 0.1)
+    case = verdicts.of_two("up", after, before, 0.1)
     assert verdicts.judge_cases(claim, [case], scale="paper").verdict == verdicts.UNDECIDED
-    same = case._replace(same_run=True)
+    same = replace(case, paired=True)
     assert verdicts.judge_cases(claim, [same], scale="paper").verdict == verdicts.REPRODUCED
-    still = verdicts.Case("still", before, before, 0.1, same_run=True)
+    still = verdicts.of_two("still", before, before, 0.1, paired=True)
     both = verdicts.judge_cases(claim, [same, still], scale="paper")
     assert both.verdict == verdicts.MIXED
     assert both.detail.startswith("reproduced: up: +0.5 [")

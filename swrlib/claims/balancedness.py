@@ -17,7 +17,7 @@ from swrlib import verdicts
 from swrlib.papers import SWR as paper
 from swrlib.swr import SoftWeightRescaling
 from swrlib.theory import balance_, layer_balance, lpq_norm
-from swrlib.verdicts import Case, Verdict
+from swrlib.verdicts import Case, Verdict, of_two
 
 # ---------------------------------------------------------------------------------------------
 # The claims
@@ -61,35 +61,35 @@ def course_verdicts(curves: pd.DataFrame, balances: pd.DataFrame | None = None) 
     """
     rows = curves[(curves["dataset"] == "cifar10") & (curves["scale"] == "paper")]
     last = rows[rows["epoch"] == rows["epoch"].max()].astype({"ratio": float})
-    nothing = pd.Series(dtype=float)
-    ratios = {method: part.set_index("seed")["ratio"] for method, part in last.groupby("method")}
-    swr, vanilla, decayed = (ratios.get(name, nothing) for name in ("swr", "vanilla", "l2"))
+    ratios = last.pivot(index="seed", columns="method", values="ratio")
+    ratios = ratios.reindex(columns=["swr", "vanilla", "l2"])
     least, decay = map(paper.find_claim, ("lpq-balance", "decay-does-not-balance"))
     assert isinstance(least.margin, float) and isinstance(decay.margin, float)
     gap = "SWR minus vanilla, balance at the last epoch"
-    cases = [Case("vanilla minus L2, Fig. 5's ratio", vanilla, decayed, decay.margin)]
+    ahead = of_two(gap, ratios["swr"], ratios["vanilla"], least.margin)
+    below = "vanilla minus L2, Fig. 5's ratio"
+    cases = [of_two(below, ratios["vanilla"], ratios["l2"], decay.margin)]
     if balances is not None:
         cases += _pairs_of_layers(balances, last)
     return [
-        verdicts.judge_paired(least, swr, vanilla, least.margin, what=gap, scale="paper"),
+        verdicts.judge_cases(least, [ahead], scale="paper"),
         verdicts.judge_cases(decay, cases, scale="paper", kind="not below"),
     ]
 
 
 def _pairs_of_layers(balances: pd.DataFrame, last: pd.DataFrame) -> list[Case]:
     """Set L2's balance of each pair of layers beside vanilla's, whichever layer is named first."""
-    values = balances[balances["measure"] == "layer-balance"].merge(
-        last[["run", "epoch"]].drop_duplicates(), on=["run", "epoch"]
-    )
-    values = values.drop(columns=["method", "seed"], errors="ignore")
-    values = values.merge(last[["run", "method", "seed"]].drop_duplicates(), on="run")
-    found = []
+    values = balances.loc[
+        balances["measure"] == "layer-balance", ["run", "epoch", "layer", "value"]
+    ]
+    values = values.merge(last[["run", "epoch", "method", "seed"]].drop_duplicates())
     pairs = values["layer"].map(lambda pair: " and ".join(sorted(pair.split(", "))))
+    found = []
     for pair, rows in values.groupby(pairs):
         wide = rows.astype({"value": float}).pivot_table("value", "seed", "method")
         if {"vanilla", "l2"} <= set(wide):
             what = f"L2 minus vanilla, Definition 2's balance of {pair}"
-            found.append(Case(what, wide["l2"], wide["vanilla"], wide["vanilla"].mean() / 10))
+            found.append(of_two(what, wide["l2"], wide["vanilla"], wide["vanilla"].mean() / 10))
     return found
 
 

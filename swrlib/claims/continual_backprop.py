@@ -8,15 +8,13 @@ by it.
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Sequence
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from swrlib.verdicts import task_rule
-from swrlib.verdicts.task_rule import TaskCase
+from swrlib.verdicts import Case, task_rule
 
 #: On what it is judged, for readers.
 ON_DIGITS = "networks of 100 units on 4,000 digits"
@@ -53,37 +51,26 @@ def replaced_units(
         accuracy = {"before": _accuracy(trained, images, labels)}
         for which in ("highest", "lowest"):
             network = copy.deepcopy(trained).eval()
-            layers = [module for module in network if isinstance(module, nn.Linear)]
-            for layer, after in itertools.pairwise(layers):
-                activity = _features(network, layer, images).mean(0).abs()
-                utility = activity * after.weight.abs().mean(0)
-                order = utility.argsort(descending=which == "highest")
-                after.weight[:, order[: max(1, round(REPLACED * len(order)))]] = 0
+            values, hidden = images, False
+            for module in network:
+                if isinstance(module, nn.Linear):
+                    if hidden:  # the values are a hidden layer's units, behind their activation
+                        utility = values.mean(0).abs() * module.weight.abs().mean(0)
+                        order = utility.argsort(descending=which == "highest")
+                        module.weight[:, order[: max(1, round(REPLACED * len(order)))]] = 0
+                    hidden = True
+                values = module(values)
             accuracy[which] = _accuracy(network, images, labels)
         found.append(accuracy)
     return pd.DataFrame(found).rename_axis("seed")
-
-
-def _features(network: nn.Sequential, layer: nn.Linear, images: Tensor) -> Tensor:
-    """Return a layer's units behind their activation, [N, units]."""
-    modules, values = list(network), images
-    place = next(i for i, module in enumerate(modules) if module is layer)
-    after = next(i for i, m in enumerate(modules) if i > place and isinstance(m, nn.Linear))
-    for module in modules[:after]:
-        values = module(values)
-    return values
 
 
 def _accuracy(network: nn.Sequential, images: Tensor, labels: Tensor) -> float:
     return float((network(images).argmax(1) == labels).double().mean())
 
 
-def utility_case(replaced: pd.DataFrame) -> TaskCase:
+def utility_case(replaced: pd.DataFrame) -> Case:
     """Compare what is left of the accuracy, from what `replaced_units` returned."""
     what = "accuracy after replacing the units of lowest utility minus that of the highest"
-    return TaskCase(
-        what,
-        replaced[["lowest", "highest"]],
-        {"lowest": 1.0, "highest": -1.0},
-        task_rule.MARGINS["online"],
-    )
+    values, margin = replaced[["lowest", "highest"]], task_rule.MARGINS["online"]
+    return Case(what, values, {"lowest": 1.0, "highest": -1.0}, margin)

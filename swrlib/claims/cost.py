@@ -41,18 +41,15 @@ def judge_cost(frame: pd.DataFrame) -> Verdict:
         for rival in ("vanilla", *claim.rivals):
             allowed = SMALL if rival == "vanilla" else times[rival] / plain - 1
             gap = verdicts.paired_interval((allowed - overhead).to_numpy(), 0.0)
-            word = verdicts.UNDECIDED
-            if gap.low > 0:
-                word = verdicts.REPRODUCED
-            elif gap.high < 0:
-                word = verdicts.NOT_REPRODUCED
+            word = verdicts.NOT_REPRODUCED if gap.high < 0 else verdicts.UNDECIDED
+            word = verdicts.REPRODUCED if gap.low > 0 else word
             of_model = words.setdefault(word, {}).setdefault(paper.label(str(model)), [])
             of_model.append(paper.label(rival))
     if not words:
-        return Verdict(claim, verdicts.NOT_RUN, verdicts.NOT_RUN, "", verdicts.NOT_PRINTED)
+        return Verdict(claim, verdicts.NOT_RUN, verdicts.NOT_RUN)
     verdict = verdicts.MIXED if len(words) > 1 else next(iter(words))
     detail = f"A step with SWR takes longer than a plain one by: {', '.join(said)} (median)."
     for word in sorted(set(words) - {verdicts.REPRODUCED}):
         where = (f"{model} against {', '.join(rivals)}" for model, rivals in words[word].items())
         detail += f" {word.capitalize()}: {'; '.join(where)}."
-    return Verdict(claim, verdict, verdict, detail, verdicts.NOT_PRINTED)
+    return Verdict(claim, verdict, verdict, detail)

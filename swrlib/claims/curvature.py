@@ -6,45 +6,42 @@ From a value a run and task to verdicts, by `swrlib.verdicts.task_rule`. A setti
 from __future__ import annotations
 
 import functools
+import itertools
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from swrlib.claims.settings import CHOOSING, of_setting, option
 from swrlib.papers import SWR, Claim, find_paper
 from swrlib.records import load_measures
-from swrlib.verdicts import LEAST_SEEDS, NOT_RUN, TOO_FEW_SEEDS, Verdict, second_rule, task_rule
-from swrlib.verdicts.task_rule import LeadCase, Scope, TaskCase
+from swrlib.verdicts import NOT_RUN, TOO_FEW_SEEDS, Case, Verdict, second_rule, task_rule
+from swrlib.verdicts.task_rule import Scope
 
 PAPER = find_paper("curvature")
 STREAM = "label-shuffled"
 ACTIVATIONS = ("relu", "leaky_relu", "tanh", "identity")
 NONLINEAR = ACTIVATIONS[:3]
 REGULARIZERS = ("l2", "l2-init", "wasserstein")
-#: Strengths were chosen on seeds from here on, which are judged nowhere.
-CHOOSING = 100
 HESSIAN = "hessian-start, srank"
 #: Said of runs with tanh that were made, and show neither a lost task nor a fall of the rank.
 NOT_SEEN = "No run with tanh lost a task, and in none the rank fell: there is nothing to compare."
 DISTANCE = "weights-end, distance l2"
-#: What earlier explanations look at: name and column. Layers are those of the network 128-64-32.
-EARLIER = {
-    "update norm": "weights-end, update mean",
-    "rank of the representation": "features-end, srank, linear3",
-    "entropy of the features": "features-end, entropy, linear3",
-    "weight norm": "weights-end, size mean",
-    "rank of the weights": "weights-end, srank, linear3",
-}
-#: By claim: which of them, and in which direction it is said to go where plasticity does.
-EXPLANATIONS = {
-    "curvature-not-update": ("update norm", -1),
-    "curvature-not-representation": ("rank of the representation", -1),
-    "curvature-not-dormancy": ("entropy of the features", -1),
-    "curvature-not-weight-norm": ("weight norm", 1),
-    "curvature-not-weight-rank": ("rank of the weights", -1),
-}
+#: What earlier explanations look at: name and column (layers are those of the network 128-64-32),
+#: the claim that it does not explain, and the direction in which it is said to go where plasticity
+#: does.
+_EXPLANATIONS = (
+    ("update norm", "weights-end, update mean", "update", -1),
+    ("rank of the representation", "features-end, srank, linear3", "representation", -1),
+    ("entropy of the features", "features-end, entropy, linear3", "dormancy", -1),
+    ("weight norm", "weights-end, size mean", "weight-norm", 1),
+    ("rank of the weights", "weights-end, srank, linear3", "weight-rank", -1),
+)
+EARLIER = {name: column for name, column, _, _ in _EXPLANATIONS}
+#: What has a trend, by name.
+TRENDS = EARLIER | {"Hessian's rank": HESSIAN}
 #: The size of a difference of distances that matters, as ln: a tenth.
 FURTHER = float(np.log(1.1))
 #: What `swrlib.train` measures for this chapter.
@@ -71,26 +68,14 @@ def at_the_paper_s_setting(records: pd.DataFrame) -> pd.DataFrame:
         Label-shuffled MNIST, 1,280 images, batches of 16, 200 epochs a task, 128-64-32, Adam, seeds
         on which no strength was chosen; with ``activation``.
     """
-    needed = ("images", "batch_size", "model_hidden", "model_initialization")
-    if not len(records) or any(name not in records for name in needed):
-        return records[:0].assign(activation="")
     details = PAPER.details
-    hidden = records["model_hidden"].map(lambda units: list(units) if np.ndim(units) else [])
-    length = records.groupby("run")["stage_epoch"].transform("max")
-    keep = (
-        (records[["dataset", "stream"]] == ["mnist", STREAM]).all(axis=1)
-        & (records["images"] == details["stream"]["images"])
-        & (records["batch_size"] == PAPER.batch_size)
-        & (length == PAPER.epochs[STREAM][0])
-        & (records["model_initialization"] == "glorot")
-        & hidden.map(lambda units: units == details["model"]["hidden"])
-        & (records["seed"] < CHOOSING)
-    )
-    for name in records.columns.intersection(["optimizer", "model_layer_norm"]):
-        keep &= records[name].isna()
-    chosen = records[keep]
-    given = chosen["model_activation"] if "model_activation" in chosen else pd.Series(dtype=object)
-    return chosen.assign(activation=given.reindex(chosen.index).fillna("relu"))
+    given = {"dataset": "mnist", "stream": STREAM, "batch_size": PAPER.batch_size}
+    given |= {"images": details["stream"]["images"], "model_hidden": details["model"]["hidden"]}
+    given |= {"model_initialization": "glorot"}
+    chosen = of_setting(records, given, {"optimizer": None, "model_layer_norm": None})
+    length = chosen.groupby("run")["stage_epoch"].transform("max")
+    chosen = chosen[(length == PAPER.epochs[STREAM][0]) & (chosen["seed"] < CHOOSING)]
+    return chosen.assign(activation=option(chosen, "activation", "relu"))
 
 
 def with_measures(chosen: pd.DataFrame, results: str | os.PathLike[str] | None) -> pd.DataFrame:
@@ -123,44 +108,36 @@ class Courses:
 
     def __init__(self, rows: pd.DataFrame) -> None:
         self.all = rows
-        self._sums: dict[tuple[str, str, float], pd.DataFrame] = {}
         self.rows = rows[np.isclose(rows["lr"].astype(float), PAPER.learning_rate)]
+        self.sums = functools.cache(self._summed)
 
-    def sums(self, value: str, activation: str, rate: float = PAPER.learning_rate) -> pd.DataFrame:
+    def _summed(
+        self, value: str, activation: str, rate: float = PAPER.learning_rate
+    ) -> pd.DataFrame:
         """Return `task_rule.summarized` of one setting; nothing where it was not measured."""
-        key = (value, activation, rate)
-        if key not in self._sums:
-            rows = self.all[np.isclose(self.all["lr"].astype(float), rate)]
-            rows = rows[rows["activation"] == activation]
-            if value not in rows:
-                rows = rows[:0].assign(**{value: 0.0})
-            self._sums[key] = task_rule.summarized(rows, value)
-        return self._sums[key]
+        rows = self.all[np.isclose(self.all["lr"].astype(float), rate)]
+        rows = rows[rows["activation"] == activation]
+        rows = rows if value in rows else rows[:0].assign(**{value: 0.0})
+        return task_rule.summarized(rows, value)
 
     def wide(self, value: str, activation: str, name: str, **given: float) -> pd.DataFrame:
         """Return one of the sums by seed and method."""
         return task_rule.wide(self.sums(value, activation, **given), name)
 
-    def loss(self, activation: str, method: str = "vanilla", **given: float) -> TaskCase:
+    def loss(self, activation: str, method: str = "vanilla", **given: float) -> Case:
         """Return by how much the error at tasks' ends rises."""
         what = f"{PAPER.label(activation)}, error at the end of the stream minus that at its start"
         values = self.wide("error", activation, "change", **given)
-        return TaskCase(what, values, {method: 1.0}, task_rule.MARGINS["error"])
+        return Case(what, values, {method: 1.0}, task_rule.MARGINS["error"])
 
     def trend(
-        self,
-        value: str,
-        name: str,
-        activation: str,
-        sign: float,
-        method: str = "vanilla",
-        **given: float,
-    ) -> TaskCase:
+        self, name: str, activation: str, sign: float, method: str = "vanilla", **given: float
+    ) -> Case:
         """Return by how much a measure grows (or falls), as a share of its start."""
         said = "growth" if sign > 0 else "fall"
         what = f"{PAPER.label(activation)}, {said} of the {name}, {task_rule.TREND}"
-        values = self.wide(value, activation, "trend", **given)
-        return TaskCase(what, values, {method: sign}, task_rule.TREND_MARGIN)
+        values = self.wide(TRENDS[name], activation, "trend", **given)
+        return Case(what, values, {method: sign}, task_rule.TREND_MARGIN)
 
     @functools.cached_property
     def where_lost(self) -> list[str]:
@@ -172,55 +149,52 @@ class Courses:
         counted = (second_rule.REPRODUCED, TOO_FEW_SEEDS, NOT_RUN)
         return [activation for activation, word in words.items() if word in counted]
 
-    def errors(self, worse: Iterable[str], better: Iterable[str]) -> list[TaskCase]:
+    def errors(self, worse: Iterable[str], better: Iterable[str]) -> list[Case]:
         """Compare errors at the end of the stream: each of some methods minus each of others."""
-        better = list(better)
-        found = []
-        for activation in NONLINEAR:
-            values = self.wide("error", activation, "late")
-            found += [
-                TaskCase(
-                    f"{PAPER.label(activation)}, error of {SWR.label(a)} minus that of "
-                    f"{SWR.label(b)}",
-                    values,
-                    {a: 1.0, b: -1.0},
-                    task_rule.MARGINS["error"],
-                )
-                for a in worse
-                for b in better
-            ]
-        return found
+        pairs, margin = [*itertools.product(worse, better)], task_rule.MARGINS["error"]
+        values = {a: self.wide("error", a, "late") for a in NONLINEAR}
+        return _compared(values, pairs, "error of {} minus that of {}", margin)
 
-    def ranks(self, methods: Iterable[str]) -> list[TaskCase]:
+    def ranks(self, methods: Iterable[str]) -> list[Case]:
         """Compare the Hessian's rank at the end of the stream with plain training's."""
-        found = []
-        for activation in NONLINEAR:
-            sums = self.sums(HESSIAN, activation)
-            values = task_rule.wide(sums.assign(kept=sums["late"] / sums["start"]), "kept")
-            found += [
-                TaskCase(
-                    f"{PAPER.label(activation)}, share of the rank that {SWR.label(method)} keeps "
-                    "minus that of plain training",
-                    values,
-                    {method: 1.0, "vanilla": -1.0},
-                    task_rule.TREND_MARGIN,
-                )
-                for method in methods
-            ]
-        return found
+        values = {a: self.wide(HESSIAN, a, "kept") for a in NONLINEAR}
+        pairs = [(method, "vanilla") for method in methods]
+        what = "share of the rank that {} keeps minus that of plain training"
+        return _compared(values, pairs, what, task_rule.TREND_MARGIN)
+
+    def distances(self) -> list[Case]:
+        """Compare how far weights end from their start, with Wasserstein and with others."""
+        values = {a: np.log(self.wide(DISTANCE, a, "late")) for a in NONLINEAR}
+        pairs = [("wasserstein", rival) for rival in REGULARIZERS[:2]]
+        return _compared(values, pairs, "ln of the distance with {} over that with {}", FURTHER)
 
 
-def _word(case: TaskCase, kind: str) -> str:
+def _compared(
+    values: Mapping[str, pd.DataFrame], pairs: Sequence[tuple[str, str]], what: str, margin: float
+) -> list[Case]:
+    """Compare the first method of each pair with the second, by activation."""
+    return [
+        Case(
+            f"{PAPER.label(activation)}, {what.format(*map(SWR.label, pair))}",
+            by_seed,
+            dict(zip(pair, (1.0, -1.0), strict=True)),
+            margin,
+        )
+        for activation, by_seed in values.items()
+        for pair in pairs
+    ]
+
+
+def _word(case: Case, kind: str) -> str:
     """Return the word on a single case."""
-    found = task_rule.judge(PAPER.claims[0], [case], Scope(1, 1, 1, 1), kind=kind)
-    return found.verdict
+    return task_rule.judge(PAPER.claims[0], [case], Scope(1, 1, 1), kind=kind).verdict
 
 
 # ---------------------------------------------------------------------------------------------
 # What each claim is about: cases, and what is claimed of each
 
 
-Cases = Sequence[TaskCase | LeadCase | None]
+Cases = Sequence[Case | None]
 
 
 @dataclass(frozen=True)
@@ -245,86 +219,53 @@ class Reading:
 def _first(courses: Courses) -> Cases:
     rows = courses.rows[courses.rows["method"] == "vanilla"]
     sums = task_rule.summarized(rows.assign(method=rows["activation"]), "error")
-    return [
-        task_rule.onset_case(
-            f"onset with {PAPER.label(other)} minus that with {PAPER.label('relu')}, in tasks",
-            sums,
-            other,
-            "relu",
-        )
-        for other in NONLINEAR[1:]
-    ]
+    said = "onset with {} minus that with {}, in tasks"
+    texts = {other: said.format(*map(PAPER.label, (other, "relu"))) for other in NONLINEAR[1:]}
+    return [task_rule.onset_case(text, sums, other, "relu") for other, text in texts.items()]
 
 
-def lead_of(courses: Courses, activation: str, method: str) -> LeadCase:
-    """Return by how many tasks the Hessian's rank falls before the error rises, by seed."""
+def _events(courses: Courses, activation: str) -> pd.DataFrame:
+    """Return when the error rises and when the rank falls, by method and seed."""
     error, rank = (courses.sums(value, activation) for value in ("error", HESSIAN))
-    both = error.join(rank[["fallen", "never"]].add_suffix(" of the rank"), how="inner")
+    return error[["onset", "censored", "tasks"]].join(rank[["fallen", "never"]])
+
+
+def lead_of(courses: Courses, activation: str, method: str) -> Case:
+    """Return by how many tasks the Hessian's rank falls before the error rises, by seed."""
+    both = _events(courses, activation).dropna(subset=["onset", "fallen"])
     own = both[both.index.get_level_values("method") == method].droplevel("method")
-    own = own.dropna(subset=["onset", "fallen of the rank"])
-    return LeadCase(
-        f"{PAPER.label(activation)}, onset of the error minus fall of the rank, in tasks",
-        own["fallen of the rank"],
-        own["onset"],
-        own["never of the rank"],
-        own["censored"],
-    )
+    what = f"{PAPER.label(activation)}, onset of the error minus fall of the rank, in tasks"
+    return task_rule.lead_case(what, own["fallen"], own["onset"], own["never"], own["censored"])
 
 
 def _before(courses: Courses) -> Cases:
     """Return the lead with tanh; no case where it was run and neither event was seen."""
     lead = lead_of(courses, "tanh", "vanilla")
-    return [] if len(lead.first) and not lead.n else [lead]
+    return [] if len(lead.values) and not lead.n else [lead]
 
 
 def _explained(name: str, sign: float) -> Reading:
     """Ask where an earlier explanation's measure does not go the way that it should."""
     return Reading(
-        lambda courses: [
-            courses.trend(EARLIER[name], name, activation, sign)
-            for activation in courses.where_lost
-        ],
+        lambda courses: [courses.trend(name, a, sign) for a in courses.where_lost],
         "little",
         NOWHERE,
     )
 
 
-def _at_rates(case: Callable[[float], TaskCase]) -> list[TaskCase]:
+def _at_rates(case: Callable[[float], Case]) -> list[Case]:
     return [case(rate) for rate in PAPER.details["learning_rates"]]
-
-
-def _distances(courses: Courses) -> Cases:
-    found = []
-    for activation in NONLINEAR:
-        values = np.log(courses.wide(DISTANCE, activation, "late"))
-        found += [
-            TaskCase(
-                f"{PAPER.label(activation)}, ln of the distance with Wasserstein over that with "
-                f"{SWR.label(rival)}",
-                values,
-                {"wasserstein": 1.0, rival: -1.0},
-                FURTHER,
-            )
-            for rival in REGULARIZERS[:2]
-        ]
-    return found
 
 
 def _online(courses: Courses) -> Cases:
     found = []
     for activation in ACTIVATIONS:
         values = courses.wide("online", activation, "change")
-        found += [
-            TaskCase(
-                f"{PAPER.label(activation)}, {SWR.label(method)}: fall of the average online "
-                "accuracy",
-                values,
-                {method: -1.0},
-                task_rule.MARGINS["online"],
-            )
-            for method in values
-            if _word(courses.loss(activation, method), "little") == second_rule.REPRODUCED
-        ]
+        for method in values:
+            if _word(courses.loss(activation, method), "little") == second_rule.REPRODUCED:
+                what = f"{PAPER.label(activation)}, {SWR.label(method)}: fall of the average online"
+                margin = task_rule.MARGINS["online"]
+                found.append(Case(f"{what} accuracy", values, {method: -1.0}, margin))
     return found
 
 
@@ -332,26 +273,22 @@ READINGS: dict[str, Reading] = {
     "curvature-loss": Reading(lambda c: [c.loss(a) for a in NONLINEAR]),
     "curvature-relu-first": Reading(_first, nothing="No task was lost."),
     "curvature-linear": Reading(lambda c: [c.loss("identity")], "little"),
-    **{claim: _explained(*about) for claim, about in EXPLANATIONS.items()},
+    **{f"curvature-not-{of}": _explained(name, sign) for name, _, of, sign in _EXPLANATIONS},
     "curvature-falls": Reading(
-        lambda c: [c.trend(HESSIAN, "Hessian's rank", a, -1) for a in c.where_lost], nothing=NOWHERE
+        lambda c: [c.trend("Hessian's rank", a, -1) for a in c.where_lost], nothing=NOWHERE
     ),
     "curvature-before": Reading(_before, nothing=NOT_SEEN),
-    "curvature-constant": Reading(
-        lambda c: [c.trend(HESSIAN, "Hessian's rank", "identity", -1)], "same"
-    ),
+    "curvature-constant": Reading(lambda c: [c.trend("Hessian's rank", "identity", -1)], "same"),
     "curvature-leaky-rates": Reading(
         lambda c: _at_rates(lambda rate: c.loss("leaky_relu", rate=rate))
     ),
     "curvature-leaky-update": Reading(
-        lambda c: _at_rates(
-            lambda rate: c.trend(EARLIER["update norm"], "update norm", "leaky_relu", 1, rate=rate)
-        )
+        lambda c: _at_rates(lambda rate: c.trend("update norm", "leaky_relu", 1, rate=rate))
     ),
     "curvature-regularizers-help": Reading(lambda c: c.errors(["vanilla"], REGULARIZERS)),
     "curvature-l2-least": Reading(lambda c: c.errors(["l2"], REGULARIZERS[1:])),
     "curvature-wasserstein-lowest": Reading(lambda c: c.errors(REGULARIZERS[:2], ["wasserstein"])),
-    "curvature-wasserstein-moves": Reading(_distances),
+    "curvature-wasserstein-moves": Reading(lambda c: c.distances()),
     "curvature-regularizers-keep": Reading(lambda c: c.ranks(REGULARIZERS)),
     "curvature-online": Reading(_online, nothing=NO_SETTING),
     "curvature-swr-lower": Reading(lambda c: c.errors(["vanilla"], ["swr"])),
@@ -359,7 +296,7 @@ READINGS: dict[str, Reading] = {
     "curvature-swr-keeps": Reading(lambda c: c.ranks(["swr"])),
     "curvature-swr-loses": Reading(lambda c: [c.loss(a, "swr") for a in NONLINEAR]),
     "curvature-swr-rank": Reading(
-        lambda c: [c.trend(HESSIAN, "Hessian's rank", a, -1, "swr") for a in NONLINEAR], "little"
+        lambda c: [c.trend("Hessian's rank", a, -1, "swr") for a in NONLINEAR], "little"
     ),
 }
 
@@ -375,25 +312,17 @@ def judged(rows: pd.DataFrame, claims: Sequence[Claim] = PAPER.claims) -> list[V
         Default: all.
     """
     courses = Courses(rows) if len(rows) else None
-    needs = PAPER.details["needs"]
-    found = []
+    stream, needs, found = PAPER.details["stream"], PAPER.details["needs"], []
     for claim in claims:
         reading = READINGS.get(claim.id, Reading(lambda _: []))
         cases = [case for case in reading.cases(courses) if case] if courses else []
         nothing = reading.nothing if courses and not cases else ""
         lacking = needs.get(claim.id) or nothing or PLANNED
-        scope = scope_of(claim, courses, cases)
+        of_seeds = stream["seeds" if claim.methods == ("vanilla",) else "seeds_of_regularizers"]
+        tasks = int(rows["task"].max()) if courses else 0
+        scope = Scope(tasks, stream["tasks"], of_seeds)
         found.append(task_rule.judge(claim, cases, scope, kind=reading.kind, lacking=lacking))
     return found
-
-
-def scope_of(claim: Claim, courses: Courses | None, cases: Sequence[TaskCase | LeadCase]) -> Scope:
-    """Return how much of the paper's experiment a verdict rests on."""
-    stream = PAPER.details["stream"]
-    of_seeds = stream["seeds" if claim.methods == ("vanilla",) else "seeds_of_regularizers"]
-    seeds = min([case.n for case in cases if case.n >= LEAST_SEEDS], default=0)
-    tasks = int(courses.all["task"].max()) if courses else 0
-    return Scope(tasks, stream["tasks"], seeds, of_seeds)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -416,33 +345,24 @@ def events(rows: pd.DataFrame) -> pd.DataFrame:
     """
     courses, parts = Courses(rows), []
     for activation in rows["activation"].unique():
-        error, rank = (courses.sums(value, activation) for value in ("error", HESSIAN))
-        both = error[["onset", "censored", "tasks"]].join(rank[["fallen", "never"]])
+        both = _events(courses, activation)
         parts.append(both.reset_index().assign(activation=activation))
     return pd.concat(parts, ignore_index=True)
 
 
 def levels(rows: pd.DataFrame) -> pd.DataFrame:
     """Set the levels of plain training beside those that the figures print, written for readers."""
-    printed = PAPER.details["levels"]
-    names = {"update": "update norm", "representation-rank": "rank of the representation"}
-    names |= {"entropy": "entropy of the features"}
     if not len(rows):
         return pd.DataFrame()
+    names = {"update": "update norm", "representation-rank": "rank of the representation"}
+    names |= {"entropy": "entropy of the features"}
     courses, lines = Courses(rows), []
     for key, name in names.items():
-        for activation, (first, last) in printed[key].items():
+        for activation, printed in PAPER.details["levels"][key].items():
             sums = courses.sums(EARLIER[name], activation)
-            if "vanilla" not in sums.index.unique("method"):
-                continue
-            own = sums.loc["vanilla"].astype(float)
-            lines.append(
-                {
-                    "measure": name,
-                    "activation": PAPER.label(activation),
-                    "ours": f"{own['start'].mean():.3g} → {own['late'].mean():.3g}",
-                    "printed": f"{first:g} → {last:g}",
-                    "seeds": len(own),
-                }
-            )
-    return pd.DataFrame(lines)
+            if "vanilla" in sums.index.unique("method"):
+                own = sums.loc["vanilla"].astype(float)
+                ours = "{:.3g} → {:.3g}".format(*own[["start", "late"]].mean())
+                about = [name, PAPER.label(activation), ours, "{:g} → {:g}".format(*printed)]
+                lines.append([*about, len(own)])
+    return pd.DataFrame(lines, columns=["measure", "activation", "ours", "printed", "seeds"])

@@ -7,7 +7,7 @@ set-up, on which FIRE was trained here. So whatever holds of them holds in small
 from __future__ import annotations
 
 import copy
-import time
+import timeit
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -22,15 +22,10 @@ from swrlib.in_loop import InLoop
 from swrlib.methods import FIRE, FullReset, HeadReset, Method, ShrinkPerturb, Vanilla
 from swrlib.network.layers import trace_layers
 from swrlib.papers import SWR, Cell, Claim, find_paper
-from swrlib.theory.isometry import (
-    deviation_from_isometry,
-    newton_schulz,
-    polar_factor,
-    squared_frobenius_error,
-)
-from swrlib.theory.spectrum import hessian_spectrum
-from swrlib.verdicts import LEAST_SEEDS, NOT_PRINTED, NOT_RUN, Verdict, judge_theorem, outcomes
-from swrlib.verdicts.task_rule import Scope, TaskCase, judge
+from swrlib.theory import deviation_from_isometry, hessian_spectrum, squared_frobenius_error
+from swrlib.theory.isometry import newton_schulz, polar_factor
+from swrlib.verdicts import LEAST_SEEDS, NOT_RUN, Case, Verdict, judge_theorem, outcomes
+from swrlib.verdicts.task_rule import Scope, judge
 
 PAPER = find_paper("fire")
 WARM_START: tuple[Cell, ...] = (
@@ -113,22 +108,16 @@ def times(
     DataFrame
         By shape: ``Newton-Schulz, ms``, ``SVD, ms``.
     """
-
-    def best(work: Callable[[], object]) -> float:
-        work()
-        marks = []
-        for _ in range(repeats):
-            start = time.perf_counter()
-            work()
-            marks.append(time.perf_counter() - start)
-        return 1000 * min(marks)
-
     rows = {}
     for shape in shapes:
         matrix = random_matrix(shape).float()
+        ways = {
+            "Newton-Schulz, ms": partial(newton_schulz, matrix, iterations),
+            "SVD, ms": partial(polar_factor, matrix),
+        }
         rows["×".join(map(str, shape))] = {
-            "Newton-Schulz, ms": best(partial(newton_schulz, matrix, iterations)),
-            "SVD, ms": best(partial(polar_factor, matrix)),
+            name: 1000 * min(timeit.repeat(way, number=1, repeat=repeats + 1))
+            for name, way in ways.items()
         }
     return pd.DataFrame.from_dict(rows, orient="index")
 
@@ -139,9 +128,8 @@ def times(
 
 def weights_of(network: nn.Module) -> dict[str, Tensor]:
     """Return the weights that FIRE replaces, by layer: of linear and convolution layers."""
-    found: dict[str, Any] = {
-        layer.name: getattr(layer.module, "weight", None) for layer in trace_layers(network)
-    }
+    layers = {layer.name: layer.module for layer in trace_layers(network)}
+    found: dict[str, Any] = {n: getattr(module, "weight", None) for n, module in layers.items()}
     return {name: w.detach() for name, w in found.items() if w is not None and w.dim() > 1}
 
 
@@ -163,12 +151,11 @@ def norms(initial: nn.Module) -> pd.DataFrame:
     rows = {}
     for name, weight in weights_of(initial).items():
         outputs, inputs = weight.shape[:2]
-        places = weight.shape[2:].numel()
-        isometry = (min(outputs, inputs) * outputs / inputs / places) ** 0.5
-        start = float(weight.norm())
-        rows[name] = {"out": outputs, "in": inputs, "initial": start, "FIRE": isometry}
-        rows[name]["FIRE / initial"] = isometry / start
-    return pd.DataFrame.from_dict(rows, orient="index")
+        isometry = (min(outputs, inputs) * outputs / inputs / weight.shape[2:].numel()) ** 0.5
+        rows[name] = {"out": outputs, "in": inputs, "initial": float(weight.norm())}
+        rows[name]["FIRE"] = isometry
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    return table.assign(**{"FIRE / initial": table["FIRE"] / table["initial"]})
 
 
 def sharpness(network: nn.Module, data: Dataset, images: int = 300, order: int = 12) -> float:
@@ -217,20 +204,18 @@ def at_a_change(before: nn.Module, after: nn.Module, initial: nn.Module) -> pd.S
         best scale``, ``norm / initial``.
     """
     old, new, start = map(weights_of, (before, after, initial))
-    errors = [squared_frobenius_error(old[name], weight)[0] for name, weight in new.items()]
+    moved = sum(squared_frobenius_error(old[name], weight)[0] for name, weight in new.items())
     size = sum(float(weight.double().square().sum()) for weight in old.values())
-    kernels = {name: weight.dim() - 2 for name, weight in new.items()}
-    deviations = [float(deviation_from_isometry(w, kernels[n])) for n, w in new.items()]
-    shapes = [shape_deviation(w, kernels[n]) for n, w in new.items()]
-    ratios = [float(weight.norm() / start[name].norm()) for name, weight in new.items()]
-    return pd.Series(
-        {
-            "SFE": sum(errors) / size,
-            "DfI/n": np.mean(deviations),
-            "DfI/n at the best scale": np.mean(shapes),
-            "norm / initial": np.mean(ratios),
-        }
-    )
+    of_layers = [
+        (
+            float(deviation_from_isometry(weight, weight.dim() - 2)),
+            shape_deviation(weight, weight.dim() - 2),
+            float(weight.norm() / start[name].norm()),
+        )
+        for name, weight in new.items()
+    ]
+    columns = ["SFE", "DfI/n", "DfI/n at the best scale", "norm / initial"]
+    return pd.Series([moved / size, *np.mean(of_layers, axis=0)], columns)
 
 
 def changes(
@@ -310,14 +295,6 @@ def stretches(weights: Sequence[Tensor]) -> Verdict:
 # Accuracies
 
 
-class _Block(TaskCase):
-    """A comparison by the second rule, which rules a size out with three seeds, too."""
-
-    @property
-    def bounded(self) -> bool:
-        return False
-
-
 def by_cell(records: pd.DataFrame, cell: Cell, claim: Claim | None = None) -> pd.DataFrame:
     """Return what is judged in a setting, by seed (rows) and method: SWR's paper's and FIRE.
 
@@ -334,72 +311,53 @@ def by_cell(records: pd.DataFrame, cell: Cell, claim: Claim | None = None) -> pd
     return outcomes.by_seed(finals, cell, "late").drop(columns=outcomes.OURS, errors="ignore")
 
 
-def comparisons(
-    records: pd.DataFrame, claim: Claim, cells: Sequence[Cell], rivals: Sequence[str]
-) -> list[TaskCase]:
-    """Compare FIRE (or, of a claim of another method, that one) with rivals in some settings."""
-    method = claim.methods[0]
-    found: list[TaskCase] = []
+def comparisons(records: pd.DataFrame, claim: Claim, cells: Iterable[Cell]) -> list[Case]:
+    """Compare a claim's method with its rivals in some settings."""
+    method, found = claim.methods[0], []
     for cell in cells:
-        values = by_cell(records, cell)
-        where = " ".join(map(SWR.label, cell[:2]))
-        margin = SWR.size_that_matters(None, cell)
-        for rival in rivals:
-            what = f"{where}, {SWR.label(method)} minus {SWR.label(rival)}"
-            found.append(_Block(what, values, {method: 1.0, rival: -1.0}, margin))
+        values, margin = by_cell(records, cell), SWR.size_that_matters(None, cell)
+        where = f"{' '.join(map(SWR.label, cell[:2]))}, {SWR.label(method)} minus "
+        for rival in claim.rivals:
+            weights = {method: 1.0, rival: -1.0}
+            found.append(Case(where + SWR.label(rival), values, weights, margin))
     return found
 
 
-def drops(records: pd.DataFrame, claim: Claim) -> list[TaskCase]:
+def drops(records: pd.DataFrame, claim: Claim) -> list[Case]:
     """Return what FIRE gains at changes of data with full access: the mean of a run's changes."""
     values = by_cell(records, FULL_ACCESS, claim)
     what = f"{' '.join(map(SWR.label, FULL_ACCESS[:2]))}, gain at the changes of data"
-    return [_Block(what, values, {"fire": 1.0}, SWR.size_that_matters(claim, FULL_ACCESS))]
-
-
-def scope(cases: Sequence[TaskCase]) -> Scope:
-    """Return what the label says: SWR's set-up, and how few seeds where they are fewer."""
-    seeds = min((case.n for case in cases if case.n >= LEAST_SEEDS), default=0)
-    return Scope(1, 1, seeds, PAPER.details["seeds"], "on SWR's set-up and networks")
+    return [Case(what, values, {"fire": 1.0}, SWR.size_that_matters(claim, FULL_ACCESS))]
 
 
 def accuracy_verdicts(records: pd.DataFrame) -> list[Verdict]:
     """Judge every claim on accuracies; those that were not run say what it would take.
+
+    The label says that all is on SWR's set-up. Three seeds rule a size out, as accuracies' do.
 
     Parameters
     ----------
     records : DataFrame
         What `swrlib.load_records` returns, of scale "paper".
     """
-    cifar = WARM_START[:1]
-    kinds = {"fire-no-drop": "not below"}
-    cases: dict[str, list[TaskCase]] = {}
-    for id, cells in {
-        "fire-warm-start": cifar,
-        "fire-swr": cifar,
-        "fire-scratch": WARM_START,
-        "fire-continual": (FULL_ACCESS,),
-    }.items():
-        claim = PAPER.find_claim(id)
-        cases[id] = comparisons(records, claim, cells, claim.rivals)
-    cases["fire-no-drop"] = drops(records, PAPER.find_claim("fire-no-drop"))
+    cells = {"fire-warm-start": WARM_START[:1], "fire-swr": WARM_START[:1]}
+    cells |= {"fire-scratch": WARM_START, "fire-continual": (FULL_ACCESS,)}
+    claims = {id: PAPER.find_claim(id) for id in (*cells, "fire-no-drop")}
+    scope = Scope(1, 1, PAPER.details["seeds"], "on SWR's set-up and networks")
     found = []
-    for id, asked in cases.items():
-        claim, lacking = PAPER.find_claim(id), PAPER.details["needs"][id]
-        kind = kinds.get(id, "above")
-        found.append(judge(claim, asked, scope(asked), kind=kind, lacking=lacking))
+    for id, claim in claims.items():
+        cases = comparisons(records, claim, cells[id]) if id in cells else drops(records, claim)
+        kind, lacking = "above" if id in cells else "not below", PAPER.details["needs"][id]
+        judged = judge(claim, cases, scope, kind=kind, lacking=lacking, bound_seeds=LEAST_SEEDS)
+        found.append(judged)
     return found
 
 
 def not_run(judged: Iterable[Verdict]) -> list[Verdict]:
     """Return a line for every claim that nothing judged: what it would take."""
-    done = {verdict.claim.id for verdict in judged}
-    needs = PAPER.details["needs"]
-    return [
-        Verdict(claim, NOT_RUN, NOT_RUN, needs.get(claim.id, ""), NOT_PRINTED)
-        for claim in PAPER.claims
-        if claim.id not in done
-    ]
+    done, needs = {verdict.claim.id for verdict in judged}, PAPER.details["needs"]
+    left = [claim for claim in PAPER.claims if claim.id not in done]
+    return [Verdict(claim, NOT_RUN, NOT_RUN, needs.get(claim.id, "")) for claim in left]
 
 
 def with_ablations(records: pd.DataFrame) -> pd.DataFrame:

@@ -22,22 +22,18 @@ def leads(rows: pd.DataFrame) -> str:
     courses, said = curvature.Courses(rows), []
     for activation in curvature.ACTIVATIONS:
         lead = curvature.lead_of(courses, activation, "vanilla")
-        if not len(lead.first):
+        if not len(lead.values):
             continue
-        tasks = lead.leads()
+        tasks, runs = lead.differences(), len(lead.values)
         counts = {"before": tasks > 0, "at": tasks == 0, "after": tasks < 0}
         order = ", ".join(f"{when} it in {n}" for when, of in counts.items() if (n := of.sum()))
         when = "earlier" if tasks.mean() >= 0 else "later"
         text = f"the rank fell {order} (on average {abs(tasks.mean()):.1f} tasks {when})"
+        seen = f"of the {len(tasks)} of {runs} runs in which either was seen"
+        of = f"of {runs} runs" if len(tasks) == runs else seen
         none = "no task was lost, and the rank did not fall"
-        of = (
-            f"of {len(lead.first)} runs"
-            if len(tasks) == len(lead.first)
-            else (f"of the {len(tasks)} of {len(lead.first)} runs in which either was seen")
-        )
-        said.append(
-            f"{curvature.PAPER.label(activation)}: {f'{of} {text}' if len(tasks) else none}."
-        )
+        name = curvature.PAPER.label(activation)
+        said.append(f"{name}: {f'{of} {text}' if len(tasks) else none}.")
     title = "The fall of the rank and the first lost task, plain training."
     return " ".join([title, *said]) if said else ""
 

@@ -88,7 +88,7 @@ def fall_verdict(norms: pd.DataFrame, frame: pd.DataFrame, scale: str) -> Verdic
             part = falls.loc[layer]
             margin = (part["norm"] - part["pull alone"]).mean() / 2
             what = f"{layer}: norm at the first decay minus at the end"
-            cases.append(verdicts.Case(what, part["norm"], part["end"], margin, same_run=True))
+            cases.append(verdicts.of_two(what, part["norm"], part["end"], margin, paired=True))
     return verdicts.judge_cases(paper.find_claim("decay-pull"), cases, scale=scale)
 
 
@@ -285,7 +285,8 @@ def train_on_schedule(
         _train_epoch(network, optimizer, data, seed, number)
         note(network, "all", number + 1)
     for way, act in WAYS.items():
-        copied, adam, rescaling = _branch(network, optimizer, soft, lam)
+        copied, adam, rescaling = copy.deepcopy((network, optimizer, soft))
+        rescaling.attach(adam)  # what is attached is not copied
         for number in range(first, len(rates)):
             if rates[number] < rates[number - 1]:
                 act(rescaling, lam, rates[number] / rates[0])
@@ -319,19 +320,6 @@ def _train_epoch(
         optimizer.step()
 
 
-def _branch(
-    network: nn.Module, optimizer: torch.optim.Optimizer, soft: SoftWeightRescaling, lam: float
-) -> tuple[nn.Module, torch.optim.Adam, SoftWeightRescaling]:
-    """Copy a training, so that it can go on in several ways."""
-    copied = copy.deepcopy(network)
-    adam = torch.optim.Adam(copied.parameters(), paper.learning_rate)
-    adam.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    rescaling = SoftWeightRescaling(copied, lam=lam)
-    rescaling.load_state_dict(soft.state_dict())
-    rescaling.attach(adam)
-    return copied, adam, rescaling
-
-
 def scheduled_ends(ways: pd.DataFrame) -> pd.DataFrame:
     """Compare the ways at the end with λ fixed, paired over seeds.
 
@@ -346,9 +334,8 @@ def scheduled_ends(ways: pd.DataFrame) -> pd.DataFrame:
         A row a way: ``norm`` (in starts), ``accuracy`` (percent), ``− fixed`` and ``± 95%``
         (points). No rows where the rate never falls.
     """
-    last = ways[ways["epoch"] == ways["epoch"].max()].pivot(
-        index="seed", columns="way", values=["accuracy", "ratio"]
-    )
+    last = ways[ways["epoch"] == ways["epoch"].max()]
+    last = last.pivot(index="seed", columns="way", values=["accuracy", "ratio"])
     rows = []
     for way in (way for way in WAYS if way in last["accuracy"]):
         accuracy = 100 * last["accuracy"][way]

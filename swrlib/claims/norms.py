@@ -15,7 +15,7 @@ from swrlib.models import build_model
 from swrlib.network.layers import trace_layers
 from swrlib.papers import SWR as paper
 from swrlib.papers import Claim
-from swrlib.verdicts import Case, Verdict, setting
+from swrlib.verdicts import Verdict, of_two, setting
 
 #: SWR that leaves normalization layers alone.
 LEFT_ALONE = SWRExceptNormalization.name
@@ -135,7 +135,7 @@ def prevention_verdicts(norms: pd.DataFrame) -> list[Verdict]:
                 what = f"{setting(rows)}, {layer}: ln of the growth without SWR "
                 what += f"({math.exp(a.mean()):.1f} times) minus with it "
                 what += f"({math.exp(b.mean()):.1f} times)"
-                cases.append(Case(what, a, b, claim.margin))
+                cases.append(of_two(what, a, b, claim.margin))
         if cases:
             found.append(verdicts.judge_cases(claim, cases, scale=rows["scale"].iloc[0]))
     return found
@@ -167,7 +167,7 @@ def divergence_verdicts(frame: pd.DataFrame) -> list[Verdict]:
         for _, rows in frame[changing].groupby(["stream", "dataset", "model", "scale"])
         if LEFT_ALONE in set(rows["method"])
     ]
-    found = found or [Verdict(claim, verdicts.NOT_RUN, verdicts.NOT_RUN, "", verdicts.NOT_PRINTED)]
+    found = found or [Verdict(claim, verdicts.NOT_RUN, verdicts.NOT_RUN)]
     for _, rows in frame[~changing].groupby(["dataset", "model", "scale"]):
         if {LEFT_ALONE, "swr"} <= set(rows["method"]):
             found.append(_single_task(remark, rows))
@@ -181,7 +181,7 @@ def _divergence(claim: Claim, rows: pd.DataFrame) -> Verdict:
         beside = _most_growth(rows[rows["method"] == "swr"])
         what += f"; {beside.mean():.3f} where all are rescaled" if len(beside) else ""
     doubling = pd.Series(math.log(2), growth.index)
-    case = Case(f"{what}) minus ln 2", growth, doubling, GROWN)
+    case = of_two(f"{what}) minus ln 2", growth, doubling, GROWN)
     return verdicts.judge_cases(claim, [case], scale=rows["scale"].iloc[0])
 
 
@@ -200,7 +200,7 @@ def _single_task(claim: Claim, rows: pd.DataFrame) -> Verdict:
         detail += f"{layer} ends at {means.at[layer, LEFT_ALONE]:.1f} times its start where "
         detail += f"normalization is left alone, at {means.at[layer, 'swr']:.1f} where it is not; "
     detail += f"accuracy {accuracy[LEFT_ALONE]:.1f}% against {accuracy['swr']:.1f}%."
-    return Verdict(claim, verdicts.REMARK, verdicts.REMARK, detail, verdicts.NOT_PRINTED)
+    return Verdict(claim, verdicts.second_rule.REMARK, verdicts.second_rule.REMARK, detail)
 
 
 def _most_growth(rows: pd.DataFrame) -> pd.Series:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from swrlib.papers import SWR as paper
-from swrlib.statistics import Estimate, combined
+from swrlib.statistics import NO_INTERVAL, Estimate, combined
 from swrlib.verdicts import second_rule
 from swrlib.verdicts.comparisons import in_points
 from swrlib.verdicts.outcomes import LATE
@@ -47,24 +47,13 @@ def own_gaps(changed: pd.DataFrame, single: pd.DataFrame) -> pd.DataFrame:
         start = _late(there, length, length)
         methods = [m for m in paper.labels if m in end and m in start]
         gaps = {method: _gap(start[method], end[method]) for method in methods}
+        size = paper.sizes.get((str(dataset), str(model)))
         for method, gap in gaps.items():
-            seeds = min(start[method].count(), end[method].count())
-            about = {"dataset": dataset, "model": model, "method": method, "seeds": seeds}
-            about |= {"start": start[method].mean(), "end": end[method].mean()}
-            plain = gaps.get("vanilla")
-            rest = (
-                combined([plain, gap], (1, -1), welch=True)
-                if plain and method != "vanilla"
-                else _NONE
-            )
-            interval, recovered = gap.interval(), rest.interval()
-            rows.append(
-                about
-                | {"gap": interval[0], "low": interval[1], "high": interval[2]}
-                | {"word": _word(gap, paper.sizes.get((str(dataset), str(model))))}
-                | {"recovered": recovered[0], "recovered_low": recovered[1]}
-                | {"recovered_high": recovered[2]}
-            )
+            a, b = start[method], end[method]
+            sides = [gaps["vanilla"], gap] if "vanilla" in gaps and method != "vanilla" else []
+            rest = combined(sides, (1, -1), welch=True).interval() if sides else NO_INTERVAL
+            about = [dataset, model, method, min(a.count(), b.count()), a.mean(), b.mean()]
+            rows.append([*about, *gap.interval(), _word(gap, size), *rest])
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -72,7 +61,6 @@ COLUMNS = [
     *("dataset", "model", "method", "seeds", "start", "end", "gap", "low", "high", "word"),
     *("recovered", "recovered_low", "recovered_high"),
 ]
-_NONE = Estimate(np.nan, np.nan, np.nan)
 
 
 def _late(rows: pd.DataFrame, epoch: int, stage: int) -> pd.DataFrame:
@@ -85,7 +73,7 @@ def _late(rows: pd.DataFrame, epoch: int, stage: int) -> pd.DataFrame:
 def _gap(start: pd.Series, end: pd.Series) -> Estimate:
     """Return start minus end by Welch: two trainings, of which one may have more seeds."""
     if min(start.count(), end.count()) < 2:
-        return _NONE._replace(difference=start.mean() - end.mean())
+        return Estimate(start.mean() - end.mean(), np.nan, np.nan)
     sides = (start.dropna(), end.dropna())
     parts = [Estimate(x.mean(), x.std() / np.sqrt(len(x)), len(x) - 1) for x in sides]
     return combined(parts, (1, -1), welch=True)

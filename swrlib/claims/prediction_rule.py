@@ -12,17 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from swrlib.claims.predictors import (
-    ACROSS,
-    BASELINES,
-    NAMES,
-    SIZE,
-    VIEWS,
-    WITHIN,
-    Seeds,
-    centred,
-    method_means,
-)
+from swrlib.claims import predictors
+from swrlib.claims.predictors import ACROSS, BASELINES, NAMES, SIZE, VIEWS, WITHIN
 from swrlib.statistics import Estimate, holm
 from swrlib.verdicts import LEAST_SEEDS
 
@@ -101,11 +92,8 @@ def word(found: Found, p: Any = None) -> np.ndarray:
         Corrected for the number of comparisons, instead of their own.
     """
     p = found.p if p is None else p
-    chosen = [
-        np.less(found.seeds, LEAST_SEEDS),
-        np.less_equal(p, LEVEL) & np.greater_equal(np.abs(found.rho), SIZE),
-        np.less_equal(found.little, LEVEL),
-    ]
+    predicts = np.less_equal(p, LEVEL) & np.greater_equal(np.abs(found.rho), SIZE)
+    chosen = [np.less(found.seeds, LEAST_SEEDS), predicts, np.less_equal(found.little, LEVEL)]
     return np.select(chosen, [TOO_FEW, PREDICTS, DOES_NOT], UNDECIDED)
 
 
@@ -179,7 +167,7 @@ def exchanged(x: Any, y: Any, orders: np.ndarray) -> np.ndarray:
     -------
     array, shape [..., orders]
     """
-    a, b = centred(x), centred(y)
+    a, b = predictors.centred(x), predictors.centred(y)
     return np.nanmean((a[..., None, :] * b[..., orders]).sum(-1), -2)
 
 
@@ -206,25 +194,22 @@ def judged(table: pd.DataFrame) -> pd.DataFrame:
         A row a view, measure and setting (``setting`` "all" over all of them): ``view, measure,
         setting, rho, low, high, p, little, seeds, word``.
     """
-    groups = dict(list(table.groupby("setting")))
-    rows = []
+    groups, rows = dict(list(table.groupby("setting"))), []
     for view, look in VIEWS.items():
         seeds = {setting: look(part) for setting, part in groups.items()}
-        found = {
-            name: _of_measure(view, name, groups, seeds)
-            for name in dict.fromkeys(name for of in seeds.values() for name in of)
-        }
-        rows += _rows(view, found)
+        names = dict.fromkeys(name for of in seeds.values() for name in of)
+        rows += _rows(view, {name: _of_measure(view, name, groups, seeds) for name in names})
     columns = ["view", "measure", "setting", *Found._fields, "word"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def _of_measure(
-    view: str, name: str, groups: dict[str, pd.DataFrame], seeds: dict[str, Seeds]
+    view: str, name: str, groups: dict[str, pd.DataFrame], seeds: dict[str, predictors.Seeds]
 ) -> dict[str, Found]:
     """Return a measure's correlation by setting, and over those of enough seeds ("all")."""
     known = {setting: of[name] for setting, of in seeds.items() if len(of[name])}
-    pairs = {setting: method_means(groups[setting], name) for setting in known if view == ACROSS}
+    across = [*known] if view == ACROSS else []
+    pairs = {setting: predictors.method_means(groups[setting], name) for setting in across}
     settings = {
         setting: over_seeds(rho, permutation([pairs[setting]]) if pairs else 0.0)
         for setting, rho in known.items()
@@ -305,19 +290,19 @@ def said(judged: pd.DataFrame, view: str) -> str:
 
 def said_of_methods(judged: pd.DataFrame) -> str:
     """Say whether what predicts across tasks (within runs) also predicts across methods."""
-    over_all = judged[judged["setting"] == "all"].set_index(["view", "measure"])
-    within = over_all.loc[[WITHIN]] if WITHIN in over_all.index else over_all[:0]
-    chosen = within[(within["word"] == PREDICTS) & within.index.isin(NAMES, level=1)]
+    rows = judged[judged["setting"] == "all"].set_index("measure")
+    within, across = (rows[rows["view"] == view] for view in (WITHIN, ACROSS))
+    chosen = within[(within["word"] == PREDICTS) & within.index.isin(NAMES)]
     if not len(chosen):
         return "No measure predicts within runs, so none is left to be asked across methods."
-    words: dict[str, list[str]] = {}
-    for (_, name), row in chosen.iterrows():
-        other = over_all.loc[(ACROSS, name)] if (ACROSS, name) in over_all.index else None
-        verb = TOO_FEW if other is None else str(other["word"])
-        if verb == PREDICTS and other is not None and other["rho"] * row["rho"] < 0:
-            verb = _OTHERWISE[0]
-        words.setdefault(verb, []).append(name)
-    parts = [f"{_counted(len(of), verb)} ({', '.join(of)})" for verb, of in words.items()]
+    other = across.reindex(chosen.index)
+    verbs = other["word"].fillna(TOO_FEW)
+    turned = (verbs == PREDICTS) & (other["rho"] * chosen["rho"] < 0)
+    verbs = verbs.mask(turned, _OTHERWISE[0])
+    parts = [
+        f"{_counted(len(of), str(verb))} ({', '.join(of.index)})"
+        for verb, of in verbs.groupby(verbs, sort=False)
+    ]
     return f"Of the {len(chosen)} that predict within runs, across methods {'; '.join(parts)}."
 
 
@@ -326,12 +311,9 @@ def said_of_baselines(judged: pd.DataFrame) -> str:
     rows = judged[(judged["setting"] == "all") & (judged["view"] == WITHIN)]
     rho = rows.set_index("measure")["rho"].dropna()
     own = rho[rho.index.isin(NAMES)].abs()
-    parts = [
-        f"the {name} has ρ = {rho[name]:+.2f}, more than {(own < abs(rho[name])).sum()} "
-        f"of {len(own)} measures"
-        for name in BASELINES
-        if name in rho
-    ]
+    known = [name for name in BASELINES if name in rho]
+    counts = {name: f"{(own < abs(rho[name])).sum()} of {len(own)} measures" for name in known}
+    parts = [f"the {name} has ρ = {rho[name]:+.2f}, more than {counts[name]}" for name in known]
     return f"Within runs {'; '.join(parts)}." if parts else "There are no baselines yet."
 
 

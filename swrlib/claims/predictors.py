@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from swrlib.claims.curvature import ACTIVATIONS, CHOOSING
+from swrlib.claims.curvature import ACTIVATIONS
 from swrlib.claims.curvature import PAPER as CURVATURE
+from swrlib.claims.settings import CHOOSING, option
 from swrlib.verdicts import LEAST_SEEDS, task_rule
 
 #: What counts as a correlation of a size that matters: about a tenth of the ranks' variance.
@@ -85,8 +86,9 @@ PREDICTORS = (
 CLOCK, BEFORE = "number of the task", "error of the task before"
 BASELINES = (CLOCK, BEFORE)
 NAMES = tuple(predictor.name for predictor in PREDICTORS)
-#: What the page waits for: activations by stream.
-PLANNED = {"label-shuffled": ACTIVATIONS, "pixel-permuted": ("relu",)}
+#: The settings that the page waits for.
+PLANNED = [f"label-shuffled, {CURVATURE.label(activation)}" for activation in ACTIVATIONS]
+PLANNED += [f"pixel-permuted, {CURVATURE.label('relu')}"]
 #: What tells runs apart.
 _RUN = ["setting", "method", "seed"]
 
@@ -116,19 +118,10 @@ def tasks(frame: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
     if not len(kept):
         return pd.DataFrame(columns=[*_RUN, "run", "task", "trouble", *BASELINES, *NAMES])
     rows = task_rule.task_rows(kept)
-    names = measured["measure"].str.replace(r":\d+$", "", regex=True)  # "spectrum-start:10"
-    wide = task_rule.measured_by_task(measured.assign(measure=names), rows)
-    trouble = [TROUBLES[stream](part) for stream, part in rows.groupby("stream")]
-    table = pd.DataFrame(
-        {
-            "setting": _settings(rows),
-            "method": _ways(rows),
-            "seed": rows["seed"],
-            "run": rows["run"],
-            "task": rows["task"],
-            "trouble": pd.concat(trouble).astype(float),
-        }
-    )
+    wide = task_rule.measured_by_task(measured, rows)
+    trouble = pd.concat([TROUBLES[stream](part) for stream, part in rows.groupby("stream")])
+    about = {"setting": _settings(rows), "method": _ways(rows), "trouble": trouble.astype(float)}
+    table = rows.assign(**about)[[*_RUN, "run", "task", "trouble"]]
     table[CLOCK] = table["task"].astype(float)
     table[BEFORE] = table.groupby("run")["trouble"].shift(1)
     for predictor in PREDICTORS:
@@ -140,14 +133,8 @@ def tasks(frame: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
     return table.reset_index(drop=True)
 
 
-def _given(rows: pd.DataFrame, option: str, default: Any) -> pd.Series:
-    """Return an option of the model, which the records have only where it departs."""
-    column = rows.get(f"model_{option}", pd.Series(index=rows.index, dtype=object))
-    return column.astype(object).where(column.notna(), default)
-
-
 def _settings(rows: pd.DataFrame) -> pd.Series:
-    activations = _given(rows, "activation", "relu").map(CURVATURE.label)
+    activations = option(rows, "activation", "relu").map(CURVATURE.label)
     names = rows["stream"] + ", " + activations
     several = rows.groupby("stream")["lr"].transform("nunique") > 1
     rates = ", rate " + rows["lr"].map("{:g}".format)
@@ -156,7 +143,7 @@ def _settings(rows: pd.DataFrame) -> pd.Series:
 
 def _ways(rows: pd.DataFrame) -> pd.Series:
     strength = rows["lam"].map(lambda lam: "" if np.isnan(lam) else f" {lam:g}")
-    normalized = _given(rows, "layer_norm", False).astype(bool)
+    normalized = option(rows, "layer_norm", False).astype(bool)
     return rows["method"] + strength + normalized.map({True: " + layer norm", False: ""})
 
 
@@ -304,8 +291,8 @@ def signs(runs: pd.DataFrame) -> pd.DataFrame:
         By measure: ``with``, ``against`` (runs with ρ above and below 0), ``least``, ``largest``.
     """
     rho = runs.dropna(subset=["rho"]).groupby("measure", sort=False)["rho"]
-    counts = {"with": rho.agg(lambda x: (x > 0).sum()), "against": rho.agg(lambda x: (x < 0).sum())}
-    return pd.DataFrame(counts | {"least": rho.min(), "largest": rho.max()})
+    counts = {"with": lambda x: (x > 0).sum(), "against": lambda x: (x < 0).sum()}
+    return rho.agg(**counts, least="min", largest="max")
 
 
 def of_methods(runs: pd.DataFrame) -> pd.DataFrame:
@@ -358,19 +345,15 @@ def coverage(table: pd.DataFrame) -> pd.DataFrame:
         By setting: ``methods, seeds, tasks`` (the least and the most of a run, the first
         included) and ``not measured``.
     """
-    rows = {}
-    for setting, part in table.groupby("setting"):
-        last = part.groupby("run")["task"].max()
-        ends = sorted({int(last.min()), int(last.max())})
-        absent = [name for name in NAMES if part[name].isna().all()]
-        rows[setting] = {
-            "methods": part["method"].nunique(),
-            "seeds": part["seed"].nunique(),
-            "tasks": "–".join(map(str, ends)),
-            "not measured": ", ".join(absent) or "–",
-        }
-    columns = ["methods", "seeds", "tasks", "not measured"]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+    groups = table.groupby("setting")
+    found = groups.agg(methods=("method", "nunique"), seeds=("seed", "nunique"))
+    last = table.groupby(["setting", "run"])["task"].max().groupby("setting")
+    ends = zip(last.min(), last.max(), strict=True)
+    found["tasks"] = ["–".join(map(str, sorted({int(a), int(b)}))) for a, b in ends]
+    known = groups[[*NAMES]].count()
+    absent = [known.columns[row] for row in known.eq(0).to_numpy()]
+    found["not measured"] = [", ".join(names) or "–" for names in absent]
+    return found.rename_axis(None)
 
 
 def missing(table: pd.DataFrame) -> str:
@@ -382,12 +365,7 @@ def missing(table: pd.DataFrame) -> str:
         What `tasks` returned.
     """
     found = coverage(table)
-    planned = [
-        f"{stream}, {CURVATURE.label(activation)}"
-        for stream, activations in PLANNED.items()
-        for activation in activations
-    ]
-    absent = [name for name in planned if not any(n.startswith(name) for n in found.index)]
+    absent = [name for name in PLANNED if not any(n.startswith(name) for n in found.index)]
     parts = {
         "Not recorded yet": absent,
         f"With fewer than {LEAST_SEEDS} seeds": found.index[found["seeds"] < LEAST_SEEDS],

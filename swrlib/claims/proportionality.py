@@ -22,7 +22,7 @@ from swrlib.papers import SWR as paper
 from swrlib.rescaling import Variant, rescale_
 from swrlib.swr import SoftWeightRescaling
 from swrlib.theory import output_gap, proportionality_gap
-from swrlib.verdicts import Case, Verdict
+from swrlib.verdicts import Verdict, of_two
 
 #: Theorem 1 holds if the gap of no network is larger in float64.
 EXACT = 1e-12
@@ -66,13 +66,11 @@ def scaled_runs(frame: pd.DataFrame, results: str | os.PathLike[str] | None = No
     parents = records.load_records(results, run=list(frame["parent"].unique()))
 
     def accuracies(rows: pd.DataFrame, by: list[str]) -> Any:
-        return (
-            rows.astype({"test_accuracy": float}).sort_values("epoch").groupby(by)["test_accuracy"]
-        )
+        rows = rows.astype({"test_accuracy": float}).sort_values("epoch")
+        return rows.groupby(by)["test_accuracy"]
 
-    before = accuracies(parents[parents["epoch"] > 0], ["run"]).agg(
-        trained="last", best_before="max"
-    )
+    own = accuracies(parents[parents["epoch"] > 0], ["run"])
+    before = own.agg(trained="last", best_before="max")
     if not set(frame["parent"]) <= set(before.index):
         raise ValueError(
             "the records lack runs that were scaled: train the stream's parent "
@@ -100,10 +98,9 @@ def scaling_verdicts(rows: pd.DataFrame) -> list[Verdict]:
     paper's scale lack some of Fig. 1's ratios, the label says how many there are.
     """
     scaled = rows[(rows["ratio"] < 1) & rows["biases"].isin(["proportional", "untouched"])]
-    along = scaled[scaled["biases"] == "proportional"]
+    along, left = (scaled[scaled["biases"] == way] for way in ("proportional", "untouched"))
     asked = paper.details["figure_1_ratios"]
-    least = min(asked)  # another, if it is missing, would be another claim
-    left = scaled[(scaled["biases"] == "untouched") & (scaled["ratio"] == least)]
+    left = left[left["ratio"] == min(asked)]  # another, if it is missing, would be another claim
     ratios = len(asked) - 1  # but for 1
     return [
         _scaling_verdict("scaling-keeps-accuracy", along, "after", "trained", ratios),
@@ -123,7 +120,7 @@ def _scaling_verdict(
         what = f"reading “{reading}”, " if rows["reading"].nunique() > 1 else ""
         what += f"ratio {ratio:g}, biases {biases}, points"
         margin = 100 * claim.margin
-        cases.append(Case(what, points[higher], points[lower], margin, same_run=True))
+        cases.append(of_two(what, points[higher], points[lower], margin, paired=True))
     scale = rows["scale"].iloc[0] if len(rows) else "paper"
     kind = "same" if id == "scaling-keeps-accuracy" else "above"
     found = verdicts.judge_cases(claim, cases, scale=scale, kind=kind)
@@ -163,8 +160,7 @@ def without_one_bias_factor(network: nn.Module, factors: list[float]) -> tuple[n
     (nn.Module, float)
         The copy, and C as if nothing were missing.
     """
-    copied = copy.deepcopy(network)
-    constant = rescale_(copied, factors)
+    copied, constant = scaled_copy(network, factors)
     bias = trace_layers(copied)[-1].bias
     assert bias is not None
     bias.data.div_(max(factors, key=lambda c: abs(math.log(c))))
@@ -250,14 +246,8 @@ def normalization_gaps(network: nn.Module, inputs: Tensor) -> pd.DataFrame:
     networks = {"as it is": copy.deepcopy(network).double(), "vanishing": without_eps(network)}
     for eps, own in networks.items():
         for variant, (mode, (training, statistics)) in itertools.product(variants, modes.items()):
-            gap = proportionality_gap(
-                own,
-                halves,
-                inputs,
-                variant=variant,
-                running_statistics=statistics,
-                training=training,
-            )
+            how: dict[str, Any] = {"running_statistics": statistics, "training": training}
+            gap = proportionality_gap(own, halves, inputs, variant=variant, **how)
             rows.append({"variant": variant, "mode": mode, "eps": eps, "gap": gap})
     return pd.DataFrame(rows)
 

@@ -14,19 +14,7 @@ import pandas as pd
 from scipy.stats import bartlett
 
 from swrlib.statistics import UNLIKE, Estimate, Interval, quantile
-from swrlib.verdicts import second_rule
-from swrlib.verdicts.second_rule import (
-    DIFFERS,
-    EQUAL,
-    MIXED,
-    NO_EFFECT,
-    NOT_REPRODUCED,
-    REPRODUCED,
-    REVERSED,
-    SMALLER,
-    TOO_NOISY,
-    UNDECIDED,
-)
+from swrlib.verdicts import second_rule as rule
 
 #: True differences, as shares of the printed one.
 TRUTHS = {"as printed": 1.0, "half": 0.5, "a quarter": 0.25, "none": 0.0, "minus half": -0.5}
@@ -128,20 +116,43 @@ def estimated(values: np.ndarray, rivals: int) -> Estimate:
     methods, seeds = values.shape[-2:]
     means = values.mean(-1)
     rest = values - values.mean(-2, keepdims=True)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        alike = bartlett(*np.moveaxis(rest, 2, 0), axis=-1).pvalue > UNLIKE
     squares = ((rest - rest.mean(-1, keepdims=True)) ** 2).sum((-2, -1))
     degrees = (methods - 1) * (seeds - 1)
     pooled = np.sqrt(2 * squares / degrees / seeds)[..., None]
     parts = values.var(-1, ddof=1) / seeds
     first, others = parts[:, :, :1], parts[:, :, 1 : 1 + rivals]
     own = np.sqrt(first + others)
-    chosen = alike[..., None] & (pooled > own)
-    return Estimate(
-        means[:, :, :1] - means[:, :, 1 : 1 + rivals],
-        np.where(chosen, pooled, own),
-        np.where(chosen, float(degrees), seeds - 1.0),
-    )
+    chosen = alike(values)[..., None] & (pooled > own)
+    lead = means[:, :, :1] - means[:, :, 1 : 1 + rivals]
+    error = np.where(chosen, pooled, own)
+    return Estimate(lead, error, np.where(chosen, float(degrees), seeds - 1.0))
+
+
+def alike(values: np.ndarray) -> np.ndarray:
+    """Return where the methods' spreads are alike, [...] of [..., methods, seeds]."""
+    rest = values - values.mean(-2, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return bartlett(*np.moveaxis(rest, -2, 0), axis=-1).pvalue > UNLIKE
+
+
+def estimated_mean(values: np.ndarray) -> Estimate:
+    """Estimate the first method's mean, as `swrlib.statistics.mean_of` does.
+
+    Parameters
+    ----------
+    values : array, shape [..., methods, seeds]
+
+    Returns
+    -------
+    Estimate
+        [...].
+    """
+    methods, seeds = values.shape[-2:]
+    variances = values.var(-1, ddof=1)
+    own, all_methods = variances[..., 0], variances.mean(-1)
+    pooled = alike(values) & (all_methods > own)
+    error = np.sqrt(np.where(pooled, all_methods, own) / seeds)
+    return Estimate(values[..., 0, :].mean(-1), error, np.where(pooled, methods, 1) * (seeds - 1.0))
 
 
 def claim_words(design: Design, truth: float, *, seed: int = 0, draws: int = DRAWS) -> np.ndarray:
@@ -163,9 +174,9 @@ def claim_words(design: Design, truth: float, *, seed: int = 0, draws: int = DRA
     if design.quantifier == "generally":
         flat, half = _pooled(flat), half / np.sqrt(design.cells)
     printed = Interval(design.printed, design.printed - half, design.printed + half)
-    found = second_rule.words(flat, 1.0, printed, design.kind, design.quantifier)
-    units = second_rule.worst(found.reshape(draws, -1, design.rivals))
-    return second_rule.verdict(units, design.quantifier)
+    found = rule.words(flat, 1.0, printed, design.kind, design.quantifier)
+    units = rule.worst(found.reshape(draws, -1, design.rivals))
+    return rule.verdict(units, design.quantifier)
 
 
 def _pooled(estimate: Estimate) -> Estimate:
@@ -204,17 +215,10 @@ def number_words(
     ours = noise * random.standard_normal((draws, 4, seeds))
     theirs = noise * random.standard_normal((draws, 5))
     ours[:, 0] *= louder
-    variances = ours.var(-1, ddof=1)
-    rest = ours - ours.mean(-2, keepdims=True)
-    alike = bartlett(*np.moveaxis(rest, 1, 0), axis=-1).pvalue > UNLIKE
-    pooled = alike & (variances.mean(-1) > variances[:, 0])
-    a = np.where(pooled, variances.mean(-1), variances[:, 0]) / seeds
-    b = theirs.var(-1, ddof=1) / 5
-    within = np.where(pooled, 4, 1) * (seeds - 1)
-    difference = truth + ours[:, 0].mean(-1) - theirs.mean(-1)
-    return second_rule.number_word(
-        Estimate(difference, np.sqrt(a + b), np.where(a > b, within, 4)), 1.0
-    )
+    own, error = estimated_mean(ours), theirs.std(-1, ddof=1) / np.sqrt(5)
+    difference = truth + own.difference - theirs.mean(-1)
+    degrees = np.where(own.error > error, own.degrees, 4)
+    return rule.number_word(Estimate(difference, np.hypot(own.error, error), degrees), 1.0)
 
 
 def wrong(design: Design, truth: float) -> tuple[str, ...]:
@@ -231,16 +235,18 @@ def wrong(design: Design, truth: float) -> tuple[str, ...]:
         In margins.
     """
     if design.kind == "not below":
-        return (NOT_REPRODUCED, MIXED) if truth >= 0 else (REPRODUCED,) if truth <= -1 else ()
-    if design.kind == "little":
-        return (NOT_REPRODUCED, MIXED) if truth <= 0 else (REPRODUCED,) if truth >= 1 else ()
+        truth = -truth  # the same as of "little"
+    if design.kind != "above":
+        refuted = (rule.NOT_REPRODUCED, rule.MIXED)
+        return refuted if truth <= 0 else (rule.REPRODUCED,) if truth >= 1 else ()
     if truth == 0:
-        return (REPRODUCED, SMALLER, REVERSED, MIXED)
+        return (*rule.HOLDS, rule.REVERSED, rule.MIXED)
     if truth <= -1:
-        return (REPRODUCED, SMALLER, NO_EFFECT, MIXED)
+        return (*rule.HOLDS, rule.NO_EFFECT, rule.MIXED)
+    missed = (rule.NO_EFFECT, rule.REVERSED, rule.MIXED)
     if truth >= design.printed:
-        return (SMALLER, NO_EFFECT, REVERSED, MIXED)
-    return (NO_EFFECT, REVERSED, MIXED) if truth >= 1 else ()
+        return (rule.SMALLER, *missed)
+    return missed if truth >= 1 else ()
 
 
 def rates(words: np.ndarray, of: Sequence[str]) -> dict[str, float]:
@@ -262,12 +268,11 @@ def simulated(designs: Sequence[Design] = DESIGNS, *, draws: int = DRAWS) -> pd.
         A row a design and truth: ``claim, methods × seeds, noise, truth``, a column a word
         (shares), and ``wrong``, the share of wrong words in all.
     """
-    order = (REPRODUCED, SMALLER, NO_EFFECT, NOT_REPRODUCED, REVERSED, MIXED, UNDECIDED)
     rows = []
     for design in designs:
         for name, share in TRUTHS.items():
             truth = share * design.printed
-            found = rates(claim_words(design, truth, draws=draws), order)
+            found = rates(claim_words(design, truth, draws=draws), rule.WORDS)
             noise = f"{design.noise:g}" + (f", one {design.louder:g}×" if design.louder > 1 else "")
             size = f"{design.methods} × {design.seeds}"
             about = {"claim": design.name, "methods × seeds": size, "noise": noise, "truth": name}
@@ -281,13 +286,11 @@ def simulated_numbers(*, draws: int = DRAWS) -> pd.DataFrame:
     designs = itertools.product((5, 3), (("0.5", 1), ("1", 1), ("0.5", 4)), (0, 1, 2))
     for seeds, (noise, louder), truth in designs:
         said = number_words(truth, seeds=seeds, noise=float(noise), louder=louder, draws=draws)
-        found = rates(said, (EQUAL, DIFFERS, TOO_NOISY))
-        bad = DIFFERS if truth == 0 else EQUAL
-        rows.append(
-            {"seeds": seeds, "noise": noise + f", ours {louder}×" * (louder > 1), "truth": truth}
-            | found
-            | {"wrong": found[bad]}
-        )
+        found = rates(said, (rule.EQUAL, rule.DIFFERS, rule.TOO_NOISY))
+        bad = rule.DIFFERS if truth == 0 else rule.EQUAL
+        noise += f", ours {louder}×" * (louder > 1)
+        about = {"seeds": seeds, "noise": noise, "truth": truth}
+        rows.append(about | found | {"wrong": found[bad]})
     return pd.DataFrame(rows)
 
 
@@ -301,10 +304,5 @@ def as_text(table: pd.DataFrame) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def tables_as_text(*, draws: int = DRAWS) -> str:
-    """Return both tables of *How verdicts are made*, as Markdown."""
-    return f"{as_text(simulated(draws=draws))}\n\n{as_text(simulated_numbers(draws=draws))}"
-
-
 if __name__ == "__main__":
-    print(tables_as_text())
+    print(as_text(simulated()), as_text(simulated_numbers()), sep="\n\n")

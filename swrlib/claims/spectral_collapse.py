@@ -13,17 +13,16 @@ import numpy as np
 import pandas as pd
 
 from swrlib.claims.continual_backprop import ON_DIGITS, utility_case
+from swrlib.claims.settings import CHOOSING, of_setting
 from swrlib.papers import SWR, find_paper
 from swrlib.records import load_measures
-from swrlib.verdicts import LEAST_SEEDS, Verdict, task_rule
-from swrlib.verdicts.task_rule import Scope, TaskCase
+from swrlib.verdicts import Case, Verdict, task_rule
+from swrlib.verdicts.task_rule import Scope
 
 PAPER = find_paper("spectral_collapse")
 STREAM = "pixel-permuted"
 #: Methods as readers know them, in their order.
 LABELS = SWR.labels | PAPER.labels
-#: Strengths were chosen on seeds from here on, which are judged nowhere.
-CHOOSING = 100
 #: Layer norm before the activations with L2, which the paper counts as a method.
 LAYER_NORM = "layer-norm-l2"
 #: ε of the paper's figures of permuted MNIST, as it stands in the measures' labels.
@@ -39,15 +38,16 @@ ACTS = {
     "at every step": ("l2", "l2-init", "l2-er", "spectral", LAYER_NORM, "continual-backprop"),
     "at intervals": ("redo", "fire", "shrink-perturb", "shrink-perturb-noise", "full-reset"),
 }
-#: What runs in small have in common, beside three hidden layers of 100 units, and what they leave
-#: as it is: another activation, say, is another setting.
+#: What runs in small have in common, and what they leave as it is: another activation, say, is
+#: another setting.
 IN_SMALL = {"dataset": "mnist-unit", "model": "mlp", "stream": STREAM, "images": 10_000}
 IN_SMALL |= {"batch_size": 10, "optimizer": "sgd", "lr": 0.2, "model_initialization": "he"}
+IN_SMALL |= {"model_hidden": [100, 100, 100]}
 DEFAULTS = {"model_activation": "relu", "optimizer_momentum": 0, "optimizer_weight_decay": 0}
 DEFAULTS |= {"optimizer_state": "kept", "norm": "isometry"}
 SMALL = "100 units a layer, batches of 10, 10,000 images a task"
 
-Cases = Sequence[TaskCase]
+Cases = Sequence[Case]
 
 
 def in_small(records: pd.DataFrame, *, choosing: bool = False) -> pd.DataFrame:
@@ -65,22 +65,11 @@ def in_small(records: pd.DataFrame, *, choosing: bool = False) -> pd.DataFrame:
     DataFrame
         Layer norm with L2 is the method `LAYER_NORM`.
     """
-    needed = ("tasks", "model_hidden", *IN_SMALL)
-    if not len(records) or any(name not in records for name in needed):
+    if "tasks" not in records:
         return records[:0]
-    of_choice = records["seed"] >= CHOOSING
-    hidden = records["model_hidden"].map(lambda units: list(units) if np.ndim(units) else [])
-    keep = (
-        (records[[*IN_SMALL]] == [*IN_SMALL.values()]).all(axis=1)
-        & hidden.map(lambda units: units == [100, 100, 100])
-        & (of_choice if choosing else ~of_choice)
-    )
-    for option, default in DEFAULTS.items():
-        if option in records:
-            keep &= records[option].isna() | (records[option] == default)
-    chosen = records[keep]
-    chosen = chosen[chosen["tasks"] == chosen["tasks"].max()]
-    return named(chosen)
+    chosen = of_setting(records, IN_SMALL, DEFAULTS)
+    chosen = chosen[(chosen["seed"] >= CHOOSING) == choosing]
+    return named(chosen[chosen["tasks"] == chosen["tasks"].max()])
 
 
 def named(records: pd.DataFrame) -> pd.DataFrame:
@@ -130,8 +119,7 @@ def by_task(records: pd.DataFrame, measures: pd.DataFrame) -> pd.DataFrame:
         task's end; ``features`` and ``dead``, the sums over the hidden layers of the features'
         effective rank and of dead units, at a task's end.
     """
-    plain = measures.assign(measure=measures["measure"].str.split(":").str[0])
-    rows = task_rule.measured_by_task(plain, task_rule.task_rows(records))
+    rows = task_rule.measured_by_task(measures, task_rule.task_rows(records))
     norms = [np.linalg.norm(np.asarray(values, dtype=float)) for values in rows["weight_norms"]]
     sums = {}
     for short, name in (("features", "effective-rank"), ("dead", "dead")):
@@ -208,12 +196,13 @@ def r_squared_by_epsilon(of_spectra: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found, columns=["epsilon", *FORMS])
 
 
-def _by_seed(rows: pd.DataFrame, function: Callable[[pd.DataFrame], float]) -> pd.DataFrame:
-    """Return a number a seed as `TaskCase` takes it, of the methods that all seeds have."""
+def _by_seed(what: str, rows: pd.DataFrame, function: Callable[[pd.DataFrame], float]) -> Cases:
+    """Return a case of one number a seed, of the methods that all seeds have."""
     seeds = rows.groupby("method")["seed"].nunique()
     whole = rows[rows["method"].isin(seeds[seeds == seeds.max()].index)]
     found = {seed: function(part) for seed, part in whole.groupby("seed")}
-    return pd.DataFrame({"all": pd.Series(found, dtype=float).dropna()})
+    values = pd.DataFrame({"all": pd.Series(found, dtype=float).dropna()})
+    return [Case(what, values, {"all": 1.0}, R2_MARGIN)]
 
 
 # ---------------------------------------------------------------------------------------------
@@ -233,22 +222,18 @@ class Courses:
         self.rows, self.spectra = rows, spectra(rows)
         self.sums = task_rule.summarized(rows, "online")
 
-    def loss(self, method: str) -> TaskCase:
+    def loss(self, method: str) -> Case:
         """Return by how much a method's online accuracy falls over the tasks."""
         what = f"{LABELS[method]}, online accuracy at the start of the stream minus that at its end"
-        margin = task_rule.MARGINS["online"]
-        return TaskCase(what, task_rule.wide(self.sums, "change"), {method: -1.0}, margin)
+        values, margin = task_rule.wide(self.sums, "change"), task_rule.MARGINS["online"]
+        return Case(what, values, {method: -1.0}, margin)
 
     def above(self, method: str, rivals: Sequence[str]) -> Cases:
         """Return by how much a method's accuracy at the end lies above others'."""
         values, margin = task_rule.wide(self.sums, "late"), task_rule.MARGINS["online"]
+        what = f"online accuracy at the end, {LABELS[method]} minus "
         return [
-            TaskCase(
-                f"online accuracy at the end, {LABELS[method]} minus {LABELS[rival]}",
-                values,
-                {method: 1.0, rival: -1.0},
-                margin,
-            )
+            Case(what + LABELS[rival], values, {method: 1.0, rival: -1.0}, margin)
             for rival in rivals
         ]
 
@@ -261,59 +246,43 @@ class Courses:
         """Return by how much plain training's ε-rank falls."""
         what = f"vanilla, fall of the ε-rank ({FORMS[form]}), {task_rule.TREND}"
         values = task_rule.wide(self.rank_sums(form), "trend")
-        return [TaskCase(what, values, {"vanilla": -1.0}, task_rule.TREND_MARGIN)]
+        return [Case(what, values, {"vanilla": -1.0}, task_rule.TREND_MARGIN)]
 
     def kept(self, methods: Sequence[str]) -> Cases:
         """Return how much more of the ε-rank methods keep than plain training."""
-        sums = self.rank_sums()
-        values = task_rule.wide(sums.assign(kept=sums["late"] / sums["start"]), "kept")
-        return [
-            TaskCase(
-                f"share of the ε-rank that is kept, {LABELS[method]} minus vanilla",
-                values,
-                {method: 1.0, "vanilla": -1.0},
-                task_rule.TREND_MARGIN,
-            )
-            for method in methods
-        ]
+        values, margin = task_rule.wide(self.rank_sums(), "kept"), task_rule.TREND_MARGIN
+        texts = {m: f"share of the ε-rank that is kept, {LABELS[m]} minus vanilla" for m in methods}
+        return [Case(what, values, {m: 1.0, "vanilla": -1.0}, margin) for m, what in texts.items()]
 
-    def ratio(self, value: str, what: str, over: str, under: str) -> TaskCase:
+    def ratio(self, value: str, what: str, over: str, under: str) -> Case:
         """Return ln of a ratio of two methods' values at the end of the stream."""
         late = np.log(task_rule.wide(task_rule.summarized(self.rows, value), "late"))
         text = f"ln of the {what}, {LABELS[over]} over {LABELS[under]}"
-        return TaskCase(text, late, {over: 1.0, under: -1.0}, LARGER)
+        return Case(text, late, {over: 1.0, under: -1.0}, LARGER)
 
     def explains(self, form: str) -> Cases:
         """Return R² of accuracy by the ε-rank, over methods and tasks, minus what is asked for."""
-        values = _by_seed(
-            at_epsilon(self.spectra), lambda rows: explained(rows[form], rows["online"]) - EXPLAINS
-        )
         what = f"R² of accuracy by the ε-rank ({FORMS[form]}, ε = {EPSILON:g}) minus {EXPLAINS:g}"
-        return [TaskCase(what, values, {"all": 1.0}, R2_MARGIN)]
+        rows = at_epsilon(self.spectra)
+        return _by_seed(what, rows, lambda rows: explained(rows[form], rows["online"]) - EXPLAINS)
 
     def ordered(self) -> Cases:
         """Return R² between methods of accuracy by the features' rank, both at the end."""
-        late = {
-            name: task_rule.summarized(self.rows, name)["late"] for name in ("features", "online")
-        }
-        ends = pd.DataFrame(late).reset_index()
-        values = _by_seed(ends, lambda rows: explained(rows["features"], rows["online"]) - EXPLAINS)
+        named = ("features", "online")
+        late = {name: task_rule.summarized(self.rows, name)["late"] for name in named}
         what = f"R² between methods of accuracy by the features' rank minus {EXPLAINS:g}"
-        return [TaskCase(what, values, {"all": 1.0}, R2_MARGIN)]
+        ends = pd.DataFrame(late).reset_index()
+        return _by_seed(what, ends, lambda at: explained(at["features"], at["online"]) - EXPLAINS)
 
     def follows_width(self) -> Cases:
         """Compare whom the released ε-rank follows, by R² over methods and tasks."""
-        released, other = "smoothed-epsilon-rank", "epsilon-rank"
 
         def closer(rows: pd.DataFrame) -> float:
-            width = np.log(rows["width"].astype(float))
-            return abs(explained(width, rows[released])) - abs(
-                explained(rows[other], rows[released])
-            )
+            released, width = rows["smoothed-epsilon-rank"], np.log(rows["width"].astype(float))
+            return abs(explained(width, released)) - abs(explained(rows["epsilon-rank"], released))
 
-        values = _by_seed(at_epsilon(self.spectra), closer)
         what = "R² of the released ε-rank by the ln of the width minus that by the share of weight"
-        return [TaskCase(what, values, {"all": 1.0}, R2_MARGIN)]
+        return _by_seed(what, at_epsilon(self.spectra), closer)
 
 
 _RIVALS = PAPER.find_claim("collapse-l2-er-best").rivals
@@ -354,17 +323,15 @@ def judged(rows: pd.DataFrame, replaced: pd.DataFrame | None = None) -> list[Ver
         on the utility.
     """
     courses = Courses(rows) if len(rows) else None
-    stream, found = PAPER.details["stream"], []
-    tasks = int(rows["task"].max()) if len(rows) else 0
+    stream, needs, found = PAPER.details["stream"], PAPER.details["needs"], []
+    tasks = int(rows["task"].max()) if courses else 0
     for claim in PAPER.claims:
         cases_of, kind = READINGS.get(claim.id, (lambda c: [], "above"))
-        cases, small = cases_of(courses) if courses else [], SMALL
-        of_tasks, of_seeds = stream["tasks"], stream["seeds"]
+        cases = cases_of(courses) if courses else []
+        scope = Scope(tasks, stream["tasks"], stream["seeds"], SMALL)
         if claim.id == "collapse-utility" and replaced is not None:
-            cases, small, of_tasks, of_seeds = [utility_case(replaced)], ON_DIGITS, 0, 0
-        seeds = min([case.n for case in cases if case.n >= LEAST_SEEDS], default=0)
-        scope = Scope(tasks, of_tasks, seeds, of_seeds, small)
-        lacking = PAPER.details["needs"].get(claim.id, "")
+            cases, scope = [utility_case(replaced)], Scope(0, 0, 0, ON_DIGITS)
+        lacking = needs.get(claim.id, "")
         found.append(task_rule.judge(claim, cases, scope, kind=kind, lacking=lacking))
     return found
 

@@ -13,10 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import bartlett
 
-from swrlib.claims.simulation import as_text, estimated, rates
-from swrlib.statistics import NO_INTERVAL, UNLIKE, Estimate
+from swrlib.claims.simulation import as_text, estimated, estimated_mean, rates
+from swrlib.statistics import NO_INTERVAL, Estimate
 from swrlib.verdicts import second_rule, task_rule
 
 DRAWS = 10_000
@@ -154,37 +153,16 @@ def _estimate(values: np.ndarray, methods: int, rounded: bool) -> Estimate:
     """Estimate the first method, or its difference from the second, [draws, 1]."""
     seeds = values.shape[-1]
     if methods == 1:
-        found = _mean(values)
+        found = estimated_mean(values)
     else:
         found = Estimate(*(np.asarray(part)[:, 0] for part in estimated(values, 1)))
-    if rounded:
-        least = math.sqrt(methods * task_rule.ROUNDING / seeds)
-        found = found._replace(error=np.maximum(found.error, least))
-    return found
-
-
-def _mean(values: np.ndarray) -> Estimate:
-    """Estimate the first method's mean, as `swrlib.statistics.mean_of` does."""
-    methods, seeds = values.shape[-2:]
-    variances = values.var(-1, ddof=1)
-    rest = np.moveaxis(values - values.mean(-2, keepdims=True), 2, 0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        alike = bartlett(*rest, axis=-1).pvalue > UNLIKE
-    pooled = alike & (variances.mean(-1) > variances[..., 0])
-    variance = np.where(pooled, variances.mean(-1), variances[..., 0])
-    degrees = np.where(pooled, methods, 1) * (seeds - 1.0)
-    return Estimate(values[:, :, 0].mean(-1), np.sqrt(variance / seeds), degrees)
+    least = math.sqrt(methods * task_rule.ROUNDING / seeds) if rounded else 0.0
+    return found._replace(error=np.maximum(found.error, least))
 
 
 def simulated(*, draws: int = DRAWS) -> pd.DataFrame:
     """Return how often each word comes out, by question and number of seeds, and the wrong ones."""
-    order = (
-        second_rule.REPRODUCED,
-        second_rule.NO_EFFECT,
-        second_rule.NOT_REPRODUCED,
-        second_rule.REVERSED,
-        second_rule.UNDECIDED,
-    )
+    order = [w for w in second_rule.WORDS if w not in (second_rule.SMALLER, second_rule.MIXED)]
     rows = []
     for question in QUESTIONS:
         for seeds in (5, 3):

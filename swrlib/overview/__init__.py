@@ -34,7 +34,7 @@ def late_accuracies(records: pd.DataFrame) -> dict[Cell, pd.DataFrame]:
     records : DataFrame
         What `swrlib.load_records` returns. Runs that do not count for a verdict are passed over.
     """
-    finals = verdicts.judged(records, "paper")
+    finals = verdicts.outcomes.judged(records, "paper")
     found = {
         (dataset, model, stream): rows.pivot(index="seed", columns="method", values="late")
         for (dataset, model, stream), rows in finals.groupby(["dataset", "model", "stream"])

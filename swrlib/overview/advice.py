@@ -12,9 +12,9 @@ from swrlib.overview import STREAMS, late_accuracies
 from swrlib.overview.scorecard import Against, against
 from swrlib.papers import SWR as paper
 from swrlib.papers import Cell
-from swrlib.verdicts import counting, in_points
+from swrlib.verdicts import in_points
 from swrlib.verdicts import second_rule as rule
-from swrlib.verdicts.outcomes import OURS
+from swrlib.verdicts.outcomes import OURS, counting
 
 #: Streams in which all images are there at the end, as they are from scratch.
 CHANGES = ("warm-start", "full-access")

@@ -10,75 +10,33 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from swrlib.papers import ACCURACY_KINDS, Cell, Claim
 from swrlib.papers import SWR as paper
-from swrlib.statistics import (  # noqa: F401
-    NO_INTERVAL,
-    Estimate,
-    contrast,
-    mean_and_interval,
-    paired,
-    paired_interval,
-)
-from swrlib.verdicts import second_rule
+from swrlib.statistics import NO_INTERVAL, Estimate, mean_and_interval, paired_interval  # noqa: F401
+from swrlib.verdicts import comparisons, first_rule, outcomes, second_rule
 
 # The names that are not used here are for those who look for words and outcomes in this room.
-from swrlib.verdicts.comparisons import (  # noqa: F401
-    CUSTOM,
-    KINDS,
-    NOT_PRINTED,
-    OUTSIDE,
-    POOLED,
-    QUICK,
-    Comparison,
-    difference,
-    estimated,
-    in_points,
-    other_scale,
-    pooled,
-    worded,
-)
-from swrlib.verdicts.first_rule import (  # noqa: F401
-    AGREES,
-    COMPATIBLE,
-    LEAST_SEEDS,
-    NOT_REPRODUCED,
-    NOT_RUN,
-    TOO_FEW_SEEDS,
-    combined,
-    quarter_range,
-    severity,
-)
+from swrlib.verdicts.cases import Case, of_two  # noqa: F401
+from swrlib.verdicts.comparisons import CUSTOM, NOT_PRINTED, OUTSIDE, QUICK, difference, in_points  # noqa: F401
+from swrlib.verdicts.first_rule import AGREES, COMPATIBLE, LEAST_SEEDS, NOT_RUN, TOO_FEW_SEEDS  # noqa: F401
 from swrlib.verdicts.outcomes import (  # noqa: F401
-    LATE,
     changes_of_data,
     coefficient,
-    counting,
     final_accuracy,
-    judged,
     late_accuracy,
     late_by_seed,
     seed_count,
     setting,
 )
 from swrlib.verdicts.printed_numbers import table_cells  # noqa: F401
-from swrlib.verdicts.second_rule import (  # noqa: F401
-    MIXED,
-    REMARK,
-    REPRODUCED,
-    REVERSED,
-    UNDECIDED,
-    remark_label,
-)
+from swrlib.verdicts.second_rule import MIXED, NOT_REPRODUCED, REPRODUCED, REVERSED, UNDECIDED  # noqa: F401
 
 IN_CHAPTER = "judged in its chapter"
-#: What says nothing.
-LACKING = (NOT_RUN, TOO_FEW_SEEDS)
 
 
 @dataclass(frozen=True)
@@ -106,9 +64,9 @@ class Verdict:
     claim: Claim
     verdict: str
     label: str
-    detail: str
-    printed: str
-    comparisons: tuple[Comparison, ...] = ()
+    detail: str = ""
+    printed: str = NOT_PRINTED
+    comparisons: tuple[comparisons.Comparison, ...] = ()
     first: str = ""
 
 
@@ -148,51 +106,48 @@ def judge_claim(
         If several runs of one seed count.
     """
     if claim.kind not in ACCURACY_KINDS:
-        return Verdict(claim, IN_CHAPTER, IN_CHAPTER, claim.place, NOT_PRINTED)
+        return Verdict(claim, IN_CHAPTER, IN_CHAPTER, claim.place)
     cells = claim.cells if cells is None else cells
     streams = {stream for *_, stream in cells}
-    finals = judged(records[records["stream"].isin(streams)], scale, claim)
-    single = worded(claim, estimated(claim, cells, finals), scale)
+    finals = outcomes.judged(records[records["stream"].isin(streams)], scale, claim)
+    single = comparisons.worded(claim, comparisons.estimated(claim, cells, finals), scale)
     chosen = single
     if claim.quantifier.startswith("generally") and scale == "paper":
-        chosen = worded(claim, pooled(claim, [c for c in single if _decided(c)], finals), scale)
-        chosen = chosen or single
+        together = comparisons.pooled(claim, [case for case in single if case.decided], finals)
+        chosen = comparisons.worded(claim, together, scale) or single
     units, alone = _units(chosen), _units(single)
     words = [_unit_word([c.verdict for c in unit]) for unit in units]
     printed = [_unit_word([c.printed_verdict for c in unit]) for unit in units]
     printed = [word for word in printed if word != NOT_PRINTED] or [NOT_PRINTED]
-    first = combined([min((c.first for c in unit), key=severity) for unit in alone])
-    run = sum(_unit_word([c.verdict for c in unit]) not in LACKING for unit in alone)
+    lowest = [min((c.first for c in unit), key=first_rule.severity) for unit in alone]
+    run = sum(_unit_word([c.verdict for c in unit]) not in first_rule.LACKING for unit in alone)
     number = len({case.cell for case in single}) if chosen is not single else len(units)
     word = _claim_word(claim, words, 1 if claim.quantifier == "generally" else number)
-    part = f" ({run} of {len(alone)} comparisons)" if 0 < run < len(alone) else ""
+    label = second_rule.remark_label(word) if claim.remark and run else word
+    label += f" ({run} of {len(alone)} comparisons)" if 0 < run < len(alone) else ""
     return Verdict(
         claim,
-        REMARK if claim.remark and run else word,
-        (remark_label(word) if claim.remark and run else word) + part,
+        second_rule.REMARK if claim.remark and run else word,
+        label,
         _detail(claim, map(_telling, units if chosen is single else [*units, *alone])),
         _claim_word(claim, printed, len(printed)),
         tuple(single if chosen is single else [*chosen, *single]),
-        first,
+        first_rule.combined(lowest),
     )
 
 
-def _units(cases: Sequence[Comparison]) -> list[list[Comparison]]:
+def _units(cases: Sequence[comparisons.Comparison]) -> list[list[comparisons.Comparison]]:
     """Put a method's comparisons with its rivals in a setting together."""
-    units: dict[Any, list[Comparison]] = {}
+    units: dict[Any, list[comparisons.Comparison]] = {}
     for case in cases:
         units.setdefault((case.cell, case.method), []).append(case)
     return list(units.values())
 
 
-def _telling(unit: Sequence[Comparison]) -> Comparison:
+def _telling(unit: Sequence[comparisons.Comparison]) -> comparisons.Comparison:
     """Return the comparison that a method's word in a setting comes from: the lowest of those."""
     word = _unit_word([case.verdict for case in unit])
     return min((case for case in unit if case.verdict == word), key=lambda case: case.low)
-
-
-def _decided(case: Comparison) -> bool:
-    return case.verdict not in LACKING
 
 
 def _unit_word(words: Sequence[str]) -> str:
@@ -206,7 +161,7 @@ def _unit_word(words: Sequence[str]) -> str:
 
 def _claim_word(claim: Claim, words: Sequence[str], number: int) -> str:
     """Return the claim's word, of so many cases; what was not run does not speak against it."""
-    said = [word for word in words if word not in LACKING]
+    said = [word for word in words if word not in first_rule.LACKING]
     if not said:
         return TOO_FEW_SEEDS if TOO_FEW_SEEDS in words else NOT_RUN
     if said[0] in (QUICK, CUSTOM, OUTSIDE, NOT_PRINTED):
@@ -215,21 +170,20 @@ def _claim_word(claim: Claim, words: Sequence[str], number: int) -> str:
     return second_rule.verdict(said, claim.quantifier, number)
 
 
-def _detail(claim: Claim, chosen: Iterable[Comparison]) -> str:
+def _detail(claim: Claim, chosen: Iterable[comparisons.Comparison]) -> str:
     """Say what came out: in full where it is one comparison, by verdict where there are more.
 
     With the margin where it decides: where more than a direction is claimed.
     """
     cases = list(chosen)
-    bounded = second_rule.KINDS[0] != KINDS.get(claim.kind, second_rule.KINDS[0])
-    run = [case for case in cases if _decided(case)]
+    bounded = comparisons.kind_of(claim) != "above"
+    run = [case for case in cases if case.decided]
     if len(run) == 1:
         return f"{run[0]}."
     groups: dict[str, list[str]] = {}
     for case in run:
-        methods = " against ".join(map(paper.label, (case.method, case.rival)))
-        text = f"{methods}, {case.where}: {case.numbers}"
-        if bounded and case.cell != POOLED:
+        text = case.what
+        if bounded and case.cell != comparisons.POOLED:
             text += f", margin {100 * case.margin:.2g}"
         if case.verdict == UNDECIDED:
             text += f", {case.seeds_to_decide or f'over {second_rule.MOST_SEEDS}'} would decide"
@@ -258,126 +212,39 @@ def all_comparisons(records: pd.DataFrame) -> pd.DataFrame:
         (the first rule's), ``verdict`` and ``first_verdict`` (the whole claim's), ``reason`` (why
         the claim's verdict changed).
     """
-    rows = []
-    for claim in (claim for claim in paper.claims if claim.kind in ACCURACY_KINDS):
-        verdict = judge_claim(claim, records)
-        for case in verdict.comparisons:
-            dataset, model, stream = case.cell
-            narrow = case.estimate.interval(0.9)
-            rows.append(
-                {
-                    "claim": claim.id,
-                    "chapter": claim.chapter,
-                    "place": claim.place,
-                    "sentence": claim.sentence,
-                    "quantifier": claim.quantifier,
-                    "remark": claim.remark,
-                    "dataset": dataset,
-                    "model": model,
-                    "stream": stream,
-                    "setting": case.where,
-                    "method": case.method,
-                    "rival": case.rival,
-                    "comparison": f"{paper.label(case.method)} − {paper.label(case.rival)}",
-                    "estimate": case.difference,
-                    "low": case.low,
-                    "high": case.high,
-                    "low90": narrow.low,
-                    "high90": narrow.high,
-                    "margin": case.margin,
-                    "pooled": not model,
-                    "n": case.n,
-                    "methods": case.methods,
-                    "way": case.way,
-                    "seeds_to_decide": case.seeds_to_decide,
-                    "printed": case.printed.difference,
-                    "word": case.verdict,
-                    "first": case.first,
-                    "verdict": verdict.label,
-                    "first_verdict": verdict.first,
-                    "reason": claim.changed,
-                }
-            )
-    return pd.DataFrame(rows)
+    judged = [judge_claim(c, records) for c in paper.claims if c.kind in ACCURACY_KINDS]
+    return pd.DataFrame([_row(verdict, case) for verdict in judged for case in verdict.comparisons])
+
+
+def _row(verdict: Verdict, case: comparisons.Comparison) -> dict[str, Any]:
+    claim, narrow = verdict.claim, case.estimate.interval(0.9)
+    methods = " − ".join(map(paper.label, (case.method, case.rival)))
+    return (
+        {"claim": claim.id, "chapter": claim.chapter, "place": claim.place}
+        | {name: getattr(claim, name) for name in ("sentence", "quantifier", "remark")}
+        | dict(zip(("dataset", "model", "stream"), case.cell, strict=True))
+        | {"setting": case.where, "method": case.method, "rival": case.rival}
+        | {"comparison": methods, "estimate": case.difference, "low": case.low, "high": case.high}
+        | {"low90": narrow.low, "high90": narrow.high, "margin": case.margin}
+        | {"pooled": case.cell == comparisons.POOLED}
+        | {name: getattr(case, name) for name in ("n", "methods", "way", "seeds_to_decide")}
+        | {"printed": case.printed.difference, "word": case.verdict, "first": case.first}
+        | {"verdict": verdict.label, "first_verdict": verdict.first, "reason": claim.changed}
+    )
 
 
 # ---------------------------------------------------------------------------------------------
 # Anything measured
 
 
-class Case(NamedTuple):
-    """Two numbers by seed that a claim compares.
-
-    Attributes
-    ----------
-    what : str
-        What the difference is of, for readers.
-    higher, lower : Series
-        By seed: what is claimed to be the higher and the lower one. Seeds that both have count.
-    margin : float
-        The size that matters.
-    same_run : bool
-        Whether both are of the same run, before and after something: then they are paired.
-    """
-
-    what: str
-    higher: pd.Series
-    lower: pd.Series
-    margin: float
-    same_run: bool = False
-
-    @property
-    def bounded(self) -> bool:
-        """Whether a difference of a size that matters cannot be ruled out: it can."""
-        return False
-
-    @property
-    def n(self) -> int:
-        """Seeds that both have."""
-        return len(self._table())
-
-    def estimate(self) -> Estimate:
-        """Estimate the higher one minus the lower one."""
-        table = self._table()
-        if self.same_run:
-            return paired(table["a"] - table["b"])
-        return contrast(table, {"a": 1.0, "b": -1.0})[0]
-
-    def _table(self) -> pd.DataFrame:
-        both = {"a": self.higher, "b": self.lower}
-        return pd.concat(both, axis=1, join="inner").dropna()
-
-
-class Weighed(Protocol):
-    """What `judge_cases` asks of a case, of whatever kind."""
-
-    @property
-    def what(self) -> str:
-        """What the difference is of, for readers."""
-
-    @property
-    def margin(self) -> float:
-        """The size that matters."""
-
-    @property
-    def n(self) -> int:
-        """Seeds."""
-
-    @property
-    def bounded(self) -> bool:
-        """Whether a difference of a size that matters cannot be ruled out."""
-
-    def estimate(self) -> Estimate:
-        """Estimate the difference."""
-
-
 def judge_cases(
     claim: Claim,
-    cases: Sequence[Weighed],
+    cases: Sequence[Case],
     *,
     scale: str,
     kind: str = "above",
     number: int | None = None,
+    bound_seeds: int = LEAST_SEEDS,
     say: Callable[[str], str] = str,
 ) -> Verdict:
     """Judge a claim on anything measured, in several cases, by the second rule.
@@ -393,48 +260,34 @@ def judge_cases(
         What is claimed of higher minus lower.
     number : int, optional
         Of all cases, run or not. Default: only those that were run are asked.
+    bound_seeds : int
+        With fewer seeds a size that matters is never ruled out.
     say : callable, optional
         say(word) → how a case's word is written in the detail.
     """
     run = [case for case in cases if case.n >= LEAST_SEEDS]
     if not run:
         word = TOO_FEW_SEEDS if any(case.n for case in cases) else NOT_RUN
-        said = [f"{case.what}: n = {case.n}." for case in cases]
-        return Verdict(claim, word, word, " ".join(said), NOT_PRINTED)
+        return Verdict(claim, word, word, " ".join(f"{c.what}: n = {c.n}." for c in cases))
     estimates = [case.estimate() for case in run]
     stacked = Estimate(*np.array(estimates, dtype=float).T)
     margins = np.array([case.margin for case in run])
     words = second_rule.words(stacked, margins, NO_INTERVAL, kind, claim.quantifier)
-    open_ended = np.array([case.bounded for case in run])
+    open_ended = np.array([case.censored or case.n < bound_seeds for case in run])
     words = np.where(open_ended & second_rule.by_a_bound(words, stacked, kind), UNDECIDED, words)
     by_word: dict[str, list[str]] = {}
     for case, estimate, one in zip(run, estimates, words, strict=True):
-        gap = estimate.interval()
-        middle, low, high = (f"{round(value, 9):+.3g}" for value in gap)
-        text = f"{case.what}: {middle} [{low}, {high}]"
-        by_word.setdefault(str(one), []).append(f"{text}, n = {case.n}")
+        middle, low, high = (f"{round(value, 9):+.3g}" for value in estimate.interval())
+        text = f"{case.what}: {middle} [{low}, {high}], n = {case.n}"
+        by_word.setdefault(str(one), []).append(text)
     listed = {one: " · ".join(said) for one, said in by_word.items()}
     word = second_rule.verdict(words, claim.quantifier, number)
     if scale != "paper":
-        word, listed = other_scale(scale), {"": " · ".join(listed.values())}
-    several = len(run) > 1 and word != other_scale(scale)
+        word, listed = comparisons.other_scale(scale), {"": " · ".join(listed.values())}
+    several = len(run) > 1 and word != comparisons.other_scale(scale)
     detail = "; ".join(f"{say(one)}: {said}" if several else said for one, said in listed.items())
-    label = remark_label(word) if claim.remark else word
-    return Verdict(claim, REMARK if claim.remark else word, label, f"{detail}.", NOT_PRINTED)
-
-
-def judge_paired(
-    claim: Claim,
-    higher: pd.Series,
-    lower: pd.Series,
-    margin: float,
-    *,
-    what: str,
-    scale: str,
-    kind: str = "above",
-) -> Verdict:
-    """Judge "one number is above another" on anything measured: `judge_cases` of one case."""
-    return judge_cases(claim, [Case(what, higher, lower, margin)], scale=scale, kind=kind)
+    label = second_rule.remark_label(word) if claim.remark else word
+    return Verdict(claim, second_rule.REMARK if claim.remark else word, label, f"{detail}.")
 
 
 def judge_theorem(claim: Claim, holds: bool, detail: str, *, cases: int) -> Verdict:
@@ -442,7 +295,5 @@ def judge_theorem(claim: Claim, holds: bool, detail: str, *, cases: int) -> Verd
 
     *Reproduced* or *not reproduced*; without any case *not run*, though nothing speaks against it.
     """
-    verdict = REPRODUCED if holds else NOT_REPRODUCED
-    if not cases:
-        verdict = NOT_RUN
-    return Verdict(claim, verdict, verdict, detail, NOT_PRINTED)
+    word = (REPRODUCED if holds else NOT_REPRODUCED) if cases else NOT_RUN
+    return Verdict(claim, word, word, detail)

@@ -12,19 +12,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from swrlib import statistics
 from swrlib.papers import SWR as paper
 from swrlib.papers import Cell, Claim
-from swrlib.statistics import (
-    NO_INTERVAL,
-    Estimate,
-    Interval,
-    combined,
-    contrast,
-    mean_of,
-    paired_interval,
-)
+from swrlib.statistics import NO_INTERVAL, Estimate, Interval
 from swrlib.verdicts import first_rule, outcomes, second_rule
-from swrlib.verdicts.first_rule import LEAST_SEEDS, NOT_RUN, TOO_FEW_SEEDS
+from swrlib.verdicts.first_rule import LACKING, LEAST_SEEDS, NOT_RUN, TOO_FEW_SEEDS
 
 QUICK = "quick scale: no verdict on the paper"
 CUSTOM = "custom scale: no verdict on the paper"
@@ -35,8 +28,6 @@ NOTHING = "no loss"
 #: Stands for a cell where cells are pooled.
 POOLED: Cell = ("pooled", "", "")
 
-#: What a kind of claim says of the difference.
-KINDS = dict.fromkeys(("comparable", "loses nothing"), "not below") | {"little": "little"}
 NO_ESTIMATE = Estimate(np.nan, np.nan, np.nan)
 
 
@@ -99,6 +90,11 @@ class Comparison:
         return float(self.estimate.interval().high)
 
     @property
+    def decided(self) -> bool:
+        """Whether there are seeds enough to say something."""
+        return self.verdict not in LACKING
+
+    @property
     def where(self) -> str:
         """The cell, for readers."""
         dataset, model, stream = map(paper.label, self.cell)
@@ -113,11 +109,15 @@ class Comparison:
             return f"{self.difference:+.2f} margins [{self.low:+.2f}, {self.high:+.2f}]"
         return f"{in_points(self.difference, self.low, self.high)}, n = {self.n}"
 
+    @property
+    def what(self) -> str:
+        """Who against whom, where, and the numbers, for readers."""
+        methods = " against ".join(map(paper.label, (self.method, self.rival)))
+        return f"{methods}, {self.where}: {self.numbers}"
+
     def __str__(self) -> str:
         """Write one line for readers, in percentage points."""
-        methods = " against ".join(map(paper.label, (self.method, self.rival)))
-        text = f"{methods}, {self.where}: {self.numbers}: "
-        text += self.verdict
+        text = f"{self.what}: {self.verdict}"
         if self.verdict == second_rule.UNDECIDED:
             wanted = self.seeds_to_decide or f"more than {second_rule.MOST_SEEDS}"
             text += f" ({wanted} seeds would decide)"
@@ -132,6 +132,12 @@ def in_points(difference: float, low: float, high: float, *, unit: str = " point
     if np.isnan(low):
         return "–"
     return f"{100 * difference:+.2f}{unit} [{100 * low:+.2f}, {100 * high:+.2f}]"
+
+
+def kind_of(claim: Claim) -> str:
+    """Return what a claim says of the difference: one of `swrlib.verdicts.second_rule.KINDS`."""
+    kinds = {"comparable": "not below", "loses nothing": "not below", "little": "little"}
+    return kinds.get(claim.kind, "above")
 
 
 def other_scale(scale: str) -> str:
@@ -180,7 +186,7 @@ def difference(late: pd.DataFrame, a: str, b: str) -> Estimate | None:
     late = late[[method for method in late if method in (a, b, *paper.methods)]]
     if not {a, b} <= set(late) or late[[a, b]].count().min() < LEAST_SEEDS:
         return None
-    return contrast(late, {a: 1.0, b: -1.0})[0]
+    return statistics.contrast(late, {a: 1.0, b: -1.0})[0]
 
 
 def _estimate(
@@ -194,12 +200,12 @@ def _estimate(
     if n < 2:
         return case
     if rival == NOTHING:
-        estimate = mean_of(late, method)
+        estimate = statistics.mean_of(late, method)
         way = "pooled" if estimate.degrees > n - 1 else "Welch"
     else:
-        estimate, way = contrast(late, {method: 1.0, rival: -1.0})
+        estimate, way = statistics.contrast(late, {method: 1.0, rival: -1.0})
     pairs = last[sides].dropna().to_numpy(dtype=float).T
-    paired = paired_interval(pairs[0], pairs[1] if len(pairs) > 1 else 0.0 * pairs[0])
+    paired = statistics.paired_interval(pairs[0], pairs[1] if len(pairs) > 1 else 0.0 * pairs[0])
     return replace(case, estimate=estimate, way=way, last=paired)
 
 
@@ -207,7 +213,9 @@ def printed_contrast(cell: Cell, weights: Mapping[str, float]) -> Estimate:
     """Return the weighted sum of printed means, its error after Welch; NaN where one lacks."""
     found = [paper.printed_accuracy(name, *cell) for name in weights]
     parts = [Estimate(a.mean, a.std / np.sqrt(a.seeds), a.seeds - 1) for a in found if a]
-    return combined(parts, [*weights.values()]) if len(parts) == len(found) else NO_ESTIMATE
+    return (
+        statistics.combined(parts, [*weights.values()]) if len(parts) == len(found) else NO_ESTIMATE
+    )
 
 
 def pooled(claim: Claim, cases: Sequence[Comparison], finals: pd.DataFrame) -> list[Comparison]:
@@ -233,7 +241,7 @@ def pooled(claim: Claim, cases: Sequence[Comparison], finals: pd.DataFrame) -> l
         late = outcomes.by_seed(finals, cell, "late").drop(columns=outcomes.OURS, errors="ignore")
         first, share = here[0], 1 / len(here)
         weights = dict.fromkeys((case.method for case in here), share) | {first.rival: -1.0}
-        estimate, way = contrast(late, weights)
+        estimate, way = statistics.contrast(late, weights)
         printed = printed_contrast(cell, weights)
         n = min(case.n for case in here)
         case = replace(first, estimate=estimate, way=way, printed=printed, n=n)
@@ -242,7 +250,7 @@ def pooled(claim: Claim, cases: Sequence[Comparison], finals: pd.DataFrame) -> l
     if claim.quantifier == "generally" and found:
         scales = [1 / (len(found) * case.margin) for case in found]
         estimate, printed = (
-            combined([getattr(case, name) for case in found], scales)
+            statistics.combined([getattr(case, name) for case in found], scales)
             for name in ("estimate", "printed")
         )
         n = min(case.n for case in found)
@@ -265,56 +273,44 @@ def worded(claim: Claim, cases: Sequence[Comparison], scale: str) -> list[Compar
     scale : str
         Any but ``"paper"`` gets no verdict on the paper.
     """
-    speaks = [case.cell in claim.cells or case.cell == POOLED for case in cases]
-    run = [case for case, said in zip(cases, speaks, strict=True) if said and case.n >= LEAST_SEEDS]
-    ours = iter(_words(claim, run, "estimate") if scale == "paper" else [])
-    with_print = [c for c, said in zip(cases, speaks, strict=True) if said and _printed(c)]
-    printed = dict(zip(map(id, with_print), _words(claim, with_print, "printed"), strict=True))
+    spoken = [case for case in cases if case.cell in claim.cells or case.cell == POOLED]
+    run = [case for case in spoken if case.n >= LEAST_SEEDS]
+    ours = _words(claim, run, "estimate") if scale == "paper" else {}
+    with_print = [case for case in spoken if not np.isnan(case.printed.difference)]
+    printed = _words(claim, with_print, "printed")
     found = []
-    for case, said in zip(cases, speaks, strict=True):
-        case = replace(case, printed_verdict=printed.get(id(case), NOT_PRINTED))
+    for case in cases:
+        needed = case.seeds_to_decide
         if case.n < LEAST_SEEDS:
             word = first = TOO_FEW_SEEDS if case.n else NOT_RUN
         elif scale != "paper":
             word = first = other_scale(scale)
-        elif not said:
-            word = first = OUTSIDE
         else:
-            word, first = next(ours), _first(claim, case)
-        case = replace(case, verdict=word, first=first)
+            word, first = ours.get(id(case), OUTSIDE), OUTSIDE
+            if id(case) in ours and case.cell != POOLED and " and " not in case.method:
+                shown = case.printed.interval()
+                first = first_rule.comparison_word(claim, case.cell, case.last, shown)
         if word == second_rule.UNDECIDED:
-            kind = KINDS.get(claim.kind, "above")
-            needed = second_rule.seeds_to_decide(
-                case.estimate, case.margin, kind, case.n, case.methods, len(run)
-            )
-            case = replace(case, seeds_to_decide=needed)
-        found.append(case)
+            about = (case.estimate, case.margin, kind_of(claim), case.n, case.methods, len(run))
+            needed = second_rule.seeds_to_decide(*about)
+        theirs = printed.get(id(case), NOT_PRINTED)
+        case = replace(case, verdict=word, first=first, seeds_to_decide=needed)
+        found.append(replace(case, printed_verdict=theirs))
     return found
 
 
-def _printed(case: Comparison) -> bool:
-    return not np.isnan(case.printed.difference)
-
-
-def _first(claim: Claim, case: Comparison) -> str:
-    if case.cell == POOLED or " and " in case.method:
-        return OUTSIDE
-    return first_rule.comparison_word(claim, case.cell, case.last, case.printed.interval())
-
-
-def _words(claim: Claim, cases: Sequence[Comparison], which: str) -> list[str]:
-    """Apply the second rule to our estimates, or to the printed ones."""
+def _words(claim: Claim, cases: Sequence[Comparison], which: str) -> dict[int, str]:
+    """Apply the second rule to our estimates, or to the printed ones; by a case's identity."""
     if not cases:
-        return []
-    estimate = Estimate(*np.array([getattr(case, which) for case in cases], dtype=float).T)
+        return {}
+    estimate, printed = (
+        Estimate(*np.array([getattr(case, name) for case in cases], dtype=float).T)
+        for name in (which, "printed")
+    )
+    shown = printed.interval() if claim.size is None else Interval(*[claim.size] * 3)
+    shown = NO_INTERVAL if which == "printed" else shown
     margins = np.array([case.margin for case in cases])
-    printed = Estimate(*np.array([case.printed for case in cases], dtype=float).T).interval()
-    if which == "printed":
-        printed = Interval(*[np.full(len(cases), np.nan)] * 3)
-    elif claim.size is not None:
-        printed = Interval(*[np.full(len(cases), claim.size)] * 3)
-    kind = KINDS.get(claim.kind, "above")
-    words = second_rule.words(estimate, margins, printed, kind, claim.quantifier)
+    words = second_rule.words(estimate, margins, shown, kind_of(claim), claim.quantifier)
     if claim.kind == "loses more":  # an epoch may have made good what was lost at once
         words = np.where(words == second_rule.REPRODUCED, words, second_rule.UNDECIDED)
-    return [str(word) for word in words]
+    return {id(case): str(word) for case, word in zip(cases, words, strict=True)}

@@ -22,7 +22,7 @@ LEAST_SEEDS = 3
 
 AGREES, COMPATIBLE = "agrees", "compatible"
 NOT_REPRODUCED = "not reproduced"
-NOT_RUN, TOO_FEW_SEEDS = "not run", "too few seeds"
+NOT_RUN, TOO_FEW_SEEDS = LACKING = ("not run", "too few seeds")  # which say nothing
 
 _WORST_FIRST = (REVERSED, NOT_REPRODUCED, NOT_RUN, TOO_FEW_SEEDS, UNDECIDED, REPRODUCED)
 
@@ -37,7 +37,7 @@ def combined(verdicts: Collection[str]) -> str:
 
     Of none at all: *not run*.
     """
-    said = {verdict for verdict in verdicts if verdict not in (NOT_RUN, TOO_FEW_SEEDS)}
+    said = {verdict for verdict in verdicts if verdict not in LACKING}
     if not said:
         return max(verdicts, key=severity, default=NOT_RUN)
     return said.pop() if len(said) == 1 else MIXED

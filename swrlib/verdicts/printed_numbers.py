@@ -9,23 +9,9 @@ import pandas as pd
 
 from swrlib.papers import SWR as paper
 from swrlib.papers import Accuracy, Cell
-from swrlib.statistics import (
-    NO_INTERVAL,
-    Estimate,
-    Interval,
-    combined,
-    mean_of,
-    prediction_interval,
-)
-from swrlib.verdicts import second_rule
+from swrlib.statistics import Estimate, Interval, combined, mean_of, prediction_interval
+from swrlib.verdicts import first_rule, second_rule
 from swrlib.verdicts.comparisons import OUTSIDE, other_scale
-from swrlib.verdicts.first_rule import (
-    LEAST_SEEDS,
-    NOT_RUN,
-    TOO_FEW_SEEDS,
-    cell_verdict,
-    quarter_range,
-)
 from swrlib.verdicts.outcomes import OURS, by_seed, judged
 
 
@@ -69,15 +55,12 @@ def table_cells(records: pd.DataFrame, number: int, *, scale: str = "paper") -> 
         late, last = (by_seed(finals, cell, outcome) for outcome in ("late", "last"))
         ran = [method for method in paper.labels if method in late]
         for method in dict.fromkeys([*printed, *ran]):
-            row: dict[str, Any] = dict(
-                zip(("dataset", "model", "method"), (*pair, method), strict=True)
-            )
             empty = pd.Series(dtype=float)
             ours, at_last = (values.get(method, empty).dropna() for values in (late, last))
-            theirs = printed.get(method)
+            row: dict[str, Any] = {"dataset": pair[0], "model": pair[1], "method": method}
             row |= {"ours_mean": ours.mean(), "ours_sd": ours.std(), "n": len(ours)}
             row |= {"last_mean": at_last.mean()}
-            rows.append(row | _beside(cell, method, late, at_last, theirs, scale))
+            rows.append(row | _beside(cell, method, late, at_last, printed.get(method), scale))
     return pd.DataFrame(rows)
 
 
@@ -90,33 +73,25 @@ def _beside(
     scale: str,
 ) -> dict[str, Any]:
     """Return what a table's cell shows next to our own numbers."""
-    n = len(last)
+    ends = ("predicted_low", "predicted_high")
+    row: dict[str, Any] = {"paper_mean": np.nan, "paper_sd": np.nan, "paper_n": 0}
+    row |= dict.fromkeys((*Interval._fields, "margin", *ends), np.nan)
     if theirs is None or scale != "paper":
         word = OUTSIDE if scale == "paper" else other_scale(scale)
-        nothing = dict.fromkeys(("paper_mean", "paper_sd", *Interval._fields), np.nan)
-        nothing |= dict.fromkeys(("margin", "predicted_low", "predicted_high"), np.nan)
-        return nothing | {"paper_n": 0, "verdict": word, "first": word}
-    margin = paper.size_that_matters(None, cell)
-    low, high = NO_INTERVAL[1:]
-    interval, word = NO_INTERVAL, TOO_FEW_SEEDS if n else NOT_RUN
+        return row | {"verdict": word, "first": word}
+    row |= {"paper_mean": theirs.mean, "paper_sd": theirs.std, "paper_n": theirs.seeds}
+    row["margin"] = paper.size_that_matters(None, cell)
+    n, q = len(last), first_rule.quarter_range(*cell)
+    word = first_rule.TOO_FEW_SEEDS if n else first_rule.NOT_RUN
     if n > 1:
         block = late if method == OURS else late.drop(columns=OURS, errors="ignore")
         printed = Estimate(theirs.mean, theirs.std / np.sqrt(theirs.seeds), theirs.seeds - 1)
         estimate = combined([mean_of(block, method), printed], (1, -1))
-        interval = estimate.interval()
-        low, high = prediction_interval(theirs.mean, theirs.std, theirs.seeds, n)
-        if n >= LEAST_SEEDS:
-            word = second_rule.number_word(estimate, margin)
-    q = quarter_range(*cell)
+        row |= estimate.interval()._asdict()
+        falls = prediction_interval(theirs.mean, theirs.std, theirs.seeds, n)
+        row |= dict(zip(ends, falls, strict=True))
+        if n >= first_rule.LEAST_SEEDS:
+            word = second_rule.number_word(estimate, row["margin"])
     assert q is not None
-    return {
-        "paper_mean": theirs.mean,
-        "paper_sd": theirs.std,
-        "paper_n": theirs.seeds,
-        **interval._asdict(),
-        "margin": margin,
-        "predicted_low": low,
-        "predicted_high": high,
-        "verdict": word,
-        "first": cell_verdict(last.mean(), last.std(), n, theirs, q),
-    }
+    first = first_rule.cell_verdict(last.mean(), last.std(), n, theirs, q)
+    return row | {"verdict": word, "first": first}

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from swrlib.statistics import CONFIDENCE, Estimate, Interval, holm
+from swrlib.statistics import CONFIDENCE, NO_INTERVAL, Estimate, Interval, holm
 
 MADE = "2026-11-27"
 
@@ -23,8 +23,9 @@ NO_EFFECT = "no effect of a size that matters"
 EQUAL, DIFFERS, TOO_NOISY = "equal within the margin", "differs", "too noisy to say"
 #: The badge of what is ours: the paper does not claim it.
 REMARK = "remark"
-#: Words by which a claim holds in a comparison, and by which it fails.
+#: Words by which a claim holds in a comparison, and by which it fails; all that a claim can get.
 HOLDS, FAILS = (REPRODUCED, SMALLER), (NO_EFFECT, NOT_REPRODUCED, REVERSED)
+WORDS = (*HOLDS, *FAILS, MIXED, UNDECIDED)
 
 #: What these words come to where there is no paper to reproduce.
 _OF_REMARKS = {
@@ -42,8 +43,6 @@ BOUND = 0.05
 #: What is claimed of the difference: above 0; not below minus the margin; not above the margin;
 #: within the margin.
 KINDS = ("above", "not below", "little", "same")
-#: The share of comparisons in which a claim has to hold, by the paper's word.
-QUANTIFIERS = ("all", "most", "often", "sometimes", "generally", "generally in most")
 #: More seeds than this are not asked for.
 MOST_SEEDS = 100
 
@@ -223,9 +222,8 @@ def seeds_to_decide(
     numbers = np.arange(seeds + 1, MOST_SEEDS + 1)
     error = difference.error * np.sqrt(seeds / numbers)
     more = Estimate(difference.difference, error, (numbers - 1) * max(methods - 1, 1))
-    nothing = Interval(np.nan, np.nan, np.nan)
-    parts = (np.full(len(numbers), more.difference), more.error, more.degrees)
+    parts = np.broadcast_arrays(*more)
     tiled = Estimate(*(np.tile(part[:, None], comparisons) for part in parts))
-    found = words(tiled, margin, nothing, kind)
+    found = words(tiled, margin, NO_INTERVAL, kind)
     decided = numbers[found[:, 0] != UNDECIDED]
     return int(decided[0]) if len(decided) else None

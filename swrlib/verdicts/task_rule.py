@@ -8,15 +8,16 @@ errors, intervals and words are the second rule's.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from swrlib.papers import Claim
-from swrlib.statistics import Estimate, contrast, mean_of, paired
-from swrlib.verdicts import LACKING, LEAST_SEEDS, NOT_RUN, Verdict, judge_cases, second_rule
+from swrlib.verdicts import LEAST_SEEDS, NOT_RUN, Case, Verdict, judge_cases, second_rule
+from swrlib.verdicts.first_rule import LACKING
 
 MADE = "2026-11-27"
 #: The size that matters of an error at a task's end, and of an average online accuracy.
@@ -89,7 +90,8 @@ def measured_by_task(measures: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame
     ----------
     measures : DataFrame
         What `swrlib.records.load_measures` returns, of measures at stages' starts and ends: what
-        was taken at a task's start stands in that task's row.
+        was taken at a task's start stands in that task's row. "hessian-start:10", which is taken
+        at every tenth, is "hessian-start".
     rows : DataFrame
         What `task_rows` returned.
 
@@ -99,6 +101,7 @@ def measured_by_task(measures: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame
         ``rows`` with a column for each measure and label, "hessian-start, srank" say, NaN where a
         run has none.
     """
+    measures = measures.assign(measure=measures["measure"].str.split(":").str[0])
     ends = rows.groupby("run")["epoch"].unique()
     parts = [
         part.assign(
@@ -135,12 +138,12 @@ def summarized(rows: pd.DataFrame, value: str) -> pd.DataFrame:
     -------
     DataFrame
         By ``method, seed``: ``start``, the mean of tasks 1 and 2; ``late``, that of the last fifth
-        of the tasks (rounded up); ``change``, late minus start; ``trend``, the slope of the least
-        squares line through all tasks times the number of steps between them, as a share of the
-        start; ``onset``, the number of the first task whose value is above `LOST`, and ``censored``
-        where there is none: then the onset is one more than the number of tasks; ``fallen`` and
-        ``never``, the same of the first task whose value is below `FALLEN` times the start; and
-        ``tasks``. Without three tasks NaN.
+        of the tasks (rounded up); ``change``, late minus start, and ``kept``, late over start;
+        ``trend``, the slope of the least squares line through all tasks times the number of steps
+        between them, as a share of the start; ``onset``, the number of the first task whose value
+        is above `LOST`, and ``censored`` where there is none: then the onset is one more than the
+        number of tasks; ``fallen`` and ``never``, the same of the first task whose value is below
+        `FALLEN` times the start; and ``tasks``. Without three tasks NaN.
 
     Raises
     ------
@@ -159,12 +162,22 @@ def summarized(rows: pd.DataFrame, value: str) -> pd.DataFrame:
         key: _sums(run["task"].to_numpy(dtype=float), run[value].to_numpy(dtype=float))
         for key, run in runs[["task", value]]
     }
-    keys = [[key[level] for key in found] for level in (0, 1)]
-    index = pd.MultiIndex.from_arrays(keys, names=["method", "seed"])
+    index = pd.MultiIndex.from_tuples(list(found), names=["method", "seed"])
     return pd.DataFrame(list(found.values()), index=index, columns=_SUMS)
 
 
-_SUMS = ["start", "late", "change", "trend", "onset", "censored", "fallen", "never", "tasks"]
+_SUMS = [
+    "start",
+    "late",
+    "change",
+    "kept",
+    "trend",
+    "onset",
+    "censored",
+    "fallen",
+    "never",
+    "tasks",
+]
 
 
 def _sums(tasks: np.ndarray, values: np.ndarray) -> dict[str, float | bool]:
@@ -179,6 +192,7 @@ def _sums(tasks: np.ndarray, values: np.ndarray) -> dict[str, float | bool]:
         "start": start,
         "late": late,
         "change": late - start,
+        "kept": late / start if start else math.nan,
         "trend": slope * (tasks[-1] - tasks[0]) / start if start else math.nan,
         "onset": over[0] if len(over) else never,
         "censored": not len(over),
@@ -197,104 +211,35 @@ def wide(sums: pd.DataFrame, name: str) -> pd.DataFrame:
 # Cases
 
 
-@dataclass(frozen=True)
-class TaskCase:
-    """A weighted sum of methods' means in one setting, or the mean of one method.
+def lead_case(
+    what: str,
+    first: pd.Series,
+    second: pd.Series,
+    first_never: pd.Series,
+    second_never: pd.Series,
+) -> Case:
+    """Compare by how many tasks one event of a run comes before another, seed by seed.
 
-    Attributes
-    ----------
-    what : str
-        What the number is, for readers.
-    values : DataFrame
-        By seed (rows) and method (columns): all methods of the setting, as the block design has
-        them.
-    weights : mapping of str to float
-        By method. Two that sum to zero, or one of 1 or −1.
-    margin : float
-        The size that matters.
-    censored : bool
-        Whether some value is a bound only: an onset that never came.
-    rounded : bool
-        Whether the values are whole numbers of tasks.
-    """
+    Both are of one run, so that leads are averaged. Where only one of them was seen, the lead is a
+    bound.
 
-    what: str
-    values: pd.DataFrame
-    weights: Mapping[str, float]
-    margin: float
-    censored: bool = False
-    rounded: bool = False
-
-    @property
-    def n(self) -> int:
-        """Seeds of the method that has fewest."""
-        counts = [self.values[m].count() if m in self.values else 0 for m in self.weights]
-        return int(min(counts))
-
-    @property
-    def bounded(self) -> bool:
-        """Whether a size that matters cannot be ruled out."""
-        return self.censored or self.n < BOUND_SEEDS
-
-    def estimate(self) -> Estimate:
-        """Estimate it as the second rule does."""
-        if len(self.weights) > 1:
-            found = contrast(self.values, self.weights)[0]
-        else:
-            ((method, sign),) = self.weights.items()
-            found = mean_of(self.values, method)
-            found = found._replace(difference=sign * found.difference)
-        if not self.rounded:
-            return found
-        least = math.sqrt(ROUNDING * sum(w**2 for w in self.weights.values()) / self.n)
-        return found._replace(error=max(found.error, least))
-
-
-@dataclass(frozen=True)
-class LeadCase:
-    """By how many tasks one event of a run comes before another, seed by seed.
-
-    Attributes
+    Parameters
     ----------
     what : str
     first, second : Series
         Tasks of the two events, by seed: what is claimed to be the earlier one first.
     first_never, second_never : Series
-        Where they did not come. A seed without either says nothing and is left out.
-    margin : float
+        Where they did not come. A seed without either says nothing: its tasks become NaN.
     """
-
-    what: str
-    first: pd.Series
-    second: pd.Series
-    first_never: pd.Series
-    second_never: pd.Series
-    margin: float = ONSET_MARGIN
-
-    def leads(self) -> pd.Series:
-        """Return by seed by how many tasks the first event is earlier."""
-        seen = ~(self.first_never.astype(bool) & self.second_never.astype(bool))
-        return (self.second - self.first)[seen].astype(float)
-
-    @property
-    def n(self) -> int:
-        """Seeds in which at least one of the events was seen."""
-        return len(self.leads())
-
-    @property
-    def bounded(self) -> bool:
-        """Whether a size that matters cannot be ruled out: in some seed only one of them was."""
-        return self.n < BOUND_SEEDS or bool(
-            (self.first_never.astype(bool) ^ self.second_never.astype(bool)).any()
-        )
-
-    def estimate(self) -> Estimate:
-        """Estimate the mean lead from pairs: both events are of one run."""
-        found = paired(self.leads())
-        return found._replace(error=max(found.error, math.sqrt(2 * ROUNDING / self.n)))
+    first_never, second_never = first_never.astype(bool), second_never.astype(bool)
+    tasks = pd.DataFrame({"second": second, "first": first}).astype(float)
+    tasks = tasks.mask(first_never & second_never)
+    one = bool((first_never ^ second_never).any())
+    about: dict[str, Any] = {"paired": True, "censored": one, "rounding": ROUNDING}
+    return Case(what, tasks, {"second": 1.0, "first": -1.0}, ONSET_MARGIN, **about)
 
 
-def onset_case(what: str, sums: pd.DataFrame, later: str, earlier: str) -> TaskCase | None:
+def onset_case(what: str, sums: pd.DataFrame, later: str, earlier: str) -> Case | None:
     """Compare when two methods lose their first task.
 
     The mean number of tasks before that, of those that were run (the restricted mean of survival
@@ -313,8 +258,8 @@ def onset_case(what: str, sums: pd.DataFrame, later: str, earlier: str) -> TaskC
     pair = censored[there].stack().dropna()
     if len(there) == 2 and pair.all():
         return None
-    weights = {later: 1.0, earlier: -1.0}
-    return TaskCase(what, values, weights, ONSET_MARGIN, bool(pair.any()), rounded=True)
+    about: dict[str, Any] = {"censored": bool(pair.any()), "rounding": ROUNDING}
+    return Case(what, values, {later: 1.0, earlier: -1.0}, ONSET_MARGIN, **about)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -327,8 +272,8 @@ class Scope:
 
     Attributes
     ----------
-    tasks, of_tasks, seeds, of_seeds : int
-        Ours and the paper's.
+    tasks, of_tasks, of_seeds : int
+        How many tasks, of how many in the paper; and the paper's seeds.
     small : str
         What differs in size or kind (width, batch, images), for readers: then nothing counts as
         reproduced. Empty where each task is the paper's.
@@ -336,7 +281,6 @@ class Scope:
 
     tasks: int
     of_tasks: int
-    seeds: int
     of_seeds: int
     small: str = ""
 
@@ -344,42 +288,47 @@ class Scope:
         """Return a verdict's word: *in small* where a task is not the paper's."""
         return _IN_SMALL.get(word, word) if self.small else word
 
-    def label(self, word: str, cases: str = "") -> str:
+    def label(self, word: str, seeds: int, cases: str = "") -> str:
         """Return the word with what it rests on, where that is less than the paper's."""
         parts = [cases] if cases else []
         if self.tasks < self.of_tasks:
             parts.append(f"{self.tasks} of {self.of_tasks} tasks")
-        if self.seeds < self.of_seeds:
-            parts.append(f"{self.seeds} of {self.of_seeds} seeds")
+        if seeds < self.of_seeds:
+            parts.append(f"{seeds} of {self.of_seeds} seeds")
         parts += [self.small] if self.small else []
         return f"{self.word(word)} ({', '.join(parts)})" if parts else self.word(word)
 
 
 def judge(
     claim: Claim,
-    cases: Sequence[TaskCase | LeadCase],
+    cases: Sequence[Case],
     scope: Scope,
     *,
     kind: str = "above",
     lacking: str = "",
+    bound_seeds: int = BOUND_SEEDS,
 ) -> Verdict:
     """Judge a claim on streams of tasks.
 
     Parameters
     ----------
     claim : Claim
-    cases : sequence of TaskCase or LeadCase
+    cases : sequence of Case
         All that the claim speaks of; those that were not run count as ones that could hold.
     scope : Scope
     kind : {"above", "not below", "little", "same"}
         What is claimed of each: see `swrlib.verdicts.second_rule`.
     lacking : str
         What it would take, said where nothing was run.
+    bound_seeds : int
+        With fewer seeds a size that matters is never ruled out.
     """
-    found = judge_cases(claim, cases, scale="paper", kind=kind, number=len(cases), say=scope.word)
+    how: dict[str, Any] = {"kind": kind, "bound_seeds": bound_seeds, "say": scope.word}
+    found = judge_cases(claim, cases, scale="paper", number=len(cases), **how)
     if found.verdict in LACKING:
         not_run = found.verdict == NOT_RUN
         return replace(found, detail=(not_run and lacking) or found.detail)
-    run = sum(case.n >= LEAST_SEEDS for case in cases)
-    label = scope.label(found.label, f"{run} of {len(cases)} cases" * (run < len(cases)))
+    seeds = [case.n for case in cases if case.n >= LEAST_SEEDS]
+    part = f"{len(seeds)} of {len(cases)} cases" * (len(seeds) < len(cases))
+    label = scope.label(found.label, min(seeds), part)
     return replace(found, verdict=scope.word(found.verdict), label=label)
