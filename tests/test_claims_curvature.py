@@ -259,3 +259,32 @@ def test_readings_needs_and_claims_are_each_other_s():
     for claim in PAPER.claims:
         assert claim.remark == (claim.place == "ours")
         assert claim.chapter == "curvature" and claim.sentence.endswith(".")
+
+
+def test_pixels_are_compared_on_the_tasks_and_seeds_of_both():
+    given = {"stream": curvature.STREAM, "batch_size": 16, "images": 1280, "stage_epoch": 200}
+    given |= {"model_hidden": [[128, 64, 32]] * 12, "model_initialization": "glorot"}
+    parts = []
+    for dataset, seeds, tasks, lost in (("mnist", (0, 1, 2), 4, 2), (curvature.UNIT, (0, 1), 3, 3)):
+        rows = pd.DataFrame([(s, t) for s in seeds for t in range(1, tasks + 1)])
+        rows = rows.set_axis(["seed", "stage"], axis=1)
+        accuracy = np.where((rows["stage"] >= lost) & (rows["seed"] < 1), 0.4, 1.0)
+        units = given | {"model_hidden": given["model_hidden"][: len(rows)]}
+        rows = rows.assign(**units, dataset=dataset, method="vanilla", task_accuracy=accuracy)
+        rows = rows.assign(
+            train_accuracy=0.5,
+            lr=1e-3,
+            diverged=False,
+            model="mlp",
+            epochs=6,
+            run=dataset + rows["seed"].astype(str),
+        )
+        parts.append(rows.assign(epoch=200 * rows["stage"]))
+    table = curvature.by_pixels(pd.concat(parts, ignore_index=True))
+    assert table.loc["vanilla"].to_dict() == {
+        "mean error, normalized": "0.200",  # 0.6 in tasks 2 and 3 of one seed of two
+        "mean error, from 0 to 1": "0.100",
+        "first lost task, normalized": "2, –",
+        "first lost task, from 0 to 1": "3, –",
+    }
+    assert not len(curvature.by_pixels(parts[0]))

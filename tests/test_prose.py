@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from swrlib import load_records
+from swrlib import load_dataset, load_records
 from swrlib.claims import curvature, fire, predictors
 from swrlib.claims import spectral_collapse as collapse
 from swrlib.claims.curvature import HESSIAN
@@ -90,6 +90,24 @@ def test_curvature_says_what_is_learnt_late_with_relu(relu):
     late = online["swr"].loc[10] < 0.7 and error["swr"].loc[10] < 0.1
     late &= online["l2-init"].loc[5:].max() < 0.6
     holds("curvature", "With ReLU this is what SWR's first tasks look like", late)
+
+
+def test_curvature_says_what_the_scale_of_the_pixels_changes(courses):
+    table = curvature.by_pixels(load_records(RESULTS, stream=curvature.STREAM, split="all"))
+    if not len(table):
+        pytest.skip("pixels from 0 to 1 are not recorded yet")
+    plain = table.loc["vanilla"]
+    said = "With pixels from 0 to 1 plain training loses its first task one task later"
+    first = [plain[f"first lost task, {pixels}"] for pixels in ("normalized", "from 0 to 1")]
+    holds("curvature", said, first == ["3, 3, 3", "4, 4, 4"])
+    rows = load_records(RESULTS, stream=curvature.STREAM, split="all", method=["vanilla"])
+    rows = curvature.at_the_paper_s_setting(rows, curvature.UNIT)
+    dead = 1 - rows.loc[rows["stage"] >= 5, "task_accuracy"].min() > 0.8
+    dead &= rows.loc[rows["stage"] >= 5, "task_accuracy"].max() < 0.2
+    holds("curvature", "from the next on it learns nothing more either", dead)
+    constants = [load_dataset(name, root=None).std for name in ("mnist-5k", "mnist-5k-unit")]
+    wide = 2.5 < constants[1][0] / constants[0][0] < 3.5
+    holds("curvature", "a range about three times as wide as pixels from 0 to 1", wide)
 
 
 # ------------------------------------------------------------------------ spectral collapse

@@ -22,6 +22,8 @@ from swrlib.verdicts.task_rule import Scope
 
 PAPER = find_paper("curvature")
 STREAM = "label-shuffled"
+#: MNIST with pixels from 0 to 1; the paper does not say how it scales them.
+UNIT = "mnist-unit"
 ACTIVATIONS = ("relu", "leaky_relu", "tanh", "identity")
 NONLINEAR = ACTIVATIONS[:3]
 REGULARIZERS = ("l2", "l2-init", "wasserstein")
@@ -54,13 +56,15 @@ NOWHERE = "With no activation was plasticity clearly lost, so there is nothing t
 NO_SETTING = "In no setting is it certain that the error at the end of a task does not rise."
 
 
-def at_the_paper_s_setting(records: pd.DataFrame) -> pd.DataFrame:
+def at_the_paper_s_setting(records: pd.DataFrame, dataset: str = "mnist") -> pd.DataFrame:
     """Keep the runs whose tasks are the paper's, whatever their number and rate.
 
     Parameters
     ----------
     records : DataFrame
         What `swrlib.load_records` returns.
+    dataset : str
+        MNIST with normalized pixels, or `UNIT`.
 
     Returns
     -------
@@ -69,7 +73,7 @@ def at_the_paper_s_setting(records: pd.DataFrame) -> pd.DataFrame:
         on which no strength was chosen; with ``activation``.
     """
     details = PAPER.details
-    given = {"dataset": "mnist", "stream": STREAM, "batch_size": PAPER.batch_size}
+    given = {"dataset": dataset, "stream": STREAM, "batch_size": PAPER.batch_size}
     given |= {"images": details["stream"]["images"], "model_hidden": details["model"]["hidden"]}
     given |= {"model_initialization": "glorot"}
     chosen = of_setting(records, given, {"optimizer": None, "model_layer_norm": None})
@@ -348,6 +352,42 @@ def events(rows: pd.DataFrame) -> pd.DataFrame:
         both = _events(courses, activation)
         parts.append(both.reset_index().assign(activation=activation))
     return pd.concat(parts, ignore_index=True)
+
+
+def by_pixels(records: pd.DataFrame) -> pd.DataFrame:
+    """Return how tasks with ReLU end by the scale of the pixels, where both were trained.
+
+    Parameters
+    ----------
+    records : DataFrame
+        What `swrlib.load_records` returns.
+
+    Returns
+    -------
+    DataFrame
+        A row a method: the mean error at the ends of as many tasks as both have, and the first
+        task of each seed that was lost ("–": none).
+    """
+    parts = []
+    for scale, dataset in {"normalized": "mnist", "from 0 to 1": UNIT}.items():
+        chosen = at_the_paper_s_setting(records, dataset)
+        chosen = chosen[chosen["activation"] == "relu"]
+        if not len(chosen):
+            return pd.DataFrame()
+        parts.append(task_rule.task_rows(chosen).assign(pixels=scale))
+    rows = pd.concat(parts)[["method", "seed", "pixels", "task", "error"]]
+    rows = rows[rows["task"] <= rows.groupby("pixels")["task"].max().min()]
+    rows = rows[rows.groupby(["method", "seed"])["pixels"].transform("nunique") == len(parts)]
+    lost = rows["task"].where(rows["error"] > task_rule.LOST)
+    first = lost.groupby([rows["method"], rows["pixels"], rows["seed"]]).min()
+    first = first.map("{:.0f}".format).replace("nan", "–")
+    columns = {
+        "mean error": rows.groupby(["method", "pixels"])["error"].mean().map("{:.3f}".format),
+        "first lost task": first.groupby(["method", "pixels"]).agg(", ".join),
+    }
+    table = pd.DataFrame(columns).unstack("pixels")
+    table.columns = [f"{what}, {scale}" for what, scale in table.columns]
+    return table.rename(index=SWR.label).rename_axis(None)
 
 
 def levels(rows: pd.DataFrame) -> pd.DataFrame:
