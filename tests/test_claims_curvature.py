@@ -233,14 +233,19 @@ def test_events_and_levels_are_those_of_the_rule(as_claimed):
 
 def test_a_sentence_an_activation_says_what_came_first(as_claimed):
     said = in_words.leads(as_claimed)
-    assert "tanh: of 5 runs the rank fell before it in 5 (on average 1.4 tasks earlier)." in said
-    assert "identity (linear): no task was lost, and the rank did not fall." in said
+    both = "(where both were seen, 1.4 tasks earlier on average)"
+    assert f"tanh: of 5 runs the rank fell before it in 5 {both}." in said
+    none = "identity (linear): of 5 runs the rank did not fall, and no task was lost, in 5."
+    assert none in said
     after = made_up(
         onset={"relu": 4}, change=lambda f: f.assign(**{HESSIAN: 800 - 700 * (f["task"] > 9)})
     )
     said = in_words.leads(after)
     assert "ReLU: of 5 runs the rank fell after it in 5" in said and "tasks later" in said
     assert "tanh" not in said, "an activation that was not run is not spoken of"
+    never = made_up(onset={"identity": 1}, change=lambda f: f.assign(**{HESSIAN: 800.0}))
+    said = in_words.leads(never[never["seed"] % 2 == 0])
+    assert "of 3 runs the rank never fell in 3; the first task is counted as lost already" in said
     assert in_words.leads(as_claimed[:0]) == ""
 
 

@@ -92,6 +92,28 @@ def test_curvature_says_what_is_learnt_late_with_relu(relu):
     holds("curvature", "With ReLU this is what SWR's first tasks look like", late)
 
 
+def test_curvature_says_what_the_other_activations_lose(courses):
+    means = (
+        courses.rows[courses.rows["task"] >= 25].groupby(["activation", "method"])["error"].mean()
+    )
+    error = means.unstack("method")
+    if not {"leaky_relu", "tanh", "identity"} <= set(error.index):
+        pytest.skip("not every activation is recorded yet")
+    two = error.loc[["leaky_relu", "tanh"]]
+    said = "With leaky ReLU and tanh plain training comes to fail on more than half of the images"
+    holds("curvature", said, (two["vanilla"] > 0.5).all())
+    said = "SWR, L2 and L2 Init keep the mean error below 0.05"
+    holds("curvature", said, (two[["swr", "l2", "l2-init"]] < 0.05).all(axis=None))
+    linear = courses.rows[courses.rows["activation"] == "identity"]
+    course = by_task(linear, "error")
+    holds("curvature", "The linear network cannot fit these labels", course.mean().min() > 0.1)
+    lower = (course.loc[25:].mean() < course.loc[:2].mean()).all()
+    holds("curvature", "is not seen to lose anything over the tasks", lower)
+    linear = linear.groupby(["method", "seed", "task"])["error"].mean()
+    ratio = linear["swr"].groupby("seed").mean() / linear["vanilla"].groupby("seed").mean()
+    holds("curvature", "SWR only doubles the error", ratio.between(1.8, 2.2).all())
+
+
 def test_curvature_says_what_the_scale_of_the_pixels_changes(courses):
     table = curvature.by_pixels(load_records(RESULTS, stream=curvature.STREAM, split="all"))
     if not len(table):

@@ -228,7 +228,7 @@ def _first(courses: Courses) -> Cases:
     return [task_rule.onset_case(text, sums, other, "relu") for other, text in texts.items()]
 
 
-def _events(courses: Courses, activation: str) -> pd.DataFrame:
+def events_of(courses: Courses, activation: str) -> pd.DataFrame:
     """Return when the error rises and when the rank falls, by method and seed."""
     error, rank = (courses.sums(value, activation) for value in ("error", HESSIAN))
     return error[["onset", "censored", "tasks"]].join(rank[["fallen", "never"]])
@@ -236,7 +236,7 @@ def _events(courses: Courses, activation: str) -> pd.DataFrame:
 
 def lead_of(courses: Courses, activation: str, method: str) -> Case:
     """Return by how many tasks the Hessian's rank falls before the error rises, by seed."""
-    both = _events(courses, activation).dropna(subset=["onset", "fallen"])
+    both = events_of(courses, activation).dropna(subset=["onset", "fallen"])
     own = both[both.index.get_level_values("method") == method].droplevel("method")
     what = f"{PAPER.label(activation)}, onset of the error minus fall of the rank, in tasks"
     return task_rule.lead_case(what, own["fallen"], own["onset"], own["never"], own["censored"])
@@ -349,7 +349,7 @@ def events(rows: pd.DataFrame) -> pd.DataFrame:
     """
     courses, parts = Courses(rows), []
     for activation in rows["activation"].unique():
-        both = _events(courses, activation)
+        both = events_of(courses, activation)
         parts.append(both.reset_index().assign(activation=activation))
     return pd.concat(parts, ignore_index=True)
 

@@ -21,19 +21,28 @@ def leads(rows: pd.DataFrame) -> str:
         return ""
     courses, said = curvature.Courses(rows), []
     for activation in curvature.ACTIVATIONS:
-        lead = curvature.lead_of(courses, activation, "vanilla")
-        if not len(lead.values):
+        events = curvature.events_of(courses, activation)
+        events = events[events.index.get_level_values("method") == "vanilla"]
+        events = events.dropna(subset=["onset", "fallen"])
+        if not len(events):
             continue
-        tasks, runs = lead.differences(), len(lead.values)
-        counts = {"before": tasks > 0, "at": tasks == 0, "after": tasks < 0}
-        order = ", ".join(f"{when} it in {n}" for when, of in counts.items() if (n := of.sum()))
-        when = "earlier" if tasks.mean() >= 0 else "later"
-        text = f"the rank fell {order} (on average {abs(tasks.mean()):.1f} tasks {when})"
-        seen = f"of the {len(tasks)} of {runs} runs in which either was seen"
-        of = f"of {runs} runs" if len(tasks) == runs else seen
-        none = "no task was lost, and the rank did not fall"
-        name = curvature.PAPER.label(activation)
-        said.append(f"{name}: {f'{of} {text}' if len(tasks) else none}.")
+        never, kept = (events[name].astype(bool) for name in ("never", "censored"))
+        tasks = (events["onset"] - events["fallen"])[~never & ~kept].astype(float)
+        counts = {
+            "fell before it in": (tasks > 0).sum(),
+            "fell at it in": (tasks == 0).sum(),
+            "fell after it in": (tasks < 0).sum(),
+            "never fell in": (never & ~kept).sum(),
+            "fell, and no task was lost, in": (~never & kept).sum(),
+            "did not fall, and no task was lost, in": (never & kept).sum(),
+        }
+        text = ", ".join(f"{which} {count}" for which, count in counts.items() if count)
+        if len(tasks):
+            when = "earlier" if tasks.mean() >= 0 else "later"
+            text += f" (where both were seen, {abs(tasks.mean()):.1f} tasks {when} on average)"
+        if (events["onset"] == 1).all():
+            text += "; the first task is counted as lost already, so nothing is lost on the way"
+        said.append(f"{curvature.PAPER.label(activation)}: of {len(events)} runs the rank {text}.")
     title = "The fall of the rank and the first lost task, plain training."
     return " ".join([title, *said]) if said else ""
 
