@@ -12,7 +12,6 @@ the bound is sharp.
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from typing import Literal
 
@@ -167,14 +166,10 @@ def _largest_at(first: float, second: float, t: float) -> float:
 
 @functools.cache
 def _largest_ever(first: float, second: float) -> float:
-    largest = _largest_at(first, second, math.inf)
     # It may rise above its limit before it settles; from where all powers vanish it is the limit.
     slowest = max(first, second, first**2 / second)
-    for t in itertools.count(1):
-        if slowest**t < 1e-17:
-            return largest
-        largest = max(largest, _largest_at(first, second, t))
-    raise AssertionError("unreachable")
+    settled = math.ceil(math.log(1e-17) / math.log(slowest))
+    return max(_largest_at(first, second, t) for t in (*range(1, settled), math.inf))
 
 
 def unbounded_norm(initial_norm: float, squared_growth: float, steps: int) -> float:
