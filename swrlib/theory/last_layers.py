@@ -60,13 +60,11 @@ def last_layers_hessian(model: nn.Module, images: Tensor, labels: Tensor) -> Ten
         found = _sums(_between(network, first, last, part), answers, first, last)
         sums = [one + more for one, more in zip(sums, found, strict=True)] if sums else found
     upper, mixed, lower = sums
-    ones, others = sum(p.numel() for p in _own(first)), sum(p.numel() for p in _own(last))
-    hessian = upper.new_empty(ones + others, ones + others)
-    _write_(hessian[:ones, :ones], _symmetric(upper, units), first, first)
-    _write_(hessian[:ones, ones:], mixed.permute(2, 0, 1, 3), first, last)
-    _write_(hessian[ones:, ones:], _symmetric(lower, classes), last, last)
-    hessian[ones:, :ones] = hessian[:ones, ones:].T
-    return hessian.div_(len(images))
+    upper, lower = _symmetric(upper, units), _symmetric(lower, classes)
+    mixed = mixed.permute(2, 0, 1, 3).reshape(len(upper), -1)
+    whole = torch.cat([torch.cat([upper, mixed], 1), torch.cat([mixed.T, lower], 1)])
+    order = torch.cat([_order(first), len(upper) + _order(last)])
+    return whole[order][:, order] / len(images)
 
 
 def last_parameters(model: nn.Module, images: Tensor) -> list[str]:
@@ -223,11 +221,12 @@ def _kronecker(outer: Tensor, rows: Tensor) -> Tensor:
 
 
 def _symmetric(sums: Tensor, size: int) -> Tensor:
-    """Return what `_kronecker` gives, written out for all i and j below ``size``: [i, a, j, b]."""
+    """Return what `_kronecker` gives, written out for all i and j below ``size``: [ia, jb]."""
     width = int((2 * sums.shape[1]) ** 0.5)
     pairs, columns = _pairs(size).flatten(), _pairs(width).flatten()
     whole = sums.T[columns].T[pairs]
-    return whole.view(size, size, width, width).permute(0, 2, 1, 3)
+    whole = whole.view(size, size, width, width).permute(0, 2, 1, 3)
+    return whole.reshape(size * width, size * width)
 
 
 def _pairs(size: int) -> Tensor:
@@ -238,21 +237,11 @@ def _pairs(size: int) -> Tensor:
     return found
 
 
-def _write_(target: Tensor, block: Tensor, rows: nn.Linear, columns: nn.Linear) -> None:
-    """Write a block [i, a, j, b] in the order of parameters: weights, then biases."""
-    for place, cut in _parts(rows):
-        for other, other_cut in _parts(columns):
-            part = block[:, cut, :, other_cut]
-            target[place, other] = part.reshape(place.stop - place.start, -1)
-
-
-def _parts(layer: nn.Linear) -> list[tuple[slice, slice]]:
-    """Return where weight and bias lie among the parameters, and behind which inputs."""
-    entries, inputs = layer.weight.numel(), layer.weight.shape[1]
-    weight = (slice(0, entries), slice(0, inputs))
-    if layer.bias is None:
-        return [weight]
-    return [weight, (slice(entries, entries + len(layer.bias)), slice(inputs, inputs + 1))]
+def _order(layer: nn.Linear) -> Tensor:
+    """Return where weight and then bias lie among a layer's units, each with a 1 for its bias."""
+    units, inputs = layer.weight.shape
+    places = torch.arange(sum(p.numel() for p in _own(layer))).view(units, -1)
+    return torch.cat([places[:, :inputs].flatten(), places[:, inputs:].flatten()])
 
 
 @torch.no_grad()

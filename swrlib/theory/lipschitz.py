@@ -258,13 +258,10 @@ def _patches(name: str, module: Any) -> int:
 
 
 def _normalization(name: str, module: Any) -> float:
-    scale = 1.0 if module.weight is None else float(module.weight.abs().max())
+    scales = torch.ones(1) if module.weight is None else module.weight.abs()
     own = isinstance(module, nn.modules.instancenorm._InstanceNorm)  # follows its flag alone
     if getattr(module, "running_var", None) is not None and (module.track_running_stats or not own):
-        slopes = (module.running_var + module.eps).rsqrt()
-        if module.weight is not None:
-            slopes = slopes * module.weight.abs()
-        return float(slopes.max())
+        return float(((module.running_var + module.eps).rsqrt() * scales).max())
     if not module.eps:
         raise ValueError(f"{name} has no eps, so its slope has no bound")
-    return scale / math.sqrt(module.eps)  # steepest where the input hardly varies
+    return float(scales.max()) / math.sqrt(module.eps)  # steepest where the input hardly varies
