@@ -21,9 +21,9 @@ from swrlib.verdicts import coefficient, late_accuracy, setting
 _CELL = ["dataset", "model"]
 
 
-def spread(names: Sequence[str], most: int = 3) -> list[str]:
-    """Choose up to so many names, from the first to the last: those that get a panel."""
-    places = np.unique(np.linspace(0, len(names) - 1, most).round().astype(int))
+def spread(names: Sequence[str]) -> list[str]:
+    """Choose up to three names, from the first to the last: those that get a panel."""
+    places = np.unique(np.linspace(0, len(names) - 1, 3).round().astype(int))
     return [names[place] for place in places]
 
 
