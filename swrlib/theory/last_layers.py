@@ -60,7 +60,7 @@ def last_layers_hessian(model: nn.Module, images: Tensor, labels: Tensor) -> Ten
         found = _sums(_between(network, first, last, part), answers, first, last)
         sums = [one + more for one, more in zip(sums, found, strict=True)] if sums else found
     upper, mixed, lower = sums
-    upper, lower = _symmetric(upper, units), _symmetric(lower, classes)
+    upper, lower = _block(upper, units), _block(lower, classes)
     mixed = mixed.permute(2, 0, 1, 3).reshape(len(upper), -1)
     whole = torch.cat([torch.cat([upper, mixed], 1), torch.cat([mixed.T, lower], 1)])
     order = torch.cat([_order(first), len(upper) + _order(last)])
@@ -210,31 +210,14 @@ def _with_one(rows: Tensor, layer: nn.Linear) -> Tensor:
 
 
 def _kronecker(outer: Tensor, rows: Tensor) -> Tensor:
-    """Return Σ_n outer_n[i, j]·rows_n[a]·rows_n[b] for i ≤ j and a ≤ b: [pairs of i, of a].
-
-    Symmetric outer [N, m, m], rows [N, k].
-    """
-    i, j = torch.triu_indices(outer.shape[1], outer.shape[1])
-    a, b = torch.triu_indices(rows.shape[1], rows.shape[1])
-    outer, rows = outer.permute(1, 2, 0).contiguous(), rows.T.contiguous()
-    return outer[i, j] @ (rows[a] * rows[b]).T
+    """Return Σ_n outer_n[i, j]·rows_n[a]·rows_n[b] as [ij, ab]: outer [N, m, m], rows [N, k]."""
+    return outer.flatten(1).T @ (rows.unsqueeze(2) * rows.unsqueeze(1)).flatten(1)
 
 
-def _symmetric(sums: Tensor, size: int) -> Tensor:
-    """Return what `_kronecker` gives, written out for all i and j below ``size``: [ia, jb]."""
-    width = int((2 * sums.shape[1]) ** 0.5)
-    pairs, columns = _pairs(size).flatten(), _pairs(width).flatten()
-    whole = sums.T[columns].T[pairs]
-    whole = whole.view(size, size, width, width).permute(0, 2, 1, 3)
-    return whole.reshape(size * width, size * width)
-
-
-def _pairs(size: int) -> Tensor:
-    """Return each unordered pair's number among `torch.triu_indices`: [size, size]."""
-    i, j = torch.triu_indices(size, size)
-    found = torch.empty(size, size, dtype=torch.int64)
-    found[i, j] = found[j, i] = torch.arange(len(i))
-    return found
+def _block(sums: Tensor, units: int) -> Tensor:
+    """Return what `_kronecker` gives as a matrix [ia, jb]."""
+    whole = sums.view(units, units, -1, int(sums.shape[1] ** 0.5)).permute(0, 2, 1, 3)
+    return whole.reshape(units * whole.shape[1], -1)
 
 
 def _order(layer: nn.Linear) -> Tensor:
