@@ -347,15 +347,13 @@ def panels(items: Mapping[str, str]) -> None:
     import uuid
 
     name = f"tabs-{uuid.uuid4().hex[:8]}"
-    parts = []
-    for number, (label, content) in enumerate(items.items()):
-        checked = " checked" if number == 0 else ""
-        parts.append(
-            f'<input type="radio" name="{name}" id="{name}-{number}"{checked}>'
-            f'<label for="{name}-{number}">{html.escape(label)}</label>'
-            f'<div class="panel">{content}</div>'
-        )
-    tables.show_html('<div class="panels">' + "".join(parts) + "</div>")
+    parts = [
+        f'<input type="radio" name="{name}" id="{name}-{number}"{"" if number else " checked"}>'
+        f'<label for="{name}-{number}">{html.escape(label)}</label>'
+        f'<div class="panel">{content}</div>'
+        for number, (label, content) in enumerate(items.items())
+    ]
+    tables.show_html(f'<div class="panels">{"".join(parts)}</div>')
 
 
 def explore(draw: Callable[..., str], **controls: Any) -> None:

@@ -48,10 +48,11 @@ def against_vanilla(records: pd.DataFrame) -> tuple[Figure, str]:
     figure.subplots_adjust(0.03, 0.05, 0.99, 0.95, wspace=0.37, hspace=0.5)
     for ax in axes.flat:
         ax.set_axis_off()
-    sentences = []
-    for number, part in enumerate(settings):
-        begin = sum(lines[:number])
-        sentences.append(_setting(axes[begin : begin + lines[number]].ravel(), part))
+    own = np.split(axes, np.cumsum(lines, dtype=int)[:-1])
+    pairs = zip(
+        own, settings, strict=False
+    )  # without a setting there is an empty line all the same
+    sentences = [_setting(panels.ravel(), part) for panels, part in pairs]
     alone = [setting(part) for part in parts if "vanilla" not in set(part["method"])]
     sentences += [f"{name}: vanilla was not trained here." for name in alone]
     return figure, " ".join(sentences)
