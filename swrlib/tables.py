@@ -164,17 +164,15 @@ def own_comparisons(claims: Iterable[Claim], quick: pd.DataFrame) -> None:
     """
     first = quick.iloc[0]
     cell, scale = (first["dataset"], first["model"], first["stream"]), first["scale"]
-    rows = [
-        (
-            *map(paper.label, (c.method, c.rival)),
-            _compared(claim),
-            _gap(c.difference, c.low, c.high, seeds=c.n),
-            c.n,
-        )
-        for claim in claims
-        for c in verdicts.judge_claim(claim, quick, cells=[cell], scale=scale).comparisons
-        if c.n > 1
-    ]
+    rows = []
+    for claim in claims:
+        for c in verdicts.judge_claim(claim, quick, cells=[cell], scale=scale).comparisons:
+            gap = f"{100 * c.difference:+.2f}"
+            if c.n >= verdicts.LEAST_SEEDS:
+                gap = _points(c.difference, c.low, c.high)
+            if c.n > 1:
+                names = map(paper.label, (c.method, c.rival))
+                rows.append((*names, _compared(claim), gap, c.n))
     columns = ["method", "against", "of", "points [95%]", "seeds"]
     table = pd.DataFrame(rows, columns=columns).drop_duplicates()
     text = framed(styled(table).hide(axis="index"), head="left")
@@ -270,13 +268,6 @@ def finals(frame: pd.DataFrame) -> None:
 
 def _spread(accuracies: pd.Series) -> str:
     return _percent(accuracies.mean(), accuracies.std())
-
-
-def _gap(difference: float, low: float, high: float, *, seeds: int) -> str:
-    """Write a difference and its interval in points; alone where seeds are too few to say."""
-    if seeds < verdicts.LEAST_SEEDS:
-        return f"{100 * difference:+.2f}"
-    return _points(difference, low, high)
 
 
 def _gap_from_vanilla(late: pd.DataFrame, method: str) -> str:
