@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from swrlib.theory.copies import copied, run
-from swrlib.theory.curvature import NOT_TWICE, check_labels, check_twice
+from swrlib.theory.curvature import NOT_TWICE, check_labels, check_twice, differentiated
 
 #: Up to how many parameters a Hessian is written down: 200 MB, seconds for its eigenvalues.
 LARGEST = 5000
@@ -110,16 +110,8 @@ class _Between:
         return torch.stack([self._gradient(values, row.expand_as(values)) for row in one], axis)
 
     def _gradient(self, values: Tensor, along: Tensor, *, create_graph: bool = False) -> Tensor:
-        (found,) = torch.autograd.grad(
-            values,
-            self.units,
-            along,
-            retain_graph=True,
-            create_graph=create_graph,
-            allow_unused=True,
-            materialize_grads=True,
-        )
-        return found
+        options = {"retain_graph": True, "create_graph": create_graph}
+        return differentiated(values, [self.units], along, **options).view_as(self.units)
 
 
 def _last_two(network: nn.Module, image: Tensor) -> tuple[nn.Linear, nn.Linear]:
