@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from swrlib import records, streams, tables, verdicts
-from swrlib.checks import check_whole, nearest
+from swrlib.checks import check_name, check_whole, nearest
 from swrlib.datasets import DATASETS, Dataset
 from swrlib.engine import train
 from swrlib.engine.checkpoints import default_folder
@@ -208,8 +208,8 @@ def _check(name: str, value: Any) -> None:
         "access": ("full", "limited"),
         "stream": streams.STREAMS,
     }
-    if name in choices and value not in choices[name]:
-        raise ValueError(f"unknown {name} {value!r}: {nearest(value, choices[name])}")
+    if name in choices:
+        check_name(name, value, choices[name])
     if name == "dataset" and value not in DATASETS and not Path(str(value)).is_dir():
         raise ValueError(f"unknown dataset {value!r}: {nearest(value, DATASETS)}, or a folder")
     if name in ("seeds", "epochs", "steps") and not (name == "epochs" and value is None):

@@ -15,7 +15,7 @@ import functools
 import math
 from typing import Literal
 
-from swrlib.checks import nearest
+from swrlib.checks import check_name
 
 
 def norm_bound(
@@ -62,8 +62,7 @@ def norm_bound(
     _check(initial_norm, lam, when)
     if not squared_growth >= 0:
         raise ValueError(f"squared_growth is {squared_growth}: B is a bound on growth, from 0 on")
-    if kind not in ("sharp", "printed"):
-        raise ValueError(f"unknown kind {kind!r}: {nearest(kind, ('sharp', 'printed'))}")
+    check_name("kind", kind, ("sharp", "printed"))
     if not 0 <= rounding < math.inf:
         raise ValueError(f"rounding is {rounding}: it is a relative error, from 0 on")
     if rounding:
@@ -183,8 +182,7 @@ def _check(initial_norm: float, lam: float, when: str = "after") -> None:
         raise ValueError(f"initial_norm is {initial_norm}: a norm is a finite number from 0 on")
     if not 0 <= lam <= 1:
         raise ValueError(f"lam is {lam}: λ lies in [0, 1]")
-    if when not in ("after", "before"):
-        raise ValueError(f"unknown when {when!r}: {nearest(when, ('after', 'before'))}")
+    check_name("when", when, ("after", "before"))
 
 
 def scalar_courses(

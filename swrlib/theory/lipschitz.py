@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 
-from swrlib.checks import nearest
+from swrlib.checks import check_name
 from swrlib.network import graph
 from swrlib.network.graph import Step, has_own_forward, kind_of
 from swrlib.theory.convolutions import conv_spectral_norm, operator_norm
@@ -53,8 +53,7 @@ def lipschitz_bound(model: nn.Module, example: Tensor, *, norm: Norm = "spectral
         If the model cannot be traced or run, or mixes the inputs of a batch, an operation has no
         known constant (it is named), or inputs or weights are not real.
     """
-    if norm not in ("spectral", "frobenius"):
-        raise ValueError(f"unknown norm {norm!r}: {nearest(norm, ('spectral', 'frobenius'))}")
+    check_name("norm", norm, ("spectral", "frobenius"))
     refuse_inputs(example)
     network: nn.Module = evaluated(model).cpu().double()
     example = example[:1].detach().cpu().double()
