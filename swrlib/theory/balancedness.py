@@ -155,10 +155,7 @@ def balance_(
     factors = [matrices[0].new_ones(count) for count in (matrices[0].shape[1], *map(len, matrices))]
     history: list[float] = []
     while True:
-        sums = [
-            after.pow(p) * (matrix @ before.pow(-p))
-            for matrix, (before, after) in zip(matrices, itertools.pairwise(factors), strict=True)
-        ]
+        sums = _row_sums(matrices, factors, p)
         history.append(float(sum(row.pow(q / p).sum() for row in sums)) ** (1 / q))
         if len(history) > iterations:
             break
@@ -184,6 +181,12 @@ def _powers(layers: Sequence[Layer], p: float) -> list[Tensor]:
     ]
 
 
+def _row_sums(matrices: Sequence[Tensor], factors: Sequence[Tensor], p: float) -> list[Tensor]:
+    """Return Σ_j |W_ij|^p of every layer's units, with the factors so far."""
+    pairs = zip(matrices, itertools.pairwise(factors), strict=True)
+    return [after.pow(p) * (matrix @ before.pow(-p)) for matrix, (before, after) in pairs]
+
+
 def _updates(
     matrices: Sequence[Tensor],
     factors: Sequence[Tensor],
@@ -191,10 +194,7 @@ def _updates(
     p: float,
     q: float,
 ) -> list[Tensor]:
-    """Return by what Saul's algorithm multiplies the factors of each hidden layer's units.
-
-    ``sums``: Σ_j |W_ij|^p of every layer's units, with the factors so far.
-    """
+    """Return by what Saul's algorithm multiplies the factors of each hidden layer's units."""
     updates = []
     for position, (before, after) in enumerate(itertools.pairwise(sums)):
         factor, following = factors[position + 1 : position + 3]
