@@ -151,7 +151,6 @@ def balance_(
         raise ValueError(f"iterations is {iterations}: from 0 on")
     layers = _chain(trace(model))
     matrices = _powers(layers, p)
-    # Those of the network's inputs and outputs stay 1.
     factors = [matrices[0].new_ones(count) for count in (matrices[0].shape[1], *map(len, matrices))]
     history: list[float] = []
     while True:
@@ -182,7 +181,10 @@ def _powers(layers: Sequence[Layer], p: float) -> list[Tensor]:
 
 
 def _row_sums(matrices: Sequence[Tensor], factors: Sequence[Tensor], p: float) -> list[Tensor]:
-    """Return Σ_j |W_ij|^p of every layer's units, with the factors so far."""
+    """Return Σ_j |W_ij|^p of every layer's units, with the factors so far.
+
+    Those of the network's inputs and outputs, the first and the last, stay 1.
+    """
     pairs = zip(matrices, itertools.pairwise(factors), strict=True)
     return [after.pow(p) * (matrix @ before.pow(-p)) for matrix, (before, after) in pairs]
 
