@@ -20,6 +20,18 @@ def nearest(name: object, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
 
 
+def check_name(what: str, value: Any, known: Iterable[str]) -> None:
+    """Refuse a name that is none of those known, with the nearest right one.
+
+    Raises
+    ------
+    ValueError
+        With what is named, and the name.
+    """
+    if value not in known:
+        raise ValueError(f"unknown {what} {value!r}: {nearest(value, known)}")
+
+
 def check_whole(name: str, value: Any, least: int = 1) -> None:
     """Refuse what is no whole number from ``least`` on; True and False are none.
 

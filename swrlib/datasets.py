@@ -41,6 +41,7 @@ _CONSTANTS: dict[str, Constants] = {
     "tinyimagenet-part": ((0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)),
 }
 DATASETS = tuple(_CONSTANTS)
+_TENSORS = ("train_images", "train_labels", "test_images", "test_labels")
 #: The same images, pixels from 0 to 1 and not normalized: as the paper's neighbours have them.
 _UNIT = {"mnist-5k-unit": "mnist-5k", "mnist-unit": "mnist"}
 
@@ -125,20 +126,14 @@ class Dataset:
         if self.name in DATASETS:
             return self.name
         digest = hashlib.sha256(repr((self.classes, self.mean, self.std)).encode())
-        for tensor in (self.train_images, self.train_labels, self.test_images, self.test_labels):
+        for tensor in (getattr(self, name) for name in _TENSORS):
             digest.update(repr(tuple(tensor.shape)).encode())
             digest.update(tensor.cpu().contiguous().numpy().data)
         return f"{self.name}-{digest.hexdigest()[:12]}"
 
     def to(self, device: torch.device | str) -> Dataset:
         """Return the same data set with its tensors on `device`."""
-        return replace(
-            self,
-            train_images=self.train_images.to(device),
-            train_labels=self.train_labels.to(device),
-            test_images=self.test_images.to(device),
-            test_labels=self.test_labels.to(device),
-        )
+        return replace(self, **{name: getattr(self, name).to(device) for name in _TENSORS})
 
     def normalize(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return (images / 255 - mean) / std on the images' own device.

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from swrlib import records, streams, tables, verdicts
-from swrlib.checks import check_whole, nearest
+from swrlib.checks import check_name, check_whole, nearest
 from swrlib.datasets import DATASETS, Dataset
 from swrlib.engine import train
 from swrlib.engine.checkpoints import default_folder
@@ -208,8 +208,8 @@ def _check(name: str, value: Any) -> None:
         "access": ("full", "limited"),
         "stream": streams.STREAMS,
     }
-    if name in choices and value not in choices[name]:
-        raise ValueError(f"unknown {name} {value!r}: {nearest(value, choices[name])}")
+    if name in choices:
+        check_name(name, value, choices[name])
     if name == "dataset" and value not in DATASETS and not Path(str(value)).is_dir():
         raise ValueError(f"unknown dataset {value!r}: {nearest(value, DATASETS)}, or a folder")
     if name in ("seeds", "epochs", "steps") and not (name == "epochs" and value is None):
@@ -347,15 +347,13 @@ def panels(items: Mapping[str, str]) -> None:
     import uuid
 
     name = f"tabs-{uuid.uuid4().hex[:8]}"
-    parts = []
-    for number, (label, content) in enumerate(items.items()):
-        checked = " checked" if number == 0 else ""
-        parts.append(
-            f'<input type="radio" name="{name}" id="{name}-{number}"{checked}>'
-            f'<label for="{name}-{number}">{html.escape(label)}</label>'
-            f'<div class="panel">{content}</div>'
-        )
-    tables.show_html('<div class="panels">' + "".join(parts) + "</div>")
+    parts = [
+        f'<input type="radio" name="{name}" id="{name}-{number}"{"" if number else " checked"}>'
+        f'<label for="{name}-{number}">{html.escape(label)}</label>'
+        f'<div class="panel">{content}</div>'
+        for number, (label, content) in enumerate(items.items())
+    ]
+    tables.show_html(f'<div class="panels">{"".join(parts)}</div>')
 
 
 def explore(draw: Callable[..., str], **controls: Any) -> None:

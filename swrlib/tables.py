@@ -12,7 +12,7 @@ from pandas.api.types import is_float
 from pandas.io.formats.style import Styler
 
 from swrlib import records, verdicts
-from swrlib.overview import collapsed_runs
+from swrlib.overview import collapsed_runs, difference
 from swrlib.overview.answers import answers as answered
 from swrlib.papers import CHANGE_KINDS, Claim
 from swrlib.papers import SWR as paper
@@ -164,17 +164,15 @@ def own_comparisons(claims: Iterable[Claim], quick: pd.DataFrame) -> None:
     """
     first = quick.iloc[0]
     cell, scale = (first["dataset"], first["model"], first["stream"]), first["scale"]
-    rows = [
-        (
-            *map(paper.label, (c.method, c.rival)),
-            _compared(claim),
-            _gap(c.difference, c.low, c.high, seeds=c.n),
-            c.n,
-        )
-        for claim in claims
-        for c in verdicts.judge_claim(claim, quick, cells=[cell], scale=scale).comparisons
-        if c.n > 1
-    ]
+    rows = []
+    for claim in claims:
+        for c in verdicts.judge_claim(claim, quick, cells=[cell], scale=scale).comparisons:
+            gap = f"{100 * c.difference:+.2f}"
+            if c.n >= verdicts.LEAST_SEEDS:
+                gap = _points(c.difference, c.low, c.high)
+            if c.n > 1:
+                names = map(paper.label, (c.method, c.rival))
+                rows.append((*names, _compared(claim), gap, c.n))
     columns = ["method", "against", "of", "points [95%]", "seeds"]
     table = pd.DataFrame(rows, columns=columns).drop_duplicates()
     text = framed(styled(table).hide(axis="index"), head="left")
@@ -272,23 +270,14 @@ def _spread(accuracies: pd.Series) -> str:
     return _percent(accuracies.mean(), accuracies.std())
 
 
-def _gap(difference: float, low: float, high: float, *, seeds: int) -> str:
-    """Write a difference and its interval in points; alone where seeds are too few to say."""
-    if seeds < verdicts.LEAST_SEEDS:
-        return f"{100 * difference:+.2f}"
-    return _points(difference, low, high)
-
-
 def _gap_from_vanilla(late: pd.DataFrame, method: str) -> str:
     """Write a method's mean minus vanilla's."""
     if method == "vanilla" or "vanilla" not in late:
         return "–"
-    both = late[[method, "vanilla"]]
-    estimate = verdicts.difference(late, method, "vanilla")
-    if estimate is not None:
-        return _points(*estimate.interval())
-    means = both.mean()
-    return f"{100 * (means[method] - means['vanilla']):+.2f}" if both.count().min() > 1 else "–"
+    if (gap := difference(late, method, "vanilla")) is not None:
+        return _points(*gap)
+    few = late[[method, "vanilla"]].count().min() < 2
+    return "–" if few else f"{100 * (late[method].mean() - late['vanilla'].mean()):+.2f}"
 
 
 def provenance(frame: pd.DataFrame) -> None:
@@ -309,10 +298,9 @@ def provenance(frame: pd.DataFrame) -> None:
 
 def not_run(found: Iterable[Verdict]) -> None:
     """Show the claims that were not run, and what it would take: the details of their verdicts."""
+    item = '<li>{} <span class="place">{}</span>: {}</li>'
     lines = [
-        f"<li>{html.escape(v.claim.sentence)} "
-        f'<span class="place">{html.escape(v.claim.place)}</span>: '
-        f"{html.escape(v.detail or '–')}</li>"
+        item.format(*map(html.escape, (v.claim.sentence, v.claim.place, v.detail or "–")))
         for v in found
         if v.verdict == verdicts.NOT_RUN
     ]

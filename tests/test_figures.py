@@ -131,7 +131,7 @@ def test_long_curves_are_averaged_within_stages(records):
     epochs = np.arange(1, 81)
     accuracy = np.random.default_rng(0).normal(size=80)
     rows = pd.concat([one] * 80).assign(epoch=epochs, stage=np.where(epochs > 40, 2, 1))
-    figure = accuracies.curves(rows.assign(test_accuracy=accuracy, stage_epoch=0), changes=False)
+    figure = accuracies.curves(rows.assign(test_accuracy=accuracy, stage_epoch=0))
     (ax,) = figure.axes
     drawn = lines(ax)[paper.labels["swr"]]
     stages = pd.Series(accuracy).groupby(epochs > 40)

@@ -205,8 +205,13 @@ def setting_panels(
 
 def heading(rows: pd.DataFrame) -> str:
     """Name the setting of records and say how many seeds they have."""
+    return f"{setting(rows)}, {seeds_of(rows)}"
+
+
+def seeds_of(rows: pd.DataFrame) -> str:
+    """Say how many seeds records have."""
     seeds = seed_count(rows)
-    return f"{setting(rows)}, {'one seed' if seeds == '1' else f'{seeds} seeds'}"
+    return "one seed" if seeds == "1" else f"{seeds} seeds"
 
 
 def legend_below(figure: Figure, columns: int = 3) -> None:

@@ -46,7 +46,6 @@ def curves(
     value: str = "test_accuracy",
     label: str = "test accuracy",
     first_epoch: int = 0,
-    changes: bool = True,
     references: dict[str, float] | None = None,
     ax: Axes | None = None,
 ) -> Figure:
@@ -64,8 +63,6 @@ def curves(
         Which column, and its name on the axis.
     first_epoch : int
         The first epoch drawn.
-    changes : bool
-        Mark the changes of data.
     references : dict of str to float, optional
         Dashed horizontal lines by name.
     ax : Axes, optional
@@ -86,7 +83,7 @@ def curves(
         runs = {"hue": "method", "palette": palette, "units": "seed", "estimator": None}
         sns.lineplot(shown, x="epoch", y=value, **runs, **thin)
     method_lines(ax, shown, value, label=label)
-    for start in starts if changes else ():
+    for start in starts:
         ax.axvline(start - 0.5, color="0.75", lw=0.8, zorder=0)
     for (name, level), line in zip((references or {}).items(), itertools.cycle(("--", ":"))):
         ax.axhline(level, color="0.35", lw=1.2, ls=line, label=name)
@@ -257,44 +254,40 @@ def finals(records: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
     return ax.get_figure()  # type: ignore[return-value]
 
 
-def differences_at_the_end(
-    records: pd.DataFrame, *, against: str = "vanilla"
-) -> tuple[Figure, str]:
-    """Draw how accurate methods end minus a rival's mean, with the interval that verdicts have.
+def differences_at_the_end(records: pd.DataFrame) -> tuple[Figure, str]:
+    """Draw how accurate methods end minus vanilla's mean, with the interval that verdicts have.
 
     Parameters
     ----------
     records : DataFrame
         What `swrlib.load_records` returns, of one stream.
-    against : str
-        The rival.
 
     Returns
     -------
     (Figure, str)
         The picture, a panel for each data set and model, and what it says. A point is a seed, the
-        mean of its last ten epochs; there is no interval under three seeds. Settings without the
-        rival have an empty panel.
+        mean of its last ten epochs; there is no interval under three seeds. Settings without
+        vanilla have an empty panel.
     """
     height = 0.34 * records["method"].nunique() + 0.9
     figure, panels = setting_panels(records, height=height)
     sentences = []
     for ax, rows in panels:
         late = late_by_seed(rows)
-        if against not in late:
-            said = f"{paper.label(against)} was not trained here"
+        if "vanilla" not in late:
+            said = "vanilla was not trained here"
             ax.text(0.5, 0.5, said, ha="center", transform=ax.transAxes)
             ax.set(xticks=[], yticks=[])
             sentences.append(f"{setting(rows)}: {said}.")
             continue
-        gaps = 100 * (late - late[against].mean())
+        gaps = 100 * (late - late["vanilla"].mean())
         drawn = {}
-        for method in (m for m in in_order(rows) if m != against):
-            estimate = difference(late, method, against)
+        for method in (m for m in in_order(rows) if m != "vanilla"):
+            estimate = difference(late, method, "vanilla")
             mean, low, high = estimate.interval() if estimate else (np.nan,) * 3
             mean = 100 * mean if estimate else gaps[method].mean()
             drawn[method] = (gaps[method].dropna(), mean, 50 * (high - low))
-        above = f"points above {paper.label(against)}"
+        above = "points above vanilla"
         _points_and_means(ax, drawn, above)
         ax.axvline(0, color="0.35", lw=1, ls="--")
         said = ", ".join(f"{paper.label(m)} {mean:+.2f}" for m, (_, mean, _) in drawn.items())

@@ -48,10 +48,11 @@ def against_vanilla(records: pd.DataFrame) -> tuple[Figure, str]:
     figure.subplots_adjust(0.03, 0.05, 0.99, 0.95, wspace=0.37, hspace=0.5)
     for ax in axes.flat:
         ax.set_axis_off()
-    sentences = []
-    for number, part in enumerate(settings):
-        begin = sum(lines[:number])
-        sentences.append(_setting(axes[begin : begin + lines[number]].ravel(), part))
+    own = np.split(axes, np.cumsum(lines, dtype=int)[:-1])
+    pairs = zip(
+        own, settings, strict=False
+    )  # without a setting there is an empty line all the same
+    sentences = [_setting(panels.ravel(), part) for panels, part in pairs]
     alone = [setting(part) for part in parts if "vanilla" not in set(part["method"])]
     sentences += [f"{name}: vanilla was not trained here." for name in alone]
     return figure, " ".join(sentences)
@@ -65,8 +66,8 @@ def _setting(axes: np.ndarray, rows: pd.DataFrame) -> str:
     plain = late["vanilla"].mean()
     estimates = {method: difference(late, method, "vanilla") for method in late}
     ends = {m: 100 * (e.difference if e else late[m].mean() - plain) for m, e in estimates.items()}
-    methods = in_order(rows)
-    curves = {method: _points(rows, method) for method in methods}
+    curves = _points(rows)
+    methods = list(curves)
     for ax, method in zip(axes, methods, strict=False):
         ax.set_axis_on()
         color, _ = STYLE[method]
@@ -91,17 +92,18 @@ def _setting(axes: np.ndarray, rows: pd.DataFrame) -> str:
     return f"{setting(rows)}, points above vanilla at the end: {said or 'no other method'}."
 
 
-def _points(rows: pd.DataFrame, method: str) -> pd.DataFrame:
-    """Return smoothed accuracies minus vanilla's, or vanilla's own, in points: epochs by seeds."""
+def _points(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return smoothed accuracies minus vanilla's, and vanilla's own, in points: epochs by seeds."""
     rows = complete(rows[rows["epoch"] > 0], "test_accuracy")
     window = max(1, rows["epoch"].nunique() // 40)
     rows = thinned(smoothed(rows.sort_values("epoch"), "test_accuracy", window), most=100)
-    tables = [
-        100 * own.pivot(index="epoch", columns="seed", values="test_accuracy").astype(float)
-        for own in (rows[rows["method"] == name] for name in (method, "vanilla"))
-    ]
-    table = tables[0] if method == "vanilla" else tables[0] - tables[1]
-    return table.dropna(axis=1, how="all").dropna()
+    wide = rows.pivot(index="epoch", columns=["method", "seed"], values="test_accuracy")
+    wide = 100 * wide.astype(float).sort_index(axis=1)
+    found = {}
+    for method in in_order(rows):
+        gaps = wide[method] if method == "vanilla" else wide[method] - wide["vanilla"]
+        found[method] = gaps.dropna(axis=1, how="all").dropna()
+    return found
 
 
 def _limits(

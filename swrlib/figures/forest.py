@@ -62,15 +62,12 @@ def forest(comparisons: pd.DataFrame, titles: Mapping[str, str]) -> str:
         _row(row, titles[row["page"]], {name: ranks[i] for name, ranks in orders.items()})
         for i, row in enumerate(rows)
     ]
-    buttons = " ".join(
-        f'<button type="button" data-by="{by}" aria-pressed="{str(by == "chapter").lower()}">'
-        f"{name}</button>"
-        for by, name in ORDERS.items()
-    )
+    button = '<button type="button" data-by="{}" aria-pressed="{}">{}</button>'
+    pressed = dict.fromkeys(ORDERS, "false") | {"chapter": "true"}
+    buttons = " ".join(button.format(by, pressed[by], name) for by, name in ORDERS.items())
     scale = "".join(f"<i>{x:+g}</i>" if x else "<i>0 margins</i>" for x in (-REACH, 0, REACH))
-    waiting = comparisons[comparisons["n"] < LEAST_SEEDS].drop_duplicates(
-        ["setting", "method", "rival"]
-    )
+    waiting = comparisons[comparisons["n"] < LEAST_SEEDS]
+    waiting = waiting.drop_duplicates(["setting", "method", "rival"])
     return "\n".join(
         [
             f'<p class="sorting" hidden>Sort by {buttons}</p>',
@@ -122,15 +119,9 @@ def _compared(row: Mapping[str, Any]) -> str:
 def mark(estimate: float, low: float, high: float, *, margin: float) -> str:
     """Draw an interval over the band of the margin: an SVG whose axis is in margins."""
     x, left, right = (min(max(v / margin, -REACH), REACH) for v in (estimate, low, high))
-    beyond = ""
-    if low / margin < -REACH:
-        beyond += (
-            f'<path class="beyond" d="M{-REACH + 0.5:g} -.25L{-REACH:g} 0L{-REACH + 0.5:g} .25"/>'
-        )
-    if high / margin > REACH:
-        beyond += (
-            f'<path class="beyond" d="M{REACH - 0.5:g} -.25L{REACH:g} 0L{REACH - 0.5:g} .25"/>'
-        )
+    arrow = '<path class="beyond" d="M{0:g} -.25L{1:g} 0L{0:g} .25"/>'
+    beyond = arrow.format(0.5 - REACH, -REACH) if low / margin < -REACH else ""
+    beyond += arrow.format(REACH - 0.5, REACH) if high / margin > REACH else ""
     point = f'<path class="point" d="M{x:.2f} 0h0"/>' if abs(estimate / margin) <= REACH else ""
     return (
         f'<svg viewBox="{-REACH - 0.5:g} -1 {2 * REACH + 1:g} 2" preserveAspectRatio="none" '

@@ -31,8 +31,7 @@ def named(variant: str) -> str:
 
 def _look(variant: str) -> dict[str, Any]:
     method, _, what = variant.partition(", ")
-    color = STYLE[method][0] if method in STYLE else "0.2"
-    marker = STYLE[method][1] if method in STYLE else "."
+    color, marker = STYLE.get(method, ("0.2", "."))
     look = {"color": color, "ls": _LINES[what], "label": named(variant), "marker": marker}
     return look | {"fillstyle": _FILLED[what], "markersize": 7}
 
@@ -99,12 +98,11 @@ def moved(means: pd.DataFrame) -> tuple[Figure, str]:
         By method or variant: ``SFE``, ``DfI/n at the best scale``.
     """
     figure, ax = plt.subplots(figsize=(6.0, 3.4))
+    said = []
     for variant, x, y in means[["SFE", "DfI/n at the best scale"]].itertuples():
         ax.plot(x, y, **_look(variant) | {"ls": "", "markersize": 10})
-    ax.set(
-        xlabel="SFE / ‖W‖² at the change", ylabel="DfI / n at the best scale", ylim=(-0.02, None)
-    )
+        said.append(f"{named(variant)} {x:.2f}, {y:.2f}")
+    ax.set(xlabel="SFE / ‖W‖² at the change", ylabel="DfI / n at the best scale")
+    ax.set_ylim(-0.02, None)
     _legend(ax)
-    pairs = means[["SFE", "DfI/n at the best scale"]].itertuples()
-    said = (f"{named(variant)} {x:.2f}, {y:.2f}" for variant, x, y in pairs)
     return figure, f"Moved, and deviation left: {'; '.join(said)}."

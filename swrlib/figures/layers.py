@@ -21,9 +21,9 @@ from swrlib.verdicts import coefficient, late_accuracy, setting
 _CELL = ["dataset", "model"]
 
 
-def spread(names: Sequence[str], most: int = 3) -> list[str]:
-    """Choose up to so many names, from the first to the last: those that get a panel."""
-    places = np.unique(np.linspace(0, len(names) - 1, most).round().astype(int))
+def spread(names: Sequence[str]) -> list[str]:
+    """Choose up to three names, from the first to the last: those that get a panel."""
+    places = np.unique(np.linspace(0, len(names) - 1, 3).round().astype(int))
     return [names[place] for place in places]
 
 
@@ -177,15 +177,10 @@ def norms_and_accuracies(records: pd.DataFrame) -> tuple[Figure, str]:
             look = {"color": color, "marker": marker, "label": name_of(method), "alpha": 0.8}
             ax.plot(own["ratio"], own["accuracy"], ls="", **look)
         ax.set(xscale="log", xlabel="norm of all weights / initial", ylabel="test accuracy, %")
-        few_ticks(ax)
+        # Plain numbers at 1, 2 and 5 times powers of ten.
+        ticks = {"major_locator": LogLocator(subs=(1, 2, 5)), "major_formatter": "{x:g}"}
+        ax.xaxis.set(**ticks, minor_locator=NullLocator())
         rank = rows["ratio"].corr(rows["accuracy"], method="spearman")
         sentences.append(f"{setting(rows)}: rank correlation {rank:+.2f} over {len(rows)} runs.")
     legend_below(figure)
     return figure, " ".join(sentences)
-
-
-def few_ticks(ax: Axes) -> None:
-    """Give a logarithmic horizontal axis plain numbers at 1, 2 and 5 times powers of ten."""
-    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter("{x:g}")

@@ -11,10 +11,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from swrlib.figures import STYLE, in_order, method_lines
-from swrlib.figures.layers import legend_below
+from swrlib.figures import STYLE, in_order, legend_below, method_lines, seeds_of
 from swrlib.papers import SWR as paper
-from swrlib.verdicts import seed_count
 from swrlib.verdicts.task_rule import summarized
 
 #: Where SWR's band lies; its line lies just above.
@@ -65,10 +63,8 @@ def by_task(
     lines = max(1, math.ceil(len(parts) / columns))
     size = (max(3.6 * columns, 5.0), 2.7 * lines + 0.5)
     figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, sharey=True)
-    for (name, part), ax in zip(parts.items(), axes.flat, strict=False):
-        seeds = seed_count(part)
-        title = f"{name}, {'one seed' if seeds == '1' else f'{seeds} seeds'}"
-        ax.set_title(title, loc="left", fontsize=10)
+    for (which, part), ax in zip(parts.items(), axes.flat, strict=False):
+        ax.set_title(f"{_name(which, names)}, {seeds_of(part)}", loc="left", fontsize=10)
         _lines(ax, part, value)
         if level is not None:
             ax.axhline(level, color="0.35", lw=0.9, ls="--", zorder=1)
@@ -81,22 +77,26 @@ def by_task(
     return figure, said
 
 
+def _name(which: Any, names: Mapping[Any, str] | None) -> str:
+    return (names or {}).get(which, str(which))
+
+
 def _parts(
     rows: pd.DataFrame,
     value: str,
     panel: str,
     panels: Iterable[Any],
     names: Mapping[Any, str] | None,
-) -> tuple[dict[str, pd.DataFrame], str]:
-    """Return the rows of each panel that has some, by its name, and what all panels say."""
+) -> tuple[dict[Any, pd.DataFrame], str]:
+    """Return the rows of each panel that has some, and what all panels say."""
     rows = rows.dropna(subset=[value]) if value in rows else rows[:0]
     parts, said = {}, []
     for which in panels:
-        name, part = (names or {}).get(which, str(which)), rows[rows[panel] == which]
+        name, part = _name(which, names), rows[rows[panel] == which]
         if not len(part):
             said.append(f"{name}: not run.")
             continue
-        parts[name] = part
+        parts[which] = part
         means = summarized(part, value).groupby("method")[["start", "late"]].mean()
         ends = ", ".join(
             f"{paper.label(m)} {means.at[m, 'start']:.3g} → {means.at[m, 'late']:.3g}"
@@ -161,17 +161,16 @@ def grid(
     shape = (len(values), max(1, len(there)))
     figure, axes = plt.subplots(*shape, figsize=size, squeeze=False, sharey="row", sharex=True)
     for place, ((label, value), line) in enumerate(zip(values.items(), axes, strict=True)):
-        said.append(f"{label}: {_parts(rows, value, panel, panels, names)[1]}")
-        parts = {which: _parts(rows, value, panel, [which], names)[0] for which in there}
-        for (which, part), ax in zip(parts.items(), line, strict=False):
-            for own in part.values():
-                _lines(ax, own, value)
-            title = "" if place else (names or {}).get(which, str(which))
-            ax.set_title(title, loc="left", fontsize=9)
+        parts, text = _parts(rows, value, panel, panels, names)
+        said.append(f"{label}: {text}")
+        for which, ax in zip(there, line, strict=False):
+            if which in parts:
+                _lines(ax, parts[which], value)
+            ax.set_title("" if place else _name(which, names), loc="left", fontsize=9)
             ax.set(xlabel="task" if place == len(values) - 1 else "", ylabel="")
             ax.tick_params(labelsize=8)
         line[0].set_ylabel(label, fontsize=8)
-        _keep_to_runs(line[0], [own for part in parts.values() for own in part.values()], value)
+        _keep_to_runs(line[0], parts.values(), value)
     legend_below(figure)
     return figure, " ".join(said)
 
@@ -207,7 +206,7 @@ def what_came_first(
     end = events["tasks"].max() + 3 if len(events) else 2
     order = [*(m for m in in_order(events) if m != "swr"), "swr"]
     for (which, part), ax in zip(there.items(), axes[0], strict=False):
-        ax.set_title((names or {}).get(which, str(which)), loc="left", fontsize=10)
+        ax.set_title(_name(which, names), loc="left", fontsize=10)
         ax.axline((1, 1), slope=1, color="0.6", lw=0.9, ls="--", zorder=0)
         for place, method in enumerate(order):
             color, marker = STYLE[method]
@@ -219,11 +218,11 @@ def what_came_first(
         ax.set(xlabel="task at which the rank falls", xlim=(0, end), ylim=(0, end))
     axes[0][0].set_ylabel("task at which the error rises")
     legend_below(figure)
-    said = {
-        (names or {}).get(which, str(which)): _order_of_events(part) if len(part) else "not run."
+    said = [
+        f"{_name(which, names)}: {_order_of_events(part) if len(part) else 'not run.'}"
         for which, part in parts.items()
-    }
-    return figure, " ".join(f"{name}: {text}" for name, text in said.items())
+    ]
+    return figure, " ".join(said)
 
 
 def _order_of_events(events: pd.DataFrame) -> str:

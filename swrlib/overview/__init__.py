@@ -44,6 +44,12 @@ def late_accuracies(records: pd.DataFrame) -> dict[Cell, pd.DataFrame]:
     return {cell: found[cell] for cell in cells if cell in found}
 
 
+def difference(late: pd.DataFrame, a: str, b: str) -> Interval | None:
+    """Return the interval of a's late accuracies minus b's; None under three seeds."""
+    estimate = verdicts.difference(late, a, b)
+    return estimate.interval() if estimate else None
+
+
 class Overview:
     """Accuracies by setting, of the runs that count for a verdict; a dash for what lacks.
 
@@ -71,9 +77,7 @@ class Overview:
 
     def interval(self, stream: str, dataset: str, model: str, a: str, b: str) -> Interval | None:
         """Return the interval of a's accuracy minus b's; None under three seeds."""
-        late = self.accuracy.get((stream, dataset, model), pd.DataFrame())
-        estimate = verdicts.difference(late, a, b)
-        return estimate.interval() if estimate else None
+        return difference(self.accuracy.get((stream, dataset, model), pd.DataFrame()), a, b)
 
     # What a place on the page may ask for; all return text.
 
@@ -87,10 +91,8 @@ class Overview:
 
     def mean(self, stream: str, dataset: str, model: str, method: str) -> str:
         """Write a mean accuracy in percent."""
-        wide = self.accuracy.get((stream, dataset, model))
-        if wide is None or method not in wide:
-            return _MISSING
-        return f"{100 * wide[method].mean():.1f}%"
+        wide = self.accuracy.get((stream, dataset, model), pd.DataFrame())
+        return f"{wide[method].mean():.1%}" if method in wide else _MISSING
 
     def gap(
         self, stream: str, dataset: str, model: str, a: str, b: str, unit: str = " points"
@@ -106,9 +108,9 @@ class Overview:
 
     def beyond(self, stream: str, dataset: str, model: str, method: str) -> str:
         """Write a mean accuracy minus the printed one."""
-        wide = self.accuracy.get((stream, dataset, model))
+        wide = self.accuracy.get((stream, dataset, model), pd.DataFrame())
         theirs = paper.printed_accuracy(method, dataset, model, stream)
-        if wide is None or method not in wide or theirs is None:
+        if method not in wide or theirs is None:
             return _MISSING
         return f"{100 * (wide[method].mean() - theirs.mean):+.1f} points"
 
@@ -215,26 +217,21 @@ def repair(records: pd.DataFrame) -> tuple[str, pd.DataFrame]:
     """
     late = verdicts.late_by_seed(records)
     references = {"from scratch": "full-reset", "vanilla": "vanilla"}
-
-    def against(method: str, other: str) -> Interval | None:
-        estimate = verdicts.difference(late, method, other)
-        return estimate.interval() if estimate else None
-
     lines = {}
     for method in (m for m in paper.labels if m in late and m not in references.values()):
         line = {"ends at, %": f"{100 * late[method].mean():.1f}"}
         for name, other in references.items():
-            gap = against(method, other)
+            gap = difference(late, method, other)
             line[f"minus {name}"] = verdicts.in_points(*gap, unit="") if gap else _MISSING
         lines[paper.label(method)] = line
     table = pd.DataFrame.from_dict(lines, orient="index")
-    harm = against("full-reset", "vanilla")
+    harm = difference(late, "full-reset", "vanilla")
     if harm is None:
         return "", table
-    scratch, plain = (f"{100 * late[name].mean():.1f}%" for name in ("full-reset", "vanilla"))
+    scratch, plain = late["full-reset"].mean(), late["vanilla"].mean()
     said = "the warm start did harm" if harm.low > 0 else "no harm is seen, so none to repair"
     return (
-        f"From scratch {scratch}, after the warm start {plain}, "
+        f"From scratch {scratch:.1%}, after the warm start {plain:.1%}, "
         f"{verdicts.in_points(*harm)}: {said}.",
         table,
     )

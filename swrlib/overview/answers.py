@@ -36,14 +36,13 @@ def answers(changed: pd.DataFrame, single: pd.DataFrame | None = None) -> list[s
         ends = late.mean()
         text = (
             f"{paper.label(dataset)}, {paper.label(model)} ({verdicts.seed_count(rows)} seeds): "
-            f"plain training ends at {_percent(ends['vanilla'])}, SWR at {_percent(ends['swr'])} "
+            f"plain training ends at {ends['vanilla']:.1%}, SWR at {ends['swr']:.1%} "
             f"({verdicts.in_points(*gain.interval())})"
         )
         others = [method for method in rivals(late) if method != "vanilla"]
         beside = verdicts.difference(late, "swr", others[0]) if others else None
         if beside is not None:
-            text += f", the best other method, {paper.label(others[0])}, at "
-            text += f"{_percent(ends[others[0]])} "
+            text += f", the best other method, {paper.label(others[0])}, at {ends[others[0]]:.1%} "
             text += f"(SWR minus it: {verdicts.in_points(*beside.interval())})"
         text += f". {_own(rows, single)}" if single is not None and len(single) else "."
         found.append(text.strip())
@@ -64,7 +63,3 @@ def _own(rows: pd.DataFrame, single: pd.DataFrame) -> str:
         f"{lost['vanilla']:.2f}: the difference, which is what SWR recovers, is "
         f"{verdicts.in_points(*rest)}."
     )
-
-
-def _percent(accuracy: float) -> str:
-    return f"{100 * accuracy:.1f}%"

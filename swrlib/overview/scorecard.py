@@ -11,14 +11,7 @@ from swrlib.overview import RIVALS, STREAMS, late_accuracies
 from swrlib.papers import SWR as paper
 from swrlib.papers import Cell
 from swrlib.statistics import Interval
-from swrlib.verdicts import (
-    LEAST_SEEDS,
-    NOT_RUN,
-    TOO_FEW_SEEDS,
-    difference,
-    in_points,
-    second_rule,
-)
+from swrlib.verdicts import LEAST_SEEDS, NOT_RUN, TOO_FEW_SEEDS, difference, in_points, second_rule
 
 #: The chapter on each stream.
 CHAPTERS = {

@@ -10,15 +10,13 @@ from torch import Tensor, nn
 from swrlib.checks import first_line
 from swrlib.theory.copies import evaluated, refuse_inputs, refuse_mixing, run
 
+#: Of a move, over the input's own norm.
+_LENGTH = 0.05
+
 
 @torch.inference_mode(False)
 def lipschitz_lower_bound(
-    model: nn.Module,
-    inputs: Tensor,
-    *,
-    steps: int = 20,
-    iterations: int = 10,
-    length: float = 0.05,
+    model: nn.Module, inputs: Tensor, *, steps: int = 20, iterations: int = 10
 ) -> float:
     """Find how much a network stretches a change of its input at least, by ascent from real inputs.
 
@@ -33,8 +31,6 @@ def lipschitz_lower_bound(
         [batch, …].
     steps, iterations : int
         Moves of each input, and rounds of the power iteration at each place.
-    length : float
-        Of a move, over the input's own norm.
 
     Returns
     -------
@@ -57,7 +53,7 @@ def lipschitz_lower_bound(
     except (TypeError, ValueError):  # it insists on a type of its own, or its device does
         network, x = evaluated(model), inputs.detach()
     try:
-        return _ascend(network, x, steps, iterations, length)
+        return _ascend(network, x, steps, iterations)
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
@@ -66,7 +62,7 @@ def lipschitz_lower_bound(
         ) from error
 
 
-def _ascend(network: nn.Module, x: Tensor, steps: int, iterations: int, length: float) -> float:
+def _ascend(network: nn.Module, x: Tensor, steps: int, iterations: int) -> float:
     name = type(network).__name__
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
@@ -111,7 +107,7 @@ def _ascend(network: nn.Module, x: Tensor, steps: int, iterations: int, length: 
         with torch.no_grad():
             direction = direction / per_input(lengths(direction).clamp_min(1e-30))
             size = lengths(x)
-            move = per_input(length * torch.where(size > 0, size, 1)) * direction
+            move = per_input(_LENGTH * torch.where(size > 0, size, 1)) * direction
             changes = [lengths(run(network, x + sign * move) - here) for sign in (1, -1)]
             for change in changes:
                 # Less than this may be rounding.

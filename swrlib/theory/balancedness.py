@@ -151,7 +151,7 @@ def balance_(
         raise ValueError(f"iterations is {iterations}: from 0 on")
     layers = _chain(trace(model))
     matrices = _powers(layers, p)
-    factors = [matrix.new_ones(len(matrix)) for matrix in matrices[:-1]]
+    factors = [matrices[0].new_ones(count) for count in (matrices[0].shape[1], *map(len, matrices))]
     history: list[float] = []
     while True:
         sums = _row_sums(matrices, factors, p)
@@ -159,7 +159,7 @@ def balance_(
         if len(history) > iterations:
             break
         updates = _updates(matrices, factors, sums, p, q)
-        for factor, update in zip(factors, updates, strict=True):
+        for factor, update in zip(factors[1:-1], updates, strict=True):
             factor.mul_(update)
         if all((update - 1).abs().max() <= tolerance for update in updates):
             break
@@ -180,6 +180,15 @@ def _powers(layers: Sequence[Layer], p: float) -> list[Tensor]:
     ]
 
 
+def _row_sums(matrices: Sequence[Tensor], factors: Sequence[Tensor], p: float) -> list[Tensor]:
+    """Return Σ_j |W_ij|^p of every layer's units, with the factors so far.
+
+    Those of the network's inputs and outputs, the first and the last, stay 1.
+    """
+    pairs = zip(matrices, itertools.pairwise(factors), strict=True)
+    return [after.pow(p) * (matrix @ before.pow(-p)) for matrix, (before, after) in pairs]
+
+
 def _updates(
     matrices: Sequence[Tensor],
     factors: Sequence[Tensor],
@@ -189,45 +198,27 @@ def _updates(
 ) -> list[Tensor]:
     """Return by what Saul's algorithm multiplies the factors of each hidden layer's units."""
     updates = []
-    for position, factor in enumerate(factors):
-        into = sums[position].pow(q / p)
-        after = sums[position + 1]
-        weight = after.pow(q / p - 1).where(after > 0, 0.0)
-        if position + 1 < len(factors):
-            weight = weight * factors[position + 1].pow(p)
-        out = factor.pow(-p) * (matrices[position + 1].T @ weight)
+    for position, (before, after) in enumerate(itertools.pairwise(sums)):
+        factor, following = factors[position + 1 : position + 3]
+        weight = after.pow(q / p - 1).where(after > 0, 0.0) * following.pow(p)
+        into, out = before.pow(q / p), factor.pow(-p) * (matrices[position + 1].T @ weight)
         ratio = (out / into).where((into > 0) & (out > 0), 1.0)
         updates.append(ratio.pow(1 / (4 * max(p, q))))
     return updates
 
 
-def _row_sums(matrices: Sequence[Tensor], factors: Sequence[Tensor], p: float) -> list[Tensor]:
-    """Return Σ_j |W_ij|^p of every layer's units, with the factors so far."""
-    sums = []
-    for position, matrix in enumerate(matrices):
-        row = matrix.sum(1) if position == 0 else matrix @ factors[position - 1].pow(-p)
-        sums.append(row * factors[position].pow(p) if position < len(factors) else row)
-    return sums
-
-
 def _apply(layers: Sequence[Layer], factors: Sequence[Tensor]) -> None:
-    for position, layer in enumerate(layers):
+    for layer, (before, after) in zip(layers, itertools.pairwise(factors), strict=True):
         weight = layer.weight
         assert weight is not None
-        if position > 0:
-            inverse = 1 / factors[position - 1].to(weight)
-            groups = getattr(layer.module, "groups", 1)
-            if groups > 1:
-                inverse = inverse.view(groups, 1, -1).expand(-1, len(weight) // groups, -1)
-                inverse = inverse.reshape(len(weight), -1)
-            else:
-                inverse = inverse.repeat_interleave(weight.shape[1] // len(inverse)).unsqueeze(0)
-            weight.mul_(inverse.view(*inverse.shape, *(1,) * (weight.dim() - 2)))
-        if position < len(factors):
-            factor = factors[position].to(weight)
-            weight.mul_(factor.view(-1, *(1,) * (weight.dim() - 1)))
-            if layer.bias is not None:
-                layer.bias.mul_(factor)
+        groups = getattr(layer.module, "groups", 1)
+        # A unit's columns are neighbours, and a group's rows see the units of that group alone.
+        columns = (1 / before).repeat_interleave(weight.shape[1] * groups // len(before))
+        columns = columns.view(groups, -1).repeat_interleave(len(weight) // groups, 0)
+        scales = after.unsqueeze(1) * columns
+        weight.mul_(scales.to(weight).view(*scales.shape, *(1,) * (weight.dim() - 2)))
+        if layer.bias is not None:
+            layer.bias.mul_(after.to(layer.bias))
 
 
 def _rows(layer: Layer, p: float) -> Tensor:

@@ -12,11 +12,10 @@ the bound is sharp.
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from typing import Literal
 
-from swrlib.checks import nearest
+from swrlib.checks import check_name
 
 
 def norm_bound(
@@ -63,8 +62,7 @@ def norm_bound(
     _check(initial_norm, lam, when)
     if not squared_growth >= 0:
         raise ValueError(f"squared_growth is {squared_growth}: B is a bound on growth, from 0 on")
-    if kind not in ("sharp", "printed"):
-        raise ValueError(f"unknown kind {kind!r}: {nearest(kind, ('sharp', 'printed'))}")
+    check_name("kind", kind, ("sharp", "printed"))
     if not 0 <= rounding < math.inf:
         raise ValueError(f"rounding is {rounding}: it is a relative error, from 0 on")
     if rounding:
@@ -167,14 +165,10 @@ def _largest_at(first: float, second: float, t: float) -> float:
 
 @functools.cache
 def _largest_ever(first: float, second: float) -> float:
-    largest = _largest_at(first, second, math.inf)
     # It may rise above its limit before it settles; from where all powers vanish it is the limit.
     slowest = max(first, second, first**2 / second)
-    for t in itertools.count(1):
-        if slowest**t < 1e-17:
-            return largest
-        largest = max(largest, _largest_at(first, second, t))
-    raise AssertionError("unreachable")
+    settled = math.ceil(math.log(1e-17) / math.log(slowest))
+    return max(_largest_at(first, second, t) for t in (*range(1, settled), math.inf))
 
 
 def unbounded_norm(initial_norm: float, squared_growth: float, steps: int) -> float:
@@ -188,8 +182,7 @@ def _check(initial_norm: float, lam: float, when: str = "after") -> None:
         raise ValueError(f"initial_norm is {initial_norm}: a norm is a finite number from 0 on")
     if not 0 <= lam <= 1:
         raise ValueError(f"lam is {lam}: λ lies in [0, 1]")
-    if when not in ("after", "before"):
-        raise ValueError(f"unknown when {when!r}: {nearest(when, ('after', 'before'))}")
+    check_name("when", when, ("after", "before"))
 
 
 def scalar_courses(

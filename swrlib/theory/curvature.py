@@ -102,7 +102,7 @@ class LossHessian:
 
     def __matmul__(self, vector: Tensor) -> Tensor:
         """Return Hv, [P]."""
-        return _differentiated(self._gradient, self._own, vector, retain_graph=True)
+        return differentiated(self._gradient, self._own, vector, retain_graph=True)
 
 
 def overlap(gradient: Tensor, product: Tensor) -> float:
@@ -156,15 +156,16 @@ def _gradient(
         raise ValueError(f"{NOT_TWICE}: its outputs are cut off from its parameters")
     if scaled:
         outputs = outputs / outputs.detach().abs().max().clamp(min=1)
-    found = _differentiated(cross_entropy(outputs, labels), own, None, create_graph=True)
+    found = differentiated(cross_entropy(outputs, labels), own, None, create_graph=True)
     if not found.requires_grad:
         raise ValueError(f"{NOT_TWICE}: its gradient is cut off from its parameters")
     return found
 
 
-def _differentiated(
-    value: Tensor, own: Sequence[nn.Parameter], along: Tensor | None, **options: bool
+def differentiated(
+    value: Tensor, own: Sequence[Tensor], along: Tensor | None, **options: bool
 ) -> Tensor:
+    """Return the derivative of a value by tensors, all entries in a row; refuse what has none."""
     try:
         found = torch.autograd.grad(
             value, own, along, allow_unused=True, materialize_grads=True, **options
@@ -191,7 +192,7 @@ def check_twice(
     draws = torch.Generator().manual_seed(0)
     first, second = torch.randn(2, len(gradient), generator=draws, dtype=torch.float64).to(gradient)
     products = [
-        _differentiated(gradient, chosen, vector, retain_graph=True) for vector in (first, second)
+        differentiated(gradient, chosen, vector, retain_graph=True) for vector in (first, second)
     ]
     size = float(products[0].norm() * second.norm() + products[1].norm() * first.norm())
     if abs(float(products[0] @ second - products[1] @ first)) > 1e-6 * size:

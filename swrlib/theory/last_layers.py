@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from swrlib.theory.copies import copied, run
-from swrlib.theory.curvature import NOT_TWICE, check_labels, check_twice
+from swrlib.theory.curvature import NOT_TWICE, check_labels, check_twice, differentiated
 
 #: Up to how many parameters a Hessian is written down: 200 MB, seconds for its eigenvalues.
 LARGEST = 5000
@@ -60,13 +60,11 @@ def last_layers_hessian(model: nn.Module, images: Tensor, labels: Tensor) -> Ten
         found = _sums(_between(network, first, last, part), answers, first, last)
         sums = [one + more for one, more in zip(sums, found, strict=True)] if sums else found
     upper, mixed, lower = sums
-    ones, others = sum(p.numel() for p in _own(first)), sum(p.numel() for p in _own(last))
-    hessian = upper.new_empty(ones + others, ones + others)
-    _write_(hessian[:ones, :ones], _symmetric(upper, units), first, first)
-    _write_(hessian[:ones, ones:], mixed.permute(2, 0, 1, 3), first, last)
-    _write_(hessian[ones:, ones:], _symmetric(lower, classes), last, last)
-    hessian[ones:, :ones] = hessian[:ones, ones:].T
-    return hessian.div_(len(images))
+    upper, lower = _block(upper, units), _block(lower, classes)
+    mixed = mixed.permute(2, 0, 1, 3).reshape(len(upper), -1)
+    whole = torch.cat([torch.cat([upper, mixed], 1), torch.cat([mixed.T, lower], 1)])
+    order = torch.cat([_order(first), len(upper) + _order(last)])
+    return whole[order][:, order] / len(images)
 
 
 def last_parameters(model: nn.Module, images: Tensor) -> list[str]:
@@ -112,16 +110,8 @@ class _Between:
         return torch.stack([self._gradient(values, row.expand_as(values)) for row in one], axis)
 
     def _gradient(self, values: Tensor, along: Tensor, *, create_graph: bool = False) -> Tensor:
-        (found,) = torch.autograd.grad(
-            values,
-            self.units,
-            along,
-            retain_graph=True,
-            create_graph=create_graph,
-            allow_unused=True,
-            materialize_grads=True,
-        )
-        return found
+        options = {"retain_graph": True, "create_graph": create_graph}
+        return differentiated(values, [self.units], along, **options).view_as(self.units)
 
 
 def _last_two(network: nn.Module, image: Tensor) -> tuple[nn.Linear, nn.Linear]:
@@ -212,47 +202,21 @@ def _with_one(rows: Tensor, layer: nn.Linear) -> Tensor:
 
 
 def _kronecker(outer: Tensor, rows: Tensor) -> Tensor:
-    """Return Σ_n outer_n[i, j]·rows_n[a]·rows_n[b] for i ≤ j and a ≤ b: [pairs of i, of a].
-
-    Symmetric outer [N, m, m], rows [N, k].
-    """
-    i, j = torch.triu_indices(outer.shape[1], outer.shape[1])
-    a, b = torch.triu_indices(rows.shape[1], rows.shape[1])
-    outer, rows = outer.permute(1, 2, 0).contiguous(), rows.T.contiguous()
-    return outer[i, j] @ (rows[a] * rows[b]).T
+    """Return Σ_n outer_n[i, j]·rows_n[a]·rows_n[b] as [ij, ab]: outer [N, m, m], rows [N, k]."""
+    return outer.flatten(1).T @ (rows.unsqueeze(2) * rows.unsqueeze(1)).flatten(1)
 
 
-def _symmetric(sums: Tensor, size: int) -> Tensor:
-    """Return what `_kronecker` gives, written out for all i and j below ``size``: [i, a, j, b]."""
-    width = int((2 * sums.shape[1]) ** 0.5)
-    pairs, columns = _pairs(size).flatten(), _pairs(width).flatten()
-    whole = sums.T[columns].T[pairs]
-    return whole.view(size, size, width, width).permute(0, 2, 1, 3)
+def _block(sums: Tensor, units: int) -> Tensor:
+    """Return what `_kronecker` gives as a matrix [ia, jb]."""
+    whole = sums.view(units, units, -1, int(sums.shape[1] ** 0.5)).permute(0, 2, 1, 3)
+    return whole.reshape(units * whole.shape[1], -1)
 
 
-def _pairs(size: int) -> Tensor:
-    """Return each unordered pair's number among `torch.triu_indices`: [size, size]."""
-    i, j = torch.triu_indices(size, size)
-    found = torch.empty(size, size, dtype=torch.int64)
-    found[i, j] = found[j, i] = torch.arange(len(i))
-    return found
-
-
-def _write_(target: Tensor, block: Tensor, rows: nn.Linear, columns: nn.Linear) -> None:
-    """Write a block [i, a, j, b] in the order of parameters: weights, then biases."""
-    for place, cut in _parts(rows):
-        for other, other_cut in _parts(columns):
-            part = block[:, cut, :, other_cut]
-            target[place, other] = part.reshape(place.stop - place.start, -1)
-
-
-def _parts(layer: nn.Linear) -> list[tuple[slice, slice]]:
-    """Return where weight and bias lie among the parameters, and behind which inputs."""
-    entries, inputs = layer.weight.numel(), layer.weight.shape[1]
-    weight = (slice(0, entries), slice(0, inputs))
-    if layer.bias is None:
-        return [weight]
-    return [weight, (slice(entries, entries + len(layer.bias)), slice(inputs, inputs + 1))]
+def _order(layer: nn.Linear) -> Tensor:
+    """Return where weight and then bias lie among a layer's units, each with a 1 for its bias."""
+    units, inputs = layer.weight.shape
+    places = torch.arange(sum(p.numel() for p in _own(layer))).view(units, -1)
+    return torch.cat([places[:, :inputs].flatten(), places[:, inputs:].flatten()])
 
 
 @torch.no_grad()

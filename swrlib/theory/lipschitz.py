@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 
-from swrlib.checks import nearest
+from swrlib.checks import check_name
 from swrlib.network import graph
 from swrlib.network.graph import Step, has_own_forward, kind_of
 from swrlib.theory.convolutions import conv_spectral_norm, operator_norm
@@ -53,8 +53,7 @@ def lipschitz_bound(model: nn.Module, example: Tensor, *, norm: Norm = "spectral
         If the model cannot be traced or run, or mixes the inputs of a batch, an operation has no
         known constant (it is named), or inputs or weights are not real.
     """
-    if norm not in ("spectral", "frobenius"):
-        raise ValueError(f"unknown norm {norm!r}: {nearest(norm, ('spectral', 'frobenius'))}")
+    check_name("norm", norm, ("spectral", "frobenius"))
     refuse_inputs(example)
     network: nn.Module = evaluated(model).cpu().double()
     example = example[:1].detach().cpu().double()
@@ -258,13 +257,10 @@ def _patches(name: str, module: Any) -> int:
 
 
 def _normalization(name: str, module: Any) -> float:
-    scale = 1.0 if module.weight is None else float(module.weight.abs().max())
+    scales = torch.ones(1) if module.weight is None else module.weight.abs()
     own = isinstance(module, nn.modules.instancenorm._InstanceNorm)  # follows its flag alone
     if getattr(module, "running_var", None) is not None and (module.track_running_stats or not own):
-        slopes = (module.running_var + module.eps).rsqrt()
-        if module.weight is not None:
-            slopes = slopes * module.weight.abs()
-        return float(slopes.max())
+        return float(((module.running_var + module.eps).rsqrt() * scales).max())
     if not module.eps:
         raise ValueError(f"{name} has no eps, so its slope has no bound")
-    return scale / math.sqrt(module.eps)  # steepest where the input hardly varies
+    return float(scales.max()) / math.sqrt(module.eps)  # steepest where the input hardly varies

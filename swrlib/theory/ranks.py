@@ -164,11 +164,8 @@ def dormant_units(features: Tensor, threshold: float = 0.0) -> int:
 
 def _per_image(features: Tensor) -> Tensor:
     """Return absolute features [N, units] in float64, the mean over places in maps."""
-    return (
-        features.detach().abs().double().flatten(2).mean(2)
-        if features.dim() > 2
-        else (features.detach().abs().double())
-    )
+    values = features.detach().abs().double()
+    return values.flatten(2).mean(2) if values.dim() > 2 else values
 
 
 # ---------------------------------------------------------------------------------------------

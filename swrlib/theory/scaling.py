@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from swrlib.checks import nearest
+from swrlib.checks import check_name
 from swrlib.network.layers import trace
 from swrlib.rescaling import multi_tensor_norms, rescale_
 
@@ -73,6 +73,5 @@ def check_scaling(ratio: object, reading: object, biases: object) -> None:
     """Refuse a ratio outside [0, 1], and unknown readings and ways with the biases."""
     if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio <= 1:
         raise ValueError(f"a scaling needs a ratio in [0, 1], not {ratio!r}")
-    for what, value, known in (("reading", reading, READINGS), ("biases", biases, BIASES)):
-        if value not in known:
-            raise ValueError(f"unknown {what} {value!r}: {nearest(value, known)}")
+    check_name("reading", reading, READINGS)
+    check_name("biases", biases, BIASES)

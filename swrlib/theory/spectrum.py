@@ -58,18 +58,11 @@ class Spectrum:
         heights = (-squares / 2).exp() / (2 * torch.pi * variance) ** 0.5
         return heights @ self.weights
 
-    def smoothed_epsilon_rank(
-        self,
-        epsilons: Tensor,
-        *,
-        points: int = 10_000,
-        margin: float = 0.01,
-        relative_variance: float = 1e-5,
-    ) -> Tensor:
+    def smoothed_epsilon_rank(self, epsilons: Tensor) -> Tensor:
         """Return the ε-rank as the paper's release integrates it: not the one to rely on.
 
-        The density with variance 1e-5·max(1, range), on 10,000 points from below the smallest node
-        to above the largest, by the trapezoidal rule over the points outside ±ε alone. The rule
+        The density with variance 1e-5·max(1, range), on 10,000 points from 0.01 below the smallest
+        node to as much above the largest, by the trapezoidal rule over those outside ±ε. The rule
         bridges the gap that is left out, so that values above 1 occur; and in a wide spectrum no
         point lies within ±ε, so that the result measures the width of the spectrum.
 
@@ -77,19 +70,15 @@ class Spectrum:
         ----------
         epsilons : torch.Tensor
             [k], from 0 on.
-        points : int
-        margin : float
-            By how much the grid reaches beyond the nodes.
-        relative_variance : float
 
         Returns
         -------
         torch.Tensor
             float64 [k].
         """
-        least, most = float(self.nodes.min()) - margin, float(self.nodes.max()) + margin
-        grid = torch.linspace(least, most, points, dtype=torch.float64)
-        values = self.density(grid, relative_variance * max(1.0, most - least - 2 * margin))
+        least, most = float(self.nodes.min()) - 0.01, float(self.nodes.max()) + 0.01
+        grid = torch.linspace(least, most, 10_000, dtype=torch.float64)
+        values = self.density(grid, 1e-5 * max(1.0, most - least - 0.02))
         kept = [grid.abs() > epsilon for epsilon in epsilons]
         return torch.stack([torch.trapezoid(values[mask], grid[mask]) for mask in kept])
 
