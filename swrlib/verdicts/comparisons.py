@@ -280,7 +280,7 @@ def worded(claim: Claim, cases: Sequence[Comparison], scale: str) -> list[Compar
     printed = _words(claim, with_print, "printed")
     found = []
     for case in cases:
-        needed = case.seeds_to_decide
+        needed = None
         if case.n < LEAST_SEEDS:
             word = first = TOO_FEW_SEEDS if case.n else NOT_RUN
         elif scale != "paper":
