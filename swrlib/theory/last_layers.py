@@ -53,18 +53,20 @@ def last_layers_hessian(model: nn.Module, images: Tensor, labels: Tensor) -> Ten
     check_twice(network, images, labels, _own(first, last))
     _check_apart(network, images)
     (units, inputs), (classes, features) = first.weight.shape, last.weight.shape
-    widest = max(inputs**2, units**2, features**2, classes * units * features)
+    rows, given = inputs + 1, features + 1  # with the 1 of a bias
+    widest = max(rows * max(rows, given, classes), given * max(units, given), units**2)
     size = max(1, _ENTRIES // widest)
     sums: list[Tensor] = []
-    for part, answers in zip(*(given.split(size) for given in (images, labels)), strict=True):
+    for part, answers in zip(images.split(size), labels.split(size), strict=True):
         found = _sums(_between(network, first, last, part), answers, first, last)
         sums = [one + more for one, more in zip(sums, found, strict=True)] if sums else found
-    upper, mixed, lower = sums
-    upper, lower = _block(upper, units), _block(lower, classes)
-    mixed = mixed.permute(2, 0, 1, 3).reshape(len(upper), -1)
-    whole = torch.cat([torch.cat([upper, mixed], 1), torch.cat([mixed.T, lower], 1)])
-    order = torch.cat([_order(first), len(upper) + _order(last)])
-    return whole[order][:, order] / len(images)
+    upper, lower, by_outputs, by_errors = sums
+    (u, a), (c, f) = _places(first), _places(last)
+    of = a.unsqueeze(1), u.unsqueeze(1)
+    mixed = by_outputs[of[0], f, c, of[1]] + by_errors[of[0], c, f, of[1]]
+    blocks = (_block(upper, u, a), mixed), (mixed.T, _block(lower, c, f))
+    whole = torch.cat([torch.cat(line, 1) for line in blocks])
+    return whole.div_(len(images))
 
 
 def last_parameters(model: nn.Module, images: Tensor) -> list[str]:
@@ -173,10 +175,11 @@ def _between(network: nn.Module, first: nn.Linear, last: nn.Linear, images: Tens
 
 
 def _sums(between: _Between, labels: Tensor, first: nn.Linear, last: nn.Linear) -> list[Tensor]:
-    """Return sums over images for three blocks: first by first, first by last, last by last.
+    """Return sums over images, of products with as few entries an image as may be.
 
-    The outer two as `_kronecker` gives them; the middle one [inputs, c, u, features]. Inputs and
-    features are followed by a 1 where there is a bias.
+    Both layers' own blocks as `_pairs` gives them; and of the block between them the part by the
+    outputs' curvature [inputs, features, c, u] and that by their errors [inputs, c, features, u].
+    Inputs and features are followed by a 1 where there is a bias.
     """
     jacobian = between.jacobian()
     features, outputs = between.features.detach(), between.outputs.detach()
@@ -188,12 +191,13 @@ def _sums(between: _Between, labels: Tensor, first: nn.Linear, last: nn.Linear) 
     back = curved @ through
     second = between.second(error @ last.weight).detach()
     inputs, given = _with_one(between.inputs, first), _with_one(features, last)
-    mixed = back.unsqueeze(3) * given[:, None, None, :]  # [N, c, u, f]
-    mixed[..., : features.shape[1]] += error[:, :, None, None] * jacobian.mT.unsqueeze(1)
+    if given.shape[1] > features.shape[1]:  # the 1 moves with no unit
+        jacobian = nn.functional.pad(jacobian, (0, 0, 0, 1))
     return [
-        _kronecker(through.mT @ back + second, inputs),
-        (inputs.T @ mixed.flatten(1)).view(inputs.shape[1], *mixed.shape[1:]),
-        _kronecker(curved, given),
+        _pairs(through.mT @ back + second, inputs),
+        _pairs(curved, given),
+        _products(inputs, given, back),
+        _products(inputs, error, jacobian),
     ]
 
 
@@ -201,22 +205,39 @@ def _with_one(rows: Tensor, layer: nn.Linear) -> Tensor:
     return torch.cat([rows, rows.new_ones(len(rows), 1)], 1) if layer.bias is not None else rows
 
 
-def _kronecker(outer: Tensor, rows: Tensor) -> Tensor:
-    """Return Σ_n outer_n[i, j]·rows_n[a]·rows_n[b] as [ij, ab]: outer [N, m, m], rows [N, k]."""
-    return outer.flatten(1).T @ (rows.unsqueeze(2) * rows.unsqueeze(1)).flatten(1)
+def _products(rows: Tensor, columns: Tensor, matrices: Tensor) -> Tensor:
+    """Return Σ_n rows_n[a]·columns_n[b]·matrices_n[i, j], [a, b, i, j]."""
+    outer = (rows.unsqueeze(2) * columns.unsqueeze(1)).flatten(1)
+    shape = rows.shape[1], columns.shape[1], *matrices.shape[1:]
+    return (outer.T @ matrices.flatten(1)).view(shape)
 
 
-def _block(sums: Tensor, units: int) -> Tensor:
-    """Return what `_kronecker` gives as a matrix [ia, jb]."""
-    whole = sums.view(units, units, -1, int(sums.shape[1] ** 0.5)).permute(0, 2, 1, 3)
-    return whole.reshape(units * whole.shape[1], -1)
+def _pairs(outer: Tensor, rows: Tensor) -> Tensor:
+    """Return Σ_n outer_n[i, j]·rows_n[a]·rows_n[b] for i ≤ j and a ≤ b; outer is symmetric."""
+    (i, j), (a, b) = (torch.triu_indices(size, size) for size in (outer.shape[1], rows.shape[1]))
+    return outer[:, i, j].T @ (rows[:, a] * rows[:, b])
 
 
-def _order(layer: nn.Linear) -> Tensor:
-    """Return where weight and then bias lie among a layer's units, each with a 1 for its bias."""
+def _block(sums: Tensor, units: Tensor, columns: Tensor) -> Tensor:
+    """Return what `_pairs` gives as a matrix over parameters, each of a unit and a column."""
+    places = []
+    for of in (units, columns):
+        size = int(of.max()) + 1
+        i, j = torch.triu_indices(size, size)
+        place = torch.empty(size, size, dtype=torch.long)
+        place[i, j] = place[j, i] = torch.arange(len(i))
+        places.append(place[of.unsqueeze(1), of])
+    return sums[places[0], places[1]]
+
+
+def _places(layer: nn.Linear) -> tuple[Tensor, Tensor]:
+    """Return of which unit and which column every parameter is: a weight's input, a bias's 1."""
     units, inputs = layer.weight.shape
-    places = torch.arange(sum(p.numel() for p in _own(layer))).view(units, -1)
-    return torch.cat([places[:, :inputs].flatten(), places[:, inputs:].flatten()])
+    unit, column = torch.arange(units), torch.arange(inputs)
+    places = unit.repeat_interleave(inputs), column.repeat(units)
+    if layer.bias is None:
+        return places
+    return torch.cat([places[0], unit]), torch.cat([places[1], torch.full((units,), inputs)])
 
 
 @torch.no_grad()
