@@ -613,7 +613,8 @@ def test_a_grid_of_outcomes_says_where_each_starts_and_ends():
         rows, {"error": "error", "rank": "rank"}, panel="activation", panels=["relu", "tanh"]
     )
     assert all(ax.lines for ax in figure.axes)
-    assert [ax.get_title(loc="left") for ax in figure.axes] == ["relu", ""]
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["relu", "relu"]
+    assert [ax.get_label() for ax in figure.axes] == ["error", "rank"]
     assert [ax.get_xlabel() for ax in figure.axes] == ["", "task"]
     assert "rank: relu: vanilla 1.5 → 9.5, SWR 1.5 → 9.5. tanh: not run." in said
     _, said = tasks.grid(rows, {"x": "unmeasured"}, panel="activation", panels=["relu"])

@@ -139,14 +139,14 @@ def grid(
     panels: Iterable[Any],
     names: Mapping[Any, str] | None = None,
 ) -> tuple[Figure, str]:
-    """Draw several outcomes: a line of panels for each, a column for each value of a column.
+    """Draw several outcomes: a line of panels for each, a panel for each value of a column.
 
     Parameters
     ----------
     rows : DataFrame
         As for `by_task`; what a run lacks is left out.
     values : mapping of str to str
-        What is drawn, in this order: its name on the axis and its column.
+        What is drawn, in this order: the heading of its line, and its column.
     panel, panels, names
         As for `by_task`.
 
@@ -157,7 +157,7 @@ def grid(
     """
     panels, said = list(panels), []
     there = [which for which in panels if (rows[panel] == which).any()]
-    size = (max(1.9 * len(there), 3.0) + 0.6, 1.75 * len(values) + 0.7)
+    size = (max(1.42 * len(there), 3.0) + 0.6, 1.75 * len(values) + 0.7)
     shape = (len(values), max(1, len(there)))
     figure, axes = plt.subplots(*shape, figsize=size, squeeze=False, sharey="row", sharex=True)
     for place, ((label, value), line) in enumerate(zip(values.items(), axes, strict=True)):
@@ -166,10 +166,10 @@ def grid(
         for which, ax in zip(there, line, strict=False):
             if which in parts:
                 _lines(ax, parts[which], value)
-            ax.set_title("" if place else _name(which, names), loc="left", fontsize=9)
+            ax.set_title(_name(which, names), loc="left", fontsize=9)  # of each: lines may wrap
             ax.set(xlabel="task" if place == len(values) - 1 else "", ylabel="")
             ax.tick_params(labelsize=8)
-        line[0].set_ylabel(label, fontsize=8)
+        line[0].set_label(label)  # the heading of its line
         _keep_to_runs(line[0], parts.values(), value)
     legend_below(figure)
     return figure, " ".join(said)
