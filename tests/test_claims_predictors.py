@@ -119,7 +119,7 @@ def test_a_measure_of_every_so_many_tasks_counts_where_it_was_taken():
 
 def test_each_stream_has_its_outcome_and_others_are_passed_over():
     frames = [records(), records("pixel-permuted", run="p"), records("warm-start", run="w")]
-    frames += [records(run="chosen", seed=100)]
+    frames += [records(run="chosen", seed=100), records(run="unmeasured", dataset="mnist-unit")]
     frames += [records("pixel-permuted", run="n", lam=np.nan, method="l2", model_layer_norm=True)]
     frames[1]["model_activation"] = frames[-1]["model_activation"] = "tanh"
     frames[-1]["lr"] = 0.2

@@ -97,7 +97,7 @@ def tasks(frame: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
     """Lay measures at a task's start beside the task's trouble.
 
     The first task is left out: its network is untrained, and nothing can be lost yet. So are seeds
-    on which strengths were chosen.
+    on which strengths were chosen, and runs in which nothing was measured.
 
     Parameters
     ----------
@@ -129,7 +129,8 @@ def tasks(frame: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
         if predictor.measure.endswith("-end"):  # of the task before
             values = values.groupby(table["run"]).shift(1)
         table[predictor.name] = values
-    table = table[(table["task"] > 1) & np.isfinite(table["trouble"])]
+    looked_at = table[[*NAMES]].notna().any(axis=1).groupby(table["run"]).transform("any")
+    table = table[looked_at & (table["task"] > 1) & np.isfinite(table["trouble"])]
     return table.reset_index(drop=True)
 
 
