@@ -58,10 +58,12 @@ def by_task(rows: pd.DataFrame, value: str) -> pd.DataFrame:
 
 def test_curvature_says_how_relu_loses(relu):
     error = by_task(relu, "error")
-    dead = error["vanilla"].loc[3:].min() > 0.8 and error["vanilla"].loc[:2].max() < 0.1
-    holds("curvature", "plain training learns nothing more from the third task on", dead)
-    low = error["swr"].loc[:15].mean() < 0.05 and error["swr"].loc[:16].max() < 0.1
-    holds("curvature", "SWR keeps the error low for some fifteen tasks", low)
+    plain = relu[relu["method"] == "vanilla"].pivot(index="task", columns="seed", values="error")
+    third = (plain.loc[3] > 0.1).all() and plain.loc[:2].max(axis=None) < 0.1
+    dead = third and plain.loc[6:].min(axis=None) > 0.8
+    holds("curvature", "plain training loses its third task, and soon learns nothing more", dead)
+    low = error["swr"].loc[:10].mean() < 0.05 and error["swr"].loc[:11].max() < 0.1
+    holds("curvature", "SWR keeps the error low for some ten tasks", low)
     late = error.loc[25:].mean()
     above = late[["l2", "l2-init"]].max() < late["swr"] < late["vanilla"]
     holds("curvature", "in the mean ends above that of L2 and L2 Init", above)
@@ -69,17 +71,21 @@ def test_curvature_says_how_relu_loses(relu):
 
 def test_curvature_says_what_the_rank_does_with_relu(courses, relu):
     rank, lead = by_task(relu, HESSIAN), curvature.lead_of(courses, "relu", "vanilla").differences()
-    near = abs(rank["swr"].loc[25:].mean() / rank["swr"].loc[:2].mean() - 1) < 0.2
-    said = "the rank of the Hessian under SWR stays near its level of the first two tasks"
-    holds("curvature", said, near and rank["swr"].min() > 500)
+    quarter = 0.7 < rank["swr"].loc[25:].mean() / rank["swr"].loc[:2].mean() < 0.8
+    said = "the rank of the Hessian under SWR falls by a quarter in the mean"
+    holds("curvature", said, quarter)
+    never = curvature.events(relu).groupby("method")["never"].agg(list)
+    most = sum(never["swr"]) > len(never["swr"]) / 2
+    holds("curvature", "in most runs never below half of its start", most)
     silent = (lead < 0).all() and rank["vanilla"].loc[3] > 0.9 * rank["vanilla"].loc[2]
     holds("curvature", "In plain training with ReLU the rank gives no warning", silent)
-    gone = rank["vanilla"].loc[4] < 30
-    holds("curvature", "one task later the network is dead, and so is its Hessian", gone)
-    holds("curvature", "which leaves a rank of 9", (rank["vanilla"].loc[5:] == 9).all())
-    never = curvature.events(relu).groupby("method")["never"].agg(list)
-    stays = all([*never["swr"], *never["l2-init"]])
-    holds("curvature", "With ReLU the rank falls far less under SWR and L2 Init", stays)
+    plain = relu[relu["method"] == "vanilla"].pivot(index="task", columns="seed", values=HESSIAN)
+    gone = (plain.loc[5] < 30).mean() > 0.5
+    holds("curvature", "two tasks later most networks are dead, and so is their Hessian", gone)
+    nine = (plain.loc[6:] == 9).all().mean() > 0.5
+    holds("curvature", "which leaves a rank of 9", nine)
+    one = sum(never["swr"]) == len(never["swr"]) - 1 and all(never["l2-init"])
+    holds("curvature", "in no run of L2 Init and in one of SWR", one)
     falls, ends = not any(never["l2"]), by_task(relu, "error")["l2"]
     recovers = falls and ends.loc[25:].mean() < ends.max() - 0.1
     holds("curvature", "under L2 it falls, and yet the network recovers", recovers)
@@ -88,7 +94,7 @@ def test_curvature_says_what_the_rank_does_with_relu(courses, relu):
 def test_curvature_says_what_is_learnt_late_with_relu(relu):
     online, error = by_task(relu, "online"), by_task(relu, "error")
     late = online["swr"].loc[10] < 0.7 and error["swr"].loc[10] < 0.1
-    late &= online["l2-init"].loc[5:].max() < 0.6
+    late &= online["l2-init"].loc[5:].max() < 0.7
     holds("curvature", "With ReLU this is what SWR's first tasks look like", late)
 
 
