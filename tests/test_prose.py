@@ -94,8 +94,8 @@ def test_curvature_says_what_the_rank_does_with_relu(courses, relu):
 def test_curvature_says_what_is_learnt_late_with_relu(relu):
     online, error = by_task(relu, "online"), by_task(relu, "error")
     late = online["swr"].loc[10] < 0.7 and error["swr"].loc[10] < 0.1
-    late &= online["l2-init"].loc[5:].max() < 0.7
-    holds("curvature", "With ReLU this is what SWR's first tasks look like", late)
+    late &= (online["l2-init"].loc[5:] < 0.6).mean() > 0.8
+    holds("curvature", "what SWR's first tasks look like, and most of L2 Init's", late)
 
 
 def test_curvature_says_what_the_other_activations_lose(courses):
