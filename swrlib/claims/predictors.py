@@ -110,8 +110,8 @@ def tasks(frame: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        A row a run and task: ``setting`` (stream and activation, and the learning rate where there
-        are several), ``method`` (with its strength), ``seed, run, task, trouble``, and a column a
+        A row a run and task: ``setting`` (stream and activation, and the learning rate where it has
+        several), ``method`` (with its strength), ``seed, run, task, trouble``, and a column a
         predictor or baseline, NaN where it was not measured.
     """
     kept = frame[frame["stream"].isin(TROUBLES) & (frame["seed"] < CHOOSING)]
@@ -137,7 +137,7 @@ def tasks(frame: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
 def _settings(rows: pd.DataFrame) -> pd.Series:
     activations = option(rows, "activation", "relu").map(CURVATURE.label)
     names = rows["stream"] + ", " + activations
-    several = rows.groupby("stream")["lr"].transform("nunique") > 1
+    several = rows.groupby(names)["lr"].transform("nunique") > 1
     rates = ", rate " + rows["lr"].map("{:g}".format)
     return names.where(~several, names + rates)
 
