@@ -108,8 +108,9 @@ def test_curvature_says_what_the_other_activations_lose(courses):
     two = error.loc[["leaky_relu", "tanh"]]
     said = "With leaky ReLU and tanh plain training comes to fail on more than half of the images"
     holds("curvature", said, (two["vanilla"] > 0.5).all())
-    said = "SWR, L2 and L2 Init keep the mean error below 0.05"
-    holds("curvature", said, (two[["swr", "l2", "l2-init"]] < 0.05).all(axis=None))
+    low = (two[["swr", "l2-init"]] < 0.04).all(axis=None) and (two["l2"] < 0.06).all()
+    said = "while SWR and L2 Init keep the mean error below 0.04, and L2 below 0.06"
+    holds("curvature", said, low)
     linear = courses.rows[courses.rows["activation"] == "identity"]
     course = by_task(linear, "error")
     holds("curvature", "The linear network cannot fit these labels", course.mean().min() > 0.1)
