@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from swrlib.checks import check_whole, nearest
+from swrlib.checks import check_name, check_whole, nearest
 from swrlib.datasets import Dataset
 
 
@@ -155,8 +155,7 @@ def build_model(name: str, dataset: Dataset, **options: Any) -> nn.Module:
 
 def _settings(name: str, options: dict[str, Any]) -> dict[str, Any]:
     """Return all settings of an architecture; refuse a name that is unknown."""
-    if name not in _ARCHITECTURES:
-        raise ValueError(f"there is no model {name!r}: {nearest(name, MODELS)}")
+    check_name("model", name, MODELS, "there is no")
     settings = _ARCHITECTURES[name]
     known = [option for option in settings if option not in _FIXED]
     for option in options:
@@ -164,9 +163,8 @@ def _settings(name: str, options: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"there is no option {option!r} of {name}: {nearest(option, known)}")
     settings = settings | options
     for option, values in (("activation", _ACTIVATIONS), ("initialization", _INITIALIZATIONS)):
-        given = settings.get(option)
-        if given is not None and given not in values:
-            raise ValueError(f"there is no {option} {given!r}: {nearest(given, values)}")
+        if settings.get(option) is not None:
+            check_name(option, settings[option], values, "there is no")
     return settings
 
 

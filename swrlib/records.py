@@ -31,7 +31,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from swrlib.checks import nearest
+from swrlib.checks import check_name
 from swrlib.files import replacing, state_of
 from swrlib.provenance import PROVENANCE
 
@@ -269,8 +269,7 @@ def _rows(folder: Path, state: Hashable, measures: frozenset[str]) -> pa.Table:
 
 def _filter(frame: pd.DataFrame, filters: Mapping[str, Any]) -> pd.DataFrame:
     for name, value in filters.items():
-        if name not in frame:
-            raise ValueError(f"records have no column {name!r}: {nearest(name, frame)}")
+        check_name("column", name, frame, "records have no")
         values = value if pd.api.types.is_list_like(value) else [value]
         frame = frame[frame[name].isna() if value is None else frame[name].isin(values)]
     return frame

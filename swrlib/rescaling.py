@@ -29,7 +29,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from swrlib.checks import nearest
+from swrlib.checks import check_name
 from swrlib.network.layers import Layer, Network, trace
 from swrlib.network.order import Order
 from swrlib.network.scales import follow
@@ -224,19 +224,13 @@ class SoftRescaling:
         return factors
 
 
-def check_variant(variant: object) -> None:
-    """Refuse an unknown variant."""
-    if variant not in get_args(Variant):
-        raise ValueError(f"unknown variant {variant!r}: {nearest(variant, get_args(Variant))}")
-
-
 def membership(network: Network, variant: Variant) -> dict[str, set[str]]:
     """Return for each layer the layers whose factors make up its C_l, in the given variant.
 
     Where branches meet, the product goes on from the last layer in the order of the forward pass,
     as Algorithm 1's running C does. The factor of a layer that standardizes its weight enters none.
     """
-    check_variant(variant)
+    check_name("variant", variant, get_args(Variant))
     if variant == "proportional":
         scales = follow(network).scales
         return {layer.name: {*scales[layer.name].powers} for layer in network.layers}
@@ -325,8 +319,7 @@ def _checked_factors(
         raise TypeError(f"factors are one number per layer ({', '.join(names)}), not {factors!r}")
     if isinstance(factors, Mapping):
         for name in factors:
-            if name not in names:
-                raise ValueError(f"the model has no layer {name!r}: {nearest(name, names)}")
+            check_name("layer", name, names, "the model has no")
         given = dict(factors)
     else:
         given = dict(zip(names, factors, strict=False))

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from swrlib.checks import check_whole, nearest
+from swrlib.checks import check_name, check_whole
 from swrlib.network import graph
 from swrlib.walks import Walk
 from swrlib.wide import Setting, Unstackable, refuse
@@ -176,8 +176,7 @@ class _Alone:
         kept: dict[str, Tensor] = {}
         hooks = []
         for name in features:
-            if name not in modules:
-                raise ValueError(f"the model has no module {name!r}: {nearest(name, modules)}")
+            check_name("module", name, modules, "the model has no")
 
             def keep(module: nn.Module, inputs: object, output: Tensor, name: str = name) -> None:
                 kept[name] = output.unsqueeze(0)

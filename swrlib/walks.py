@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from swrlib import wide
-from swrlib.checks import nearest
+from swrlib.checks import check_name
 from swrlib.network.graph import Graph, Step, flattens_rows, kind_of
 from swrlib.network.operations import OUT_OF_PLACE, given
 from swrlib.wide import Mode, Setting, Unstackable, apart, named, refuse, units
@@ -107,8 +107,7 @@ class Walk:
             What the steps give, [replicas, N, …].
         """
         for name in features:
-            if name not in self._named:
-                raise ValueError(f"the model has no step {name!r}: {nearest(name, self._named)}")
+            check_name("step", name, self._named, "the model has no")
         wanted = {self._named[name].slot for name in features}
         self._mode.training = training
         values: list[Any] = [None] * self._slots

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from swrlib import records
-from swrlib.checks import check_whole, nearest
+from swrlib.checks import check_name, check_whole, nearest
 from swrlib.datasets import DATASETS, Dataset, load_dataset
 from swrlib.engine.scales import make_stream, scale_of
 from swrlib.engine.strengths import find_method
@@ -256,13 +256,9 @@ class Request:
         ]
 
     def _check(self) -> None:
-        for what, value, known in (
-            ("model", self.model, MODELS),
-            ("split", self.split, SPLITS),
-            ("optimizer state", self.optimizer_state, OPTIMIZER_STATES),
-        ):
-            if value not in known:
-                raise ValueError(f"unknown {what} {value!r}: {nearest(value, known)}")
+        check_name("model", self.model, MODELS)
+        check_name("split", self.split, SPLITS)
+        check_name("optimizer state", self.optimizer_state, OPTIMIZER_STATES)
         if self.batch_size is not None:
             check_whole("batch_size", self.batch_size)
         if self._dtype_name() not in DTYPES:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from swrlib.checks import nearest
+from swrlib.checks import check_name, nearest
 from swrlib.methods.base import Method, Vanilla
 from swrlib.methods.compared import (
     L2,
@@ -66,8 +66,7 @@ def make_method(
     ValueError
         If the name or an option is unknown, or λ is missing, superfluous or out of range.
     """
-    if name not in METHODS:
-        raise ValueError(f"unknown method {name!r}: {nearest(name, METHODS)}")
+    check_name("method", name, METHODS)
     kind = METHODS[name]
     accepts = {f.name for f in fields(kind)}
     known = sorted(accepts - {"lam", "lam_features", "lam_classifier"})

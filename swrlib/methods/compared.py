@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import torch
 
+from swrlib.checks import check_name
 from swrlib.methods.base import Method, Penalty
 from swrlib.population import Members
 from swrlib.rescaling import (
     SoftRescaling,
     Variant,
-    check_variant,
     checked_lambda,
     membership,
     membership_mask,
@@ -133,7 +133,7 @@ class SWR(Method):
     stacked: ClassVar[tuple[str, ...]] = ("lam", "lam_features", "lam_classifier")
 
     def __post_init__(self) -> None:
-        check_variant(self.variant)
+        check_name("variant", self.variant, get_args(Variant))
         pair = (self.lam_features, self.lam_classifier)
         if self.lam is None and None in pair:
             raise ValueError(f"λ of {self.name} is missing: give lam, or the pair of λ_f and λ_c")

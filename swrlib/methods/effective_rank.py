@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from swrlib.checks import check_whole, checked_number
+from swrlib.checks import check_whole, make_numbers
 from swrlib.methods.compared import L2
 from swrlib.methods.watching import Watching, features_of_latest, hidden_layers
 from swrlib.population import Members
@@ -46,11 +46,11 @@ class L2EffectiveRank(L2, Watching):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "rate", checked_number(f"rate of {self.name}", self.rate))
-        for option in ("every", "watched", "layers"):
-            value = getattr(self, option)
-            if option != "layers" or value is not None:
-                check_whole(option, value)
+        make_numbers(self, "rate")
+        check_whole("every", self.every)
+        check_whole("watched", self.watched)
+        if self.layers is not None:
+            check_whole("layers", self.layers)
 
     def start(self, members: Members) -> None:
         """Note which features count."""

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from swrlib.checks import check_whole, checked_number, nearest
+from swrlib.checks import check_name, check_whole, make_numbers
 from swrlib.methods import units
 from swrlib.methods.base import Method
 from swrlib.methods.watching import Watching, features_of_latest
@@ -46,8 +46,7 @@ class FIRE(Method):
     def __post_init__(self) -> None:
         if self.iterations is not None:
             check_whole("iterations", self.iterations)
-        if self.norm not in get_args(Norm):
-            raise ValueError(f"unknown norm {self.norm!r}: {nearest(self.norm, get_args(Norm))}")
+        check_name("norm", self.norm, get_args(Norm))
 
     def start(self, members: Members) -> None:
         """Note the initial norms."""
@@ -118,8 +117,7 @@ class ReDo(Watching):
     name: ClassVar[str] = "redo"
 
     def __post_init__(self) -> None:
-        threshold = checked_number(f"threshold of {self.name}", self.threshold)
-        object.__setattr__(self, "threshold", threshold)
+        make_numbers(self, "threshold")
         check_whole("every", self.every)
         check_whole("watched", self.watched)
 
@@ -166,8 +164,7 @@ class ShrinkPerturbNoise(Method):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lam", checked_lambda(self.lam, f"λ of {self.name}"))
-        deviation = checked_number(f"deviation of {self.name}", self.deviation)
-        object.__setattr__(self, "deviation", deviation)
+        make_numbers(self, "deviation")
 
     def change_(self, members: Members, stage: int) -> None:
         """Shrink, and add noise that all runs of a seed share."""

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from swrlib.checks import nearest, warn
+from swrlib.checks import check_name, warn
 from swrlib.network import graph
 from swrlib.network.effects import Effect, effect_of
 from swrlib.network.graph import Kind, Step, kind_of
@@ -377,8 +377,7 @@ def _named_classifier(
         raise TypeError(f"classifier takes a list of module names: [{classifier!r}]")
     found: set[str] = set()
     for chosen in classifier:
-        if chosen not in modules:
-            raise ValueError(f"the model has no module {chosen!r}: {nearest(chosen, modules)}")
+        check_name("module", chosen, modules, "the model has no")
         inside = {n for n in kinds if n == chosen or n.startswith(f"{chosen}." * bool(chosen))}
         if not inside:
             raise ValueError(f"module {chosen!r} of the classifier has no layer in it")

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from swrlib.checks import check_whole, nearest
+from swrlib.checks import check_name, check_whole
 from swrlib.streams.base import Stage, Stream, generator
 
 Outputs = Literal["all", "so-far"]
@@ -48,9 +48,7 @@ class ClassIncremental(Stream):
         added = int(added) if isinstance(added, float) and added.is_integer() else added
         check_whole("added", added)
         object.__setattr__(self, "added", added)
-        if self.outputs not in get_args(Outputs):
-            known = nearest(self.outputs, get_args(Outputs))
-            raise ValueError(f"unknown outputs {self.outputs!r}: {known}")
+        check_name("outputs", self.outputs, get_args(Outputs))
 
     def stages(self, images: int, seed: int, labels: Tensor | None = None) -> list[Stage]:
         """Return a stage for each group of classes."""

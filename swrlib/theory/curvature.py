@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from swrlib.checks import first_line, nearest
+from swrlib.checks import check_name, first_line
 from swrlib.theory.copies import copied, run
 from swrlib.theory.ranks import effective_rank, srank
 
@@ -84,8 +84,7 @@ class LossHessian:
         network = copied(model).eval().requires_grad_(False)
         known = dict(network.named_parameters())
         for name in parameters or ():
-            if name not in known:
-                raise ValueError(f"there is no parameter {name!r}: {nearest(name, known)}")
+            check_name("parameter", name, known, "there is no")
         check_labels(images, labels)
         own = [known[name] for name in parameters or known]
         check_twice(network, images, labels, own)
