@@ -7,7 +7,7 @@ import importlib
 import math
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -65,6 +65,12 @@ def make_numbers(options: Any, *names: str, below: float = math.inf) -> None:
     for name in names:
         value = checked_number(f"{name} of {options.name}", getattr(options, name), below)
         object.__setattr__(options, name, value)
+
+
+def listed(names: Sequence[str], most: int = 6) -> str:
+    """Join names for a sentence; of many the first."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def first_line(error: Exception) -> str:

@@ -9,6 +9,7 @@ draws them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,19 +39,11 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
-def _glorot(weight: Tensor) -> None:
-    nn.init.xavier_uniform_(weight)
-
-
-def _he(weight: Tensor) -> None:
-    nn.init.kaiming_uniform_(weight, nonlinearity="relu")
-
-
 # What draws a weight; biases are zero then. PyTorch's default draws both.
-_INITIALIZATIONS: dict[str, Callable[[Tensor], None] | None] = {
+_INITIALIZATIONS: dict[str, Callable[[Tensor], Tensor] | None] = {
     "pytorch": None,
-    "glorot": _glorot,
-    "he": _he,
+    "glorot": nn.init.xavier_uniform_,
+    "he": partial(nn.init.kaiming_uniform_, nonlinearity="relu"),
 }
 
 # Blocks of convolutions (channels of each; every block ends with a pooling by 2, or all of its

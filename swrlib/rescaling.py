@@ -60,26 +60,13 @@ def multi_tensor_norms(tensors: Sequence[Tensor], *, stacked: int = 0) -> Tensor
         axes = [tuple(range(stacked, tensor.dim())) for tensor in tensors]
         pairs = zip(tensors, axes, strict=True)
         return torch.stack([torch.linalg.vector_norm(t, dim=d, dtype=dtype) for t, d in pairs], -1)
-    if hasattr(torch, "_foreach_norm"):
-        norms = torch.stack(torch._foreach_norm(list(tensors), dtype=dtype))
-    else:
-        norms = torch.stack([torch.linalg.vector_norm(tensor, dtype=dtype) for tensor in tensors])
-    return norms.view(*leading, -1)
+    return torch.stack(torch._foreach_norm(list(tensors), dtype=dtype)).view(*leading, -1)
 
 
 def _row_norms(tensor: Tensor, stacked: int, dtype: torch.dtype) -> Tensor:
     """Return the norms of a tensor's rows, which have the tensor's norm; [entries] stay as is."""
     axes = tuple(range(stacked + 1, tensor.dim()))
     return torch.linalg.vector_norm(tensor, dim=axes, dtype=dtype) if axes else tensor
-
-
-def multi_tensor_multiply_(tensors: Sequence[Tensor], scales: Sequence[Tensor]) -> None:
-    """Multiply many tensors in place, each by its scale."""
-    if hasattr(torch, "_foreach_mul_"):
-        torch._foreach_mul_(list(tensors), list(scales))
-    else:
-        for tensor, scale in zip(tensors, scales, strict=True):
-            tensor.mul_(scale)
 
 
 def pull_and_rest(initial_norms: Tensor, lam: Tensor | float) -> tuple[Tensor, Tensor]:
@@ -166,7 +153,7 @@ class SoftRescaling:
         ]
 
     def __call__(
-        self, weights: Sequence[Tensor], tensors: Sequence[Tensor], skipped: Tensor | None = None
+        self, weights: Sequence[Tensor], tensors: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Rescale once, in place.
 
@@ -176,8 +163,6 @@ class SoftRescaling:
             The weights whose norms decide.
         tensors : sequence of torch.Tensor
             All that is scaled, in the order of ``members``.
-        skipped : torch.Tensor, optional
-            Non-zero where the optimizer skipped its step: then nothing is scaled.
 
         Returns
         -------
@@ -186,7 +171,7 @@ class SoftRescaling:
             ``pull``.
         """
         norms = self.norms_of(weights)
-        return self.scale_(tensors, norms, skipped), norms
+        return self.scale_(tensors, norms), norms
 
     def norms_of(self, weights: Sequence[Tensor]) -> Tensor:
         """Return the norms of the weights; until the next call."""
@@ -208,6 +193,7 @@ class SoftRescaling:
     ) -> Tensor:
         """Scale as the norms say, and return the factors c_l.
 
+        ``skipped``: non-zero where the optimizer skipped its step: then nothing is scaled.
         ``limited``: False where all norms are `ordinary`, and there is nothing to limit.
         """
         factors = soft_factors(norms, self.pull, self.rest)
@@ -220,7 +206,7 @@ class SoftRescaling:
             for tensor, scale in zip(tensors, self._scale_of_each, strict=True):
                 tensor.mul_(scale)
         else:
-            multi_tensor_multiply_(tensors, self._scale_of_each)
+            torch._foreach_mul_(list(tensors), self._scale_of_each)
         return factors
 
 

@@ -152,9 +152,12 @@ class Stack:
         own = {name: view.clone(memory_format=contiguous) for name, view in views}
         return _with_tensors(self._model, own)
 
+    @torch.no_grad()
     def load(self, replica: int, model: nn.Module) -> None:
         """Take a replica's parameters and buffers from a model."""
-        _copy(_tensors(model), self.views(replica))
+        views = self.views(replica)
+        for name, tensor in _tensors(model).items():
+            views[name].copy_(tensor)
 
 
 class _Alone:
@@ -223,12 +226,6 @@ def _with_tensors(model: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
-
-
-@torch.no_grad()
-def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
-    for name, tensor in target.items():
-        tensor.copy_(source[name])
 
 
 def _computes_blocked(device: torch.device, dtype: torch.dtype) -> bool:

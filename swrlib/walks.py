@@ -285,10 +285,8 @@ class _Layout:
     def _join(self, step: Step, *values: _Value) -> _Value:
         assert step.node is not None
         values = tuple(self._dense(self._own(value)) for value in values)
-        dim: Any = (
-            *step.node.args[1:],
-            step.node.kwargs.get("dim", step.node.kwargs.get("axis", 0)),
-        )[0]
+        options = given(step.node, "dim")
+        dim = options.get("dim", options.get("axis", 0))
         forms = {value.form for value in values}
         replicas = self.setting.replicas
         if step.operation == "stack" or len(forms) > 1:

@@ -7,10 +7,10 @@ layer that of different inputs, which replicas that lie next to each other share
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from timeit import timeit
 from typing import Any, NoReturn
 
 import torch
@@ -100,17 +100,11 @@ def onednn_product() -> Callable[..., Tensor] | None:
     try:
         function: Callable[..., Tensor] = torch.ops.mkldnn._linear_pointwise
         products = (lambda: function(a, b, None, "none", [], ""), lambda: a @ b.T)
-        seconds = [[_seconds(multiply) for multiply in products] for _ in range(10)]
+        seconds = [[timeit(multiply, number=1) for multiply in products] for _ in range(10)]
     except (AttributeError, RuntimeError, TypeError):
         return None
     onednn, own = map(min, zip(*seconds, strict=True))
     return function if onednn < 0.8 * own else None
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
 
 
 def by_onednn(device: torch.device, dtype: torch.dtype) -> bool:

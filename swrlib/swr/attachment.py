@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from swrlib.swr.cautions import Cautions, listed, warn
+from swrlib.checks import listed, warn
+from swrlib.swr.cautions import Cautions
 from swrlib.swr.steps import Watch, parameters_of
 from swrlib.swr.structure import Structure
 
@@ -115,8 +116,11 @@ class Attachments:
                 "construct SoftWeightRescaling again from the whole model"
             )
         _warn_of_decay(optimizer, weights)
-        if optimizer is given:
-            _warn_of_other_steps(given)
+        if optimizer is given and (others := _other_steps(given)):
+            warn(
+                f"rescalings follow {type(given).__name__}.step() alone: where the training calls "
+                f"{listed(others)} instead, call rescaling.step() after the last of them"
+            )
         wrapped = (optimizer,) if given is optimizer else (optimizer, given)
         keepers = [_OwnWeights(one, ours, self._cautions) for one in wrapped]
         nested = sum("step" in vars(kind) for kind in type(optimizer).__mro__) > 2
@@ -156,10 +160,8 @@ class Attachments:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {
-            "_held": [],
-            "_stepped": set(),
-        }  # hooks stay with the optimizer they were given to
+        # Hooks stay with the optimizer that they were given to.
+        return self.__dict__ | {"_held": [], "_stepped": set()}
 
 
 def _outside_of_graphs(hook: Callable[..., None]) -> Callable[..., None]:
@@ -170,14 +172,6 @@ def _outside_of_graphs(hook: Callable[..., None]) -> Callable[..., None]:
         (aside if torch.compiler.is_compiling() else hook)(*arguments)
 
     return called
-
-
-def _warn_of_other_steps(optimizer: Optimizer) -> None:
-    if others := _other_steps(optimizer):
-        warn(
-            f"rescalings follow {type(optimizer).__name__}.step() alone: where the training calls "
-            f"{listed(others)} instead, call rescaling.step() after the last of them"
-        )
 
 
 def _refuse_within_backward() -> None:

@@ -8,14 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from swrlib.checks import warn
+from swrlib.checks import listed, warn
 from swrlib.rescaling import LARGEST_FACTOR
-
-
-def listed(names: Sequence[str], most: int = 6) -> str:
-    """Join names for a sentence; of many the first."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def weight_of(layer: str) -> str:

@@ -13,11 +13,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from swrlib.checks import nearest
+from swrlib.checks import listed, nearest, warn
 from swrlib.network.graph import kind_of
 from swrlib.network.layers import Group, Layer, Network, parameters_outside, unwrap
 from swrlib.rescaling import checked_lambda
-from swrlib.swr.cautions import listed, warn
 
 #: A name or a pattern of names, a class of modules, or a function of name and module.
 Choice = str | type[nn.Module] | Callable[[str, nn.Module], bool]

@@ -197,8 +197,6 @@ class Plan:
             self.factors = before.where(skipped, factors)
         if self._statistics:
             scales = rescaling.cumulative_factors(factors, *self._statistics_members)
-            means = [module.running_mean for module in self._statistics]
-            rescaling.multi_tensor_multiply_(means, scales.unbind())
-            variances = [module.running_var for module in self._statistics]
-            rescaling.multi_tensor_multiply_(variances, scales.square().unbind())
+            torch._foreach_mul_([m.running_mean for m in self._statistics], scales.unbind())
+            torch._foreach_mul_([m.running_var for m in self._statistics], scales.square().unbind())
         return [] if usual else seen

@@ -15,8 +15,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from swrlib.checks import warn
 from swrlib.rescaling import multi_tensor_norms
-from swrlib.swr.cautions import warn
 from swrlib.swr.plan import Present
 
 #: Steps without a rescaling after which a warning is due.

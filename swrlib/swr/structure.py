@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from swrlib.checks import listed
 from swrlib.network.graph import kind_of
 from swrlib.network.layers import unwrap
-from swrlib.swr.cautions import listed
 
 
 class Structure:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from swrlib import rescaling
+from swrlib.checks import listed
 from swrlib.network.layers import Layer, Network, reaching
 from swrlib.network.scales import Scale, follow
-from swrlib.swr.cautions import listed
 from swrlib.swr.choice import Included, Strengths, trainable
 
 
