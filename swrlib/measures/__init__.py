@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from swrlib.checks import nearest
 from swrlib.measures import networks, steps
-from swrlib.measures.measure import Failures, Measure  # noqa: F401
-from swrlib.measures.networks import PROBED, PROBED_OF_STAGE, Snapshot  # noqa: F401
-from swrlib.measures.steps import Norms, StepMeasures, all_norms  # noqa: F401
+from swrlib.measures.measure import Failures, Measure
+from swrlib.measures.networks import PROBED, PROBED_OF_STAGE, Snapshot
+from swrlib.measures.steps import Norms, StepMeasures, all_norms
 from swrlib.theory.curvature import LossHessian
 from swrlib.theory.last_layers import last_layers_hessian
 

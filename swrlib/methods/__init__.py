@@ -85,27 +85,3 @@ def make_method(
             raise ValueError(f"the method {name!r} takes one λ, not {lam}")
         return kind(lam_features=lam[0], lam_classifier=lam[1], **options)  # type: ignore[call-arg]
     return kind(lam=lam, **options)  # type: ignore[call-arg]
-
-
-__all__ = [
-    "FIRE",
-    "L2",
-    "METHODS",
-    "SWR",
-    "AdamW",
-    "ContinualBackprop",
-    "FullReset",
-    "HeadReset",
-    "L2EffectiveRank",
-    "L2Init",
-    "Method",
-    "ReDo",
-    "SWRExceptNormalization",
-    "SWRReinit",
-    "ShrinkPerturb",
-    "ShrinkPerturbNoise",
-    "SpectralRegularization",
-    "Vanilla",
-    "Wasserstein",
-    "make_method",
-]
