@@ -23,7 +23,7 @@ from torch import Tensor, fx, nn
 from swrlib import wide
 from swrlib.checks import check_name
 from swrlib.network.graph import Graph, Step, flattens_rows, kind_of
-from swrlib.network.operations import OUT_OF_PLACE, given
+from swrlib.network.operations import OUT_OF_PLACE, operands_of, options_of
 from swrlib.wide import Mode, Setting, Unstackable, apart, named, refuse, units
 
 #: Operations that oneDNN computes in its own layout, blocks of channels that fill a vector
@@ -215,8 +215,7 @@ class _Layout:
 
     def _follow(self, step: Step, by_node: Mapping[fx.Node | None, _Value]) -> _Value:
         assert step.node is not None
-        operands: list[fx.Node] = []  # with repetitions: x + x has two
-        fx.map_arg((step.node.args, step.node.kwargs), operands.append)
+        operands = operands_of(step.node)
         if flattens_rows(step):
             operands = operands[:1]  # the others are the size of the batch
         does, module = step.does, step.module
@@ -285,7 +284,7 @@ class _Layout:
     def _join(self, step: Step, *values: _Value) -> _Value:
         assert step.node is not None
         values = tuple(self._dense(self._own(value)) for value in values)
-        options = given(step.node, "dim")
+        options = options_of(step.node, "dim")
         dim = options.get("dim", options.get("axis", 0))
         forms = {value.form for value in values}
         replicas = self.setting.replicas
@@ -313,7 +312,7 @@ class _Layout:
 
     def _reduction(self, step: Step, value: _Value) -> _Value:
         assert step.node is not None
-        options = given(step.node, "dim", "keepdim")
+        options = options_of(step.node, "dim", "keepdim")
         dim = options.get("dim")
         axes = {axis % 4 for axis in (dim if isinstance(dim, tuple | list) else ())}
         if value.form == "units" or axes != {2, 3}:

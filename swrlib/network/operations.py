@@ -219,6 +219,13 @@ def called(value: Any) -> str:
     return spelled(str(getattr(value.target, "__name__", value.target)))
 
 
-def given(node: fx.Node, *names: str) -> dict[str, Any]:
+def operands_of(node: fx.Node) -> list[fx.Node]:
+    """Return all values that an operation takes, with repetitions: x + x has two."""
+    operands: list[fx.Node] = []
+    fx.map_arg((node.args, node.kwargs), operands.append)
+    return operands
+
+
+def options_of(node: fx.Node, *names: str) -> dict[str, Any]:
     """Return what an operation was given beside its input, by name."""
     return dict(zip(names, node.args[1:], strict=False)) | dict(node.kwargs)

@@ -29,18 +29,17 @@ def refuse_parameters(layers: Mapping[str, nn.Module], model: nn.Module | None =
     """
     for name, module in layers.items():
         _refuse_parameters(name, module)
-    whole = {"": model} if model is not None else layers
+    compared = {"": model} if model is not None else layers
     parameters = [
-        (".".join(filter(None, (prefix, name))), parameter)
-        for prefix, module in whole.items()
-        for name, parameter in module.named_parameters(remove_duplicate=False)
+        named
+        for prefix, module in compared.items()
+        for named in module.named_parameters(prefix, remove_duplicate=False)
     ]
     _refuse_shared_weights(parameters, layers)
 
 
 def _refuse_parameters(layer: str, module: nn.Module) -> None:
-    for kind, parameter in module.named_parameters(recurse=False):
-        name = ".".join(filter(None, (layer, kind)))
+    for name, parameter in module.named_parameters(layer, recurse=False):
         if nn.parameter.is_lazy(parameter):
             raise ValueError(f"{name} has no shape yet: run the model once on an input")
         numbers = parameter.is_floating_point() or parameter.is_complex()

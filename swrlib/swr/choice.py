@@ -168,14 +168,13 @@ def included(
     """
     if choices is None:
         return []
+    choices = _each(choices)
     modules = dict(unwrap(model).named_modules())
     owners = {name: modules[name.rpartition(".")[0]] for name in outside}
     found = []
     for name in sorted(chosen(choices, owners, model, "include"), key=list(outside).index):
         parameter = name.rpartition(".")[2]
-        named = isinstance(choices, str) and choices == name
-        named = named or (isinstance(choices, Iterable) and name in choices)
-        if owners[name]._parameters[parameter].dim() > 1 or named:
+        if owners[name]._parameters[parameter].dim() > 1 or name in choices:
             kinds = (kind for classes, kind in _KINDS if isinstance(owners[name], classes))
             found.append(Included(name, next(kinds, "other"), owners[name], parameter))
     if not found:
@@ -319,10 +318,12 @@ class Strengths:
         """Set the λ of groups; nothing is changed where one is no λ."""
         if self.by_pattern:
             raise ValueError("λ was given by pattern: set lam to a mapping of the same patterns")
-        self._set({key: checked_lambda(v, f"lam_{key}") for key, v in values.items()})
+        self._set(values)
 
-    def _set(self, values: Mapping[str, float]) -> None:
-        self.values = {**self.values, **values}
+    def _set(self, values: Mapping[str, Any]) -> None:
+        called = "λ of {!r}" if self.by_pattern else "lam_{}"
+        checked = {key: checked_lambda(v, called.format(key)) for key, v in values.items()}
+        self.values = {**self.values, **checked}
         self.changes += 1
 
     def group(self, name: str) -> float:
@@ -345,12 +346,12 @@ class Strengths:
             if not self.by_pattern or set(value) - set(self.values):
                 known = ", ".join(self.values)
                 raise ValueError(f"λ's can be set for what they were given for: {known}")
-            self._set({key: checked_lambda(v, f"λ of {key!r}") for key, v in value.items()})
+            self._set(value)
         elif self.by_pattern:
             self._set(dict.fromkeys(self.values, checked_lambda(value)))
         else:
             pair = value if isinstance(value, tuple) and len(value) == 2 else (value, value)
-            self.set(**dict(zip(_GROUPS, pair, strict=True)))
+            self._set(dict(zip(_GROUPS, pair, strict=True)))
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint needs."""
@@ -360,7 +361,8 @@ class Strengths:
 
     def loaded(self, state: Mapping[str, Any]) -> Strengths:
         """Return a copy with the λ's that `state` returned."""
-        theirs = [key for key in _GROUPS if f"lam_{key}" in state] or [*state.get("lam", ())]
+        theirs = {key: state[f"lam_{key}"] for key in _GROUPS if f"lam_{key}" in state}
+        theirs = theirs or dict(state.get("lam", ()))
         if {*theirs} != {*self.values}:
             raise ValueError(
                 f"the state dict has λ for {listed([*map(repr, theirs)]) or 'nothing'}, and here "
@@ -368,10 +370,7 @@ class Strengths:
                 "SoftWeightRescaling with the same patterns or groups"
             )
         other = copy.copy(self)
-        if self.by_pattern:
-            other.lam = state["lam"]
-        else:
-            other.set(**{group: state[f"lam_{group}"] for group in _GROUPS})
+        other._set(theirs)
         return other
 
 

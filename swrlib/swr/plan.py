@@ -34,16 +34,13 @@ class Present:
         self.tensors: list[Tensor] = []
         self._places: list[tuple[nn.Module, str, Tensor | None, bool]] = []
         for layer in layers:
-            weight, bias = layer.weight, layer.bias
-            name = layer.parameter if isinstance(layer, Included) else "weight"
-            self._places.append((layer.module, name, weight, trainable(weight)))
-            if trainable(weight):
-                self.weights.append(weight)  # type: ignore[arg-type]
-                self.tensors.append(weight)  # type: ignore[arg-type]
-            if isinstance(layer, Layer):
-                self._places.append((layer.module, "bias", bias, trainable(bias)))
-            if trainable(bias):
-                self.tensors.append(bias)  # type: ignore[arg-type]
+            named: dict[str, Tensor | None] = {"weight": layer.weight, "bias": layer.bias}
+            if isinstance(layer, Included):
+                named = {layer.parameter: layer.weight}
+            self._places += [(layer.module, n, t, trainable(t)) for n, t in named.items()]
+            free = [tensor for tensor in named.values() if tensor is not None and trainable(tensor)]
+            self.tensors += free
+            self.weights += [tensor for tensor in free if tensor is layer.weight]
         self._kinds = self._look()
 
     def _look(self) -> list[object]:
@@ -113,17 +110,14 @@ class Plan:
                 products.append({layer.name})
             if trainable(layer.bias):
                 products.append(members[layer.name])
-        self._statistics: list[Any] = [
-            layer.module
+        tracking = [
+            layer
             for layer in network.layers
             if running_statistics and getattr(layer.module, "running_mean", None) is not None
         ]
-        course = follow(network)
-        enters = [
-            {*course.enters[layer.name].powers}
-            for layer in network.layers
-            if any(layer.module is module for module in self._statistics)
-        ]
+        self._statistics: list[Any] = [layer.module for layer in tracking]
+        scales = follow(network).enters
+        enters = [{*scales[layer.name].powers} for layer in tracking]
         if not self.names:
             return
         with torch.inference_mode(False), torch.no_grad():  # for later steps in any mode

@@ -27,25 +27,22 @@ def table(
     """Return a pandas.DataFrame with a row for each layer: see `SoftWeightRescaling.summary`."""
     import pandas as pd
 
-    alone = [row.name for row in rows if isinstance(row, Included)]
-    found = []
-    for row, norm, factor in zip(rows, norms.tolist(), factors.tolist(), strict=True):
-        reason = ends.get(row.name, "yes")
-        if alone and not reason.startswith("no:"):
-            reason = f"no: Theorem 1 does not cover {listed(alone)}, scaled by request"
-        found.append(
-            {
-                "layer": row.name,
-                "kind": row.kind,
-                "group": row.group,
-                "lam": strengths.of(row.name),
-                "initial_norm": initial.get(row.name, math.nan),
-                "norm": norm,
-                "factor": factor,
-                "proportional": reason,
-            }
-        )
-    return pd.DataFrame(found).set_index("layer")
+    names = [row.name for row in rows]
+    if alone := [row.name for row in rows if isinstance(row, Included)]:
+        reason = f"no: Theorem 1 does not cover {listed(alone)}, scaled by request"
+        ends = dict.fromkeys(names, reason) | {
+            name: end for name, end in ends.items() if end.startswith("no:")
+        }
+    columns = {
+        "kind": [row.kind for row in rows],
+        "group": [row.group for row in rows],
+        "lam": [strengths.of(name) for name in names],
+        "initial_norm": [initial.get(name, math.nan) for name in names],
+        "norm": norms.tolist(),
+        "factor": factors.tolist(),
+        "proportional": [ends.get(name, "yes") for name in names],
+    }
+    return pd.DataFrame(columns, pd.Index(names, name="layer"))
 
 
 def where_proportionality_ends(

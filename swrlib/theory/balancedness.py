@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 
 from swrlib.network.graph import Step, flattens_rows, kind_of
 from swrlib.network.layers import Layer, Network, trace
-from swrlib.network.operations import given
+from swrlib.network.operations import options_of
 
 
 def layer_balance(model: nn.Module, reference: nn.Module) -> pd.Series:
@@ -327,7 +327,7 @@ def _place_after(step: Step, place: _Place | None) -> _Place | None:
 
 def _axes_left(node: fx.Node, behind: int) -> int | None:
     """Return how many axes behind the units a reduction leaves; None where it takes others too."""
-    options = given(node, "dim", "keepdim")
+    options = options_of(node, "dim", "keepdim")
     dim = options.pop("dim", None)
     axes = [*dim] if isinstance(dim, list | tuple) else [dim]
     kept = options.pop("keepdim", False)

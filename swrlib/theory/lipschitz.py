@@ -18,6 +18,8 @@ from torch import Tensor, fx, nn
 from swrlib.checks import check_name
 from swrlib.network import graph
 from swrlib.network.graph import Step, has_own_forward, kind_of
+from swrlib.network.operations import operands_of
+from swrlib.network.powers import option_of
 from swrlib.theory.convolutions import conv_spectral_norm, operator_norm
 from swrlib.theory.copies import evaluated, refuse_inputs, refuse_mixing, run
 
@@ -91,9 +93,7 @@ class _Constants(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         """Run a node, and note the constant of the map from the network's input to its value."""
-        operands: list[fx.Node] = []  # with repetitions: x + x has two
-        fx.map_arg((n.args, n.kwargs), operands.append)
-        sources = [operand for operand in operands if operand in self.bounds]
+        sources = [operand for operand in operands_of(n) if operand in self.bounds]
         before = {node: v._version for node, v in self.env.items() if isinstance(v, Tensor)}
         without = self._without_hooks(n)
         value = super().run_node(n)
@@ -172,12 +172,7 @@ class _Constants(fx.Interpreter):
         if (does := step.does) is None:
             return None
         if callable(does.slope):
-
-            def option(name: str, position: int, default: Any) -> Any:
-                given = args[position] if len(args) > position else default
-                return getattr(step.module, name, kwargs.get(name, given))
-
-            return does.slope(option)
+            return does.slope(option_of(args, kwargs, step.module))
         if does.maximum:
             names = ("kernel_size", "stride", "padding", "dilation")
             given = dict(zip(names, args[1:], strict=False))
