@@ -86,9 +86,9 @@ class _One:
             if step not in fed:
                 raise ValueError(f"the features of {step} feed no layer: train with swrlib.train")
 
-            def keep(module: nn.Module, given: tuple[Any, ...], step: str = step) -> None:
+            def keep(module: nn.Module, inputs: tuple[Any, ...], step: str = step) -> None:
                 if torch.is_grad_enabled():  # not where a loop only looks at its network
-                    features[step] = given[0].detach()[None, None]
+                    features[step] = inputs[0].detach()[None, None]
 
             hooks.append(fed[step].module.register_forward_pre_hook(keep))
         return hooks
@@ -192,11 +192,11 @@ class InLoop:
     ) -> None:
         if not isinstance(method, Method):
             raise TypeError(f"InLoop takes a method as L2Init(lam=1e-2) makes one, not {method!r}")
-        found = find_optimizer(optimizer)
+        inner = find_optimizer(optimizer)
         tracing = {"classifier": classifier, "layers": layers, "example": example}
-        self._one = _One(model, found, fresh, seed, **tracing)
+        self._one = _One(model, inner, fresh, seed, **tracing)
         ours = {id(p) for p in model.parameters()}
-        if ours.isdisjoint(map(id, parameters_of(found))):
+        if ours.isdisjoint(map(id, parameters_of(inner))):
             raise ValueError("the optimizer holds none of the model's weights")
         lams = {name: getattr(method, name, None) for name in method.stacked}
         values = {name: [value] for name, value in lams.items() if isinstance(value, float)}
@@ -209,8 +209,8 @@ class InLoop:
         method.start(self._members)
         self._hooks = self._one.keep_features(method.looks_at(self._members))
         self._hooks += [
-            found.register_step_pre_hook(self._before),
-            found.register_step_post_hook(self._after),
+            inner.register_step_pre_hook(self._before),
+            inner.register_step_post_hook(self._after),
         ]
 
     def owns(self) -> str:

@@ -306,12 +306,12 @@ def _checked_factors(
     if isinstance(factors, Mapping):
         for name in factors:
             check_name("layer", name, names, "the model has no")
-        given = dict(factors)
+        by_name = dict(factors)
     else:
-        given = dict(zip(names, factors, strict=False))
-    if len(factors) != len(names) or len(given) != len(names):
+        by_name = dict(zip(names, factors, strict=False))
+    if len(factors) != len(names) or len(by_name) != len(names):
         raise ValueError(f"{len(factors)} factors for {len(names)} layers: {', '.join(names)}")
-    result = {name: float(value) for name, value in given.items()}
+    result = {name: float(value) for name, value in by_name.items()}
     for layer in layers:
         value = result[layer.name]
         if not (value > 0 and math.isfinite(value)):

@@ -183,8 +183,8 @@ class Recorder:
     def _values(self, measure: Measure, snapshot: Snapshot) -> dict[str, float]:
         """Return what a measure says of a network; nothing where it fails in mid-training."""
         try:
-            found = measure.function(snapshot)
-            return {str(label): float(value) for label, value in found.items()}
+            values = measure.function(snapshot)
+            return {str(label): float(value) for label, value in values.items()}
         except Exception as error:  # of whatever kind: it must not end the training
             self.failures.meet(measure, error, self.step)
             return {}
@@ -211,14 +211,10 @@ class Recorder:
 
     def _norms(self) -> list[tuple[list[float], list[float]]]:
         """Return each member's norms of weights and of biases."""
-        owners = self.groups[0].owners
+        biases = torch.tensor([bias for _, bias in self.groups[0].owners])
         tensors = [multi_tensor_norms(members.tensors, stacked=2) for members in self.groups]
-        pairs_of_norms = []
-        for norms in torch.cat(tensors, 1).flatten(0, 1).tolist():
-            pairs = list(zip(norms, owners, strict=True))
-            weights = [norm for norm, (_, bias) in pairs if not bias]
-            pairs_of_norms.append((weights, [norm for norm, (_, bias) in pairs if bias]))
-        return pairs_of_norms
+        norms = torch.cat(tensors, 1).flatten(0, 1).cpu()
+        return list(zip(norms[:, ~biases].tolist(), norms[:, biases].tolist(), strict=True))
 
     # Its state, for a checkpoint.
 

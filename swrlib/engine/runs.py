@@ -289,10 +289,10 @@ class Request:
         return load_dataset(self.dataset, root=root).fingerprint
 
     def _methods(self, dataset: str, stream: Stream, paper: Paper) -> list[Method]:
-        given = [self.methods] if isinstance(self.methods, str | Method) else self.methods
+        methods = [self.methods] if isinstance(self.methods, str | Method) else self.methods
         path = os.fspath(self.dataset) if isinstance(self.dataset, str | os.PathLike) else None
         place = (dataset, self.model, stream.name, self.results)
-        return [find_method(method, *place, paper=paper, path=path) for method in given]
+        return [find_method(method, *place, paper=paper, path=path) for method in methods]
 
 
 def resolve(**asked: Any) -> list[Run]:
@@ -308,7 +308,7 @@ def stream_name(stream: str | Stream) -> str:
 def _checked_seeds(seeds: int | Iterable[int]) -> list[int]:
     seeds = [seeds] if isinstance(seeds, int) else list(seeds)
     for seed in seeds:
-        whole = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
-        if not whole or not 0 <= seed < 2**31:
+        integer = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
+        if not integer or not 0 <= seed < 2**31:
             raise ValueError(f"the seed {seed!r} must be a whole number from 0 to 2147483647")
     return [int(seed) for seed in seeds]

@@ -50,12 +50,12 @@ MEASURES = {
 }
 
 
-def checked_measures(given: str | Measure | Iterable[str | Measure]) -> tuple[Measure, ...]:
+def checked_measures(measures: str | Measure | Iterable[str | Measure]) -> tuple[Measure, ...]:
     """Return measures, known ones by their names; refuse an unknown one.
 
     "spectrum-start:10" is the measure "spectrum-start" in every tenth stage, and a name of its own.
     """
-    measures = [given] if isinstance(given, str | Measure) else given
+    measures = [measures] if isinstance(measures, str | Measure) else measures
     return tuple(_find(measure) if isinstance(measure, str) else measure for measure in measures)
 
 

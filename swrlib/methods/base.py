@@ -30,13 +30,8 @@ class Method:
 
         Where one λ serves both groups, all three are it.
         """
-        lam = getattr(self, "lam", None)
-        return {
-            "lam": lam,
-            "lam_features": getattr(self, "lam_features", None),
-            "lam_classifier": getattr(self, "lam_classifier", None),
-            "variant": getattr(self, "variant", None),
-        }
+        names = ("lam", "lam_features", "lam_classifier", "variant")
+        return {name: getattr(self, name, None) for name in names}
 
     def kind(self) -> tuple[object, ...]:
         """Return what runs must have in common to be handled together."""

@@ -66,10 +66,10 @@ class L2EffectiveRank(L2, Watching):
         latest = features_of_latest(members, members.fixed["steps"])
         with torch.enable_grad(), latest as features:
             ranks = torch.stack([_rank(values) for values in features]).mean(0)
-            found = torch.autograd.grad(
+            gradients = torch.autograd.grad(
                 ranks.sum(), blocks, allow_unused=True, materialize_grads=True
             )
-        for parameter, gradient in zip(members.parameters, found, strict=True):
+        for parameter, gradient in zip(members.parameters, gradients, strict=True):
             parameter.add_(members.part(gradient), alpha=self.rate)
 
 

@@ -135,8 +135,8 @@ class ReDo(Watching):
         """Let dormant units start anew."""
         members.memory["drawn"].add_(1)
         new = members.fresh(f"redo {int(members.memory['drawn'][0, 0])}")
-        with features_of_latest(members, members.fixed["steps"]) as found:
-            for features, layer in zip(found, members.fixed["hidden"], strict=True):
+        with features_of_latest(members, members.fixed["steps"]) as of_layers:
+            for features, layer in zip(of_layers, members.fixed["hidden"], strict=True):
                 count = members.parameters[layer.into[False]].shape[2]
                 activity = units.of_units(features.abs().mean(2, keepdim=True), count).mean((2, 4))
                 dormant = activity <= self.threshold * activity.mean(-1, keepdim=True)

@@ -35,8 +35,8 @@ def features_of_latest(members: Members, steps: Sequence[str]) -> Iterator[list[
     seen = min(int(members.memory["seen"][0, 0]), latest.shape[1])
     images = latest[:, :seen]
     buffers = {name: value.clone() for name, value in population.stack.buffers.items()}
-    found = population.features(images[0] if len(images) == 1 else images, steps)
-    own = [found[step][:, members.runs].flatten(3).to(population.dtype) for step in steps]
+    features = population.features(images[0] if len(images) == 1 else images, steps)
+    own = [features[step][:, members.runs].flatten(3).to(population.dtype) for step in steps]
     yield [values.nan_to_num(0.0, 0.0, 0.0) for values in own]
     for name, value in buffers.items():
         population.stack.buffers[name].copy_(value)

@@ -206,9 +206,9 @@ def trace(model: nn.Module, example: Any = None, *, normalizations: Classes = ()
     return _exported(model, example, normalizations)
 
 
-def is_leaf(module: nn.Module, name: str = "") -> bool:
+def is_leaf(module: nn.Module) -> bool:
     """Return whether a module is one operation."""
-    return _Tracer().is_leaf_module(module, name)
+    return _Tracer().is_leaf_module(module, "")
 
 
 class _Proxy(fx.Proxy):
@@ -266,8 +266,8 @@ def _step(
     inputs = tuple(dict.fromkeys(names[n] for n in sources))
     by_name = dict.fromkeys(inputs, 0.0)
     for source, power in powers.items():
-        found = by_name[names[source]]  # several nodes may be one value, or parts of one
-        by_name[names[source]] = max(found, power) if kind == "sum" else found + power
+        before = by_name[names[source]]  # several nodes may be one value, or parts of one
+        by_name[names[source]] = max(before, power) if kind == "sum" else before + power
     described = (names[node], kind, inputs, _label(node, module), operation, node, module)
     return Step(*described, tuple(by_name.values()), lags(operation, node))
 

@@ -52,11 +52,11 @@ def _named_order(layers: Order) -> dict[str, list[str]]:
             named = [sources] if isinstance(sources, str) else [*sources]
             feeding[name] = named or ["input"]
     else:
-        given: list[Any] = [*layers]
-        nested = [not isinstance(name, str) for name in given]
+        listed: list[Any] = [*layers]
+        nested = [not isinstance(name, str) for name in listed]
         if any(nested) and not all(nested):
             raise TypeError("layers takes names, or lists of names, not both")
-        for chain in given if any(nested) else [given]:
+        for chain in listed if any(nested) else [listed]:
             names = [*chain] if isinstance(chain, Iterable) else [chain]
             if wrong := [name for name in names if not isinstance(name, str)]:
                 raise TypeError(

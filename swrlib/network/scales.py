@@ -42,7 +42,7 @@ class Scale:
             return math.inf
 
     @property
-    def whole(self) -> bool:
+    def linear(self) -> bool:
         """Whether each factor enters once."""
         return all(power == 1 for power in self.powers.values())
 
@@ -115,7 +115,7 @@ class _Walk:
     def __init__(
         self, network: Network, factors: Mapping[str, float] | None, frozen: Container[str]
     ) -> None:
-        self.network, self.given = network, factors is not None
+        self.network, self.fixed = network, factors is not None
         draw = random.Random(0)  # numbers of which no two products agree
         self.factors: Mapping[str, float] = factors or {
             la.name: 1.0 if la.name in frozen else math.exp(draw.uniform(-1, 1))
@@ -137,7 +137,7 @@ class _Walk:
         values = [scale.value(self.factors) for scale in scales]
         if all(self._agree(scale, values[0]) for scale in scales):
             return latest, ""
-        if not self.given:
+        if not self.fixed:
             return latest, f"{where.removeprefix('operation ')} adds branches of different scale"
         listed = ", ".join(f"{i}: {v:.6g}" for i, v in zip(inputs, values, strict=True))
         return latest, (
@@ -147,7 +147,7 @@ class _Walk:
 
     def _bent(self, label: str, scale: Scale, known: bool = True) -> str:
         is_not = f"is not {'' if known else 'known to be '}positively homogeneous"
-        if not self.given:
+        if not self.fixed:
             return f"{label} {is_not}"
         return (
             f"operation {label} {is_not} and its input is scaled by "
@@ -163,7 +163,7 @@ class _Walk:
             powers[layer.name] = 1.0
         scale = Scale(powers, position, enters.bent)
         alone = self._agree(enters, 1.0)
-        if not (fault or enters.whole or all(self.factors[n] == 1 for n in enters.powers)):
+        if not (fault or enters.linear or all(self.factors[n] == 1 for n in enters.powers)):
             fault = self._bent(enters.bent, enters)
         eps = getattr(layer.module, "eps", None)
         if not (fault or alone) and large(eps):
@@ -173,7 +173,7 @@ class _Walk:
             )
         if not fault and not (alone and self.factors[layer.name] == 1):
             fault = self.network.fault(layer)
-            if fault and self.given:
+            if fault and self.fixed:
                 fault = f"a scaled layer would do more than scale its output: {fault}"
         return scale, fault
 
