@@ -27,7 +27,7 @@ from swrlib.engine.loop import Job, Setting, Stopped
 from swrlib.engine.progress import Progress
 from swrlib.engine.runs import Request, Run
 from swrlib.files import make_folder
-from swrlib.measures import Measure, check_fit, checked_measures
+from swrlib.measures import Measure, checked_measures
 from swrlib.population import Blueprint
 from swrlib.provenance import provenance
 from swrlib.streams import held_out
@@ -112,10 +112,11 @@ def _train_runs(
     first = runs[0]
     model = Blueprint(first.model, dict(first.options), data).draw(first.seed, "weights")
     jobs = plan(runs, model, data, device, request.stack)
-    if any(measure.check for measure in measures):  # on two images, before anything is trained
+    if checks := [measure.check for measure in measures if measure.check]:  # on two images
         images, dtype = data.train_images[:2].to(device), getattr(torch, first.dtype)
         images, labels = data.normalize(images, dtype), data.train_labels[:2].to(device)
-        check_fit(measures, model.to(device, dtype), images, labels)
+        for check in checks:
+            check(model.to(device, dtype), images, labels)
     make_folder(folder)  # said now, not when the first job has ended
     if request.results is None:
         states = folder

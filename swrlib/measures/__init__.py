@@ -11,8 +11,6 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Literal
 
-from torch import Tensor, nn
-
 from swrlib.checks import nearest
 from swrlib.measures import networks, steps
 from swrlib.measures.measure import Failures, Measure
@@ -70,12 +68,3 @@ def _find(text: str) -> Measure:
         takers = "behind a measure of epochs or stages stands a whole number from 1 on"
         raise ValueError(f"cannot read the measure {text!r}: {takers}, as in spectrum-start:10")
     return replace(measure, name=f"{name}:{int(every)}", every=int(every))
-
-
-def check_fit(
-    measures: Iterable[Measure], model: nn.Module, images: Tensor, labels: Tensor
-) -> None:
-    """Refuse a network that one of the measures does not fit: ValueError or MemoryError."""
-    for measure in measures:
-        if measure.check is not None:
-            measure.check(model, images, labels)

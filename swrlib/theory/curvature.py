@@ -48,9 +48,9 @@ def symmetric_eigenvalues(matrix: Tensor) -> Tensor:
     Zero rows, as dead units leave in a Hessian, have the eigenvalue 0 and cost nothing.
     """
     kept = (matrix != 0).any(0)
-    found = matrix.new_zeros(len(matrix))
-    found[: int(kept.sum())] = torch.linalg.eigvalsh(matrix[kept][:, kept])
-    return found.sort().values
+    eigenvalues = matrix.new_zeros(len(matrix))
+    eigenvalues[: int(kept.sum())] = torch.linalg.eigvalsh(matrix[kept][:, kept])
+    return eigenvalues.sort().values
 
 
 class LossHessian:
@@ -155,10 +155,10 @@ def _gradient(
         raise ValueError(f"{NOT_TWICE}: its outputs are cut off from its parameters")
     if scaled:
         outputs = outputs / outputs.detach().abs().max().clamp(min=1)
-    found = differentiated(cross_entropy(outputs, labels), own, None, create_graph=True)
-    if not found.requires_grad:
+    gradient = differentiated(cross_entropy(outputs, labels), own, None, create_graph=True)
+    if not gradient.requires_grad:
         raise ValueError(f"{NOT_TWICE}: its gradient is cut off from its parameters")
-    return found
+    return gradient
 
 
 def differentiated(
@@ -166,12 +166,12 @@ def differentiated(
 ) -> Tensor:
     """Return the derivative of a value by tensors, all entries in a row; refuse what has none."""
     try:
-        found = torch.autograd.grad(
+        parts = torch.autograd.grad(
             value, own, along, allow_unused=True, materialize_grads=True, **options
         )
     except RuntimeError as error:
         raise ValueError(f"{NOT_TWICE}: {first_line(error)}") from error
-    return torch.cat([part.reshape(-1) for part in found])
+    return torch.cat([part.reshape(-1) for part in parts])
 
 
 def check_twice(

@@ -68,9 +68,11 @@ def lipschitz_bound(model: nn.Module, example: Tensor, *, norm: Norm = "spectral
     walk = _Constants(network, traced, norm)
     with torch.no_grad():
         expected = run(network, example)
-        found = walk.run(example.clone())
+        outputs = walk.run(example.clone())
         try:
-            torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12, equal_nan=True)
+            torch.testing.assert_close(
+                traced_output, expected, rtol=1e-9, atol=1e-12, equal_nan=True
+            )
         except (AssertionError, TypeError) as error:
             raise ValueError(
                 f"{type(model).__name__} computes something else than its trace, or not tensors "
@@ -149,10 +151,9 @@ class _Constants(fx.Interpreter):
                 return sum(spread)
             factor = None
             if len(sources) == 1 and role in ("product", "quotient"):
-                given = zip(
-                    (*node.args, *node.kwargs.values()), (*args, *kwargs.values()), strict=True
-                )
-                constants = [value for given_as, value in given if given_as is not sources[0]]
+                operands = (*node.args, *node.kwargs.values())
+                pairs = zip(operands, (*args, *kwargs.values()), strict=True)
+                constants = [value for operand, value in pairs if operand is not sources[0]]
                 if role == "product" or node.args[:1] == (sources[0],):
                     factor = _scale(constants, inverse=role == "quotient")
                 before = spread[0]
@@ -175,8 +176,8 @@ class _Constants(fx.Interpreter):
             return does.slope(option_of(args, kwargs, step.module))
         if does.maximum:
             names = ("kernel_size", "stride", "padding", "dilation")
-            given = dict(zip(names, args[1:], strict=False))
-            pool = step.module or getattr(nn, f"MaxPool{does.axes}d")(**given, **kwargs)
+            options = dict(zip(names, args[1:], strict=False)) | kwargs
+            pool = step.module or getattr(nn, f"MaxPool{does.axes}d")(**options)
             return math.sqrt(_patches(node.name, pool))
         if not does.linear:
             return does.slope
