@@ -49,7 +49,7 @@ def chosen(
         If one fits nothing.
     """
     modules = dict(unwrap(model).named_modules())
-    found: set[str] = set()
+    fitted: set[str] = set()
     for choice in _each(choices):
         if isinstance(choice, str):
             fitting = {name for name in names if fits(choice, name)}
@@ -66,8 +66,8 @@ def chosen(
             called = repr(choice) if isinstance(choice, str) else getattr(choice, "__name__", "…")
             known = nearest(called, names) if names else "all parameters belong to layers"
             raise ValueError(f"{option}: {called} fits nothing: {known}")
-        found |= fitting
-    return found
+        fitted |= fitting
+    return fitted
 
 
 def _each(choices: Choice | Iterable[Choice] | None) -> list[Choice]:
@@ -111,9 +111,9 @@ def excluded(
     TypeError, ValueError
         As for `chosen`; or if part of a layer is named.
     """
-    choices, whole = _each(choices), unwrap(model)
-    modules = dict(whole.named_modules())
-    owners = {name: name.rpartition(".")[0] for name, _ in whole.named_parameters()}
+    choices, model = _each(choices), unwrap(model)
+    modules = dict(model.named_modules())
+    owners = {name: name.rpartition(".")[0] for name, _ in model.named_parameters()}
     outside = {name: owner for name, owner in owners.items() if owner not in layers}
     asked = {n: m for n, m in modules.items() if n in owners.values() or not [*m.children()]}
     names = {**layers, **asked, **{name: modules[owner] for name, owner in outside.items()}}
@@ -125,10 +125,10 @@ def excluded(
                     f"exclude: {choice!r} fits {name}, and a layer is left alone as a whole: name "
                     f"{layer!r}, or leave its weight alone by lam={{{layer!r}: 0.0, …}}"
                 )
-    found = chosen(choices, names, model, "exclude")
+    named = chosen(choices, names, model, "exclude")
     # A function that fits attention, say, means all that is inside.
-    within = tuple(f"{name}." for name in found & {*asked} - {*layers} if name)
-    return found & {*layers, *outside} | {name for name in outside if name.startswith(within)}
+    within = tuple(f"{name}." for name in named & {*asked} - {*layers} if name)
+    return named & {*layers, *outside} | {name for name in outside if name.startswith(within)}
 
 
 @dataclass(frozen=True)
@@ -171,15 +171,15 @@ def included(
     choices = _each(choices)
     modules = dict(unwrap(model).named_modules())
     owners = {name: modules[name.rpartition(".")[0]] for name in outside}
-    found = []
+    weights = []
     for name in sorted(chosen(choices, owners, model, "include"), key=list(outside).index):
         parameter = name.rpartition(".")[2]
         if owners[name]._parameters[parameter].dim() > 1 or name in choices:
             kinds = (kind for classes, kind in _KINDS if isinstance(owners[name], classes))
-            found.append(Included(name, next(kinds, "other"), owners[name], parameter))
-    if not found:
+            weights.append(Included(name, next(kinds, "other"), owners[name], parameter))
+    if not weights:
         raise ValueError("include: what it names has no matrix; name a vector in full")
-    return found
+    return weights
 
 
 @dataclass(frozen=True)
@@ -246,12 +246,12 @@ def unreached(model: nn.Module, network: Network, outside: Iterable[str]) -> lis
         if isinstance(module, nn.MultiheadAttention):
             inside -= {*module.modules()}
     owners = dict.fromkeys(name.rpartition(".")[0] for name in outside)
-    found = [name for name in owners if kind_of(modules[name]) and modules[name] in inside]
-    return [name for name in found if not _weight_is_computed(modules[name])]
-
-
-def _weight_is_computed(module: nn.Module) -> bool:
-    return not isinstance(module._parameters.get("weight"), nn.Parameter)
+    layers = {name: modules[name] for name in owners if kind_of(modules[name])}
+    return [
+        name
+        for name, layer in layers.items()
+        if layer in inside and isinstance(layer._parameters.get("weight"), nn.Parameter)
+    ]
 
 
 def trainable(parameter: Tensor | None) -> bool:
@@ -376,17 +376,14 @@ class Strengths:
 
 def _patterns(layers: Sequence[str], patterns: Sequence[str]) -> dict[str, str]:
     """Return for each layer the first pattern that fits; each must be the first for some layer."""
-    found = {
-        name: next((pattern for pattern in patterns if fits(pattern, name)), None)
-        for name in layers
-    }
-    if without := [name for name, pattern in found.items() if pattern is None]:
+    first = {name: next((p for p in patterns if fits(p, name)), None) for name in layers}
+    if without := [name for name, pattern in first.items() if pattern is None]:
         raise ValueError(
             f"no pattern of lam fits {listed(without)}: add '*' as the last, or exclude= them"
         )
-    if idle := [pattern for pattern in patterns if pattern not in found.values()]:
+    if idle := [pattern for pattern in patterns if pattern not in first.values()]:
         raise ValueError(
             f"{listed([repr(p) for p in idle])} of lam applies to no layer (the first pattern that "
             f"fits a layer counts): {nearest(idle[0], layers)}"
         )
-    return {name: pattern for name, pattern in found.items() if pattern is not None}
+    return {name: pattern for name, pattern in first.items() if pattern is not None}

@@ -59,8 +59,7 @@ class Rescaler:
         self._members = {row.name: {row.name} for row in selection.rows}
         self._members |= rescaling.membership(network, variant)
         self._scaled = selection.scaled
-        self._cautions = Cautions()
-        self._cautions.note(biases_left(self._scaled))
+        self._cautions = Cautions(said=biases_left(self._scaled))
         self._attachments = Attachments(self._cautions)
         self._by_hand = False
         self._plan: Plan | None = None

@@ -65,8 +65,8 @@ def claim(tensors: Iterable[Tensor], owner: Owner, method: str = "") -> None:
 
 
 def _others(tensors: Iterable[Tensor], owner: Owner, owners: Any) -> list[Owner]:
-    found = (owners[tensor]() for tensor in tensors if tensor in owners)
-    return [one for one in found if one is not None and one is not owner and one.owns()]
+    present = (owners[tensor]() for tensor in tensors if tensor in owners)
+    return [one for one in present if one is not None and one is not owner and one.owns()]
 
 
 class _Last:

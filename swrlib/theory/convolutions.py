@@ -174,9 +174,8 @@ def plane_bound(
     most = max(1, 1_000_000 // products[0].numel())  # cells at a time
     excess = EXCESS * max(1, size / 64)
     parts = (products + products.mT) / 2, (products - products.mT) / 2
-    bound = (1 + excess) ** 2 * _nearly_greatest(
-        _symbol(cells[:: max(1, len(cells) // 8)], offsets, *parts)
-    )
+    first = _symbol(cells[:: max(1, len(cells) // 8)], offsets, *parts)
+    bound = (1 + excess) ** 2 * _nearly_greatest(first)
     while len(cells) and bound:
         share = math.cos(float((half * torch.tensor(degrees)).sum()) / 2) ** 2
         left = []

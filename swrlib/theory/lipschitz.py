@@ -70,9 +70,7 @@ def lipschitz_bound(model: nn.Module, example: Tensor, *, norm: Norm = "spectral
         expected = run(network, example)
         outputs = walk.run(example.clone())
         try:
-            torch.testing.assert_close(
-                traced_output, expected, rtol=1e-9, atol=1e-12, equal_nan=True
-            )
+            torch.testing.assert_close(outputs, expected, rtol=1e-9, atol=1e-12, equal_nan=True)
         except (AssertionError, TypeError) as error:
             raise ValueError(
                 f"{type(model).__name__} computes something else than its trace, or not tensors "
