@@ -55,11 +55,7 @@ _FULLY_CONNECTED: dict[str, Any] = {
     "initialization": "pytorch",
     "layer_norm": False,
 }
-_CONVOLUTIONAL: dict[str, Any] = {
-    **_FULLY_CONNECTED,
-    "normalization": False,
-    "convolution_bias": True,
-}
+_CONVOLUTIONAL = _FULLY_CONNECTED | {"normalization": False, "convolution_bias": True}
 _CNN = {**_CONVOLUTIONAL, "blocks": ((16,), (16,)), "kernel": 5, "hidden": (100,)}
 _ARCHITECTURES: dict[str, dict[str, Any]] = {
     "mlp": {**_FULLY_CONNECTED, "hidden": (100, 100)},

@@ -100,9 +100,8 @@ class Stack:
         tensor = tensor.detach().to(device, dtype)
         if tensor.dim() == 4:  # a kernel: the input's channels last
             tensor = tensor.permute(0, 2, 3, 1)
-        block = tensor.expand(self.replicas, *tensor.shape).clone(
-            memory_format=torch.contiguous_format
-        )
+        contiguous = torch.contiguous_format
+        block = tensor.expand(self.replicas, *tensor.shape).clone(memory_format=contiguous)
         return block.permute(0, 1, 4, 2, 3) if tensor.dim() == 4 else block
 
     def __call__(self, images: Tensor, *, training: bool) -> Tensor:

@@ -87,10 +87,8 @@ class Job:
         labels = self.data.train_labels.cpu()
         plans = [first.stream.stages(len(labels), seed, labels) for seed in self.seeds]
         self.stages = list(zip(*plans, strict=True))
-        identity = {
-            "runs": sorted(run.hash for run in self.runs),
-            "measures": list(setting.measured),
-        }
+        hashes = sorted(run.hash for run in self.runs)
+        identity = {"runs": hashes, "measures": list(setting.measured)}
         name = f"{records.run_hash(identity)}.pt"
         self.checkpoint = Checkpoint(setting.checkpoints / name, identity)
         self.saved = time.monotonic()

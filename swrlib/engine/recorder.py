@@ -12,15 +12,9 @@ from torch import Tensor
 from swrlib.datasets import Dataset
 from swrlib.engine.feed import LEFT_OUT, Feed
 from swrlib.engine.runs import Run
-from swrlib.measures import (
-    PROBED,
-    PROBED_OF_STAGE,
-    Failures,
-    Measure,
-    Snapshot,
-    StepMeasures,
-    all_norms,
-)
+from swrlib.measures.measure import Failures, Measure
+from swrlib.measures.networks import PROBED, PROBED_OF_STAGE, Snapshot
+from swrlib.measures.steps import StepMeasures, all_norms
 from swrlib.population import Batch, Members, Population
 from swrlib.rescaling import multi_tensor_norms
 from swrlib.streams import Stage

@@ -9,26 +9,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from swrlib import theory
 from swrlib.network.layers import trace
-from swrlib.theory import (
-    balance_,
-    layer_balance,
-    lipschitz_bound,
-    lipschitz_lower_bound,
-    lpq_norm,
-    ranks,
-    scale_,
-)
-from swrlib.theory.curvature import (
-    LossHessian,
-    gradient_hessian_overlap,
-    spectrum_summary,
-    symmetric_eigenvalues,
-)
-from swrlib.theory.isometry import deviation_from_isometry
-from swrlib.theory.last_layers import last_layers_hessian
+from swrlib.theory import ranks
+from swrlib.theory.curvature import symmetric_eigenvalues
 from swrlib.theory.scaling import BIASES, READINGS
-from swrlib.theory.spectrum import check_order, hessian_spectrum
+from swrlib.theory.spectrum import check_order
 
 #: How many test images measures look at, where they look at images.
 PROBED = 1000
@@ -81,17 +67,17 @@ def lpq_balance(snapshot: Snapshot) -> dict[str, float]:
 
     Also as the authors' release stops: a change of factors below 1e-5, or 100 iterations.
     """
-    present = lpq_norm(snapshot.model)
+    present = theory.lpq_norm(snapshot.model)
     ratios = {}
     for label, stopping in (("", {}), ("release", {"tolerance": 1e-5, "iterations": 100})):
         balanced = copy.deepcopy(snapshot.model).double()
-        ratios[label] = float(balance_(balanced, **stopping).iloc[-1]) / present  # type: ignore[arg-type]
+        ratios[label] = float(theory.balance_(balanced, **stopping).iloc[-1]) / present  # type: ignore[arg-type]
     return ratios
 
 
 def balance_of_layers(snapshot: Snapshot) -> dict[str, float]:
     """Return Definition 2's balance of each pair of layers."""
-    balance = layer_balance(snapshot.model, snapshot.initial)
+    balance = theory.layer_balance(snapshot.model, snapshot.initial)
     return {", ".join(pair): float(value) for pair, value in balance.items()}
 
 
@@ -99,9 +85,9 @@ def lipschitz(snapshot: Snapshot) -> dict[str, float]:
     """Return Corollary 2.1's bound with both norms, and a bound from below (from real images)."""
     example = snapshot.images[:1]
     return {
-        "frobenius": lipschitz_bound(snapshot.model, example, norm="frobenius"),
-        "spectral": lipschitz_bound(snapshot.model, example),
-        "lower": lipschitz_lower_bound(snapshot.model, snapshot.images[:ASCENDED]),
+        "frobenius": theory.lipschitz_bound(snapshot.model, example, norm="frobenius"),
+        "spectral": theory.lipschitz_bound(snapshot.model, example),
+        "lower": theory.lipschitz_lower_bound(snapshot.model, snapshot.images[:ASCENDED]),
     }
 
 
@@ -126,7 +112,7 @@ def scaled_accuracy(snapshot: Snapshot) -> dict[str, float]:
     accuracies = {}
     for reading, biases, ratio in itertools.product(READINGS, BIASES, SCALING_RATIOS):
         model = copy.deepcopy(snapshot.model).eval()
-        scale_(model, norms, ratio=ratio, reading=reading, biases=biases)
+        theory.scale_(model, norms, ratio=ratio, reading=reading, biases=biases)
         hits = model(snapshot.images).argmax(1) == snapshot.labels
         accuracies[f"{reading}, {biases}, {ratio:g}"] = float(hits.double().mean())
     return accuracies
@@ -167,14 +153,15 @@ def features(snapshot: Snapshot) -> dict[str, float]:
 
 def hessian(snapshot: Snapshot) -> dict[str, float]:
     """Return what is said of the Hessian over the last two layers by its eigenvalues."""
-    hessian = last_layers_hessian(snapshot.model, *_of_stage(snapshot))
-    return spectrum_summary(symmetric_eigenvalues(hessian))
+    hessian = theory.last_layers_hessian(snapshot.model, *_of_stage(snapshot))
+    return theory.spectrum_summary(symmetric_eigenvalues(hessian))
 
 
 def spectrum(snapshot: Snapshot) -> dict[str, float]:
     """Return ε-ranks, as a release smooths them too, and extremes of the whole Hessian."""
     images, labels = _of_stage(snapshot, SPECTRUM_IMAGES)
-    eigenvalues = hessian_spectrum(snapshot.model, images, labels, order=_order(snapshot.model))
+    order = _order(snapshot.model)
+    eigenvalues = theory.hessian_spectrum(snapshot.model, images, labels, order=order)
     epsilons = torch.tensor(EPSILONS, dtype=torch.float64)
     of_epsilons = {
         "epsilon-rank": eigenvalues.epsilon_rank(epsilons),
@@ -199,12 +186,12 @@ def _order(model: nn.Module) -> int:
 def check_spectrum(model: nn.Module, images: Tensor, labels: Tensor) -> None:
     """Refuse a network whose spectrum does not fit, or which cannot be differentiated twice."""
     check_order(model, _order(model))
-    LossHessian(model, images, labels)
+    theory.LossHessian(model, images, labels)
 
 
 def overlap(snapshot: Snapshot) -> dict[str, float]:
     """Return the overlap of the gradient with the Hessian, of all parameters."""
-    return {"": gradient_hessian_overlap(snapshot.model, *_of_stage(snapshot))}
+    return {"": theory.gradient_hessian_overlap(snapshot.model, *_of_stage(snapshot))}
 
 
 @torch.no_grad()
@@ -227,6 +214,6 @@ def weights(snapshot: Snapshot) -> dict[str, float]:
             weight = layer.weight.detach()
             singular = torch.linalg.svdvals(weight.flatten(1).double())
             measured[f"srank, {layer.name}"] = float(ranks.srank(singular))
-            deviation = deviation_from_isometry(weight, weight.dim() - 2)
+            deviation = theory.deviation_from_isometry(weight, weight.dim() - 2)
             measured[f"deviation-from-isometry, {layer.name}"] = float(deviation)
     return measured

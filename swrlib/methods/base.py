@@ -35,10 +35,8 @@ class Method:
 
     def kind(self) -> tuple[object, ...]:
         """Return what runs must have in common to be handled together."""
-        return (
-            type(self),
-            *(getattr(self, f.name) for f in fields(self) if f.name not in self.stacked),
-        )
+        others = (getattr(self, f.name) for f in fields(self) if f.name not in self.stacked)
+        return (type(self), *others)
 
     def start(self, members: Members) -> None:
         """Take note of what is needed later; called once, before the first step."""
