@@ -67,6 +67,15 @@ def make_numbers(options: Any, *names: str, below: float = math.inf) -> None:
         object.__setattr__(options, name, value)
 
 
+def make_whole(options: Any, *names: str) -> None:
+    """Make fields of a frozen dataclass ints from 1 on; a text may have given them as 5.0."""
+    for name in names:
+        value = getattr(options, name)
+        value = int(value) if isinstance(value, float) and value.is_integer() else value
+        check_whole(name, value)
+        object.__setattr__(options, name, value)
+
+
 def listed(names: Sequence[str], most: int = 6) -> str:
     """Join names for a sentence; of many the first."""
     more = f" and {len(names) - most} more" if len(names) > most else ""

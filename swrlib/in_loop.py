@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from swrlib.methods import SWR, Method
+from swrlib.methods import SWR, Method, stacked_values
 from swrlib.methods.watching import hidden_layers
 from swrlib.network.layers import trace, unwrap
 from swrlib.population import Members, Population
@@ -198,9 +198,8 @@ class InLoop:
         ours = {id(p) for p in model.parameters()}
         if ours.isdisjoint(map(id, parameters_of(inner))):
             raise ValueError("the optimizer holds none of the model's weights")
-        lams = {name: getattr(method, name, None) for name in method.stacked}
-        values = {name: [value] for name, value in lams.items() if isinstance(value, float)}
-        self._members = Members(cast(Population, self._one), slice(0, 1), values)
+        one = cast(Population, self._one)
+        self._members = Members(one, slice(0, 1), stacked_values([method]))
         self._method, self._stage, self._steps = method, 1, 0
         self._hooks: list[Any] = []
         free = [p for p in model.parameters() if p.requires_grad]

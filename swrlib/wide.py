@@ -222,16 +222,10 @@ def batch_norm(step: Step, setting: Setting, mode: Mode) -> Function:
     def normalize(x: Tensor) -> Tensor:
         if mode.training:
             buffers[f"{name}.num_batches_tracked"].add_(1)
-        return functional.batch_norm(
-            x,
-            buffers[f"{name}.running_mean"].view(-1),
-            buffers[f"{name}.running_var"].view(-1),
-            _flat(parameters.get(f"{name}.weight")),
-            _flat(parameters.get(f"{name}.bias")),
-            mode.training,
-            module.momentum,
-            module.eps,
-        )
+        mean, variance = (buffers[f"{name}.running_{kind}"].view(-1) for kind in ("mean", "var"))
+        weight, bias = (_flat(parameters.get(f"{name}.{kind}")) for kind in ("weight", "bias"))
+        rates = module.momentum, module.eps
+        return functional.batch_norm(x, mean, variance, weight, bias, mode.training, *rates)
 
     return normalize
 

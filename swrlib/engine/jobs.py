@@ -33,9 +33,8 @@ def missing_jobs(jobs: Mapping[str, Mapping[str, Any]]) -> list[str]:
     asked: dict[tuple[Path, tuple[str, ...]], dict[str, list[Run]]] = {}
     for name, job in jobs.items():
         measure = tuple(job.get("measure", ()))
-        wanted = {key: value for key, value in job.items() if key != "measure"}
         try:
-            runs = resolve(**wanted)
+            runs = resolve(**job)
         except ValueError:
             lacking.add(name)  # its λ is still to be selected, or it will say what is wrong
         else:

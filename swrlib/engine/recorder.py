@@ -110,7 +110,7 @@ class Recorder:
         losses = [values for name, values in outcomes.items() if name.endswith("loss")]
         finite = self.population.finite().tolist()
         with_norms = self.epoch % 10 == 0 or self.epoch == self.epochs or plan.rows == "stage"
-        norms = self._norms() if with_norms else None
+        norms: Sequence[Any] = self._norms() if with_norms else [(None, None)] * len(self.names)
         for member, name in enumerate(self.names):
             if name in self.lost:
                 continue
@@ -121,12 +121,8 @@ class Recorder:
                 | {"epoch": self.epoch, "step": self.step, "lr": rate}
                 | dict.fromkeys(OUTCOMES, math.nan)
                 | {key: values[member] for key, values in outcomes.items()}
-                | {
-                    "weight_norms": norms[member][0] if norms else None,
-                    "bias_norms": norms[member][1] if norms else None,
-                    "seconds": self.seconds / len(self.names),
-                    "diverged": diverged,
-                }
+                | dict(zip(("weight_norms", "bias_norms"), norms[member], strict=True))
+                | {"seconds": self.seconds / len(self.names), "diverged": diverged}
             )
             if diverged:
                 self.lost.add(name)

@@ -15,7 +15,7 @@ from dataclasses import fields
 from typing import Any
 
 from swrlib.checks import check_name, nearest
-from swrlib.methods.base import Method, Vanilla
+from swrlib.methods.base import Method, Vanilla, stacked_values
 from swrlib.methods.compared import (
     L2,
     SWR,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -69,6 +70,13 @@ class Method:
 
     def decay_(self, members: Members) -> None:
         """Act when the learning rate falls within a stage."""
+
+
+def stacked_values(methods: Sequence[Method]) -> dict[str, list[float]]:
+    """Return the λ's of methods that are handled together, by field, where all have one."""
+    stacked = methods[0].stacked
+    lams: dict[str, Any] = {n: [getattr(m, n, None) for m in methods] for n in stacked}
+    return {n: values for n, values in lams.items() if all(isinstance(v, float) for v in values)}
 
 
 @dataclass(frozen=True)

@@ -125,10 +125,9 @@ class ReDo(Watching):
         """Note which features are whose, and where its parameters are."""
         members.fixed["hidden"] = units.hidden_layers(members, self.name)
         members.fixed["steps"] = [layer.step for layer in members.fixed["hidden"]]
-        runs = members.runs.stop - members.runs.start
-        members.memory["drawn"] = torch.zeros(
-            len(members.population.seeds), runs, dtype=torch.int64, device=members.weights[0].device
-        )
+        shape = (len(members.population.seeds), len(members))
+        drawn = torch.zeros(shape, dtype=torch.int64, device=members.weights[0].device)
+        members.memory["drawn"] = drawn
         super().start(members)
 
     def act_(self, members: Members) -> None:

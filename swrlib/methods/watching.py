@@ -56,10 +56,9 @@ class Watching(Method):
         population = members.population
         shape = (len(population.seeds), self.watched, *population.blueprint.data.shape)
         images = torch.zeros(shape, dtype=population.dtype, device=population.device)
-        runs = members.runs.stop - members.runs.start
         members.fixed["latest"] = images
-        members.memory["latest"] = images.unsqueeze(1).expand(-1, runs, *shape[1:])
-        seen = torch.zeros(len(images), runs, dtype=torch.int64, device=images.device)
+        members.memory["latest"] = images.unsqueeze(1).expand(-1, len(members), *shape[1:])
+        seen = torch.zeros(len(images), len(members), dtype=torch.int64, device=images.device)
         members.memory["seen"] = seen
 
     def after_step_(self, members: Members) -> None:

@@ -98,6 +98,10 @@ class Members:
         self.memory: dict[str, Tensor] = {}
         self.fixed: dict[str, Any] = {}
 
+    def __len__(self) -> int:
+        """Return how many runs of each seed they are."""
+        return self.runs.stop - self.runs.start
+
     def part(self, tensor: Tensor) -> Tensor:
         """Return these runs' part of a tensor [seeds·runs, …] of the population: a view."""
         return self.population.by_seed(tensor)[:, self.runs]

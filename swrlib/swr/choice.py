@@ -34,10 +34,10 @@ def fits(pattern: str, name: str) -> bool:
 def chosen(
     choices: Choice | Iterable[Choice] | None,
     names: Mapping[str, nn.Module],
-    model: nn.Module,
+    modules: Mapping[str, nn.Module],
     option: str,
 ) -> set[str]:
-    """Return those of some names in a model that choices fit, each with its module.
+    """Return those of some names in a model of these modules that choices fit.
 
     A class fits what lies in a module of it, too.
 
@@ -48,7 +48,6 @@ def chosen(
     ValueError
         If one fits nothing.
     """
-    modules = dict(unwrap(model).named_modules())
     fitted: set[str] = set()
     for choice in _each(choices):
         if isinstance(choice, str):
@@ -125,7 +124,7 @@ def excluded(
                     f"exclude: {choice!r} fits {name}, and a layer is left alone as a whole: name "
                     f"{layer!r}, or leave its weight alone by lam={{{layer!r}: 0.0, …}}"
                 )
-    named = chosen(choices, names, model, "exclude")
+    named = chosen(choices, names, modules, "exclude")
     # A function that fits attention, say, means all that is inside.
     within = tuple(f"{name}." for name in named & {*asked} - {*layers} if name)
     return named & {*layers, *outside} | {name for name in outside if name.startswith(within)}
@@ -168,11 +167,10 @@ def included(
     """
     if choices is None:
         return []
-    choices = _each(choices)
-    modules = dict(unwrap(model).named_modules())
+    choices, modules = _each(choices), dict(unwrap(model).named_modules())
     owners = {name: modules[name.rpartition(".")[0]] for name in outside}
     weights = []
-    for name in sorted(chosen(choices, owners, model, "include"), key=list(outside).index):
+    for name in sorted(chosen(choices, owners, modules, "include"), key=list(outside).index):
         parameter = name.rpartition(".")[2]
         if owners[name]._parameters[parameter].dim() > 1 or name in choices:
             kinds = (kind for classes, kind in _KINDS if isinstance(owners[name], classes))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -183,10 +184,9 @@ def check_twice(
     gradient off there in silence; but then products are no longer symmetric. Logits of a sure
     answer are scaled down, since its second derivatives are all rounding.
     """
-    twin = copy.deepcopy(network).double()
-    places = {id(parameter): name for name, parameter in network.named_parameters()}
-    theirs = dict(twin.named_parameters())
-    chosen = [theirs[places[id(parameter)]] for parameter in own]
+    twins: dict[int, Any] = {}
+    twin = copy.deepcopy(network, twins).double()
+    chosen = [twins[id(parameter)] for parameter in own]
     gradient = _gradient(twin, images[:1].double(), labels[:1], chosen, scaled=True)
     draws = torch.Generator().manual_seed(0)
     first, second = torch.randn(2, len(gradient), generator=draws, dtype=torch.float64).to(gradient)
