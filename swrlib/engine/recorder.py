@@ -136,11 +136,9 @@ class Recorder:
         of_stage = moment != "epoch"
         passed, most = (stage - 1, self.stages - 1) if of_stage else (self.epoch, self.epochs)
         if moment == "start" and any(measure.when == "end" for measure in self.measures):
+            blocks = [block.detach() for block in self.population.blocks]
             for member, name in enumerate(self.names):
-                views = self.population.stack.views(member).items()
-                self.begun[name] = [
-                    view.clone() for key, view in views if key in self.population.stack.parameters
-                ]
+                self.begun[name] = [block[member].clone() for block in blocks]
         due = [m for m in self.measures if m.due(moment, passed, passed == most)]
         if not due:
             return
@@ -153,15 +151,11 @@ class Recorder:
             if name in self.lost or not finite[member]:
                 continue
             seed = member // population.runs
-            images, labels = _of_seed(test, seed)
-            stage_images, stage_labels = _of_seed(task, seed) if of_stage else (None, None)
             snapshot = Snapshot(
                 population.stack.module(member),
                 untrained[seed],
-                images,
-                labels,
-                stage_images,
-                stage_labels,
+                *_of_seed(test, seed),
+                *(_of_seed(task, seed) if of_stage else (None, None)),
                 population.moments_of(member),
                 self.begun.get(name) if moment == "end" else None,
             )

@@ -268,16 +268,11 @@ class Request:
         return str(self.dtype).removeprefix("torch.")
 
     def _stream(self, paper: Paper) -> Stream:
+        options: dict[str, Any] = {"epochs": self.epochs, "learning_rate": self.learning_rate}
         if isinstance(self.stream, str):
-            return make_stream(
-                self.stream,
-                scale=self.scale,
-                epochs=self.epochs,
-                learning_rate=self.learning_rate,
-                paper=paper,
-            )
-        for name in ("epochs", "learning_rate"):
-            if getattr(self, name) is not None:
+            return make_stream(self.stream, scale=self.scale, paper=paper, **options)
+        for name, value in options.items():
+            if value is not None:
                 raise ValueError(f"this stream has its {name}: give it to make_stream instead")
         return self.stream
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 def shared(first: str, second: str) -> str:
     """Return why a layer that is used twice, or two that share a weight, are refused."""
-    where = f"layer {first!r} is used twice" if first == second else f"{first!r} and {second!r}"
-    share = "" if first == second else " share one weight"
-    remedy = ", or name each layer once with layers=" if first == second else ""
-    return f"{where}{share}: a weight has one norm to return to, so give each use its own{remedy}"
+    why = "a weight has one norm to return to, so give each use its own"
+    if first == second:
+        return f"layer {first!r} is used twice: {why}, or name each layer once with layers="
+    return f"{first!r} and {second!r} share one weight: {why}"
 
 
 def refuse_parameters(layers: Mapping[str, nn.Module], model: nn.Module | None = None) -> None:
