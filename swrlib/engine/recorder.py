@@ -151,11 +151,12 @@ class Recorder:
             if name in self.lost or not finite[member]:
                 continue
             seed = member // population.runs
+            own: tuple[Any, Any] = _of_seed(task, seed) if of_stage else (None, None)
             snapshot = Snapshot(
                 population.stack.module(member),
                 untrained[seed],
                 *_of_seed(test, seed),
-                *(_of_seed(task, seed) if of_stage else (None, None)),
+                *own,
                 population.moments_of(member),
                 self.begun.get(name) if moment == "end" else None,
             )
