@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from swrlib.checks import check_name
 from swrlib.network.layers import Layer, Network, trace
 from swrlib.network.order import Order
-from swrlib.network.scales import follow
+from swrlib.network.scales import Course
 
 Variant = Literal["proportional", "printed"]
 
@@ -218,7 +218,7 @@ def membership(network: Network, variant: Variant) -> dict[str, set[str]]:
     """
     check_name("variant", variant, get_args(Variant))
     if variant == "proportional":
-        scales = follow(network).scales
+        scales = Course(network).scales
         return {layer.name: {*scales[layer.name].powers} for layer in network.layers}
     last = max((i for i, la in enumerate(network.layers) if la.kind == "normalization"), default=-1)
     members: dict[str, set[str]] = {}
@@ -281,7 +281,7 @@ def rescale_(
     """
     network = trace(model, example, layers=layers, normalizations=normalizations)
     c = _checked_factors(network.layers, factors)
-    if (course := follow(network, c)).fault:
+    if (course := Course(network, c)).fault:
         raise ValueError(course.fault)
     members = membership(network, variant)
     for layer in network.layers:

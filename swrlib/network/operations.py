@@ -57,11 +57,6 @@ class Operation:
     maximum: bool = False
 
     @property
-    def homogeneous(self) -> bool:
-        """Whether f(c·x) = c·f(x) for every c > 0, whatever its options."""
-        return self.degree == 1
-
-    @property
     def elementwise(self) -> bool:
         """Whether every entry of the result depends on the same entry of the input alone."""
         return self.role in ("entries", "product", "quotient")
@@ -86,8 +81,8 @@ def _padded(option: Option) -> float | None:
     return 1.0 if mode in ("reflect", "replicate", "circular") or not value else None
 
 
-def _zero(name: str, position: int) -> Callable[[Option], float | None]:
-    return lambda option: 1.0 if option(name, position, 0.5) == 0 else None
+def _without_threshold(option: Option) -> float | None:
+    return 1.0 if option("lambd", 1, 0.5) == 0 else None
 
 
 def _threshold(option: Option) -> float | None:
@@ -114,8 +109,8 @@ _TABLE = {
     ),
     "rrelu nantonum": Operation("entries", 1),
     "threshold": Operation("entries", _threshold, _threshold),
-    "softshrink": Operation("entries", _zero("lambd", 1), 1.0),
-    "hardshrink": Operation("entries", _zero("lambd", 1)),
+    "softshrink": Operation("entries", _without_threshold, 1.0),
+    "hardshrink": Operation("entries", _without_threshold),
     "zero": Operation("entries", 1),
     "fill": Operation("entries", _filled),
     "dropout dropout1d dropout2d dropout3d featuredropout": Operation("entries", 1, _unless_random),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from swrlib import rescaling
 from swrlib.network.layers import Layer, Network
-from swrlib.network.scales import follow
+from swrlib.network.scales import Course
 from swrlib.swr.choice import Included, Strengths, trainable
 
 
@@ -86,7 +86,7 @@ class Plan:
             if running_statistics and getattr(layer.module, "running_mean", None) is not None
         ]
         self._statistics: list[Any] = [layer.module for layer in tracking]
-        scales = follow(network).enters
+        scales = Course(network).enters
         enters = [{*scales[layer.name].powers} for layer in tracking]
         if not self.names:
             return

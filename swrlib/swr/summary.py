@@ -12,7 +12,7 @@ from torch import Tensor
 from swrlib import rescaling
 from swrlib.checks import listed
 from swrlib.network.layers import Layer, Network, reaching
-from swrlib.network.scales import Scale, follow
+from swrlib.network.scales import Course, Scale
 from swrlib.swr.choice import Included, Strengths, trainable
 
 
@@ -80,7 +80,7 @@ def where_proportionality_ends(
             return f"the bias of {layer.name} is {'excluded' if alone else 'frozen'}"
         return ""
 
-    faults = dict(follow(network, frozen=frozen, also=also).faults)
+    faults = dict(Course(network, frozen=frozen, also=also).faults)
     for output in network.outputs:
         if output in faults:  # what follows the last layer has no row of its own
             for last in reaching(network.steps, [output]):
