@@ -71,18 +71,13 @@ class Walk:
                 errors.append((len(layout.named), error))
         else:
             raise max(errors, key=lambda reached: reached[0])[1]
-        self._first, self._output = layout.named[graph.steps[0].name], layout.output
-        self._named, self._slots = layout.named, layout.slots
+        self._layout, self._first = layout, layout.named[graph.steps[0].name]
         self._memory_format = setting.memory_format
         self._replicas = setting.replicas
         last = {slot: place for place, call in enumerate(layout.calls) for slot in call[1]}
+        last.pop(layout.output.slot, None)
         self._calls = [
-            (
-                function,
-                slots,
-                output,
-                [s for s in {*slots} - {self._output.slot} if last[s] == place],
-            )
+            (function, slots, output, [slot for slot in {*slots} if last.get(slot) == place])
             for place, (function, slots, output) in enumerate(layout.calls)
         ]
 
@@ -107,10 +102,10 @@ class Walk:
             What the steps give, [replicas, N, …].
         """
         for name in features:
-            check_name("step", name, self._named, "the model has no")
-        wanted = {self._named[name].slot for name in features}
+            check_name("step", name, self._layout.named, "the model has no")
+        wanted = {self._layout.named[name].slot for name in features}
         self._mode.training = training
-        values: list[Any] = [None] * self._slots
+        values: list[Any] = [None] * self._layout.slots
         values[0] = self._enter(images)
         kept = {0: values[0]} if wanted else {}
         for function, slots, output, dead in self._calls:
@@ -119,10 +114,10 @@ class Walk:
                 kept[output] = value
             for slot in dead:
                 values[slot] = None
-        result = values[self._output.slot]
-        if self._output.form == "maps":
+        result = values[self._layout.output.slot]
+        if self._layout.output.form == "maps":
             result = apart(result, self._replicas).permute(1, 2, 0, 3, 4)
-        return result, {name: self._rows(self._named[name], kept) for name in features}
+        return result, {name: self._rows(self._layout.named[name], kept) for name in features}
 
     def _enter(self, images: Tensor) -> Tensor:
         if self._first.form == "units":

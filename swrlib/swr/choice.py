@@ -180,9 +180,8 @@ def included(
     return weights
 
 
-@dataclass(frozen=True)
 class Selection:
-    """What is rescaled.
+    """What is rescaled; what is left alone unasked is named in a warning.
 
     Attributes
     ----------
@@ -190,26 +189,23 @@ class Selection:
         All that have parameters, those that are left alone too.
     excluded : frozenset of str
         The names of those.
+    scaled : list of Layer or Included
+        The others.
     """
 
-    rows: list[Layer | Included]
-    excluded: frozenset[str]
-
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         model: nn.Module,
         network: Network,
         include: Choice | Iterable[Choice] | None,
         exclude: Choice | Iterable[Choice] | None,
-    ) -> Selection:
-        """Choose; what is left alone unasked is named in a warning."""
+    ) -> None:
         known = [la for la in network.layers if la.weight is not None or la.bias is not None]
         modules = {layer.name: layer.module for layer in known}
-        left_alone = excluded(exclude, modules, model)
+        self.excluded = frozenset(excluded(exclude, modules, model))
         outside = parameters_outside(model, known)
         more = included(include, model, outside)
-        asked_for = {one.name for one in more} | left_alone
+        asked_for = {one.name for one in more} | self.excluded
         if left := [name for name in outside if name not in asked_for]:
             reached = unreached(model, network, left)
             remedy = f"; {listed(reached)} would be reached with example=" if reached else ""
@@ -217,18 +213,13 @@ class Selection:
                 "SWR leaves alone the parameters outside the linear, convolution and normalization "
                 f"layers that were traced: {listed(left)}{remedy}"
             )
-        selection = cls([*known, *more], frozenset(left_alone))
-        if not any(trainable(row.weight) for row in selection.scaled):
+        self.rows: list[Layer | Included] = [*known, *more]
+        self.scaled = [row for row in self.rows if row.name not in self.excluded]
+        if not any(trainable(row.weight) for row in self.scaled):
             raise ValueError(
                 f"{type(model).__name__} has no trainable weight in a linear, convolution or "
                 "normalization layer, so there is nothing to rescale"
             )
-        return selection
-
-    @property
-    def scaled(self) -> list[Layer | Included]:
-        """Those that are rescaled."""
-        return [row for row in self.rows if row.name not in self.excluded]
 
 
 def unreached(model: nn.Module, network: Network, outside: Iterable[str]) -> list[str]:
