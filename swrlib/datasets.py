@@ -255,10 +255,8 @@ def _load_mnist_5k() -> Dataset:
         rows = torch.from_numpy(chosen.reshape(-1, 785))
         return rows[:, :-1].reshape(-1, 1, 28, 28).contiguous(), rows[:, -1].long()
 
-    constants = _CONSTANTS["mnist-5k"]
-    return Dataset(
-        "mnist-5k", *part(table[:400]), *part(table[400:]), tuple("0123456789"), *constants
-    )
+    parts = (*part(table[:400]), *part(table[400:]))
+    return Dataset("mnist-5k", *parts, tuple("0123456789"), *_CONSTANTS["mnist-5k"])
 
 
 def _load_torchvision(name: str, root: Path, may_download: bool) -> Dataset:

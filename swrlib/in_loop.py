@@ -122,9 +122,8 @@ class _One:
 
     def fresh(self, purpose: str) -> list[Tensor]:
         """Return the parameters of a new model, [1, 1, *shape] each."""
-        return [
-            p.detach().to(self.device, self.dtype)[None, None] for p in self._new().parameters()
-        ]
+        new = self._new().parameters()
+        return [p.detach().to(self.device, self.dtype)[None, None] for p in new]
 
     def reinitialize_(self, runs: slice, purpose: str) -> None:
         """Take parameters and buffers of a new model, and a new optimizer."""

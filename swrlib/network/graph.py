@@ -24,7 +24,7 @@ from torch import fx, nn
 from swrlib.checks import first_line
 from swrlib.network.arguments import call_arguments
 from swrlib.network.hooks import changing_hook
-from swrlib.network.operations import OPERATIONS, OUT_OF_PLACE, Operation, options_of, spelled
+from swrlib.network.operations import OPERATIONS, OUT_OF_PLACE, Operation, option_of, spelled
 from swrlib.network.powers import classify, degree_of_part, is_zero, lags, straight_through
 from swrlib.network.writes import fills_constant, read_later
 
@@ -119,10 +119,8 @@ def flattens_rows(step: Step) -> bool:
     """Return whether an operation flattens all behind the batch: flatten(1), view(n, -1)."""
     assert step.node is not None
     if step.operation == "flatten":
-        ends = options_of(step.node, "start_dim", "end_dim")
-        if isinstance(step.module, nn.Flatten):
-            ends = {"start_dim": step.module.start_dim, "end_dim": step.module.end_dim}
-        return {"start_dim": 0, "end_dim": -1} | ends == {"start_dim": 1, "end_dim": -1}
+        option = option_of(step.node.args, step.node.kwargs, step.module)
+        return (option("start_dim", 1, 0), option("end_dim", 2, -1)) == (1, -1)
     if step.operation in ("view", "reshape"):
         sizes = step.node.args[1:]
         if len(sizes) == 1 and isinstance(sizes[0], list | tuple):

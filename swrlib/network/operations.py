@@ -7,7 +7,7 @@ what it does to scales also depends on its operands (`swrlib.network.powers`).
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -224,3 +224,13 @@ def operands_of(node: fx.Node) -> list[fx.Node]:
 def options_of(node: fx.Node, *names: str) -> dict[str, Any]:
     """Return what an operation was given beside its input, by name."""
     return dict(zip(names, node.args[1:], strict=False)) | dict(node.kwargs)
+
+
+def option_of(args: Sequence[Any], kwargs: Mapping[str, Any], module: object) -> Option:
+    """Return a function that gives the options of an operation, as the table asks for them."""
+
+    def option(name: str, position: int, default: Any) -> Any:
+        value = args[position] if len(args) > position else kwargs.get(name, default)
+        return getattr(module, name, value)
+
+    return option

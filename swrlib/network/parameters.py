@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 
 def shared(first: str, second: str) -> str:
@@ -40,7 +41,7 @@ def refuse_parameters(layers: Mapping[str, nn.Module], model: nn.Module | None =
 
 def _refuse_parameters(layer: str, module: nn.Module) -> None:
     for name, parameter in module.named_parameters(layer, recurse=False):
-        if nn.parameter.is_lazy(parameter):
+        if is_lazy(parameter):
             raise ValueError(f"{name} has no shape yet: run the model once on an input")
         numbers = parameter.is_floating_point() or parameter.is_complex()
         if not numbers or parameter.element_size() == 1:  # a float8
@@ -67,11 +68,7 @@ def _refuse_shared_weights(
     """Refuse layers whose parameters lie in the same memory, be they one Parameter or several."""
     stretches = []
     for name, parameter in parameters:
-        if (
-            nn.parameter.is_lazy(parameter)
-            or parameter.layout is not torch.strided
-            or not parameter.numel()
-        ):
+        if is_lazy(parameter) or parameter.layout is not torch.strided or not parameter.numel():
             continue
         # On the device "meta" there is no memory.
         storage = parameter.untyped_storage().data_ptr() or id(parameter)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import fx
 
-from swrlib.network.operations import OPERATIONS, Option, called, operands_of, options_of
+from swrlib.network.operations import OPERATIONS, called, operands_of, option_of, options_of
 
 #: Its kind, and the power of each activation's scale in that of the result.
 Classified = tuple[Literal["homogeneous", "power", "sum", "other"], dict[fx.Node, float]]
@@ -67,16 +67,6 @@ def classify(
     if operation in ("getitem", "indices") and (part := degree_of_part(node)) is not None:
         degree = part
     return ("homogeneous" if degree == 1 else "power"), {activations[0]: degree}
-
-
-def option_of(args: Sequence[Any], kwargs: Mapping[str, Any], module: object) -> Option:
-    """Return a function that gives the options of an operation, as the table asks for them."""
-
-    def option(name: str, position: int, default: Any) -> Any:
-        value = args[position] if len(args) > position else kwargs.get(name, default)
-        return getattr(module, name, value)
-
-    return option
 
 
 #: Of several results that scale differently, those that are not of degree 1: the second of

@@ -80,9 +80,8 @@ class Members:
         by_name = dict(zip(blocks, self.parameters, strict=True))
         kinds = ("weight", "bias")
         self.tensors = [by_name[f"{layer}.{kinds[bias]}"] for layer, bias in self.owners]
-        pairs = list(zip(self.tensors, self.owners, strict=True))
-        self.weights = [tensor for tensor, (_, bias) in pairs if not bias]
         self.weighted = [name for name, bias in self.owners if not bias]
+        self.weights = [by_name[f"{name}.weight"] for name in self.weighted]
         classifier = {layer.name for layer in layers if layer.group == "classifier"}
         self.in_classifier = [name.rpartition(".")[0] in classifier for name in blocks]
         self.initial = population.initial

@@ -18,8 +18,7 @@ from torch import Tensor, fx, nn
 from swrlib.checks import check_name
 from swrlib.network import graph
 from swrlib.network.graph import Step, has_own_forward, kind_of
-from swrlib.network.operations import operands_of
-from swrlib.network.powers import option_of
+from swrlib.network.operations import operands_of, option_of
 from swrlib.theory.convolutions import conv_spectral_norm, operator_norm
 from swrlib.theory.copies import evaluated, refuse_inputs, refuse_mixing, run
 
