@@ -151,7 +151,7 @@ class Dataset:
 
 
 def load_dataset(
-    name: str | os.PathLike[str] | Dataset, *, root: str | Path | None = None
+    name: str | os.PathLike[str] | Dataset, *, root: str | os.PathLike[str] | None = None
 ) -> Dataset:
     """Load a known data set by its name, or images from a folder by its path.
 
@@ -210,7 +210,7 @@ def load_dataset(
     )
 
 
-def _load_known(name: str, root: str | Path | None) -> Dataset:
+def _load_known(name: str, root: str | os.PathLike[str] | None) -> Dataset:
     """Load a data set of `DATASETS`."""
     if name in _UNIT:
         mean, std = _CONSTANTS[name]
@@ -223,7 +223,7 @@ def _load_known(name: str, root: str | Path | None) -> Dataset:
     return _load_torchvision(name, place, may_download)
 
 
-def _data_root(root: str | Path | None) -> tuple[Path, bool]:
+def _data_root(root: str | os.PathLike[str] | None) -> tuple[Path, bool]:
     """Return where the known data sets lie, and whether they may be downloaded to there."""
     if root is not None:
         return Path(root).expanduser(), True

@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -280,8 +279,7 @@ class Request:
         """Return a known name as it is, so that looking for missing runs needs no data."""
         if isinstance(self.dataset, str) and self.dataset in DATASETS:
             return self.dataset
-        root = None if self.root is None else Path(self.root)
-        return load_dataset(self.dataset, root=root).fingerprint
+        return load_dataset(self.dataset, root=self.root).fingerprint
 
     def _methods(self, dataset: str, stream: Stream, paper: Paper) -> list[Method]:
         methods = [self.methods] if isinstance(self.methods, str | Method) else self.methods

@@ -106,8 +106,7 @@ def _train_runs(
     measures: tuple[Measure, ...],
 ) -> None:
     """Cut runs into jobs and train these, one after another."""
-    root = None if request.root is None else Path(request.root)
-    data = load_dataset(request.dataset, root=root)
+    data = load_dataset(request.dataset, root=request.root)
     data = held_out(data) if request.split == "selection" else data
     first = runs[0]
     model = Blueprint(first.model, dict(first.options), data).draw(first.seed, "weights")

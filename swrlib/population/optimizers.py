@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -41,10 +41,8 @@ class Optimizer:
 
     def configuration(self) -> dict[str, Any]:
         """Return what is hashed: the name and every option, as plain values."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {"name": self.name} | {
-            key: list(value) if isinstance(value, tuple) else value for key, value in values.items()
-        }
+        values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        return {"name": self.name} | values
 
     @classmethod
     def read(cls, text: str) -> Optimizer:

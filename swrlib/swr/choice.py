@@ -71,10 +71,10 @@ def chosen(
 
 def _each(choices: Choice | Iterable[Choice] | None) -> list[Choice]:
     """Return one choice or several as a list."""
-    several = isinstance(choices, Iterable) and not isinstance(
-        choices, str | type | nn.Module | Tensor
-    )
-    return [*choices] if several else [] if choices is None else [choices]  # type: ignore
+    if choices is None:
+        return []
+    single = isinstance(choices, str | type | nn.Module | Tensor)
+    return [*choices] if isinstance(choices, Iterable) and not single else [choices]  # type: ignore
 
 
 def _check_arguments(choice: Callable[..., Any], option: str) -> None:

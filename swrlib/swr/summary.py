@@ -72,7 +72,9 @@ def where_proportionality_ends(
     def also(layer: Layer, enters: Scale) -> str:
         if layer.bias is not None and members[layer.name] != exact[layer.name]:
             return f"Algorithm 1 as printed misscales the bias of {layer.name}"
-        if _lags(layer, running_statistics) and {*enters.powers} - frozen:
+        follows = running_statistics or layer.module.training
+        tracks = getattr(layer.module, "running_mean", None) is not None
+        if tracks and not follows and {*enters.powers} - frozen:
             return f"{layer.name} is in evaluation mode and its statistics lag"
         alone = layer.name in excluded
         still = layer.bias is not None and (alone or not layer.bias.requires_grad)
@@ -90,12 +92,6 @@ def where_proportionality_ends(
         step.name: f"no: {faults[step.name]}" if step.name in faults else unknown
         for step in network.steps
     }
-
-
-def _lags(layer: Layer, running_statistics: bool) -> bool:
-    """Say whether a layer normalizes by statistics that do not follow its input's scale."""
-    statistics = getattr(layer.module, "running_mean", None)
-    return not (statistics is None or layer.module.training or running_statistics)
 
 
 def aligned(rows: Sequence[str], names: Sequence[str], values: Tensor) -> Tensor:
