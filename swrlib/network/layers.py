@@ -269,17 +269,25 @@ def trace(
     refuse_parameters({name: modules[name] for name in before}, model)
     kinds = {name: kind for name in before if (kind := kind_of(modules[name]))}
     groups = _groups(kinds, before, traced, classifier, modules)
-    symbolic = layers is None and example is None
-    effects = {n: effect_of(modules[n]) for n in kinds if not isinstance(modules[n], declared)}
     return Network(
         [Layer(n, kinds[n], groups[n], before[n], modules[n]) for n in kinds],
         traced.steps,
         traced.outputs,
         frozenset(name for name in traced.used if name.rpartition(".")[0] in before),
-        patched=symbolic and ("forward" in vars(model) or bool(changing_hook(model))),
-        effects={name: effect for name, effect in effects.items() if effect != "scales"},
+        patched=layers is None and example is None and _patched(model),
+        effects=_effects({name: modules[name] for name in kinds}, declared),
         traced=layers is None or layers == [""],
     )
+
+
+def _patched(model: nn.Module) -> bool:
+    return "forward" in vars(model) or bool(changing_hook(model))
+
+
+def _effects(layers: Mapping[str, nn.Module], declared: graph.Classes) -> dict[str, Effect]:
+    """Return what the scale of a layer's parameters does, where it does not scale the output."""
+    tried = {name: effect_of(m) for name, m in layers.items() if not isinstance(m, declared)}
+    return {name: effect for name, effect in tried.items() if effect != "scales"}
 
 
 def _not_scripted(model: nn.Module) -> nn.Module:

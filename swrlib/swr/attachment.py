@@ -116,11 +116,8 @@ class Attachments:
                 "construct SoftWeightRescaling again from the whole model"
             )
         _warn_of_decay(optimizer, weights)
-        if optimizer is attached and (others := _other_steps(attached)):
-            warn(
-                f"rescalings follow {type(attached).__name__}.step() alone: where the training "
-                f"calls {listed(others)} instead, call rescaling.step() after the last of them"
-            )
+        if optimizer is attached:
+            _warn_of_other_steps(optimizer)
         wrapped = (optimizer,) if attached is optimizer else (optimizer, attached)
         keepers = [_OwnWeights(one, ours, self._cautions) for one in wrapped]
         nested = sum("step" in vars(kind) for kind in type(optimizer).__mro__) > 2
@@ -172,6 +169,14 @@ def _outside_of_graphs(hook: Callable[..., None]) -> Callable[..., None]:
         (aside if torch.compiler.is_compiling() else hook)(*arguments)
 
     return called
+
+
+def _warn_of_other_steps(optimizer: Optimizer) -> None:
+    if others := _other_steps(optimizer):
+        warn(
+            f"rescalings follow {type(optimizer).__name__}.step() alone: where the training calls "
+            f"{listed(others)} instead, call rescaling.step() after the last of them"
+        )
 
 
 def _refuse_within_backward() -> None:
