@@ -152,9 +152,7 @@ class SoftRescaling:
             for scale, tensor in pairs
         ]
 
-    def __call__(
-        self, weights: Sequence[Tensor], tensors: Sequence[Tensor]
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, weights: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
         """Rescale once, in place.
 
         Parameters
@@ -163,15 +161,8 @@ class SoftRescaling:
             The weights whose norms decide.
         tensors : sequence of torch.Tensor
             All that is scaled, in the order of ``members``.
-
-        Returns
-        -------
-        tuple of torch.Tensor
-            The factors c_l and, until the next call, the norms before the rescaling, shaped like
-            ``pull``.
         """
-        norms = self.norms_of(weights)
-        return self.scale_(tensors, norms), norms
+        self.scale_(tensors, self.norms_of(weights))
 
     def norms_of(self, weights: Sequence[Tensor]) -> Tensor:
         """Return the norms of the weights; until the next call."""

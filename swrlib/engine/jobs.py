@@ -51,8 +51,7 @@ def missing(runs: Sequence[Run], results: Path, measure: tuple[str, ...] = ()) -
     by_hash = {run.hash: run for run in runs}
     if results.exists() and not results.is_dir():
         raise ValueError(f"the results {os.fspath(results)!r} must be a folder, but are a file")
-    lacking = set(records.missing_runs(by_hash, results, measures=measure))
-    return [run for name, run in by_hash.items() if name in lacking]
+    return [by_hash[name] for name in records.missing_runs(by_hash, results, measures=measure)]
 
 
 def plan(
