@@ -7,7 +7,7 @@ import importlib
 import math
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -20,8 +20,10 @@ def nearest(name: object, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
 
 
-def check_name(what: str, value: Any, known: Iterable[str]) -> None:
+def check_name(what: str, value: Any, known: Iterable[str], refusal: str = "unknown") -> None:
     """Refuse a name that is none of those known, with the nearest right one.
+
+    ``refusal`` is how the sentence begins, before what is named: "the model has no".
 
     Raises
     ------
@@ -29,7 +31,7 @@ def check_name(what: str, value: Any, known: Iterable[str]) -> None:
         With what is named, and the name.
     """
     if value not in known:
-        raise ValueError(f"unknown {what} {value!r}: {nearest(value, known)}")
+        raise ValueError(f"{refusal} {what} {value!r}: {nearest(value, known)}")
 
 
 def check_whole(name: str, value: Any, least: int = 1) -> None:
@@ -56,6 +58,28 @@ def checked_number(name: str, value: Any, below: float = math.inf) -> float:
         limit = "" if below == math.inf else f" and below {below:g}"
         raise ValueError(f"{name} is {value!r}: it must be a number from 0 on{limit}")
     return float(value)
+
+
+def make_numbers(options: Any, *names: str, below: float = math.inf) -> None:
+    """Make fields of a frozen dataclass that has a name floats: numbers as for `checked_number`."""
+    for name in names:
+        value = checked_number(f"{name} of {options.name}", getattr(options, name), below)
+        object.__setattr__(options, name, value)
+
+
+def make_whole(options: Any, *names: str) -> None:
+    """Make fields of a frozen dataclass ints from 1 on; a text may have given them as 5.0."""
+    for name in names:
+        value = getattr(options, name)
+        value = int(value) if isinstance(value, float) and value.is_integer() else value
+        check_whole(name, value)
+        object.__setattr__(options, name, value)
+
+
+def listed(names: Sequence[str], most: int = 6) -> str:
+    """Join names for a sentence; of many the first."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def first_line(error: Exception) -> str:

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from swrlib.checks import import_package, nearest
+from swrlib.checks import import_package, listed, nearest
 from swrlib.image_files import Constants, channel_statistics, images_by_class, read_images
 
 # Mean and standard deviation per channel, on a scale of 0 to 1. The paper does not print its
@@ -151,7 +151,7 @@ class Dataset:
 
 
 def load_dataset(
-    name: str | os.PathLike[str] | Dataset, *, root: str | Path | None = None
+    name: str | os.PathLike[str] | Dataset, *, root: str | os.PathLike[str] | None = None
 ) -> Dataset:
     """Load a known data set by its name, or images from a folder by its path.
 
@@ -210,7 +210,7 @@ def load_dataset(
     )
 
 
-def _load_known(name: str, root: str | Path | None) -> Dataset:
+def _load_known(name: str, root: str | os.PathLike[str] | None) -> Dataset:
     """Load a data set of `DATASETS`."""
     if name in _UNIT:
         mean, std = _CONSTANTS[name]
@@ -223,7 +223,7 @@ def _load_known(name: str, root: str | Path | None) -> Dataset:
     return _load_torchvision(name, place, may_download)
 
 
-def _data_root(root: str | Path | None) -> tuple[Path, bool]:
+def _data_root(root: str | os.PathLike[str] | None) -> tuple[Path, bool]:
     """Return where the known data sets lie, and whether they may be downloaded to there."""
     if root is not None:
         return Path(root).expanduser(), True
@@ -255,10 +255,8 @@ def _load_mnist_5k() -> Dataset:
         rows = torch.from_numpy(chosen.reshape(-1, 785))
         return rows[:, :-1].reshape(-1, 1, 28, 28).contiguous(), rows[:, -1].long()
 
-    constants = _CONSTANTS["mnist-5k"]
-    return Dataset(
-        "mnist-5k", *part(table[:400]), *part(table[400:]), tuple("0123456789"), *constants
-    )
+    parts = (*part(table[:400]), *part(table[400:]))
+    return Dataset("mnist-5k", *parts, tuple("0123456789"), *_CONSTANTS["mnist-5k"])
 
 
 def _load_torchvision(name: str, root: Path, may_download: bool) -> Dataset:
@@ -287,19 +285,13 @@ def _load_torchvision(name: str, root: Path, may_download: bool) -> Dataset:
 
     train, test = source(root, train=True), source(root, train=False)
 
-    def images(part: Any) -> Tensor:
-        pixels = torch.as_tensor(part.data)  # MNIST [N, H, W], CIFAR [N, H, W, C]
-        return pixels.unsqueeze(1) if name == "mnist" else pixels.permute(0, 3, 1, 2).contiguous()
+    def tensors(split: Any) -> tuple[Tensor, Tensor]:
+        pixels = torch.as_tensor(split.data)  # MNIST [N, H, W], CIFAR [N, H, W, C]
+        grey = name == "mnist"
+        images = pixels.unsqueeze(1) if grey else pixels.permute(0, 3, 1, 2).contiguous()
+        return images, torch.as_tensor(split.targets)
 
-    return Dataset(
-        name,
-        images(train),
-        torch.as_tensor(train.targets),
-        images(test),
-        torch.as_tensor(test.targets),
-        tuple(train.classes),
-        *_CONSTANTS[name],
-    )
+    return Dataset(name, *tensors(train), *tensors(test), tuple(train.classes), *_CONSTANTS[name])
 
 
 def _download(name: str, source: Any, root: Path, missing: Sequence[str]) -> None:
@@ -347,8 +339,8 @@ def _load_tinyimagenet(name: str, root: Path) -> Dataset:
 
     sizes = (20, 5) if name == "tinyimagenet-part" else (500, 50)
     for split, images, size in (("training", train, sizes[0]), ("validation", test, sizes[1])):
-        for label, listed in images.items():
-            present = [file for file in sorted(listed, key=number) if file.is_file()]
+        for label, files in images.items():
+            present = [file for file in sorted(files, key=number) if file.is_file()]
             images[label] = present[:size]
             if len(present) < size:
                 raise ValueError(
@@ -396,10 +388,8 @@ def _load_folder(folder: Path) -> Dataset:
             )
     if passed:
         names = [path.relative_to(folder).as_posix() for path in passed]
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         warnings.warn(
-            f"passed over in {folder}, as no images of a class: {', '.join(names[:5])}{more}",
-            stacklevel=3,
+            f"passed over in {folder}, as no images of a class: {listed(names, 5)}", stacklevel=3
         )
     splits = read_images(folder.name, folder, train, test)
     return Dataset(folder.name, *splits, tuple(train), *channel_statistics(splits[0]))

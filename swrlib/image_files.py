@@ -153,9 +153,8 @@ def read_images(
         torch.tensor([position[label] for label, listed in split.items() for _ in listed])
         for split in (train, test)
     )
-    train_images, test_images = torch.from_numpy(pixels).split(
-        [len(train_labels), len(test_labels)]
-    )
+    sizes = [len(train_labels), len(test_labels)]
+    train_images, test_images = torch.from_numpy(pixels).split(sizes)
     return train_images, train_labels, test_images, test_labels
 
 

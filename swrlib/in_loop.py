@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from swrlib.methods import SWR, Method
+from swrlib.methods import SWR, Method, stacked_values
 from swrlib.methods.watching import hidden_layers
 from swrlib.network.layers import trace, unwrap
 from swrlib.population import Members, Population
@@ -86,9 +86,9 @@ class _One:
             if step not in fed:
                 raise ValueError(f"the features of {step} feed no layer: train with swrlib.train")
 
-            def keep(module: nn.Module, given: tuple[Any, ...], step: str = step) -> None:
+            def keep(module: nn.Module, inputs: tuple[Any, ...], step: str = step) -> None:
                 if torch.is_grad_enabled():  # not where a loop only looks at its network
-                    features[step] = given[0].detach()[None, None]
+                    features[step] = inputs[0].detach()[None, None]
 
             hooks.append(fed[step].module.register_forward_pre_hook(keep))
         return hooks
@@ -122,9 +122,8 @@ class _One:
 
     def fresh(self, purpose: str) -> list[Tensor]:
         """Return the parameters of a new model, [1, 1, *shape] each."""
-        return [
-            p.detach().to(self.device, self.dtype)[None, None] for p in self._new().parameters()
-        ]
+        new = self._new().parameters()
+        return [p.detach().to(self.device, self.dtype)[None, None] for p in new]
 
     def reinitialize_(self, runs: slice, purpose: str) -> None:
         """Take parameters and buffers of a new model, and a new optimizer."""
@@ -192,15 +191,14 @@ class InLoop:
     ) -> None:
         if not isinstance(method, Method):
             raise TypeError(f"InLoop takes a method as L2Init(lam=1e-2) makes one, not {method!r}")
-        found = find_optimizer(optimizer)
+        inner = find_optimizer(optimizer)
         tracing = {"classifier": classifier, "layers": layers, "example": example}
-        self._one = _One(model, found, fresh, seed, **tracing)
+        self._one = _One(model, inner, fresh, seed, **tracing)
         ours = {id(p) for p in model.parameters()}
-        if ours.isdisjoint(map(id, parameters_of(found))):
+        if ours.isdisjoint(map(id, parameters_of(inner))):
             raise ValueError("the optimizer holds none of the model's weights")
-        lams = {name: getattr(method, name, None) for name in method.stacked}
-        values = {name: [value] for name, value in lams.items() if isinstance(value, float)}
-        self._members = Members(cast(Population, self._one), slice(0, 1), values)
+        one = cast(Population, self._one)
+        self._members = Members(one, slice(0, 1), stacked_values([method]))
         self._method, self._stage, self._steps = method, 1, 0
         self._hooks: list[Any] = []
         free = [p for p in model.parameters() if p.requires_grad]
@@ -209,8 +207,8 @@ class InLoop:
         method.start(self._members)
         self._hooks = self._one.keep_features(method.looks_at(self._members))
         self._hooks += [
-            found.register_step_pre_hook(self._before),
-            found.register_step_post_hook(self._after),
+            inner.register_step_pre_hook(self._before),
+            inner.register_step_post_hook(self._after),
         ]
 
     def owns(self) -> str:

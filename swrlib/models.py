@@ -9,12 +9,13 @@ draws them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from swrlib.checks import check_whole, nearest
+from swrlib.checks import check_name, check_whole, nearest
 from swrlib.datasets import Dataset
 
 
@@ -38,19 +39,11 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
-def _glorot(weight: Tensor) -> None:
-    nn.init.xavier_uniform_(weight)
-
-
-def _he(weight: Tensor) -> None:
-    nn.init.kaiming_uniform_(weight, nonlinearity="relu")
-
-
 # What draws a weight; biases are zero then. PyTorch's default draws both.
-_INITIALIZATIONS: dict[str, Callable[[Tensor], None] | None] = {
+_INITIALIZATIONS: dict[str, Callable[[Tensor], Tensor] | None] = {
     "pytorch": None,
-    "glorot": _glorot,
-    "he": _he,
+    "glorot": nn.init.xavier_uniform_,
+    "he": partial(nn.init.kaiming_uniform_, nonlinearity="relu"),
 }
 
 # Blocks of convolutions (channels of each; every block ends with a pooling by 2, or all of its
@@ -62,11 +55,7 @@ _FULLY_CONNECTED: dict[str, Any] = {
     "initialization": "pytorch",
     "layer_norm": False,
 }
-_CONVOLUTIONAL: dict[str, Any] = {
-    **_FULLY_CONNECTED,
-    "normalization": False,
-    "convolution_bias": True,
-}
+_CONVOLUTIONAL = _FULLY_CONNECTED | {"normalization": False, "convolution_bias": True}
 _CNN = {**_CONVOLUTIONAL, "blocks": ((16,), (16,)), "kernel": 5, "hidden": (100,)}
 _ARCHITECTURES: dict[str, dict[str, Any]] = {
     "mlp": {**_FULLY_CONNECTED, "hidden": (100, 100)},
@@ -155,8 +144,7 @@ def build_model(name: str, dataset: Dataset, **options: Any) -> nn.Module:
 
 def _settings(name: str, options: dict[str, Any]) -> dict[str, Any]:
     """Return all settings of an architecture; refuse a name that is unknown."""
-    if name not in _ARCHITECTURES:
-        raise ValueError(f"there is no model {name!r}: {nearest(name, MODELS)}")
+    check_name("model", name, MODELS, "there is no")
     settings = _ARCHITECTURES[name]
     known = [option for option in settings if option not in _FIXED]
     for option in options:
@@ -164,9 +152,8 @@ def _settings(name: str, options: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"there is no option {option!r} of {name}: {nearest(option, known)}")
     settings = settings | options
     for option, values in (("activation", _ACTIVATIONS), ("initialization", _INITIALIZATIONS)):
-        given = settings.get(option)
-        if given is not None and given not in values:
-            raise ValueError(f"there is no {option} {given!r}: {nearest(given, values)}")
+        if settings.get(option) is not None:
+            check_name(option, settings[option], values, "there is no")
     return settings
 
 

@@ -98,9 +98,8 @@ def _version(package: str) -> str | None:
 
 def _processor() -> str:
     processors = Path("/proc/cpuinfo")
-    name = (
-        re.search(r"model name\s*: (.+)", processors.read_text()) if processors.exists() else None
-    )
+    text = processors.read_text() if processors.exists() else ""
+    name = re.search(r"model name\s*: (.+)", text)
     return name[1] if name else platform.processor() or platform.machine()
 
 

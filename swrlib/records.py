@@ -31,7 +31,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from swrlib.checks import nearest
+from swrlib.checks import check_name
 from swrlib.files import replacing, state_of
 from swrlib.provenance import PROVENANCE
 
@@ -218,7 +218,7 @@ def _open(path: Path) -> pq.ParquetFile:
     return pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
 
 
-def _about(path: Path) -> dict[str, Any]:
+def _description(path: Path) -> dict[str, Any]:
     with _naming(path, path):
         told: dict[str, Any] = json.loads((_open(path).metadata.metadata or {})[b"swrlib"])
         _ = told["provenance"]["date"], told["runs"], told["measures"]
@@ -228,7 +228,7 @@ def _about(path: Path) -> dict[str, Any]:
 def _newest(folder: Path, fits: Callable[[set[str]], bool] = lambda measures: True) -> _Sources:
     """Find for each run the newest file whose measures fit, and what that file says of itself."""
     jobs = [
-        (path, _about(path))
+        (path, _description(path))
         for path in folder.glob("*.parquet")
         if path.name[0] not in "._" and not path.name.endswith(_OLD_SUFFIX)
     ]
@@ -269,8 +269,7 @@ def _rows(folder: Path, state: Hashable, measures: frozenset[str]) -> pa.Table:
 
 def _filter(frame: pd.DataFrame, filters: Mapping[str, Any]) -> pd.DataFrame:
     for name, value in filters.items():
-        if name not in frame:
-            raise ValueError(f"records have no column {name!r}: {nearest(name, frame)}")
+        check_name("column", name, frame, "records have no")
         values = value if pd.api.types.is_list_like(value) else [value]
         frame = frame[frame[name].isna() if value is None else frame[name].isin(values)]
     return frame
@@ -420,7 +419,7 @@ def read_provenance(path: str | os.PathLike[str]) -> dict[str, Any]:
     ValueError
         If the file is broken or no record of swrlib.
     """
-    return _about(Path(path))["provenance"]
+    return _description(Path(path))["provenance"]
 
 
 def load_provenance(results: str | os.PathLike[str] | None = None) -> pd.DataFrame:

@@ -29,10 +29,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from swrlib.checks import nearest
+from swrlib.checks import check_name
 from swrlib.network.layers import Layer, Network, trace
 from swrlib.network.order import Order
-from swrlib.network.scales import follow
+from swrlib.network.scales import Course
 
 Variant = Literal["proportional", "printed"]
 
@@ -60,26 +60,13 @@ def multi_tensor_norms(tensors: Sequence[Tensor], *, stacked: int = 0) -> Tensor
         axes = [tuple(range(stacked, tensor.dim())) for tensor in tensors]
         pairs = zip(tensors, axes, strict=True)
         return torch.stack([torch.linalg.vector_norm(t, dim=d, dtype=dtype) for t, d in pairs], -1)
-    if hasattr(torch, "_foreach_norm"):
-        norms = torch.stack(torch._foreach_norm(list(tensors), dtype=dtype))
-    else:
-        norms = torch.stack([torch.linalg.vector_norm(tensor, dtype=dtype) for tensor in tensors])
-    return norms.view(*leading, -1)
+    return torch.stack(torch._foreach_norm(list(tensors), dtype=dtype)).view(*leading, -1)
 
 
 def _row_norms(tensor: Tensor, stacked: int, dtype: torch.dtype) -> Tensor:
     """Return the norms of a tensor's rows, which have the tensor's norm; [entries] stay as is."""
     axes = tuple(range(stacked + 1, tensor.dim()))
     return torch.linalg.vector_norm(tensor, dim=axes, dtype=dtype) if axes else tensor
-
-
-def multi_tensor_multiply_(tensors: Sequence[Tensor], scales: Sequence[Tensor]) -> None:
-    """Multiply many tensors in place, each by its scale."""
-    if hasattr(torch, "_foreach_mul_"):
-        torch._foreach_mul_(list(tensors), list(scales))
-    else:
-        for tensor, scale in zip(tensors, scales, strict=True):
-            tensor.mul_(scale)
 
 
 def pull_and_rest(initial_norms: Tensor, lam: Tensor | float) -> tuple[Tensor, Tensor]:
@@ -165,9 +152,7 @@ class SoftRescaling:
             for scale, tensor in pairs
         ]
 
-    def __call__(
-        self, weights: Sequence[Tensor], tensors: Sequence[Tensor], skipped: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, weights: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
         """Rescale once, in place.
 
         Parameters
@@ -176,17 +161,8 @@ class SoftRescaling:
             The weights whose norms decide.
         tensors : sequence of torch.Tensor
             All that is scaled, in the order of ``members``.
-        skipped : torch.Tensor, optional
-            Non-zero where the optimizer skipped its step: then nothing is scaled.
-
-        Returns
-        -------
-        tuple of torch.Tensor
-            The factors c_l and, until the next call, the norms before the rescaling, shaped like
-            ``pull``.
         """
-        norms = self.norms_of(weights)
-        return self.scale_(tensors, norms, skipped), norms
+        self.scale_(tensors, self.norms_of(weights))
 
     def norms_of(self, weights: Sequence[Tensor]) -> Tensor:
         """Return the norms of the weights; until the next call."""
@@ -208,6 +184,7 @@ class SoftRescaling:
     ) -> Tensor:
         """Scale as the norms say, and return the factors c_l.
 
+        ``skipped``: non-zero where the optimizer skipped its step: then nothing is scaled.
         ``limited``: False where all norms are `ordinary`, and there is nothing to limit.
         """
         factors = soft_factors(norms, self.pull, self.rest)
@@ -220,14 +197,8 @@ class SoftRescaling:
             for tensor, scale in zip(tensors, self._scale_of_each, strict=True):
                 tensor.mul_(scale)
         else:
-            multi_tensor_multiply_(tensors, self._scale_of_each)
+            torch._foreach_mul_(list(tensors), self._scale_of_each)
         return factors
-
-
-def check_variant(variant: object) -> None:
-    """Refuse an unknown variant."""
-    if variant not in get_args(Variant):
-        raise ValueError(f"unknown variant {variant!r}: {nearest(variant, get_args(Variant))}")
 
 
 def membership(network: Network, variant: Variant) -> dict[str, set[str]]:
@@ -236,9 +207,9 @@ def membership(network: Network, variant: Variant) -> dict[str, set[str]]:
     Where branches meet, the product goes on from the last layer in the order of the forward pass,
     as Algorithm 1's running C does. The factor of a layer that standardizes its weight enters none.
     """
-    check_variant(variant)
+    check_name("variant", variant, get_args(Variant))
     if variant == "proportional":
-        scales = follow(network).scales
+        scales = Course(network).scales
         return {layer.name: {*scales[layer.name].powers} for layer in network.layers}
     last = max((i for i, la in enumerate(network.layers) if la.kind == "normalization"), default=-1)
     members: dict[str, set[str]] = {}
@@ -301,7 +272,7 @@ def rescale_(
     """
     network = trace(model, example, layers=layers, normalizations=normalizations)
     c = _checked_factors(network.layers, factors)
-    if (course := follow(network, c)).fault:
+    if (course := Course(network, c)).fault:
         raise ValueError(course.fault)
     members = membership(network, variant)
     for layer in network.layers:
@@ -325,14 +296,13 @@ def _checked_factors(
         raise TypeError(f"factors are one number per layer ({', '.join(names)}), not {factors!r}")
     if isinstance(factors, Mapping):
         for name in factors:
-            if name not in names:
-                raise ValueError(f"the model has no layer {name!r}: {nearest(name, names)}")
-        given = dict(factors)
+            check_name("layer", name, names, "the model has no")
+        by_name = dict(factors)
     else:
-        given = dict(zip(names, factors, strict=False))
-    if len(factors) != len(names) or len(given) != len(names):
+        by_name = dict(zip(names, factors, strict=False))
+    if len(factors) != len(names) or len(by_name) != len(names):
         raise ValueError(f"{len(factors)} factors for {len(names)} layers: {', '.join(names)}")
-    result = {name: float(value) for name, value in given.items()}
+    result = {name: float(value) for name, value in by_name.items()}
     for layer in layers:
         value = result[layer.name]
         if not (value > 0 and math.isfinite(value)):

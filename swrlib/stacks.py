@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from swrlib.checks import check_whole, nearest
+from swrlib.checks import check_name, check_whole
 from swrlib.network import graph
 from swrlib.walks import Walk
 from swrlib.wide import Setting, Unstackable, refuse
@@ -100,9 +100,8 @@ class Stack:
         tensor = tensor.detach().to(device, dtype)
         if tensor.dim() == 4:  # a kernel: the input's channels last
             tensor = tensor.permute(0, 2, 3, 1)
-        block = tensor.expand(self.replicas, *tensor.shape).clone(
-            memory_format=torch.contiguous_format
-        )
+        contiguous = torch.contiguous_format
+        block = tensor.expand(self.replicas, *tensor.shape).clone(memory_format=contiguous)
         return block.permute(0, 1, 4, 2, 3) if tensor.dim() == 4 else block
 
     def __call__(self, images: Tensor, *, training: bool) -> Tensor:
@@ -152,9 +151,12 @@ class Stack:
         own = {name: view.clone(memory_format=contiguous) for name, view in views}
         return _with_tensors(self._model, own)
 
+    @torch.no_grad()
     def load(self, replica: int, model: nn.Module) -> None:
         """Take a replica's parameters and buffers from a model."""
-        _copy(_tensors(model), self.views(replica))
+        views = self.views(replica)
+        for name, tensor in _tensors(model).items():
+            views[name].copy_(tensor)
 
 
 class _Alone:
@@ -176,8 +178,7 @@ class _Alone:
         kept: dict[str, Tensor] = {}
         hooks = []
         for name in features:
-            if name not in modules:
-                raise ValueError(f"the model has no module {name!r}: {nearest(name, modules)}")
+            check_name("module", name, modules, "the model has no")
 
             def keep(module: nn.Module, inputs: object, output: Tensor, name: str = name) -> None:
                 kept[name] = output.unsqueeze(0)
@@ -224,12 +225,6 @@ def _with_tensors(model: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
-
-
-@torch.no_grad()
-def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
-    for name, tensor in target.items():
-        tensor.copy_(source[name])
 
 
 def _computes_blocked(device: torch.device, dtype: torch.dtype) -> bool:

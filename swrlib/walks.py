@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from swrlib import wide
-from swrlib.checks import nearest
+from swrlib.checks import check_name
 from swrlib.network.graph import Graph, Step, flattens_rows, kind_of
-from swrlib.network.operations import OUT_OF_PLACE, given
+from swrlib.network.operations import OUT_OF_PLACE, operands_of, options_of
 from swrlib.wide import Mode, Setting, Unstackable, apart, named, refuse, units
 
 #: Operations that oneDNN computes in its own layout, blocks of channels that fill a vector
@@ -71,18 +71,13 @@ class Walk:
                 errors.append((len(layout.named), error))
         else:
             raise max(errors, key=lambda reached: reached[0])[1]
-        self._first, self._output = layout.named[graph.steps[0].name], layout.output
-        self._named, self._slots = layout.named, layout.slots
+        self._layout, self._first = layout, layout.named[graph.steps[0].name]
         self._memory_format = setting.memory_format
         self._replicas = setting.replicas
         last = {slot: place for place, call in enumerate(layout.calls) for slot in call[1]}
+        last.pop(layout.output.slot, None)
         self._calls = [
-            (
-                function,
-                slots,
-                output,
-                [s for s in {*slots} - {self._output.slot} if last[s] == place],
-            )
+            (function, slots, output, [slot for slot in {*slots} if last.get(slot) == place])
             for place, (function, slots, output) in enumerate(layout.calls)
         ]
 
@@ -107,11 +102,10 @@ class Walk:
             What the steps give, [replicas, N, …].
         """
         for name in features:
-            if name not in self._named:
-                raise ValueError(f"the model has no step {name!r}: {nearest(name, self._named)}")
-        wanted = {self._named[name].slot for name in features}
+            check_name("step", name, self._layout.named, "the model has no")
+        wanted = {self._layout.named[name].slot for name in features}
         self._mode.training = training
-        values: list[Any] = [None] * self._slots
+        values: list[Any] = [None] * self._layout.slots
         values[0] = self._enter(images)
         kept = {0: values[0]} if wanted else {}
         for function, slots, output, dead in self._calls:
@@ -120,10 +114,10 @@ class Walk:
                 kept[output] = value
             for slot in dead:
                 values[slot] = None
-        result = values[self._output.slot]
-        if self._output.form == "maps":
+        result = values[self._layout.output.slot]
+        if self._layout.output.form == "maps":
             result = apart(result, self._replicas).permute(1, 2, 0, 3, 4)
-        return result, {name: self._rows(self._named[name], kept) for name in features}
+        return result, {name: self._rows(self._layout.named[name], kept) for name in features}
 
     def _enter(self, images: Tensor) -> Tensor:
         if self._first.form == "units":
@@ -216,8 +210,7 @@ class _Layout:
 
     def _follow(self, step: Step, by_node: Mapping[fx.Node | None, _Value]) -> _Value:
         assert step.node is not None
-        operands: list[fx.Node] = []  # with repetitions: x + x has two
-        fx.map_arg((step.node.args, step.node.kwargs), operands.append)
+        operands = operands_of(step.node)
         if flattens_rows(step):
             operands = operands[:1]  # the others are the size of the batch
         does, module = step.does, step.module
@@ -286,10 +279,8 @@ class _Layout:
     def _join(self, step: Step, *values: _Value) -> _Value:
         assert step.node is not None
         values = tuple(self._dense(self._own(value)) for value in values)
-        dim: Any = (
-            *step.node.args[1:],
-            step.node.kwargs.get("dim", step.node.kwargs.get("axis", 0)),
-        )[0]
+        options = options_of(step.node, "dim")
+        dim = options.get("dim", options.get("axis", 0))
         forms = {value.form for value in values}
         replicas = self.setting.replicas
         if step.operation == "stack" or len(forms) > 1:
@@ -316,7 +307,7 @@ class _Layout:
 
     def _reduction(self, step: Step, value: _Value) -> _Value:
         assert step.node is not None
-        options = given(step.node, "dim", "keepdim")
+        options = options_of(step.node, "dim", "keepdim")
         dim = options.get("dim")
         axes = {axis % 4 for axis in (dim if isinstance(dim, tuple | list) else ())}
         if value.form == "units" or axes != {2, 3}:

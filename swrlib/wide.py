@@ -7,10 +7,10 @@ layer that of different inputs, which replicas that lie next to each other share
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from timeit import timeit
 from typing import Any, NoReturn
 
 import torch
@@ -100,17 +100,11 @@ def onednn_product() -> Callable[..., Tensor] | None:
     try:
         function: Callable[..., Tensor] = torch.ops.mkldnn._linear_pointwise
         products = (lambda: function(a, b, None, "none", [], ""), lambda: a @ b.T)
-        seconds = [[_seconds(multiply) for multiply in products] for _ in range(10)]
+        seconds = [[timeit(multiply, number=1) for multiply in products] for _ in range(10)]
     except (AttributeError, RuntimeError, TypeError):
         return None
     onednn, own = map(min, zip(*seconds, strict=True))
     return function if onednn < 0.8 * own else None
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
 
 
 def by_onednn(device: torch.device, dtype: torch.dtype) -> bool:
@@ -228,16 +222,10 @@ def batch_norm(step: Step, setting: Setting, mode: Mode) -> Function:
     def normalize(x: Tensor) -> Tensor:
         if mode.training:
             buffers[f"{name}.num_batches_tracked"].add_(1)
-        return functional.batch_norm(
-            x,
-            buffers[f"{name}.running_mean"].view(-1),
-            buffers[f"{name}.running_var"].view(-1),
-            _flat(parameters.get(f"{name}.weight")),
-            _flat(parameters.get(f"{name}.bias")),
-            mode.training,
-            module.momentum,
-            module.eps,
-        )
+        mean, variance = (buffers[f"{name}.running_{kind}"].view(-1) for kind in ("mean", "var"))
+        weight, bias = (_flat(parameters.get(f"{name}.{kind}")) for kind in ("weight", "bias"))
+        rates = module.momentum, module.eps
+        return functional.batch_norm(x, mean, variance, weight, bias, mode.training, *rates)
 
     return normalize
 

@@ -3,5 +3,3 @@
 from swrlib.engine.loop import Stopped
 from swrlib.engine.scales import make_stream
 from swrlib.engine.training import train
-
-__all__ = ["Stopped", "make_stream", "train"]

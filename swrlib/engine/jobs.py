@@ -33,9 +33,8 @@ def missing_jobs(jobs: Mapping[str, Mapping[str, Any]]) -> list[str]:
     asked: dict[tuple[Path, tuple[str, ...]], dict[str, list[Run]]] = {}
     for name, job in jobs.items():
         measure = tuple(job.get("measure", ()))
-        wanted = {key: value for key, value in job.items() if key != "measure"}
         try:
-            runs = resolve(**wanted)
+            runs = resolve(**job)
         except ValueError:
             lacking.add(name)  # its λ is still to be selected, or it will say what is wrong
         else:
@@ -52,10 +51,7 @@ def missing(runs: Sequence[Run], results: Path, measure: tuple[str, ...] = ()) -
     by_hash = {run.hash: run for run in runs}
     if results.exists() and not results.is_dir():
         raise ValueError(f"the results {os.fspath(results)!r} must be a folder, but are a file")
-    if not results.is_dir():
-        return list(by_hash.values())
-    lacking = set(records.missing_runs(by_hash, results, measures=measure))
-    return [run for name, run in by_hash.items() if name in lacking]
+    return [by_hash[name] for name in records.missing_runs(by_hash, results, measures=measure)]
 
 
 def plan(

@@ -28,7 +28,7 @@ from swrlib.engine.progress import Progress
 from swrlib.engine.recorder import Recorder
 from swrlib.engine.runs import Run
 from swrlib.measures import Measure, StepMeasures
-from swrlib.methods import Method
+from swrlib.methods import Method, stacked_values
 from swrlib.population import Batch, Blueprint, Members, Population
 from swrlib.streams import Stage
 from swrlib.wide import by_onednn
@@ -87,10 +87,8 @@ class Job:
         labels = self.data.train_labels.cpu()
         plans = [first.stream.stages(len(labels), seed, labels) for seed in self.seeds]
         self.stages = list(zip(*plans, strict=True))
-        identity = {
-            "runs": sorted(run.hash for run in self.runs),
-            "measures": list(setting.measured),
-        }
+        hashes = sorted(run.hash for run in self.runs)
+        identity = {"runs": hashes, "measures": list(setting.measured)}
         name = f"{records.run_hash(identity)}.pt"
         self.checkpoint = Checkpoint(setting.checkpoints / name, identity)
         self.saved = time.monotonic()
@@ -121,14 +119,10 @@ class Job:
             optimizer=first.optimizer,
             parts=parts + [part for method, part in handled if method.new_optimizer],
         )
-        self.groups: list[tuple[Method, Members]] = []
-        for method, part in handled:
-            values = {
-                name: [getattr(m, name) for m in methods[part]]
-                for name in method.stacked
-                if all(isinstance(getattr(m, name, None), float) for m in methods[part])
-            }
-            self.groups.append((method, Members(self.population, part, values)))
+        self.groups: list[tuple[Method, Members]] = [
+            (method, Members(self.population, part, stacked_values(methods[part])))
+            for method, part in handled
+        ]
         self.members = [members for _, members in self.groups]
         self.recorder.watch(self.active, self.population, self.members)
         for method, members in self.groups:
@@ -274,7 +268,7 @@ class Job:
         memory = [
             {key: value[:, place] for key, value in members.memory.items()}
             for members in self.members
-            for place in range(members.runs.stop - members.runs.start)
+            for place in range(len(members))
         ]
         return self.population.state() | {"memory": memory}
 
@@ -285,7 +279,7 @@ class Job:
         self.population.take_(state, kept)
         places = iter(kept)
         for members in self.members:
-            for place in range(members.runs.stop - members.runs.start):
+            for place in range(len(members)):
                 for key, value in state["memory"][next(places)].items():
                     members.memory[key][:, place] = value
 

@@ -12,15 +12,9 @@ from torch import Tensor
 from swrlib.datasets import Dataset
 from swrlib.engine.feed import LEFT_OUT, Feed
 from swrlib.engine.runs import Run
-from swrlib.measures import (
-    PROBED,
-    PROBED_OF_STAGE,
-    Failures,
-    Measure,
-    Snapshot,
-    StepMeasures,
-    all_norms,
-)
+from swrlib.measures.measure import Failures, Measure
+from swrlib.measures.networks import PROBED, PROBED_OF_STAGE, Snapshot
+from swrlib.measures.steps import StepMeasures, all_norms
 from swrlib.population import Batch, Members, Population
 from swrlib.rescaling import multi_tensor_norms
 from swrlib.streams import Stage
@@ -116,7 +110,7 @@ class Recorder:
         losses = [values for name, values in outcomes.items() if name.endswith("loss")]
         finite = self.population.finite().tolist()
         with_norms = self.epoch % 10 == 0 or self.epoch == self.epochs or plan.rows == "stage"
-        norms = self._norms() if with_norms else None
+        norms: Sequence[Any] = self._norms() if with_norms else [(None, None)] * len(self.names)
         for member, name in enumerate(self.names):
             if name in self.lost:
                 continue
@@ -127,12 +121,8 @@ class Recorder:
                 | {"epoch": self.epoch, "step": self.step, "lr": rate}
                 | dict.fromkeys(OUTCOMES, math.nan)
                 | {key: values[member] for key, values in outcomes.items()}
-                | {
-                    "weight_norms": norms[member][0] if norms else None,
-                    "bias_norms": norms[member][1] if norms else None,
-                    "seconds": self.seconds / len(self.names),
-                    "diverged": diverged,
-                }
+                | dict(zip(("weight_norms", "bias_norms"), norms[member], strict=True))
+                | {"seconds": self.seconds / len(self.names), "diverged": diverged}
             )
             if diverged:
                 self.lost.add(name)
@@ -146,11 +136,9 @@ class Recorder:
         of_stage = moment != "epoch"
         passed, most = (stage - 1, self.stages - 1) if of_stage else (self.epoch, self.epochs)
         if moment == "start" and any(measure.when == "end" for measure in self.measures):
+            blocks = [block.detach() for block in self.population.blocks]
             for member, name in enumerate(self.names):
-                views = self.population.stack.views(member).items()
-                self.begun[name] = [
-                    view.clone() for key, view in views if key in self.population.stack.parameters
-                ]
+                self.begun[name] = [block[member].clone() for block in blocks]
         due = [m for m in self.measures if m.due(moment, passed, passed == most)]
         if not due:
             return
@@ -163,15 +151,12 @@ class Recorder:
             if name in self.lost or not finite[member]:
                 continue
             seed = member // population.runs
-            images, labels = _of_seed(test, seed)
-            stage_images, stage_labels = _of_seed(task, seed) if of_stage else (None, None)
+            own: tuple[Any, Any] = _of_seed(task, seed) if of_stage else (None, None)
             snapshot = Snapshot(
                 population.stack.module(member),
                 untrained[seed],
-                images,
-                labels,
-                stage_images,
-                stage_labels,
+                *_of_seed(test, seed),
+                *own,
                 population.moments_of(member),
                 self.begun.get(name) if moment == "end" else None,
             )
@@ -183,8 +168,8 @@ class Recorder:
     def _values(self, measure: Measure, snapshot: Snapshot) -> dict[str, float]:
         """Return what a measure says of a network; nothing where it fails in mid-training."""
         try:
-            found = measure.function(snapshot)
-            return {str(label): float(value) for label, value in found.items()}
+            values = measure.function(snapshot)
+            return {str(label): float(value) for label, value in values.items()}
         except Exception as error:  # of whatever kind: it must not end the training
             self.failures.meet(measure, error, self.step)
             return {}
@@ -211,14 +196,10 @@ class Recorder:
 
     def _norms(self) -> list[tuple[list[float], list[float]]]:
         """Return each member's norms of weights and of biases."""
-        owners = self.groups[0].owners
+        biases = torch.tensor([bias for _, bias in self.groups[0].owners])
         tensors = [multi_tensor_norms(members.tensors, stacked=2) for members in self.groups]
-        pairs_of_norms = []
-        for norms in torch.cat(tensors, 1).flatten(0, 1).tolist():
-            pairs = list(zip(norms, owners, strict=True))
-            weights = [norm for norm, (_, bias) in pairs if not bias]
-            pairs_of_norms.append((weights, [norm for norm, (_, bias) in pairs if bias]))
-        return pairs_of_norms
+        norms = torch.cat(tensors, 1).flatten(0, 1).cpu()
+        return list(zip(norms[:, ~biases].tolist(), norms[:, biases].tolist(), strict=True))
 
     # Its state, for a checkpoint.
 

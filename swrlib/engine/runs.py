@@ -10,13 +10,12 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from swrlib import records
-from swrlib.checks import check_whole, nearest
+from swrlib.checks import check_name, check_whole, nearest
 from swrlib.datasets import DATASETS, Dataset, load_dataset
 from swrlib.engine.scales import make_stream, scale_of
 from swrlib.engine.strengths import find_method
@@ -256,13 +255,9 @@ class Request:
         ]
 
     def _check(self) -> None:
-        for what, value, known in (
-            ("model", self.model, MODELS),
-            ("split", self.split, SPLITS),
-            ("optimizer state", self.optimizer_state, OPTIMIZER_STATES),
-        ):
-            if value not in known:
-                raise ValueError(f"unknown {what} {value!r}: {nearest(value, known)}")
+        check_name("model", self.model, MODELS)
+        check_name("split", self.split, SPLITS)
+        check_name("optimizer state", self.optimizer_state, OPTIMIZER_STATES)
         if self.batch_size is not None:
             check_whole("batch_size", self.batch_size)
         if self._dtype_name() not in DTYPES:
@@ -272,16 +267,11 @@ class Request:
         return str(self.dtype).removeprefix("torch.")
 
     def _stream(self, paper: Paper) -> Stream:
+        options: dict[str, Any] = {"epochs": self.epochs, "learning_rate": self.learning_rate}
         if isinstance(self.stream, str):
-            return make_stream(
-                self.stream,
-                scale=self.scale,
-                epochs=self.epochs,
-                learning_rate=self.learning_rate,
-                paper=paper,
-            )
-        for name in ("epochs", "learning_rate"):
-            if getattr(self, name) is not None:
+            return make_stream(self.stream, scale=self.scale, paper=paper, **options)
+        for name, value in options.items():
+            if value is not None:
                 raise ValueError(f"this stream has its {name}: give it to make_stream instead")
         return self.stream
 
@@ -289,14 +279,13 @@ class Request:
         """Return a known name as it is, so that looking for missing runs needs no data."""
         if isinstance(self.dataset, str) and self.dataset in DATASETS:
             return self.dataset
-        root = None if self.root is None else Path(self.root)
-        return load_dataset(self.dataset, root=root).fingerprint
+        return load_dataset(self.dataset, root=self.root).fingerprint
 
     def _methods(self, dataset: str, stream: Stream, paper: Paper) -> list[Method]:
-        given = [self.methods] if isinstance(self.methods, str | Method) else self.methods
+        methods = [self.methods] if isinstance(self.methods, str | Method) else self.methods
         path = os.fspath(self.dataset) if isinstance(self.dataset, str | os.PathLike) else None
         place = (dataset, self.model, stream.name, self.results)
-        return [find_method(method, *place, paper=paper, path=path) for method in given]
+        return [find_method(method, *place, paper=paper, path=path) for method in methods]
 
 
 def resolve(**asked: Any) -> list[Run]:
@@ -312,7 +301,7 @@ def stream_name(stream: str | Stream) -> str:
 def _checked_seeds(seeds: int | Iterable[int]) -> list[int]:
     seeds = [seeds] if isinstance(seeds, int) else list(seeds)
     for seed in seeds:
-        whole = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
-        if not whole or not 0 <= seed < 2**31:
+        integer = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
+        if not integer or not 0 <= seed < 2**31:
             raise ValueError(f"the seed {seed!r} must be a whole number from 0 to 2147483647")
     return [int(seed) for seed in seeds]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from swrlib.checks import check_whole, nearest
+from swrlib.checks import check_name, check_whole
 from swrlib.papers import Paper, find_paper
 from swrlib.streams import STREAMS, Stream
 
@@ -49,9 +49,8 @@ def make_stream(
         If a name is unknown or a value senseless.
     """
     name, _, text = name.partition(":")
-    for what, value, known in (("stream", name, [*STREAMS]), ("scale", scale, SCALES)):
-        if value not in known:
-            raise ValueError(f"unknown {what} {value!r}: {nearest(value, known)}")
+    check_name("stream", name, STREAMS)
+    check_name("scale", scale, SCALES)
     kind, paper = STREAMS[name], find_paper(paper)
     lengths = _published_epochs(kind, paper) if scale == "paper" else kind.quick
     if epochs is not None:

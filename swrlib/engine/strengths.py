@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import pandas as pd
@@ -23,7 +24,7 @@ SELECTION_SEEDS = (0, 1)
 
 
 def find_method(
-    given: str | Method,
+    method: str | Method,
     dataset: str,
     model: str,
     stream: str,
@@ -43,10 +44,10 @@ def find_method(
     ValueError
         If the name or an option is unknown, or its λ is neither written, published nor selected.
     """
-    if isinstance(given, Method):
-        return given
-    name, _, text = given.partition(":")
-    lam, options = _written(given, text.split(",") if text else [])
+    if isinstance(method, Method):
+        return method
+    name, _, text = method.partition(":")
+    lam, options = _written(method, text.split(",") if text else [])
     if lam is None and _takes_lambda(name):
         if name in SELECTION_GRIDS:
             lam = selected_lambda(name, dataset, model, stream, results, path=path)
@@ -61,14 +62,14 @@ def find_method(
     return make_method(name, lam, **options)
 
 
-def _written(given: str, parts: Sequence[str]) -> tuple[Lambda | None, dict[str, Any]]:
+def _written(method: str, parts: Sequence[str]) -> tuple[Lambda | None, dict[str, Any]]:
     """Read λ, or λ_f and λ_c, and options from what stands behind a method's name."""
     options = dict(part.split("=", 1) for part in parts if "=" in part)
     try:
         lam = tuple(float(part) for part in parts if "=" not in part)
     except ValueError as error:
-        name = given.partition(":")[0]
-        raise ValueError(f"cannot read λ in {given!r}: write it as {name}:1e-3") from error
+        name = method.partition(":")[0]
+        raise ValueError(f"cannot read λ in {method!r}: write it as {name}:1e-3") from error
     values = {key: _value(text) for key, text in options.items()}
     return (lam[0] if len(lam) == 1 else lam or None), values  # type: ignore[return-value]
 
@@ -78,10 +79,8 @@ def _value(text: str) -> int | float | str | None:
     if text == "none":
         return None
     for kind in (int, float):
-        try:
+        with suppress(ValueError):
             return kind(text)
-        except ValueError:
-            continue
     return text
 
 
@@ -166,10 +165,10 @@ def selected_lambda(
     lacking = ""
     for folder in (results, None):  # a folder of one's own first, then the project's records
         try:
-            found = records.load_records(folder, **wanted)
+            selection = records.load_records(folder, **wanted)
         except FileNotFoundError:
             continue
-        for table in final_accuracies(found):
+        for table in final_accuracies(selection):
             if (best := best_of(table, grid)) is not None:
                 return best
             lacking = lacking or _lacking(table, grid)
@@ -184,9 +183,9 @@ def selected_lambda(
     )
 
 
-def final_accuracies(found: pd.DataFrame) -> list[pd.DataFrame]:
+def final_accuracies(rows: pd.DataFrame) -> list[pd.DataFrame]:
     """Return final accuracies, λ × seed, a table for each length of the training, longest first."""
-    ends = found.sort_values("epoch").groupby("run").last()
+    ends = rows.sort_values("epoch").groupby("run").last()
     ends["test_accuracy"] = ends["test_accuracy"].where(~ends["diverged"].astype(bool), 0.0)
     groups = sorted(ends.groupby("epochs"), key=lambda group: group[0], reverse=True)
     return [part.pivot_table("test_accuracy", "lam", "seed", aggfunc="last") for _, part in groups]

@@ -16,11 +16,10 @@ from typing import Any, ParamSpec, TypeVar
 
 import pandas as pd
 import torch
-from torch import nn
 
 from swrlib import records
 from swrlib.checks import nearest
-from swrlib.datasets import Dataset, load_dataset
+from swrlib.datasets import load_dataset
 from swrlib.engine.checkpoints import default_folder, locked
 from swrlib.engine.devices import arithmetic, find_device
 from swrlib.engine.jobs import cut_into_jobs, missing, plan
@@ -28,7 +27,7 @@ from swrlib.engine.loop import Job, Setting, Stopped
 from swrlib.engine.progress import Progress
 from swrlib.engine.runs import Request, Run
 from swrlib.files import make_folder
-from swrlib.measures import Measure, check_fit, checked_measures
+from swrlib.measures import Measure, checked_measures
 from swrlib.population import Blueprint
 from swrlib.provenance import provenance
 from swrlib.streams import held_out
@@ -44,12 +43,12 @@ def takes_parameters_of(kind: Callable[P, T]) -> Callable[[Callable[[T], R]], Ca
 
     def decorate(function: Callable[[T], R]) -> Callable[P, R]:
         @functools.wraps(function)
-        def called(*args: P.args, **given: P.kwargs) -> R:
-            for name in given:
+        def called(*args: P.args, **keywords: P.kwargs) -> R:
+            for name in keywords:
                 if name not in signature.parameters:
                     near = nearest(name, signature.parameters)
                     raise TypeError(f"{function.__name__}() takes no {name!r}: {near}")
-            return function(kind(*args, **given))
+            return function(kind(*args, **keywords))
 
         own = inspect.signature(function).return_annotation
         called.__signature__ = signature.replace(return_annotation=own)  # type: ignore[attr-defined]
@@ -107,19 +106,23 @@ def _train_runs(
     measures: tuple[Measure, ...],
 ) -> None:
     """Cut runs into jobs and train these, one after another."""
-    root = None if request.root is None else Path(request.root)
-    data = load_dataset(request.dataset, root=root)
+    data = load_dataset(request.dataset, root=request.root)
     data = held_out(data) if request.split == "selection" else data
     first = runs[0]
     model = Blueprint(first.model, dict(first.options), data).draw(first.seed, "weights")
     jobs = plan(runs, model, data, device, request.stack)
-    _check_measures(measures, model, data, device, getattr(torch, first.dtype))
+    if checks := [measure.check for measure in measures if measure.check]:  # on two images
+        images, dtype = data.train_images[:2].to(device), getattr(torch, first.dtype)
+        images, labels = data.normalize(images, dtype), data.train_labels[:2].to(device)
+        for check in checks:
+            check(model.to(device, dtype), images, labels)
     make_folder(folder)  # said now, not when the first job has ended
     if request.results is None:
         states = folder
+    elif request.checkpoints is None:
+        states = default_folder(folder)
     else:
-        asked = request.checkpoints
-        states = default_folder(folder) if asked is None else Path(asked)
+        states = Path(request.checkpoints)
     setting = Setting(
         data.to(device), device, folder, measures, states, request.graphs, request.stop
     )
@@ -130,35 +133,22 @@ def _train_runs(
             _train_job(job, setting, bar)
 
 
-def _check_measures(
-    measures: Sequence[Measure],
-    model: nn.Module,
-    data: Dataset,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> None:
-    """Refuse measures that do not fit the network, on two images and before anything is trained."""
-    if any(measure.check for measure in measures):
-        images, labels = data.train_images[:2].to(device), data.train_labels[:2].to(device)
-        check_fit(measures, model.to(device, dtype), data.normalize(images, dtype), labels)
-
-
 def _train_job(runs: Sequence[Run], setting: Setting, bar: Progress) -> None:
     """Train runs that lie side by side, and record them."""
     with _locked(runs, setting):
         # Another process may have trained some of them meanwhile, and seeds differ in the others.
         lacking = missing(runs, setting.results, setting.measured)
         for alike in cut_into_jobs(lacking, len(runs), side_by_side=True):
-            about = provenance()  # of the code as it is now, not when the job has ended
-            _train_parents(alike, setting, bar, about)
+            origin = provenance()  # of the code as it is now, not when the job has ended
+            _train_parents(alike, setting, bar, origin)
             job = Job(alike, setting)
             job.train(bar)
-            _record(job, alike, about)
+            _record(job, alike, origin)
             job.checkpoint.remove()
 
 
 def _train_parents(
-    runs: Sequence[Run], setting: Setting, bar: Progress, about: Mapping[str, Any]
+    runs: Sequence[Run], setting: Setting, bar: Progress, origin: Mapping[str, Any]
 ) -> None:
     """Train what these runs start from, where its record or its final state is missing."""
     parents = list({run.parent.hash: run.parent for run in runs if run.parent}.values())
@@ -169,7 +159,7 @@ def _train_parents(
             job = Job(lacking, setting)
             job.train(bar.silent())
             job.save_final_states()
-            _record(job, unrecorded, about)
+            _record(job, unrecorded, origin)
             job.checkpoint.remove()
 
 
@@ -181,7 +171,7 @@ def _locked(runs: Sequence[Run], setting: Setting) -> AbstractContextManager[Non
     return locked([run.hash for run in runs], setting.checkpoints, give_up)
 
 
-def _record(job: Job, runs: Sequence[Run], about: Mapping[str, Any]) -> None:
+def _record(job: Job, runs: Sequence[Run], origin: Mapping[str, Any]) -> None:
     """Write down these runs of a job: each is recorded once."""
     if not runs:
         return
@@ -194,7 +184,7 @@ def _record(job: Job, runs: Sequence[Run], about: Mapping[str, Any]) -> None:
         job.setting.results,
         rows[rows["run"].isin(names)],
         measured,
-        provenance=dict(about) | job.place,
+        provenance=dict(origin) | job.place,
         configurations={run.hash: run.configuration() for run in runs},
         measured=job.setting.measured,
     )

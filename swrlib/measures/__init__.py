@@ -11,13 +11,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Literal
 
-from torch import Tensor, nn
-
 from swrlib.checks import nearest
 from swrlib.measures import networks, steps
-from swrlib.measures.measure import Failures, Measure  # noqa: F401
-from swrlib.measures.networks import PROBED, PROBED_OF_STAGE, Snapshot  # noqa: F401
-from swrlib.measures.steps import Norms, StepMeasures, all_norms  # noqa: F401
+from swrlib.measures.measure import Failures, Measure
+from swrlib.measures.networks import PROBED, PROBED_OF_STAGE, Snapshot
+from swrlib.measures.steps import Norms, StepMeasures, all_norms
 from swrlib.theory.curvature import LossHessian
 from swrlib.theory.last_layers import last_layers_hessian
 
@@ -50,12 +48,12 @@ MEASURES = {
 }
 
 
-def checked_measures(given: str | Measure | Iterable[str | Measure]) -> tuple[Measure, ...]:
+def checked_measures(measures: str | Measure | Iterable[str | Measure]) -> tuple[Measure, ...]:
     """Return measures, known ones by their names; refuse an unknown one.
 
     "spectrum-start:10" is the measure "spectrum-start" in every tenth stage, and a name of its own.
     """
-    measures = [given] if isinstance(given, str | Measure) else given
+    measures = [measures] if isinstance(measures, str | Measure) else measures
     return tuple(_find(measure) if isinstance(measure, str) else measure for measure in measures)
 
 
@@ -70,12 +68,3 @@ def _find(text: str) -> Measure:
         takers = "behind a measure of epochs or stages stands a whole number from 1 on"
         raise ValueError(f"cannot read the measure {text!r}: {takers}, as in spectrum-start:10")
     return replace(measure, name=f"{name}:{int(every)}", every=int(every))
-
-
-def check_fit(
-    measures: Iterable[Measure], model: nn.Module, images: Tensor, labels: Tensor
-) -> None:
-    """Refuse a network that one of the measures does not fit: ValueError or MemoryError."""
-    for measure in measures:
-        if measure.check is not None:
-            measure.check(model, images, labels)

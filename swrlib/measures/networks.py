@@ -9,26 +9,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from swrlib import theory
 from swrlib.network.layers import trace
-from swrlib.theory import (
-    balance_,
-    layer_balance,
-    lipschitz_bound,
-    lipschitz_lower_bound,
-    lpq_norm,
-    ranks,
-    scale_,
-)
-from swrlib.theory.curvature import (
-    LossHessian,
-    gradient_hessian_overlap,
-    spectrum_summary,
-    symmetric_eigenvalues,
-)
-from swrlib.theory.isometry import deviation_from_isometry
-from swrlib.theory.last_layers import last_layers_hessian
+from swrlib.theory import ranks
+from swrlib.theory.curvature import symmetric_eigenvalues
 from swrlib.theory.scaling import BIASES, READINGS
-from swrlib.theory.spectrum import check_order, hessian_spectrum
+from swrlib.theory.spectrum import check_order
 
 #: How many test images measures look at, where they look at images.
 PROBED = 1000
@@ -81,27 +67,27 @@ def lpq_balance(snapshot: Snapshot) -> dict[str, float]:
 
     Also as the authors' release stops: a change of factors below 1e-5, or 100 iterations.
     """
-    present = lpq_norm(snapshot.model)
-    found = {}
+    present = theory.lpq_norm(snapshot.model)
+    ratios = {}
     for label, stopping in (("", {}), ("release", {"tolerance": 1e-5, "iterations": 100})):
         balanced = copy.deepcopy(snapshot.model).double()
-        found[label] = float(balance_(balanced, **stopping).iloc[-1]) / present  # type: ignore[arg-type]
-    return found
+        ratios[label] = float(theory.balance_(balanced, **stopping).iloc[-1]) / present  # type: ignore[arg-type]
+    return ratios
 
 
 def balance_of_layers(snapshot: Snapshot) -> dict[str, float]:
     """Return Definition 2's balance of each pair of layers."""
-    found = layer_balance(snapshot.model, snapshot.initial)
-    return {", ".join(pair): float(value) for pair, value in found.items()}
+    balance = theory.layer_balance(snapshot.model, snapshot.initial)
+    return {", ".join(pair): float(value) for pair, value in balance.items()}
 
 
 def lipschitz(snapshot: Snapshot) -> dict[str, float]:
     """Return Corollary 2.1's bound with both norms, and a bound from below (from real images)."""
     example = snapshot.images[:1]
     return {
-        "frobenius": lipschitz_bound(snapshot.model, example, norm="frobenius"),
-        "spectral": lipschitz_bound(snapshot.model, example),
-        "lower": lipschitz_lower_bound(snapshot.model, snapshot.images[:ASCENDED]),
+        "frobenius": theory.lipschitz_bound(snapshot.model, example, norm="frobenius"),
+        "spectral": theory.lipschitz_bound(snapshot.model, example),
+        "lower": theory.lipschitz_lower_bound(snapshot.model, snapshot.images[:ASCENDED]),
     }
 
 
@@ -111,11 +97,11 @@ def noise_accuracy(snapshot: Snapshot) -> dict[str, float]:
     draws = torch.Generator().manual_seed(0)
     noise = torch.randn(snapshot.images.shape, generator=draws).to(snapshot.images)
     model = copy.deepcopy(snapshot.model).eval()
-    found = {}
+    accuracies = {}
     for deviation in (0.0, *NOISE):
         answers = model(snapshot.images + deviation * noise).argmax(1)
-        found[f"{deviation:g}"] = float((answers == snapshot.labels).double().mean())
-    return found
+        accuracies[f"{deviation:g}"] = float((answers == snapshot.labels).double().mean())
+    return accuracies
 
 
 @torch.no_grad()
@@ -123,13 +109,13 @@ def scaled_accuracy(snapshot: Snapshot) -> dict[str, float]:
     """Return the accuracy right after a scaling (Fig. 1), by "reading, biases, ratio"."""
     layers = [layer for layer in trace(snapshot.initial).layers if layer.weight is not None]
     norms = torch.stack([layer.weight.norm() for layer in layers])  # type: ignore[union-attr]
-    found = {}
+    accuracies = {}
     for reading, biases, ratio in itertools.product(READINGS, BIASES, SCALING_RATIOS):
         model = copy.deepcopy(snapshot.model).eval()
-        scale_(model, norms, ratio=ratio, reading=reading, biases=biases)
+        theory.scale_(model, norms, ratio=ratio, reading=reading, biases=biases)
         hits = model(snapshot.images).argmax(1) == snapshot.labels
-        found[f"{reading}, {biases}, {ratio:g}"] = float(hits.double().mean())
-    return found
+        accuracies[f"{reading}, {biases}, {ratio:g}"] = float(hits.double().mean())
+    return accuracies
 
 
 # ---------------------------------------------------------------------------------------------
@@ -147,38 +133,39 @@ def features(snapshot: Snapshot) -> dict[str, float]:
     images, _ = _of_stage(snapshot)
     model = copy.deepcopy(snapshot.model).eval()
     layers = [layer for layer in trace(model).layers if layer.kind != "normalization"]
-    found: dict[str, float] = {}
+    measured: dict[str, float] = {}
 
     def note(values: Tensor, layer: str) -> None:
         singular = torch.linalg.svdvals(values.flatten(1).double())
-        found[f"srank, {layer}"] = float(ranks.srank(singular))
-        found[f"effective-rank, {layer}"] = float(ranks.effective_rank(singular))
-        found[f"entropy, {layer}"] = ranks.unit_entropy(values)
-        found[f"entropy-of-each, {layer}"] = ranks.unit_entropy(values, of_each=True)
-        found[f"dead, {layer}"] = float(ranks.dead_units(values))
+        measured[f"srank, {layer}"] = float(ranks.srank(singular))
+        measured[f"effective-rank, {layer}"] = float(ranks.effective_rank(singular))
+        measured[f"entropy, {layer}"] = ranks.unit_entropy(values)
+        measured[f"entropy-of-each, {layer}"] = ranks.unit_entropy(values, of_each=True)
+        measured[f"dead, {layer}"] = float(ranks.dead_units(values))
 
     for before, layer in itertools.pairwise(layers):
         layer.module.register_forward_pre_hook(
-            lambda module, given, name=before.name: note(given[0], name)
+            lambda module, inputs, name=before.name: note(inputs[0], name)
         )
     model(images)
-    return found
+    return measured
 
 
 def hessian(snapshot: Snapshot) -> dict[str, float]:
     """Return what is said of the Hessian over the last two layers by its eigenvalues."""
-    hessian = last_layers_hessian(snapshot.model, *_of_stage(snapshot))
-    return spectrum_summary(symmetric_eigenvalues(hessian))
+    hessian = theory.last_layers_hessian(snapshot.model, *_of_stage(snapshot))
+    return theory.spectrum_summary(symmetric_eigenvalues(hessian))
 
 
 def spectrum(snapshot: Snapshot) -> dict[str, float]:
     """Return ε-ranks, as a release smooths them too, and extremes of the whole Hessian."""
     images, labels = _of_stage(snapshot, SPECTRUM_IMAGES)
-    found = hessian_spectrum(snapshot.model, images, labels, order=_order(snapshot.model))
+    order = _order(snapshot.model)
+    eigenvalues = theory.hessian_spectrum(snapshot.model, images, labels, order=order)
     epsilons = torch.tensor(EPSILONS, dtype=torch.float64)
     of_epsilons = {
-        "epsilon-rank": found.epsilon_rank(epsilons),
-        "smoothed-epsilon-rank": found.smoothed_epsilon_rank(epsilons),
+        "epsilon-rank": eigenvalues.epsilon_rank(epsilons),
+        "smoothed-epsilon-rank": eigenvalues.smoothed_epsilon_rank(epsilons),
     }
     values = {
         f"{name} {epsilon:.3g}": rank
@@ -186,9 +173,9 @@ def spectrum(snapshot: Snapshot) -> dict[str, float]:
         for epsilon, rank in zip(EPSILONS, ranks_of.tolist(), strict=True)
     }
     return values | {
-        "largest": float(found.nodes.max()),
-        "smallest": float(found.nodes.min()),
-        "effective-rank": found.effective_rank(),
+        "largest": float(eigenvalues.nodes.max()),
+        "smallest": float(eigenvalues.nodes.min()),
+        "effective-rank": eigenvalues.effective_rank(),
     }
 
 
@@ -199,12 +186,12 @@ def _order(model: nn.Module) -> int:
 def check_spectrum(model: nn.Module, images: Tensor, labels: Tensor) -> None:
     """Refuse a network whose spectrum does not fit, or which cannot be differentiated twice."""
     check_order(model, _order(model))
-    LossHessian(model, images, labels)
+    theory.LossHessian(model, images, labels)
 
 
 def overlap(snapshot: Snapshot) -> dict[str, float]:
     """Return the overlap of the gradient with the Hessian, of all parameters."""
-    return {"": gradient_hessian_overlap(snapshot.model, *_of_stage(snapshot))}
+    return {"": theory.gradient_hessian_overlap(snapshot.model, *_of_stage(snapshot))}
 
 
 @torch.no_grad()
@@ -214,19 +201,19 @@ def weights(snapshot: Snapshot) -> dict[str, float]:
     At a stage's end also the update: the distance from the stage's start.
     """
     now, before = list(snapshot.model.parameters()), list(snapshot.initial.parameters())
-    found: dict[str, float] = {}
+    measured: dict[str, float] = {}
     zeros = [torch.zeros_like(parameter) for parameter in now]
     compared: dict[str, list[Tensor]] = {"size": zeros, "distance": [*before]}
     if snapshot.begun is not None:
         compared["update"] = snapshot.begun
     for what, values in compared.items():
         norms = ranks.difference_norms(now, values)
-        found |= {f"{what} {kind}": value for kind, value in norms.items()}
+        measured |= {f"{what} {kind}": value for kind, value in norms.items()}
     for layer in trace(snapshot.model).layers:
         if layer.weight is not None and layer.weight.dim() > 1:
             weight = layer.weight.detach()
             singular = torch.linalg.svdvals(weight.flatten(1).double())
-            found[f"srank, {layer.name}"] = float(ranks.srank(singular))
-            deviation = deviation_from_isometry(weight, weight.dim() - 2)
-            found[f"deviation-from-isometry, {layer.name}"] = float(deviation)
-    return found
+            measured[f"srank, {layer.name}"] = float(ranks.srank(singular))
+            deviation = theory.deviation_from_isometry(weight, weight.dim() - 2)
+            measured[f"deviation-from-isometry, {layer.name}"] = float(deviation)
+    return measured

@@ -89,9 +89,7 @@ class StepMeasures:
         self.initial, self.failures, self.before = initial, failures, before
         self.norms: list[Tensor] = []
         self.layers: list[str] = []
-        self.maximum: dict[str, Tensor] = {}
-        self.sum: dict[str, Tensor] = {}
-        self.last: dict[str, Tensor] = {}
+        self.tables: dict[str, tuple[Tensor, Tensor, Tensor]] = {}  # maximum, sum, last
         self.steps = 0
 
     def note(self, groups: Sequence[Members]) -> None:
@@ -112,9 +110,8 @@ class StepMeasures:
             self.norms = []
 
     def _add(self, name: str, value: Tensor) -> None:
-        self.last[name] = value
-        self.sum[name] = self.sum.get(name, torch.zeros_like(value)) + value
-        self.maximum[name] = torch.maximum(self.maximum.get(name, value), value)
+        maximum, total, _ = self.tables.get(name, (value, torch.zeros_like(value), value))
+        self.tables[name] = torch.maximum(maximum, value), total + value, value
 
     def results(self) -> Iterator[tuple[int, str, str, float]]:
         """Yield (member, layer or pair, name, value): the epoch's maximum, mean and last value."""
@@ -122,11 +119,9 @@ class StepMeasures:
         pairs = [f"{self.layers[a]}, {self.layers[b]}" for a, b in zip(first, second, strict=True)]
         for measure in self.measures:
             name, labels = measure.name, pairs if measure.pairs else self.layers
-            for kind, table in (
-                ("max", self.maximum[name]),
-                ("mean", self.sum[name] / self.steps),
-                ("last", self.last[name]),
-            ):
+            maximum, total, last = self.tables[name]
+            tables = {"max": maximum, "mean": total / self.steps, "last": last}
+            for kind, table in tables.items():
                 for member, values in enumerate(table.tolist()):
                     for label, value in zip(labels, values, strict=True):
                         yield member, label, f"{name}:{kind}", value

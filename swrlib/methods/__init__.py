@@ -14,8 +14,8 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from swrlib.checks import nearest
-from swrlib.methods.base import Method, Vanilla
+from swrlib.checks import check_name, nearest
+from swrlib.methods.base import Method, Vanilla, stacked_values
 from swrlib.methods.compared import (
     L2,
     SWR,
@@ -66,8 +66,7 @@ def make_method(
     ValueError
         If the name or an option is unknown, or λ is missing, superfluous or out of range.
     """
-    if name not in METHODS:
-        raise ValueError(f"unknown method {name!r}: {nearest(name, METHODS)}")
+    check_name("method", name, METHODS)
     kind = METHODS[name]
     accepts = {f.name for f in fields(kind)}
     known = sorted(accepts - {"lam", "lam_features", "lam_classifier"})
@@ -86,27 +85,3 @@ def make_method(
             raise ValueError(f"the method {name!r} takes one λ, not {lam}")
         return kind(lam_features=lam[0], lam_classifier=lam[1], **options)  # type: ignore[call-arg]
     return kind(lam=lam, **options)  # type: ignore[call-arg]
-
-
-__all__ = [
-    "FIRE",
-    "L2",
-    "METHODS",
-    "SWR",
-    "AdamW",
-    "ContinualBackprop",
-    "FullReset",
-    "HeadReset",
-    "L2EffectiveRank",
-    "L2Init",
-    "Method",
-    "ReDo",
-    "SWRExceptNormalization",
-    "SWRReinit",
-    "ShrinkPerturb",
-    "ShrinkPerturbNoise",
-    "SpectralRegularization",
-    "Vanilla",
-    "Wasserstein",
-    "make_method",
-]

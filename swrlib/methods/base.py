@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -30,20 +31,13 @@ class Method:
 
         Where one λ serves both groups, all three are it.
         """
-        lam = getattr(self, "lam", None)
-        return {
-            "lam": lam,
-            "lam_features": getattr(self, "lam_features", None),
-            "lam_classifier": getattr(self, "lam_classifier", None),
-            "variant": getattr(self, "variant", None),
-        }
+        names = ("lam", "lam_features", "lam_classifier", "variant")
+        return {name: getattr(self, name, None) for name in names}
 
     def kind(self) -> tuple[object, ...]:
         """Return what runs must have in common to be handled together."""
-        return (
-            type(self),
-            *(getattr(self, f.name) for f in fields(self) if f.name not in self.stacked),
-        )
+        others = (getattr(self, f.name) for f in fields(self) if f.name not in self.stacked)
+        return (type(self), *others)
 
     def start(self, members: Members) -> None:
         """Take note of what is needed later; called once, before the first step."""
@@ -76,6 +70,13 @@ class Method:
 
     def decay_(self, members: Members) -> None:
         """Act when the learning rate falls within a stage."""
+
+
+def stacked_values(methods: Sequence[Method]) -> dict[str, list[float]]:
+    """Return the λ's of methods that are handled together, by field, where all have one."""
+    stacked = methods[0].stacked
+    lams: dict[str, Any] = {n: [getattr(m, n, None) for m in methods] for n in stacked}
+    return {n: values for n, values in lams.items() if all(isinstance(v, float) for v in values)}
 
 
 @dataclass(frozen=True)

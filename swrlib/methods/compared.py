@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import torch
 
+from swrlib import rescaling
+from swrlib.checks import check_name
 from swrlib.methods.base import Method, Penalty
 from swrlib.population import Members
-from swrlib.rescaling import (
-    SoftRescaling,
-    Variant,
-    check_variant,
-    checked_lambda,
-    membership,
-    membership_mask,
-    pull_and_rest,
-)
 
 
 @dataclass(frozen=True)
@@ -66,7 +59,7 @@ class ShrinkPerturb(Method):
     name: ClassVar[str] = "shrink-perturb"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "lam", checked_lambda(self.lam, "λ of shrink-perturb"))
+        object.__setattr__(self, "lam", rescaling.checked_lambda(self.lam, "λ of shrink-perturb"))
 
     def change_(self, members: Members, stage: int) -> None:
         """Move toward the initial parameters."""
@@ -128,12 +121,12 @@ class SWR(Method):
     lam: float | None = None
     lam_features: float | None = None
     lam_classifier: float | None = None
-    variant: Variant = "proportional"
+    variant: rescaling.Variant = "proportional"
     name: ClassVar[str] = "swr"
     stacked: ClassVar[tuple[str, ...]] = ("lam", "lam_features", "lam_classifier")
 
     def __post_init__(self) -> None:
-        check_variant(self.variant)
+        check_name("variant", self.variant, get_args(rescaling.Variant))
         pair = (self.lam_features, self.lam_classifier)
         if self.lam is None and None in pair:
             raise ValueError(f"λ of {self.name} is missing: give lam, or the pair of λ_f and λ_c")
@@ -141,7 +134,7 @@ class SWR(Method):
             raise ValueError("give either lam, or lam_features and lam_classifier, not both")
         for name in ("lam_features", "lam_classifier"):
             value = self.lam if self.lam is not None else getattr(self, name)
-            object.__setattr__(self, name, checked_lambda(value, name))
+            object.__setattr__(self, name, rescaling.checked_lambda(value, name))
         if self.lam_features == self.lam_classifier:
             object.__setattr__(self, "lam", self.lam_features)
 
@@ -154,14 +147,14 @@ class SWR(Method):
             members.values[name].unsqueeze(-1) for name in ("lam_features", "lam_classifier")
         )
         members.fixed["lam"] = features + classifier * (head - features)
-        pull, rest = pull_and_rest(norms, members.fixed["lam"])
+        pull, rest = rescaling.pull_and_rest(norms, members.fixed["lam"])
         members.memory |= {"pull": pull, "rest": rest}
-        mask = membership_mask(self._entering(members), members.weighted)
-        members.fixed["rescale"] = SoftRescaling(pull, rest, mask, members.tensors)
+        mask = rescaling.membership_mask(self._entering(members), members.weighted)
+        members.fixed["rescale"] = rescaling.SoftRescaling(pull, rest, mask, members.tensors)
 
     def _entering(self, members: Members) -> list[set[str]]:
         """Return for each tensor the layers whose factors enter its scale."""
-        products = membership(members.network, self.variant)
+        products = rescaling.membership(members.network, self.variant)
         return [products[name] if bias else {name} for name, bias in members.owners]
 
     def after_step_(self, members: Members) -> None:
@@ -184,7 +177,7 @@ class SWRReinit(SWR):
 
     def decay_(self, members: Members) -> None:
         """Take the present norms as n_l."""
-        terms = pull_and_rest(members.weight_norms(), members.fixed["lam"])
+        terms = rescaling.pull_and_rest(members.weight_norms(), members.fixed["lam"])
         for name, value in zip(("pull", "rest"), terms, strict=True):
             members.memory[name].copy_(value)
 

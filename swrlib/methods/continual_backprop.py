@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, get_args
 
 import torch
 
-from swrlib.checks import nearest
+from swrlib.checks import check_name, check_whole, make_numbers
 from swrlib.methods.base import Method
 from swrlib.methods.units import HiddenLayer, hidden_layers, of_units, renew_
 from swrlib.population import Members
@@ -46,18 +46,9 @@ class ContinualBackprop(Method):
     name: ClassVar[str] = "continual-backprop"
 
     def __post_init__(self) -> None:
-        for option in ("rate", "decay"):
-            value = getattr(self, option)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-                raise ValueError(
-                    f"{option} of {self.name} is {value!r}: it is a number from 0 to below 1"
-                )
-            object.__setattr__(self, option, float(value))
-        if isinstance(self.maturity, bool) or not isinstance(self.maturity, int):
-            raise ValueError(f"maturity of {self.name} is {self.maturity!r}: it is a whole number")
-        if self.variant not in get_args(Utility):
-            near = nearest(str(self.variant), get_args(Utility))
-            raise ValueError(f"unknown variant of {self.name} {self.variant!r}: {near}")
+        make_numbers(self, "rate", "decay", below=1.0)
+        check_whole(f"maturity of {self.name}", self.maturity, 0)
+        check_name(f"variant of {self.name}", self.variant, get_args(Utility))
 
     def start(self, members: Members) -> None:
         """Begin with units of no age."""

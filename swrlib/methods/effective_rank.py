@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from swrlib.checks import check_whole, checked_number
+from swrlib.checks import check_whole, make_numbers
 from swrlib.methods.compared import L2
 from swrlib.methods.watching import Watching, features_of_latest, hidden_layers
 from swrlib.population import Members
@@ -46,11 +46,11 @@ class L2EffectiveRank(L2, Watching):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "rate", checked_number(f"rate of {self.name}", self.rate))
-        for option in ("every", "watched", "layers"):
-            value = getattr(self, option)
-            if option != "layers" or value is not None:
-                check_whole(option, value)
+        make_numbers(self, "rate")
+        check_whole("every", self.every)
+        check_whole("watched", self.watched)
+        if self.layers is not None:
+            check_whole("layers", self.layers)
 
     def start(self, members: Members) -> None:
         """Note which features count."""
@@ -66,10 +66,10 @@ class L2EffectiveRank(L2, Watching):
         latest = features_of_latest(members, members.fixed["steps"])
         with torch.enable_grad(), latest as features:
             ranks = torch.stack([_rank(values) for values in features]).mean(0)
-            found = torch.autograd.grad(
+            gradients = torch.autograd.grad(
                 ranks.sum(), blocks, allow_unused=True, materialize_grads=True
             )
-        for parameter, gradient in zip(members.parameters, found, strict=True):
+        for parameter, gradient in zip(members.parameters, gradients, strict=True):
             parameter.add_(members.part(gradient), alpha=self.rate)
 
 

@@ -33,13 +33,9 @@ class Wasserstein(Penalty):
 
     def gradients_(self, members: Members) -> None:
         """Add (2λ/d)(θ − target): each entry's target is the initial one of its place in order."""
-        for gradient, parameter, ordered, lam in zip(
-            members.gradients,
-            members.parameters,
-            members.fixed["sorted"],
-            members.lam(),
-            strict=True,
-        ):
+        initial = members.fixed["sorted"]
+        rows = zip(members.gradients, members.parameters, initial, members.lam(), strict=True)
+        for gradient, parameter, ordered, lam in rows:
             flat = parameter.flatten(2)
             target = torch.empty_like(flat).scatter_(-1, _order(flat), ordered.expand_as(flat))
             factor = lam * (2 / flat.shape[-1])
@@ -96,14 +92,9 @@ class SpectralRegularization(Penalty):
 
     def gradients_(self, members: Members) -> None:
         """Add 4λ(σ² − 2)·σ·uvᵀ to the weights', 2λb and 2λ(γ − 1) to the others'."""
-        for gradient, parameter, kind, vector, lam in zip(
-            members.gradients,
-            members.parameters,
-            members.fixed["kinds"],
-            members.fixed["vectors"],
-            members.lam(),
-            strict=True,
-        ):
+        kinds, vectors, lams = members.fixed["kinds"], members.fixed["vectors"], members.lam()
+        rows = zip(members.gradients, members.parameters, kinds, vectors, lams, strict=True)
+        for gradient, parameter, kind, vector, lam in rows:
             if kind == "bias":
                 gradient.addcmul_(parameter, 2 * lam)
             elif kind == "normalization":

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from swrlib.checks import check_whole, checked_number, nearest
+from swrlib.checks import check_name, check_whole, make_numbers
 from swrlib.methods import units
 from swrlib.methods.base import Method
 from swrlib.methods.watching import Watching, features_of_latest
@@ -46,8 +46,7 @@ class FIRE(Method):
     def __post_init__(self) -> None:
         if self.iterations is not None:
             check_whole("iterations", self.iterations)
-        if self.norm not in get_args(Norm):
-            raise ValueError(f"unknown norm {self.norm!r}: {nearest(self.norm, get_args(Norm))}")
+        check_name("norm", self.norm, get_args(Norm))
 
     def start(self, members: Members) -> None:
         """Note the initial norms."""
@@ -118,8 +117,7 @@ class ReDo(Watching):
     name: ClassVar[str] = "redo"
 
     def __post_init__(self) -> None:
-        threshold = checked_number(f"threshold of {self.name}", self.threshold)
-        object.__setattr__(self, "threshold", threshold)
+        make_numbers(self, "threshold")
         check_whole("every", self.every)
         check_whole("watched", self.watched)
 
@@ -127,18 +125,17 @@ class ReDo(Watching):
         """Note which features are whose, and where its parameters are."""
         members.fixed["hidden"] = units.hidden_layers(members, self.name)
         members.fixed["steps"] = [layer.step for layer in members.fixed["hidden"]]
-        runs = members.runs.stop - members.runs.start
-        members.memory["drawn"] = torch.zeros(
-            len(members.population.seeds), runs, dtype=torch.int64, device=members.weights[0].device
-        )
+        shape = (len(members.population.seeds), len(members))
+        drawn = torch.zeros(shape, dtype=torch.int64, device=members.weights[0].device)
+        members.memory["drawn"] = drawn
         super().start(members)
 
     def act_(self, members: Members) -> None:
         """Let dormant units start anew."""
         members.memory["drawn"].add_(1)
         new = members.fresh(f"redo {int(members.memory['drawn'][0, 0])}")
-        with features_of_latest(members, members.fixed["steps"]) as found:
-            for features, layer in zip(found, members.fixed["hidden"], strict=True):
+        with features_of_latest(members, members.fixed["steps"]) as of_layers:
+            for features, layer in zip(of_layers, members.fixed["hidden"], strict=True):
                 count = members.parameters[layer.into[False]].shape[2]
                 activity = units.of_units(features.abs().mean(2, keepdim=True), count).mean((2, 4))
                 dormant = activity <= self.threshold * activity.mean(-1, keepdim=True)
@@ -166,8 +163,7 @@ class ShrinkPerturbNoise(Method):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lam", checked_lambda(self.lam, f"λ of {self.name}"))
-        deviation = checked_number(f"deviation of {self.name}", self.deviation)
-        object.__setattr__(self, "deviation", deviation)
+        make_numbers(self, "deviation")
 
     def change_(self, members: Members, stage: int) -> None:
         """Shrink, and add noise that all runs of a seed share."""

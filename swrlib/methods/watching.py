@@ -35,8 +35,8 @@ def features_of_latest(members: Members, steps: Sequence[str]) -> Iterator[list[
     seen = min(int(members.memory["seen"][0, 0]), latest.shape[1])
     images = latest[:, :seen]
     buffers = {name: value.clone() for name, value in population.stack.buffers.items()}
-    found = population.features(images[0] if len(images) == 1 else images, steps)
-    own = [found[step][:, members.runs].flatten(3).to(population.dtype) for step in steps]
+    features = population.features(images[0] if len(images) == 1 else images, steps)
+    own = [features[step][:, members.runs].flatten(3).to(population.dtype) for step in steps]
     yield [values.nan_to_num(0.0, 0.0, 0.0) for values in own]
     for name, value in buffers.items():
         population.stack.buffers[name].copy_(value)
@@ -56,10 +56,9 @@ class Watching(Method):
         population = members.population
         shape = (len(population.seeds), self.watched, *population.blueprint.data.shape)
         images = torch.zeros(shape, dtype=population.dtype, device=population.device)
-        runs = members.runs.stop - members.runs.start
         members.fixed["latest"] = images
-        members.memory["latest"] = images.unsqueeze(1).expand(-1, runs, *shape[1:])
-        seen = torch.zeros(len(images), runs, dtype=torch.int64, device=images.device)
+        members.memory["latest"] = images.unsqueeze(1).expand(-1, len(members), *shape[1:])
+        seen = torch.zeros(len(images), len(members), dtype=torch.int64, device=images.device)
         members.memory["seen"] = seen
 
     def after_step_(self, members: Members) -> None:

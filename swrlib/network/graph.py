@@ -24,7 +24,7 @@ from torch import fx, nn
 from swrlib.checks import first_line
 from swrlib.network.arguments import call_arguments
 from swrlib.network.hooks import changing_hook
-from swrlib.network.operations import OPERATIONS, OUT_OF_PLACE, Operation, given, spelled
+from swrlib.network.operations import OPERATIONS, OUT_OF_PLACE, Operation, option_of, spelled
 from swrlib.network.powers import classify, degree_of_part, is_zero, lags, straight_through
 from swrlib.network.writes import fills_constant, read_later
 
@@ -119,10 +119,8 @@ def flattens_rows(step: Step) -> bool:
     """Return whether an operation flattens all behind the batch: flatten(1), view(n, -1)."""
     assert step.node is not None
     if step.operation == "flatten":
-        ends = given(step.node, "start_dim", "end_dim")
-        if isinstance(step.module, nn.Flatten):
-            ends = {"start_dim": step.module.start_dim, "end_dim": step.module.end_dim}
-        return {"start_dim": 0, "end_dim": -1} | ends == {"start_dim": 1, "end_dim": -1}
+        option = option_of(step.node.args, step.node.kwargs, step.module)
+        return (option("start_dim", 1, 0), option("end_dim", 2, -1)) == (1, -1)
     if step.operation in ("view", "reshape"):
         sizes = step.node.args[1:]
         if len(sizes) == 1 and isinstance(sizes[0], list | tuple):
@@ -206,9 +204,9 @@ def trace(model: nn.Module, example: Any = None, *, normalizations: Classes = ()
     return _exported(model, example, normalizations)
 
 
-def is_leaf(module: nn.Module, name: str = "") -> bool:
+def is_leaf(module: nn.Module) -> bool:
     """Return whether a module is one operation."""
-    return _Tracer().is_leaf_module(module, name)
+    return _Tracer().is_leaf_module(module, "")
 
 
 class _Proxy(fx.Proxy):
@@ -266,8 +264,8 @@ def _step(
     inputs = tuple(dict.fromkeys(names[n] for n in sources))
     by_name = dict.fromkeys(inputs, 0.0)
     for source, power in powers.items():
-        found = by_name[names[source]]  # several nodes may be one value, or parts of one
-        by_name[names[source]] = max(found, power) if kind == "sum" else found + power
+        before = by_name[names[source]]  # several nodes may be one value, or parts of one
+        by_name[names[source]] = max(before, power) if kind == "sum" else before + power
     described = (names[node], kind, inputs, _label(node, module), operation, node, module)
     return Step(*described, tuple(by_name.values()), lags(operation, node))
 

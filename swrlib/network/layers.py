@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from swrlib.checks import nearest, warn
+from swrlib.checks import check_name, warn
 from swrlib.network import graph
 from swrlib.network.effects import Effect, effect_of
 from swrlib.network.graph import Kind, Step, kind_of
@@ -262,18 +262,18 @@ def trace(
     if layers is None and kind_of(model):
         layers = [""]  # the model is itself one layer
     if layers is not None:
-        found = ordered(layers, modules, declared)
+        traced = ordered(layers, modules, declared)
     else:
-        found = _traced(model, example, declared)
-    before = _predecessors(found.steps)
+        traced = _traced(model, example, declared)
+    before = _predecessors(traced.steps)
     refuse_parameters({name: modules[name] for name in before}, model)
     kinds = {name: kind for name in before if (kind := kind_of(modules[name]))}
-    groups = _groups(kinds, before, found, classifier, modules)
+    groups = _groups(kinds, before, traced, classifier, modules)
     return Network(
         [Layer(n, kinds[n], groups[n], before[n], modules[n]) for n in kinds],
-        found.steps,
-        found.outputs,
-        frozenset(name for name in found.used if name.rpartition(".")[0] in before),
+        traced.steps,
+        traced.outputs,
+        frozenset(name for name in traced.used if name.rpartition(".")[0] in before),
         patched=layers is None and example is None and _patched(model),
         effects=_effects({name: modules[name] for name in kinds}, declared),
         traced=layers is None or layers == [""],
@@ -282,6 +282,12 @@ def trace(
 
 def _patched(model: nn.Module) -> bool:
     return "forward" in vars(model) or bool(changing_hook(model))
+
+
+def _effects(layers: Mapping[str, nn.Module], declared: graph.Classes) -> dict[str, Effect]:
+    """Return what the scale of a layer's parameters does, where it does not scale the output."""
+    tried = {name: effect_of(m) for name, m in layers.items() if not isinstance(m, declared)}
+    return {name: effect for name, effect in tried.items() if effect != "scales"}
 
 
 def _not_scripted(model: nn.Module) -> nn.Module:
@@ -295,17 +301,10 @@ def _not_scripted(model: nn.Module) -> nn.Module:
 
 def _checked_classes(normalizations: Sequence[type[nn.Module]]) -> graph.Classes:
     classes = tuple(normalizations) if isinstance(normalizations, Iterable) else (normalizations,)
-    for given in classes:
-        if not (isinstance(given, type) and issubclass(given, nn.Module)):
-            raise TypeError(f"normalizations takes classes of modules, not {given!r}")
+    for declared in classes:
+        if not (isinstance(declared, type) and issubclass(declared, nn.Module)):
+            raise TypeError(f"normalizations takes classes of modules, not {declared!r}")
     return classes
-
-
-def _effects(layers: Mapping[str, nn.Module], declared: graph.Classes) -> dict[str, Effect]:
-    """Return what the scale of a layer's parameters does, where it does not scale the output."""
-    tried = {name: module for name, module in layers.items() if not isinstance(module, declared)}
-    effects = {name: effect_of(module) for name, module in tried.items()}
-    return {name: effect for name, effect in effects.items() if effect != "scales"}
 
 
 def _predecessors(steps: Sequence[Step]) -> dict[str, tuple[str, ...]]:
@@ -327,7 +326,7 @@ def _predecessors(steps: Sequence[Step]) -> dict[str, tuple[str, ...]]:
 def _traced(model: nn.Module, example: Any, normalizations: graph.Classes) -> graph.Graph:
     try:
         with left_alone(model):
-            found = graph.trace(model, example, normalizations=normalizations)
+            traced = graph.trace(model, example, normalizations=normalizations)
     except graph.Untraceable as error:
         remedy = (
             "SoftWeightRescaling takes the names of its layers in order instead (layers=[…])"
@@ -337,12 +336,12 @@ def _traced(model: nn.Module, example: Any, normalizations: graph.Classes) -> gr
             "(layers=[…])"
         )
         raise ValueError(f"{error}: {remedy}") from None
-    if found.left_out:
+    if traced.left_out:
         warn(
-            f"the forward of {type(model).__name__} was traced with {', '.join(found.left_out)}: "
+            f"the forward of {type(model).__name__} was traced with {', '.join(traced.left_out)}: "
             "where it is called with others and takes another path then, pass them in example="
         )
-    return found
+    return traced
 
 
 def parameters_outside(model: nn.Module, layers: Sequence[Layer]) -> list[str]:
@@ -358,15 +357,14 @@ def parameters_outside(model: nn.Module, layers: Sequence[Layer]) -> list[str]:
 def _groups(
     kinds: Mapping[str, Kind],
     before: Mapping[str, Sequence[str]],
-    found: graph.Graph,
+    traced: graph.Graph,
     classifier: Sequence[str] | None,
     modules: Mapping[str, nn.Module],
 ) -> dict[str, Group]:
-    chosen = (
-        _classifier(kinds, before, found)
-        if classifier is None
-        else _named_classifier(kinds, classifier, modules)
-    )
+    if classifier is None:
+        chosen = _classifier(kinds, before, traced)
+    else:
+        chosen = _named_classifier(kinds, classifier, modules)
     return {name: "classifier" if name in chosen else "features" for name in kinds}
 
 
@@ -375,24 +373,23 @@ def _named_classifier(
 ) -> set[str]:
     if isinstance(classifier, str):
         raise TypeError(f"classifier takes a list of module names: [{classifier!r}]")
-    found: set[str] = set()
+    layers: set[str] = set()
     for chosen in classifier:
-        if chosen not in modules:
-            raise ValueError(f"the model has no module {chosen!r}: {nearest(chosen, modules)}")
+        check_name("module", chosen, modules, "the model has no")
         inside = {n for n in kinds if n == chosen or n.startswith(f"{chosen}." * bool(chosen))}
         if not inside:
             raise ValueError(f"module {chosen!r} of the classifier has no layer in it")
-        found |= inside
-    return found
+        layers |= inside
+    return layers
 
 
 def _classifier(
-    kinds: Mapping[str, Kind], before: Mapping[str, Sequence[str]], found: graph.Graph
+    kinds: Mapping[str, Kind], before: Mapping[str, Sequence[str]], traced: graph.Graph
 ) -> set[str]:
     """Return the last linear layer before each output, or the chain of them behind convolutions."""
     heads: set[str] = set()
     chains: set[str] = set()
-    for last in reaching(found.steps, found.outputs):
+    for last in reaching(traced.steps, traced.outputs):
         # Back from the output, along the one way there is.
         chain = [last]
         while kinds[chain[-1]] != "convolution" and len(before[chain[-1]]) == 1:

@@ -7,7 +7,7 @@ what it does to scales also depends on its operands (`swrlib.network.powers`).
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -57,11 +57,6 @@ class Operation:
     maximum: bool = False
 
     @property
-    def homogeneous(self) -> bool:
-        """Whether f(c·x) = c·f(x) for every c > 0, whatever its options."""
-        return self.degree == 1
-
-    @property
     def elementwise(self) -> bool:
         """Whether every entry of the result depends on the same entry of the input alone."""
         return self.role in ("entries", "product", "quotient")
@@ -86,8 +81,8 @@ def _padded(option: Option) -> float | None:
     return 1.0 if mode in ("reflect", "replicate", "circular") or not value else None
 
 
-def _zero(name: str, position: int) -> Callable[[Option], float | None]:
-    return lambda option: 1.0 if option(name, position, 0.5) == 0 else None
+def _without_threshold(option: Option) -> float | None:
+    return 1.0 if option("lambd", 1, 0.5) == 0 else None
 
 
 def _threshold(option: Option) -> float | None:
@@ -114,8 +109,8 @@ _TABLE = {
     ),
     "rrelu nantonum": Operation("entries", 1),
     "threshold": Operation("entries", _threshold, _threshold),
-    "softshrink": Operation("entries", _zero("lambd", 1), 1.0),
-    "hardshrink": Operation("entries", _zero("lambd", 1)),
+    "softshrink": Operation("entries", _without_threshold, 1.0),
+    "hardshrink": Operation("entries", _without_threshold),
     "zero": Operation("entries", 1),
     "fill": Operation("entries", _filled),
     "dropout dropout1d dropout2d dropout3d featuredropout": Operation("entries", 1, _unless_random),
@@ -219,6 +214,23 @@ def called(value: Any) -> str:
     return spelled(str(getattr(value.target, "__name__", value.target)))
 
 
-def given(node: fx.Node, *names: str) -> dict[str, Any]:
+def operands_of(node: fx.Node) -> list[fx.Node]:
+    """Return all values that an operation takes, with repetitions: x + x has two."""
+    operands: list[fx.Node] = []
+    fx.map_arg((node.args, node.kwargs), operands.append)
+    return operands
+
+
+def options_of(node: fx.Node, *names: str) -> dict[str, Any]:
     """Return what an operation was given beside its input, by name."""
     return dict(zip(names, node.args[1:], strict=False)) | dict(node.kwargs)
+
+
+def option_of(args: Sequence[Any], kwargs: Mapping[str, Any], module: object) -> Option:
+    """Return a function that gives the options of an operation, as the table asks for them."""
+
+    def option(name: str, position: int, default: Any) -> Any:
+        value = args[position] if len(args) > position else kwargs.get(name, default)
+        return getattr(module, name, value)
+
+    return option

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from swrlib.checks import nearest
+from swrlib.checks import check_name
 from swrlib.network.graph import Classes, Graph, Step, kind_of
 from swrlib.network.parameters import shared
 
@@ -20,8 +20,7 @@ def ordered(layers: Order, modules: Mapping[str, nn.Module], normalizations: Cla
     """Return the steps of a network whose layers are named, with those that feed each."""
     before = _named_order(layers)
     for name in before:
-        if name not in modules:
-            raise ValueError(f"the model has no module {name!r}: {nearest(name, modules)}")
+        check_name("module", name, modules, "the model has no")
         if kind_of(modules[name]) is None and not isinstance(modules[name], normalizations):
             raise ValueError(
                 f"module {name!r} is a {type(modules[name]).__name__}, not a linear, convolution "
@@ -53,11 +52,11 @@ def _named_order(layers: Order) -> dict[str, list[str]]:
             named = [sources] if isinstance(sources, str) else [*sources]
             feeding[name] = named or ["input"]
     else:
-        given: list[Any] = [*layers]
-        nested = [not isinstance(name, str) for name in given]
+        listed: list[Any] = [*layers]
+        nested = [not isinstance(name, str) for name in listed]
         if any(nested) and not all(nested):
             raise TypeError("layers takes names, or lists of names, not both")
-        for chain in given if any(nested) else [given]:
+        for chain in listed if any(nested) else [listed]:
             names = [*chain] if isinstance(chain, Iterable) else [chain]
             if wrong := [name for name in names if not isinstance(name, str)]:
                 raise TypeError(

@@ -7,14 +7,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 
 def shared(first: str, second: str) -> str:
     """Return why a layer that is used twice, or two that share a weight, are refused."""
-    where = f"layer {first!r} is used twice" if first == second else f"{first!r} and {second!r}"
-    share = "" if first == second else " share one weight"
-    remedy = ", or name each layer once with layers=" if first == second else ""
-    return f"{where}{share}: a weight has one norm to return to, so give each use its own{remedy}"
+    why = "a weight has one norm to return to, so give each use its own"
+    if first == second:
+        return f"layer {first!r} is used twice: {why}, or name each layer once with layers="
+    return f"{first!r} and {second!r} share one weight: {why}"
 
 
 def refuse_parameters(layers: Mapping[str, nn.Module], model: nn.Module | None = None) -> None:
@@ -29,19 +30,18 @@ def refuse_parameters(layers: Mapping[str, nn.Module], model: nn.Module | None =
     """
     for name, module in layers.items():
         _refuse_parameters(name, module)
-    whole = {"": model} if model is not None else layers
+    compared = {"": model} if model is not None else layers
     parameters = [
-        (".".join(filter(None, (prefix, name))), parameter)
-        for prefix, module in whole.items()
-        for name, parameter in module.named_parameters(remove_duplicate=False)
+        named
+        for prefix, module in compared.items()
+        for named in module.named_parameters(prefix, remove_duplicate=False)
     ]
     _refuse_shared_weights(parameters, layers)
 
 
 def _refuse_parameters(layer: str, module: nn.Module) -> None:
-    for kind, parameter in module.named_parameters(recurse=False):
-        name = ".".join(filter(None, (layer, kind)))
-        if nn.parameter.is_lazy(parameter):
+    for name, parameter in module.named_parameters(layer, recurse=False):
+        if is_lazy(parameter):
             raise ValueError(f"{name} has no shape yet: run the model once on an input")
         numbers = parameter.is_floating_point() or parameter.is_complex()
         if not numbers or parameter.element_size() == 1:  # a float8
@@ -68,11 +68,7 @@ def _refuse_shared_weights(
     """Refuse layers whose parameters lie in the same memory, be they one Parameter or several."""
     stretches = []
     for name, parameter in parameters:
-        if (
-            nn.parameter.is_lazy(parameter)
-            or parameter.layout is not torch.strided
-            or not parameter.numel()
-        ):
+        if is_lazy(parameter) or parameter.layout is not torch.strided or not parameter.numel():
             continue
         # On the device "meta" there is no memory.
         storage = parameter.untyped_storage().data_ptr() or id(parameter)

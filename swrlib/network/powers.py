@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import fx
 
-from swrlib.network.operations import OPERATIONS, Option, called, given
+from swrlib.network.operations import OPERATIONS, called, operands_of, option_of, options_of
 
 #: Its kind, and the power of each activation's scale in that of the result.
 Classified = tuple[Literal["homogeneous", "power", "sum", "other"], dict[fx.Node, float]]
@@ -45,8 +45,7 @@ def classify(
         activation's scale in the result's.
     """
     does = OPERATIONS.get(operation)
-    operands: list[fx.Node] = []  # with repetitions: x * x has two
-    fx.map_arg((node.args, node.kwargs), operands.append)
+    operands = operands_of(node)
     activations = [operand for operand in operands if operand in known]
     types = [a for a in (*node.args, *node.kwargs.values()) if isinstance(a, torch.dtype)]
     if does is None or not all(t.is_floating_point or t.is_complex for t in types):
@@ -55,11 +54,9 @@ def classify(
         return _CLASSIFIED[does.role](node, operands, activations)
     if operation in ("max", "min") and len(operands) > 1:  # of two
         return _sum(node, operands, activations)
-    degree = does.degree
-    if callable(degree):
-        degree = degree(option_of(node, module))
-    eps = option_of(node, module)("eps", _EPS_AT.get(operation, len(node.args)), 0)
-    if operation in _EPS_AT and large(eps):
+    option = option_of(node.args, node.kwargs, module)
+    degree = does.degree(option) if callable(does.degree) else does.degree
+    if operation in _EPS_AT and large(option("eps", _EPS_AT[operation], 0)):
         return _OTHER
     if degree is None or operands[:1] != activations[:1]:  # constant.to(x)
         return _OTHER
@@ -70,17 +67,6 @@ def classify(
     if operation in ("getitem", "indices") and (part := degree_of_part(node)) is not None:
         degree = part
     return ("homogeneous" if degree == 1 else "power"), {activations[0]: degree}
-
-
-def option_of(node: fx.Node, module: object) -> Option:
-    """Return a function that gives the options of an operation, as the table asks for them."""
-
-    def option(name: str, position: int, default: Any) -> Any:
-        args = node.args
-        value = args[position] if len(args) > position else node.kwargs.get(name, default)
-        return getattr(module, name, value)
-
-    return option
 
 
 #: Of several results that scale differently, those that are not of degree 1: the second of
@@ -220,7 +206,7 @@ def _choice(node: fx.Node, operands: list[fx.Node], activations: list[fx.Node]) 
 
 
 def _clamp(node: fx.Node, operands: list[fx.Node], activations: list[fx.Node]) -> Classified:
-    bounds = given(node, "min", "max")
+    bounds = options_of(node, "min", "max")
     least = bounds.get("min")
     if operands != activations[:1]:
         return _OTHER

@@ -42,34 +42,20 @@ class Scale:
             return math.inf
 
     @property
-    def whole(self) -> bool:
+    def linear(self) -> bool:
         """Whether each factor enters once."""
         return all(power == 1 for power in self.powers.values())
 
 
-@dataclass(frozen=True)
+#: Of a scale that is followed behind a fault: a variance has 2, its square 4.
+_LARGEST_POWER = 8.0
+
+
 class Course:
-    """The scales in a network, by the names of its steps; those of layers' inputs; the faults.
+    """The scales in a network, followed from its input to its outputs.
 
-    ``faults`` holds the reason for every step that is not C times what it was, ``fault`` the first
-    that matters; ``outputs`` is the scale C of what is returned.
-    """
-
-    scales: Mapping[str, Scale]
-    enters: Mapping[str, Scale]
-    faults: Mapping[str, str]
-    outputs: Scale
-    fault: str
-
-
-def follow(
-    network: Network,
-    factors: Mapping[str, float] | None = None,
-    *,
-    frozen: Container[str] = (),
-    also: Callable[[Layer, Scale], str] = lambda layer, enters: "",
-) -> Course:
-    """Follow the scales through a network.
+    Where branches of different scale meet, the scale of the one is kept that a factor entered last,
+    as Algorithm 1's running product does.
 
     Parameters
     ----------
@@ -81,63 +67,64 @@ def follow(
     also : callable, optional
         Further faults of a layer, from it and the scale of its input; empty where there is none.
 
-    Returns
-    -------
-    Course
-        Where branches of different scale meet, the scale of the one is kept that a factor entered
-        last, as Algorithm 1's running product does.
+    Attributes
+    ----------
+    scales, enters : dict of str to Scale
+        By the names of steps; of layers' inputs.
+    faults : dict of str to str
+        The reason for every step that is not C times what it was.
+    outputs : Scale
+        C, of what is returned.
+    fault : str
+        The first that matters; empty where there is none.
     """
-    walk = _Walk(network, factors, frozen)
-    layers = {layer.name: layer for layer in network.layers}
-    for position, step in enumerate(network.steps):
-        reason = next((walk.faults[i] for i in step.inputs if i in walk.faults), "")
-        if step.kind == "layer":
-            scale, fault = walk.through_layer(position, step, layers[step.name])
-            fault = fault or also(layers[step.name], walk.enters[step.name])
-        else:
-            scale, fault = walk.through_operation(position, step)
-        walk.scales[step.name] = scale
-        if reason or fault:
-            walk.faults[step.name] = reason or fault
-    outputs, fault = walk.meet(network.outputs, "the output")
-    matter = {*layers, *network.outputs}
-    first = next(
-        (walk.faults[s.name] for s in network.steps if s.name in matter & {*walk.faults}), ""
-    )
-    return Course(walk.scales, walk.enters, walk.faults, outputs, first or fault)
 
-
-#: Of a scale that is followed behind a fault: a variance has 2, its square 4.
-_LARGEST_POWER = 8.0
-
-
-class _Walk:
     def __init__(
-        self, network: Network, factors: Mapping[str, float] | None, frozen: Container[str]
+        self,
+        network: Network,
+        factors: Mapping[str, float] | None = None,
+        *,
+        frozen: Container[str] = (),
+        also: Callable[[Layer, Scale], str] = lambda layer, enters: "",
     ) -> None:
-        self.network, self.given = network, factors is not None
+        self._network, self._fixed = network, factors is not None
         draw = random.Random(0)  # numbers of which no two products agree
-        self.factors: Mapping[str, float] = factors or {
+        self._factors: Mapping[str, float] = factors or {
             la.name: 1.0 if la.name in frozen else math.exp(draw.uniform(-1, 1))
             for la in network.layers
         }
         self.scales: dict[str, Scale] = {}
         self.enters: dict[str, Scale] = {}
         self.faults: dict[str, str] = {}
+        layers = {layer.name: layer for layer in network.layers}
+        for position, step in enumerate(network.steps):
+            reason = next((self.faults[i] for i in step.inputs if i in self.faults), "")
+            if step.kind == "layer":
+                scale, fault = self._through_layer(position, step, layers[step.name])
+                fault = fault or also(layers[step.name], self.enters[step.name])
+            else:
+                scale, fault = self._through_operation(position, step)
+            self.scales[step.name] = scale
+            if reason or fault:
+                self.faults[step.name] = reason or fault
+        self.outputs, fault = self._meet(network.outputs, "the output")
+        matter = {*layers, *network.outputs} & {*self.faults}
+        first = (self.faults[step.name] for step in network.steps if step.name in matter)
+        self.fault = next(first, fault)
 
     def _agree(self, scale: Scale, value: float) -> bool:
-        return math.isclose(scale.value(self.factors), value, rel_tol=1e-9)
+        return math.isclose(scale.value(self._factors), value, rel_tol=1e-9)
 
-    def meet(self, inputs: Sequence[str], where: str) -> tuple[Scale, str]:
+    def _meet(self, inputs: Sequence[str], where: str) -> tuple[Scale, str]:
         """Return the scale that branches have in common, or why they have none."""
         if not inputs:
             return Scale({}), ""
         scales = [self.scales[name] for name in inputs]
         latest = max(scales, key=lambda scale: scale.since)
-        values = [scale.value(self.factors) for scale in scales]
+        values = [scale.value(self._factors) for scale in scales]
         if all(self._agree(scale, values[0]) for scale in scales):
             return latest, ""
-        if not self.given:
+        if not self._fixed:
             return latest, f"{where.removeprefix('operation ')} adds branches of different scale"
         listed = ", ".join(f"{i}: {v:.6g}" for i, v in zip(inputs, values, strict=True))
         return latest, (
@@ -147,23 +134,23 @@ class _Walk:
 
     def _bent(self, label: str, scale: Scale, known: bool = True) -> str:
         is_not = f"is not {'' if known else 'known to be '}positively homogeneous"
-        if not self.given:
+        if not self._fixed:
             return f"{label} {is_not}"
         return (
             f"operation {label} {is_not} and its input is scaled by "
-            f"{scale.value(self.factors):.6g}: the factors before it must multiply to 1"
+            f"{scale.value(self._factors):.6g}: the factors before it must multiply to 1"
         )
 
-    def through_layer(self, position: int, step: Step, layer: Layer) -> tuple[Scale, str]:
+    def _through_layer(self, position: int, step: Step, layer: Layer) -> tuple[Scale, str]:
         """Return the scale behind a layer, and why its output is not scaled by it alone."""
-        enters, fault = self.meet(step.inputs, f"layer {step.name!r}")
+        enters, fault = self._meet(step.inputs, f"layer {step.name!r}")
         self.enters[step.name] = enters
         powers = {} if layer.kind == "normalization" else dict(enters.powers)
-        if self.network.effects.get(layer.name) != "nothing":
+        if self._network.effects.get(layer.name) != "nothing":
             powers[layer.name] = 1.0
         scale = Scale(powers, position, enters.bent)
         alone = self._agree(enters, 1.0)
-        if not (fault or enters.whole or all(self.factors[n] == 1 for n in enters.powers)):
+        if not (fault or enters.linear or all(self._factors[n] == 1 for n in enters.powers)):
             fault = self._bent(enters.bent, enters)
         eps = getattr(layer.module, "eps", None)
         if not (fault or alone) and large(eps):
@@ -171,13 +158,13 @@ class _Walk:
                 f"the eps of {step.name!r} ({eps:g}) is too large for a normalization that does "
                 "not see the scale of its input"
             )
-        if not fault and not (alone and self.factors[layer.name] == 1):
-            fault = self.network.fault(layer)
-            if fault and self.given:
+        if not fault and not (alone and self._factors[layer.name] == 1):
+            fault = self._network.fault(layer)
+            if fault and self._fixed:
                 fault = f"a scaled layer would do more than scale its output: {fault}"
         return scale, fault
 
-    def through_operation(self, position: int, step: Step) -> tuple[Scale, str]:
+    def _through_operation(self, position: int, step: Step) -> tuple[Scale, str]:
         """Return the scale behind an operation, and why its output is not scaled by it alone."""
         if step.kind == "homogeneous":
             return self.scales[step.inputs[0]], ""
@@ -185,7 +172,7 @@ class _Walk:
             return self._power(position, step)
         powers = dict(zip(step.inputs, step.powers, strict=False))
         branches = [name for name in step.inputs if powers.get(name)] or step.inputs
-        scale, fault = self.meet(branches, f"operation {step.label}")
+        scale, fault = self._meet(branches, f"operation {step.label}")
         if step.kind == "sum" and not any(powers.values()):  # compared: true or false
             return Scale({}, position), fault
         if step.kind == "other":

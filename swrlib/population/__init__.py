@@ -3,15 +3,3 @@
 from swrlib.population.members import Members
 from swrlib.population.optimizers import OPTIMIZERS, SGD, Adam, Optimizer, make_optimizer
 from swrlib.population.population import Batch, Blueprint, Population
-
-__all__ = [
-    "OPTIMIZERS",
-    "SGD",
-    "Adam",
-    "Batch",
-    "Blueprint",
-    "Members",
-    "Optimizer",
-    "Population",
-    "make_optimizer",
-]

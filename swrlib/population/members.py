@@ -80,9 +80,8 @@ class Members:
         by_name = dict(zip(blocks, self.parameters, strict=True))
         kinds = ("weight", "bias")
         self.tensors = [by_name[f"{layer}.{kinds[bias]}"] for layer, bias in self.owners]
-        pairs = list(zip(self.tensors, self.owners, strict=True))
-        self.weights = [tensor for tensor, (_, bias) in pairs if not bias]
         self.weighted = [name for name, bias in self.owners if not bias]
+        self.weights = [by_name[f"{name}.weight"] for name in self.weighted]
         classifier = {layer.name for layer in layers if layer.group == "classifier"}
         self.in_classifier = [name.rpartition(".")[0] in classifier for name in blocks]
         self.initial = population.initial
@@ -97,6 +96,10 @@ class Members:
         self.learning_rate = population.learning_rate
         self.memory: dict[str, Tensor] = {}
         self.fixed: dict[str, Any] = {}
+
+    def __len__(self) -> int:
+        """Return how many runs of each seed they are."""
+        return self.runs.stop - self.runs.start
 
     def part(self, tensor: Tensor) -> Tensor:
         """Return these runs' part of a tensor [seeds·runs, …] of the population: a view."""

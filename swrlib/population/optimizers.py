@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from swrlib.checks import checked_number, nearest
+from swrlib.checks import check_name, make_numbers
 
 
 @dataclass(frozen=True)
@@ -42,10 +41,8 @@ class Optimizer:
 
     def configuration(self) -> dict[str, Any]:
         """Return what is hashed: the name and every option, as plain values."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {"name": self.name} | {
-            key: list(value) if isinstance(value, tuple) else value for key, value in values.items()
-        }
+        values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        return {"name": self.name} | values
 
     @classmethod
     def read(cls, text: str) -> Optimizer:
@@ -122,9 +119,8 @@ class SGD(Optimizer):
     name: ClassVar[str] = "sgd"
 
     def __post_init__(self) -> None:
-        for option, below in (("momentum", 1.0), ("weight_decay", math.inf)):
-            value = checked_number(f"{option} of sgd", getattr(self, option), below)
-            object.__setattr__(self, option, value)
+        make_numbers(self, "momentum", below=1.0)
+        make_numbers(self, "weight_decay")
 
     @classmethod
     def read(cls, text: str) -> Optimizer:
@@ -168,8 +164,7 @@ def make_optimizer(optimizer: str | Optimizer) -> Optimizer:
     if isinstance(optimizer, Optimizer):
         return optimizer
     name, _, text = str(optimizer).partition(":")
-    if name not in OPTIMIZERS:
-        raise ValueError(f"unknown optimizer {name!r}: {nearest(name, OPTIMIZERS)}")
+    check_name("optimizer", name, OPTIMIZERS)
     if not text:
         return OPTIMIZERS[name]()
     try:

@@ -23,20 +23,3 @@ from swrlib.streams.incremental import ClassIncremental
 from swrlib.streams.tasks import LabelShuffled, PixelPermuted
 
 STREAMS |= {stream.name: stream for stream in (LabelShuffled, PixelPermuted, ClassIncremental)}
-
-__all__ = [
-    "STREAMS",
-    "ClassIncremental",
-    "FullAccess",
-    "LabelShuffled",
-    "LimitedAccess",
-    "PixelPermuted",
-    "Scaled",
-    "SingleTask",
-    "SingleTaskDecay",
-    "Stage",
-    "Stream",
-    "WarmStart",
-    "generator",
-    "held_out",
-]

@@ -159,7 +159,7 @@ class Stream:
             raise ValueError(
                 f"options of {cls.name!r} are given twice: behind the name and by keyword"
             )
-        if text and len(given := text.split(",")) != len(names):
+        if text and len(values := text.split(",")) != len(names):
             takers = [kind for kind in STREAMS.values() if kind.written]
             raise ValueError(
                 f"cannot read the stream {cls.name}:{text}: only "
@@ -167,7 +167,7 @@ class Stream:
                 f"in {' or '.join(repr(kind.written) for kind in takers)}"
             )
         if text:
-            return dict(zip(names, map(_number, given), strict=True))
+            return dict(zip(names, map(_number, values), strict=True))
         for option in options:
             if option not in names:
                 owners = [k.name for k in STREAMS.values() if option in k.option_names()]

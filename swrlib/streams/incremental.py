@@ -9,12 +9,12 @@ read off its figures, which begin near 0.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from swrlib.checks import check_whole, nearest
+from swrlib.checks import check_name, make_whole
 from swrlib.streams.base import Stage, Stream, generator
 
 Outputs = Literal["all", "so-far"]
@@ -44,13 +44,8 @@ class ClassIncremental(Stream):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        added: Any = self.added
-        added = int(added) if isinstance(added, float) and added.is_integer() else added
-        check_whole("added", added)
-        object.__setattr__(self, "added", added)
-        if self.outputs not in get_args(Outputs):
-            known = nearest(self.outputs, get_args(Outputs))
-            raise ValueError(f"unknown outputs {self.outputs!r}: {known}")
+        make_whole(self, "added")
+        check_name("outputs", self.outputs, get_args(Outputs))
 
     def stages(self, images: int, seed: int, labels: Tensor | None = None) -> list[Stage]:
         """Return a stage for each group of classes."""

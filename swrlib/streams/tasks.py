@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from swrlib.checks import check_whole
+from swrlib.checks import make_whole
 from swrlib.streams.base import Stage, Stream, generator
 
 
@@ -38,13 +38,9 @@ class _Tasks(Stream):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for option in self.option_names():
-            value = getattr(self, option)
-            if value is None and option == "tasks":
-                value = len(self.epochs)
-            value = int(value) if isinstance(value, float) and value.is_integer() else value
-            check_whole(option, value)
-            object.__setattr__(self, option, value)
+        if self.tasks is None:
+            object.__setattr__(self, "tasks", len(self.epochs))
+        make_whole(self, *self.option_names())
         if self.tasks != len(self.epochs):
             if len(set(self.epochs)) > 1:
                 raise ValueError(

@@ -104,7 +104,7 @@ class SoftWeightRescaling:
         network = trace(
             model, example, classifier=classifier, layers=layers, normalizations=normalizations
         )
-        selection = Selection.of(model, network, include, exclude)
+        selection = Selection(model, network, include, exclude)
         strengths = Strengths(selection.scaled, lam, lam_features, lam_classifier)
         # Without the graph, which a copy or a pickle of this object would take along.
         steps = [replace(step, node=None, module=None) for step in network.steps]

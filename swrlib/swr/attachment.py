@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from swrlib.swr.cautions import Cautions, listed, warn
+from swrlib.checks import listed, warn
+from swrlib.swr.cautions import Cautions
 from swrlib.swr.steps import Watch, parameters_of
 from swrlib.swr.structure import Structure
 
@@ -20,8 +21,8 @@ from swrlib.swr.structure import Structure
 ENOUGH = 50
 
 
-def find_optimizer(given: Any) -> Optimizer:
-    """Return the optimizer that takes the steps: the one inside, where a wrapper was given.
+def find_optimizer(optimizer: Any) -> Optimizer:
+    """Return the optimizer that takes the steps: the one inside, where a wrapper is given.
 
     Raises
     ------
@@ -30,23 +31,23 @@ def find_optimizer(given: Any) -> Optimizer:
     ValueError
         If it has several inside, or its steps run no hooks.
     """
-    kind = type(given).__name__
-    if isinstance(given, list | tuple | set | Mapping):
+    kind = type(optimizer).__name__
+    if isinstance(optimizer, list | tuple | set | Mapping):
         raise TypeError(f"a {kind} is no optimizer: attach the one in it that steps last")
-    if isinstance(given, type):
-        raise TypeError(f"{given.__name__} is a class: attach the optimizer that it makes")
+    if isinstance(optimizer, type):
+        raise TypeError(f"{optimizer.__name__} is a class: attach the optimizer that it makes")
     inside = [
         (name, value)
-        for name, value in getattr(given, "__dict__", {}).items()
-        if isinstance(value, Optimizer) and value is not given
+        for name, value in getattr(optimizer, "__dict__", {}).items()
+        if isinstance(value, Optimizer) and value is not optimizer
     ]
-    steps = hasattr(given, "step") and hasattr(given, "zero_grad")
-    if not isinstance(given, Optimizer) and not steps:
+    steps = hasattr(optimizer, "step") and hasattr(optimizer, "zero_grad")
+    if not isinstance(optimizer, Optimizer) and not steps:
         instead = f"attach its {inside[0][0]}" if inside else "attach what steps the weights"
         raise TypeError(f"a {kind} is no optimizer: {instead}")
-    hooked = getattr(getattr(type(given), "step", None), "hooked", False)
-    hooked = hooked and hasattr(given, "_optimizer_step_post_hooks")
-    if inside and (not hooked or _other_steps(given)):
+    hooked = getattr(getattr(type(optimizer), "step", None), "hooked", False)
+    hooked = hooked and hasattr(optimizer, "_optimizer_step_post_hooks")
+    if inside and (not hooked or _other_steps(optimizer)):
         if len(inside) > 1:
             names = listed([name for name, _ in inside])
             raise ValueError(f"{kind} has several optimizers ({names}): attach one of them")
@@ -56,7 +57,7 @@ def find_optimizer(given: Any) -> Optimizer:
             f"the steps of {kind} run no hooks (torch.optim.Optimizer's __init__ lays them): call "
             "rescaling.step() after each of them instead"
         )
-    return given
+    return optimizer
 
 
 class Attachments:
@@ -85,13 +86,13 @@ class Attachments:
 
     def add(
         self,
-        given: Any,
+        attached: Any,
         weights: Mapping[str, Tensor],
         rescale: Callable[[Tensor | None], None],
         structure: Structure,
     ) -> RemovableHandle:
         """Call ``rescale`` after every step of an optimizer that holds some of these weights."""
-        optimizer = find_optimizer(given)
+        optimizer = find_optimizer(attached)
         parameters = parameters_of(optimizer)
         held = {id(p) for p in parameters}
         ours = [weight for weight in weights.values() if id(weight) in held]
@@ -115,9 +116,9 @@ class Attachments:
                 "construct SoftWeightRescaling again from the whole model"
             )
         _warn_of_decay(optimizer, weights)
-        if optimizer is given:
-            _warn_of_other_steps(given)
-        wrapped = (optimizer,) if given is optimizer else (optimizer, given)
+        if optimizer is attached:
+            _warn_of_other_steps(optimizer)
+        wrapped = (optimizer,) if attached is optimizer else (optimizer, attached)
         keepers = [_OwnWeights(one, ours, self._cautions) for one in wrapped]
         nested = sum("step" in vars(kind) for kind in type(optimizer).__mro__) > 2
 
@@ -156,10 +157,8 @@ class Attachments:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {
-            "_held": [],
-            "_stepped": set(),
-        }  # hooks stay with the optimizer they were given to
+        # Hooks stay with the optimizer that they were given to.
+        return self.__dict__ | {"_held": [], "_stepped": set()}
 
 
 def _outside_of_graphs(hook: Callable[..., None]) -> Callable[..., None]:

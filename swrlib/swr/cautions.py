@@ -8,14 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from swrlib.checks import warn
+from swrlib.checks import listed, warn
 from swrlib.rescaling import LARGEST_FACTOR
-
-
-def listed(names: Sequence[str], most: int = 6) -> str:
-    """Join names for a sentence; of many the first."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def weight_of(layer: str) -> str:
@@ -24,21 +18,20 @@ def weight_of(layer: str) -> str:
 
 
 class Cautions:
-    """Warnings of one object: each sentence once for each thing that it is about."""
+    """Warnings of one object: each sentence once for each thing that it is about.
 
-    def __init__(self) -> None:
-        self._said: set[str] = set()
+    ``said``: the things of which it need not be said.
+    """
 
-    def say(self, about: Iterable[str], sentence: str, *, kind: str = "") -> None:
+    def __init__(self, said: Iterable[str] = ()) -> None:
+        self._said = {f":{name}" for name in said}
+
+    def say(self, things: Iterable[str], sentence: str, *, kind: str = "") -> None:
         """Warn of these things, unless that was done before; {} in the sentence names them."""
-        new = {f"{kind}:{name}" for name in about} - self._said
+        new = {f"{kind}:{name}" for name in things} - self._said
         if new:
             self._said |= new
             warn(sentence.format(listed(sorted(name.partition(":")[2] for name in new))))
-
-    def note(self, about: Iterable[str], *, kind: str = "") -> None:
-        """Take these things for said."""
-        self._said |= {f"{kind}:{name}" for name in about}
 
     def of_biases(self, layers: Iterable[Any]) -> None:
         """Warn of biases that ceased to be parameters."""
@@ -70,9 +63,9 @@ class Cautions:
             "no norm to return to (factor 1)",
             kind="zero",
         )
-        found = zip(layers, norms, least, strict=True)
+        limits = zip(layers, norms, least, strict=True)
         self.say(
-            [name for name, norm, low in found if 0 < norm < low],
+            [name for name, norm, low in limits if 0 < norm < low],
             "the norm of {} is so much smaller than at the start that one step would multiply it "
             f"by more than {LARGEST_FACTOR:g}: it is multiplied by that",
             kind="limit",

@@ -13,11 +13,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from swrlib.checks import nearest
+from swrlib.checks import listed, nearest, warn
 from swrlib.network.graph import kind_of
 from swrlib.network.layers import Group, Layer, Network, parameters_outside, unwrap
 from swrlib.rescaling import checked_lambda
-from swrlib.swr.cautions import listed, warn
 
 #: A name or a pattern of names, a class of modules, or a function of name and module.
 Choice = str | type[nn.Module] | Callable[[str, nn.Module], bool]
@@ -35,10 +34,10 @@ def fits(pattern: str, name: str) -> bool:
 def chosen(
     choices: Choice | Iterable[Choice] | None,
     names: Mapping[str, nn.Module],
-    model: nn.Module,
+    modules: Mapping[str, nn.Module],
     option: str,
 ) -> set[str]:
-    """Return those of some names in a model that choices fit, each with its module.
+    """Return those of some names in a model of these modules that choices fit.
 
     A class fits what lies in a module of it, too.
 
@@ -49,8 +48,7 @@ def chosen(
     ValueError
         If one fits nothing.
     """
-    modules = dict(unwrap(model).named_modules())
-    found: set[str] = set()
+    fitted: set[str] = set()
     for choice in _each(choices):
         if isinstance(choice, str):
             fitting = {name for name in names if fits(choice, name)}
@@ -67,16 +65,16 @@ def chosen(
             called = repr(choice) if isinstance(choice, str) else getattr(choice, "__name__", "…")
             known = nearest(called, names) if names else "all parameters belong to layers"
             raise ValueError(f"{option}: {called} fits nothing: {known}")
-        found |= fitting
-    return found
+        fitted |= fitting
+    return fitted
 
 
 def _each(choices: Choice | Iterable[Choice] | None) -> list[Choice]:
     """Return one choice or several as a list."""
-    several = isinstance(choices, Iterable) and not isinstance(
-        choices, str | type | nn.Module | Tensor
-    )
-    return [*choices] if several else [] if choices is None else [choices]  # type: ignore
+    if choices is None:
+        return []
+    single = isinstance(choices, str | type | nn.Module | Tensor)
+    return [*choices] if isinstance(choices, Iterable) and not single else [choices]  # type: ignore
 
 
 def _check_arguments(choice: Callable[..., Any], option: str) -> None:
@@ -112,9 +110,9 @@ def excluded(
     TypeError, ValueError
         As for `chosen`; or if part of a layer is named.
     """
-    choices, whole = _each(choices), unwrap(model)
-    modules = dict(whole.named_modules())
-    owners = {name: name.rpartition(".")[0] for name, _ in whole.named_parameters()}
+    choices, model = _each(choices), unwrap(model)
+    modules = dict(model.named_modules())
+    owners = {name: name.rpartition(".")[0] for name, _ in model.named_parameters()}
     outside = {name: owner for name, owner in owners.items() if owner not in layers}
     asked = {n: m for n, m in modules.items() if n in owners.values() or not [*m.children()]}
     names = {**layers, **asked, **{name: modules[owner] for name, owner in outside.items()}}
@@ -126,10 +124,10 @@ def excluded(
                     f"exclude: {choice!r} fits {name}, and a layer is left alone as a whole: name "
                     f"{layer!r}, or leave its weight alone by lam={{{layer!r}: 0.0, …}}"
                 )
-    found = chosen(choices, names, model, "exclude")
+    named = chosen(choices, names, modules, "exclude")
     # A function that fits attention, say, means all that is inside.
-    within = tuple(f"{name}." for name in found & {*asked} - {*layers} if name)
-    return found & {*layers, *outside} | {name for name in outside if name.startswith(within)}
+    within = tuple(f"{name}." for name in named & {*asked} - {*layers} if name)
+    return named & {*layers, *outside} | {name for name in outside if name.startswith(within)}
 
 
 @dataclass(frozen=True)
@@ -169,24 +167,21 @@ def included(
     """
     if choices is None:
         return []
-    modules = dict(unwrap(model).named_modules())
+    choices, modules = _each(choices), dict(unwrap(model).named_modules())
     owners = {name: modules[name.rpartition(".")[0]] for name in outside}
-    found = []
-    for name in sorted(chosen(choices, owners, model, "include"), key=list(outside).index):
+    weights = []
+    for name in sorted(chosen(choices, owners, modules, "include"), key=list(outside).index):
         parameter = name.rpartition(".")[2]
-        named = isinstance(choices, str) and choices == name
-        named = named or (isinstance(choices, Iterable) and name in choices)
-        if owners[name]._parameters[parameter].dim() > 1 or named:
+        if owners[name]._parameters[parameter].dim() > 1 or name in choices:
             kinds = (kind for classes, kind in _KINDS if isinstance(owners[name], classes))
-            found.append(Included(name, next(kinds, "other"), owners[name], parameter))
-    if not found:
+            weights.append(Included(name, next(kinds, "other"), owners[name], parameter))
+    if not weights:
         raise ValueError("include: what it names has no matrix; name a vector in full")
-    return found
+    return weights
 
 
-@dataclass(frozen=True)
 class Selection:
-    """What is rescaled.
+    """What is rescaled; what is left alone unasked is named in a warning.
 
     Attributes
     ----------
@@ -194,26 +189,23 @@ class Selection:
         All that have parameters, those that are left alone too.
     excluded : frozenset of str
         The names of those.
+    scaled : list of Layer or Included
+        The others.
     """
 
-    rows: list[Layer | Included]
-    excluded: frozenset[str]
-
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         model: nn.Module,
         network: Network,
         include: Choice | Iterable[Choice] | None,
         exclude: Choice | Iterable[Choice] | None,
-    ) -> Selection:
-        """Choose; what is left alone unasked is named in a warning."""
+    ) -> None:
         known = [la for la in network.layers if la.weight is not None or la.bias is not None]
         modules = {layer.name: layer.module for layer in known}
-        left_alone = excluded(exclude, modules, model)
+        self.excluded = frozenset(excluded(exclude, modules, model))
         outside = parameters_outside(model, known)
         more = included(include, model, outside)
-        asked_for = {one.name for one in more} | left_alone
+        asked_for = {one.name for one in more} | self.excluded
         if left := [name for name in outside if name not in asked_for]:
             reached = unreached(model, network, left)
             remedy = f"; {listed(reached)} would be reached with example=" if reached else ""
@@ -221,18 +213,13 @@ class Selection:
                 "SWR leaves alone the parameters outside the linear, convolution and normalization "
                 f"layers that were traced: {listed(left)}{remedy}"
             )
-        selection = cls([*known, *more], frozenset(left_alone))
-        if not any(trainable(row.weight) for row in selection.scaled):
+        self.rows: list[Layer | Included] = [*known, *more]
+        self.scaled = [row for row in self.rows if row.name not in self.excluded]
+        if not any(trainable(row.weight) for row in self.scaled):
             raise ValueError(
                 f"{type(model).__name__} has no trainable weight in a linear, convolution or "
                 "normalization layer, so there is nothing to rescale"
             )
-        return selection
-
-    @property
-    def scaled(self) -> list[Layer | Included]:
-        """Those that are rescaled."""
-        return [row for row in self.rows if row.name not in self.excluded]
 
 
 def unreached(model: nn.Module, network: Network, outside: Iterable[str]) -> list[str]:
@@ -248,12 +235,12 @@ def unreached(model: nn.Module, network: Network, outside: Iterable[str]) -> lis
         if isinstance(module, nn.MultiheadAttention):
             inside -= {*module.modules()}
     owners = dict.fromkeys(name.rpartition(".")[0] for name in outside)
-    found = [name for name in owners if kind_of(modules[name]) and modules[name] in inside]
-    return [name for name in found if not _weight_is_computed(modules[name])]
-
-
-def _weight_is_computed(module: nn.Module) -> bool:
-    return not isinstance(module._parameters.get("weight"), nn.Parameter)
+    layers = {name: modules[name] for name in owners if kind_of(modules[name])}
+    return [
+        name
+        for name, layer in layers.items()
+        if layer in inside and isinstance(layer._parameters.get("weight"), nn.Parameter)
+    ]
 
 
 def trainable(parameter: Tensor | None) -> bool:
@@ -320,10 +307,12 @@ class Strengths:
         """Set the λ of groups; nothing is changed where one is no λ."""
         if self.by_pattern:
             raise ValueError("λ was given by pattern: set lam to a mapping of the same patterns")
-        self._set({key: checked_lambda(v, f"lam_{key}") for key, v in values.items()})
+        self._set(values)
 
-    def _set(self, values: Mapping[str, float]) -> None:
-        self.values = {**self.values, **values}
+    def _set(self, values: Mapping[str, Any]) -> None:
+        called = "λ of {!r}" if self.by_pattern else "lam_{}"
+        checked = {key: checked_lambda(v, called.format(key)) for key, v in values.items()}
+        self.values = {**self.values, **checked}
         self.changes += 1
 
     def group(self, name: str) -> float:
@@ -346,12 +335,12 @@ class Strengths:
             if not self.by_pattern or set(value) - set(self.values):
                 known = ", ".join(self.values)
                 raise ValueError(f"λ's can be set for what they were given for: {known}")
-            self._set({key: checked_lambda(v, f"λ of {key!r}") for key, v in value.items()})
+            self._set(value)
         elif self.by_pattern:
             self._set(dict.fromkeys(self.values, checked_lambda(value)))
         else:
             pair = value if isinstance(value, tuple) and len(value) == 2 else (value, value)
-            self.set(**dict(zip(_GROUPS, pair, strict=True)))
+            self._set(dict(zip(_GROUPS, pair, strict=True)))
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint needs."""
@@ -361,7 +350,8 @@ class Strengths:
 
     def loaded(self, state: Mapping[str, Any]) -> Strengths:
         """Return a copy with the λ's that `state` returned."""
-        theirs = [key for key in _GROUPS if f"lam_{key}" in state] or [*state.get("lam", ())]
+        theirs = {key: state[f"lam_{key}"] for key in _GROUPS if f"lam_{key}" in state}
+        theirs = theirs or dict(state.get("lam", ()))
         if {*theirs} != {*self.values}:
             raise ValueError(
                 f"the state dict has λ for {listed([*map(repr, theirs)]) or 'nothing'}, and here "
@@ -369,26 +359,20 @@ class Strengths:
                 "SoftWeightRescaling with the same patterns or groups"
             )
         other = copy.copy(self)
-        if self.by_pattern:
-            other.lam = state["lam"]
-        else:
-            other.set(**{group: state[f"lam_{group}"] for group in _GROUPS})
+        other._set(theirs)
         return other
 
 
 def _patterns(layers: Sequence[str], patterns: Sequence[str]) -> dict[str, str]:
     """Return for each layer the first pattern that fits; each must be the first for some layer."""
-    found = {
-        name: next((pattern for pattern in patterns if fits(pattern, name)), None)
-        for name in layers
-    }
-    if without := [name for name, pattern in found.items() if pattern is None]:
+    first = {name: next((p for p in patterns if fits(p, name)), None) for name in layers}
+    if without := [name for name, pattern in first.items() if pattern is None]:
         raise ValueError(
             f"no pattern of lam fits {listed(without)}: add '*' as the last, or exclude= them"
         )
-    if idle := [pattern for pattern in patterns if pattern not in found.values()]:
+    if idle := [pattern for pattern in patterns if pattern not in first.values()]:
         raise ValueError(
             f"{listed([repr(p) for p in idle])} of lam applies to no layer (the first pattern that "
             f"fits a layer counts): {nearest(idle[0], layers)}"
         )
-    return {name: pattern for name, pattern in found.items() if pattern is not None}
+    return {name: pattern for name, pattern in first.items() if pattern is not None}

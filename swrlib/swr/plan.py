@@ -10,57 +10,18 @@ from torch import Tensor, nn
 
 from swrlib import rescaling
 from swrlib.network.layers import Layer, Network
-from swrlib.network.scales import follow
+from swrlib.network.scales import Course
 from swrlib.swr.choice import Included, Strengths, trainable
 
 
-class Present:
-    """The tensors of layers as they are now; frozen ones are out.
-
-    Parameters
-    ----------
-    layers : sequence of Layer or Included
-
-    Attributes
-    ----------
-    weights : list of torch.Tensor
-        Whose norms count.
-    tensors : list of torch.Tensor
-        All that is scaled.
-    """
-
-    def __init__(self, layers: Sequence[Layer | Included]) -> None:
-        self.weights: list[Tensor] = []
-        self.tensors: list[Tensor] = []
-        self._places: list[tuple[nn.Module, str, Tensor | None, bool]] = []
-        for layer in layers:
-            weight, bias = layer.weight, layer.bias
-            name = layer.parameter if isinstance(layer, Included) else "weight"
-            self._places.append((layer.module, name, weight, trainable(weight)))
-            if trainable(weight):
-                self.weights.append(weight)  # type: ignore[arg-type]
-                self.tensors.append(weight)  # type: ignore[arg-type]
-            if isinstance(layer, Layer):
-                self._places.append((layer.module, "bias", bias, trainable(bias)))
-            if trainable(bias):
-                self.tensors.append(bias)  # type: ignore[arg-type]
-        self._kinds = self._look()
-
-    def _look(self) -> list[object]:
-        kinds: list[object] = [(weight.numel(), weight.dtype) for weight in self.weights]
-        return [*kinds, self.weights[0].device] if kinds else kinds
-
-    def holds(self) -> bool:
-        """Return whether it still is what there is, so that what was laid out for it serves."""
-        for module, name, tensor, free in self._places:  # asked at every step
-            now = module._parameters.get(name)
-            if now is not tensor or (now is not None and now.requires_grad is not free):
-                return False
-        return self._look() == self._kinds
+def free_tensors(layers: Sequence[Layer | Included]) -> list[Tensor]:
+    """Return the weights and biases of layers that an optimizer may change."""
+    tensors = (tensor for layer in layers for tensor in (layer.weight, layer.bias))
+    return [tensor for tensor in tensors if tensor is not None and trainable(tensor)]
 
 
 class Plan:
-    """Rescalings of the same tensors.
+    """Rescalings of the tensors of layers as they are now; frozen ones are out.
 
     Parameters
     ----------
@@ -69,7 +30,6 @@ class Plan:
         What is rescaled.
     members : mapping of str to set of str
         By layer, whose factors make up its C_l.
-    present : Present
     initial : mapping of str to float
         n_l by layer.
     strengths : Strengths
@@ -77,16 +37,16 @@ class Plan:
 
     Attributes
     ----------
-    names : list of str
-        The layers whose weights are scaled.
+    names, weights : list of str, list of torch.Tensor
+        The layers whose weights are scaled, and these.
+    tensors : list of torch.Tensor
+        All that is scaled.
     targets : torch.Tensor
         Their n_l.
     initial : list of float
         The same on the host.
     least : list of float
         The norms below which a factor is limited.
-    present : Present
-        What it was laid out for.
     factors, norms : torch.Tensor, optional
         Their c_l in the last step, and the norms before it.
     """
@@ -96,38 +56,42 @@ class Plan:
         network: Network,
         layers: Sequence[Layer | Included],
         members: Mapping[str, set[str]],
-        present: Present,
         initial: Mapping[str, float],
         strengths: Strengths,
         running_statistics: bool,
     ) -> None:
-        self.present = present
         self.initial: list[float] = []
         self.least: list[float] = []
-        self.names = [layer.name for layer in layers if trainable(layer.weight)]
         self.factors: Tensor | None = None
         self.norms: Tensor | None = None
+        self.tensors = free_tensors(layers)
+        weighted = [layer for layer in layers if trainable(layer.weight)]
+        self.names = [layer.name for layer in weighted]
+        self.weights: list[Any] = [layer.weight for layer in weighted]
         products: list[set[str]] = []
+        self._places: list[tuple[nn.Module, str, Tensor | None, bool]] = []
         for layer in layers:
+            named: dict[str, Tensor | None] = {"weight": layer.weight, "bias": layer.bias}
+            if isinstance(layer, Included):
+                named = {layer.parameter: layer.weight}
+            self._places += [(layer.module, n, t, trainable(t)) for n, t in named.items()]
             if trainable(layer.weight):
                 products.append({layer.name})
             if trainable(layer.bias):
                 products.append(members[layer.name])
-        self._statistics: list[Any] = [
-            layer.module
+        self._kinds = self._look()
+        tracking = [
+            layer
             for layer in network.layers
             if running_statistics and getattr(layer.module, "running_mean", None) is not None
         ]
-        course = follow(network)
-        enters = [
-            {*course.enters[layer.name].powers}
-            for layer in network.layers
-            if any(layer.module is module for module in self._statistics)
-        ]
+        self._statistics: list[Any] = [layer.module for layer in tracking]
+        scales = Course(network).enters
+        enters = [{*scales[layer.name].powers} for layer in tracking]
         if not self.names:
             return
         with torch.inference_mode(False), torch.no_grad():  # for later steps in any mode
-            norms = rescaling.multi_tensor_norms(present.weights)
+            norms = rescaling.multi_tensor_norms(self.weights)
             self.initial = [initial[name] for name in self.names]
             self.targets = norms.new_tensor(self.initial)
             self._with_key = {
@@ -136,12 +100,24 @@ class Plan:
             }
             mask = rescaling.membership_mask(products, self.names)
             terms = self._terms(strengths)
-            self._rescale = rescaling.SoftRescaling(*terms, mask, present.tensors)
+            self._rescale = rescaling.SoftRescaling(*terms, mask, self.tensors)
             enter = rescaling.membership_mask(enters, self.names).to(self.targets)
             self._statistics_members = enter, 1 - enter
             self._seen = torch.ones(
                 norms.shape, dtype=norms.dtype, device="cpu", pin_memory=norms.is_cuda
             )
+
+    def _look(self) -> list[object]:
+        kinds: list[object] = [(weight.numel(), weight.dtype) for weight in self.weights]
+        return [*kinds, self.weights[0].device] if kinds else kinds
+
+    def holds(self) -> bool:
+        """Return whether the tensors still are those that it was laid out for."""
+        for module, name, tensor, free in self._places:  # asked at every step
+            now = module._parameters.get(name)
+            if now is not tensor or (now is not None and now.requires_grad is not free):
+                return False
+        return self._look() == self._kinds
 
     def _terms(self, strengths: Strengths) -> tuple[Tensor, Tensor]:
         """Return the parts of the soft factors that the present λ's make."""
@@ -185,20 +161,18 @@ class Plan:
             self._rescale.pull, self._rescale.rest = self._terms(strengths)
         if skipped is not None:
             skipped = skipped.to(self.targets.device, non_blocking=True)
-        norms = self._rescale.norms_of(self.present.weights)
+        norms = self._rescale.norms_of(self.weights)
         # On a GPU the copy arrives later and a coming step sees it: nothing waits for the device.
         seen = (self._seen.copy_(norms, non_blocking=True) if norms.is_cuda else norms).tolist()
         usual = rescaling.ordinary(seen, self.least)
         limited = norms.is_cuda or not usual
-        factors = self._rescale.scale_(self.present.tensors, norms, skipped, limited=limited)
+        factors = self._rescale.scale_(self.tensors, norms, skipped, limited=limited)
         before, self.factors, self.norms = self.factors, factors, norms
         if idle and before is not None:
             assert skipped is not None
             self.factors = before.where(skipped, factors)
         if self._statistics:
             scales = rescaling.cumulative_factors(factors, *self._statistics_members)
-            means = [module.running_mean for module in self._statistics]
-            rescaling.multi_tensor_multiply_(means, scales.unbind())
-            variances = [module.running_var for module in self._statistics]
-            rescaling.multi_tensor_multiply_(variances, scales.square().unbind())
+            torch._foreach_mul_([m.running_mean for m in self._statistics], scales.unbind())
+            torch._foreach_mul_([m.running_var for m in self._statistics], scales.square().unbind())
         return [] if usual else seen

@@ -15,7 +15,7 @@ from swrlib.rescaling import Variant
 from swrlib.swr.attachment import Attachments
 from swrlib.swr.cautions import Cautions, biases_left
 from swrlib.swr.choice import Selection, Strengths
-from swrlib.swr.plan import Plan, Present
+from swrlib.swr.plan import Plan, free_tensors
 from swrlib.swr.steps import Change, claim
 from swrlib.swr.structure import Structure
 from swrlib.swr.summary import aligned, norms
@@ -59,8 +59,7 @@ class Rescaler:
         self._members = {row.name: {row.name} for row in selection.rows}
         self._members |= rescaling.membership(network, variant)
         self._scaled = selection.scaled
-        self._cautions = Cautions()
-        self._cautions.note(biases_left(self._scaled))
+        self._cautions = Cautions(said=biases_left(self._scaled))
         self._attachments = Attachments(self._cautions)
         self._by_hand = False
         self._plan: Plan | None = None
@@ -82,7 +81,7 @@ class Rescaler:
     def attach(self, optimizer: Any) -> RemovableHandle:
         """Rescale after each step of an optimizer."""
         self.structure.refuse_changes()
-        claim(Present(self._scaled).tensors, self)
+        claim(free_tensors(self._scaled), self)
         handle = self._attachments.add(optimizer, self._weights(), self.step, self.structure)
         self._by_hand = False
         return handle
@@ -103,29 +102,28 @@ class Rescaler:
                 "SWR is attached to an optimizer, after whose steps it rescales: leave out step(), "
                 "or remove the handle that attach() returned"
             )
-        present = self._present()
+        plan = self._current()
         if not self._by_hand:
-            claim(present.tensors, self)
+            claim(plan.tensors, self)
             self._by_hand = True
-        missing = self._change.missing(present)
-        self.step(missing, present)
-        if self._plan is not None and present.weights:
-            self._change.note(present, self._plan.norms_after if missing is None else ())
+        missing = self._change.missing(plan)
+        self.step(missing, plan)
+        if plan.weights:
+            self._change.note(plan, plan.norms_after if missing is None else ())
 
-    def _present(self) -> Present:
-        """Return the tensors as they are now: those of the plan, as a rule."""
-        if self._plan is not None and self._plan.present.holds():
-            return self._plan.present
-        return Present(self._scaled)
-
-    def step(self, skipped: Tensor | None, present: Present | None = None) -> None:
+    def step(self, skipped: Tensor | None, plan: Plan | None = None) -> None:
         """Rescale, where ``skipped`` is zero or not given.
 
-        ``present``: given where a skipped step counts as none at all.
+        ``plan``: given where a skipped step counts as none at all.
         """
+        idle = plan is not None and skipped is not None
+        plan = plan or self._current()
+        if plan.weights and (unusual := plan.rescale_(self.strengths, skipped, idle=idle)):
+            self._cautions.of_norms(plan.names, unusual, plan.least)
+
+    def _current(self) -> Plan:
+        """Return the plan; it is laid out again only when a tensor is another or elsewhere."""
         self.structure.refuse_changes()
-        idle = present is not None and skipped is not None
-        present = present or self._present()
         if patched := self.structure.patched():
             self._cautions.say(
                 patched,
@@ -133,29 +131,26 @@ class Rescaler:
                 "construct SoftWeightRescaling again",
                 kind="forward",
             )
-        plan = self._plan
-        if plan is None or self._stale or plan.present is not present:
-            plan = self._plan = self._lay_out(present)
-        if present.weights and (unusual := plan.rescale_(self.strengths, skipped, idle=idle)):
-            self._cautions.of_norms(plan.names, unusual, plan.least)
+        if self._plan is None or self._stale or not self._plan.holds():
+            self._plan = self._lay_out()
+        return self._plan
 
-    def _lay_out(self, present: Present) -> Plan:
-        """Lay out who is multiplied by whom; again only when a tensor is another or elsewhere."""
+    def _lay_out(self) -> Plan:
+        """Lay out who is multiplied by whom."""
         self.targets.refuse_other_weights(self._scaled)
-        claim(present.tensors, self)
+        claim(free_tensors(self._scaled), self)
         self._cautions.of_biases(self._scaled)
-        self._cautions.of_half_precision(present.weights)
         if self._attachments.live():
             self._attachments.warn_of_replaced(self._weights())
         plan = Plan(
             self.network,
             self._scaled,
             self._members,
-            present,
             self.targets.by_layer(),
             self.strengths,
             self.running_statistics,
         )
+        self._cautions.of_half_precision(plan.weights)
         self._cautions.of_norms(plan.names, plan.initial, plan.least)
         self._stale = False
         return plan

@@ -15,9 +15,9 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from swrlib.checks import warn
 from swrlib.rescaling import multi_tensor_norms
-from swrlib.swr.cautions import warn
-from swrlib.swr.plan import Present
+from swrlib.swr.plan import Plan
 
 #: Steps without a rescaling after which a warning is due.
 PATIENCE = 10
@@ -65,8 +65,8 @@ def claim(tensors: Iterable[Tensor], owner: Owner, method: str = "") -> None:
 
 
 def _others(tensors: Iterable[Tensor], owner: Owner, owners: Any) -> list[Owner]:
-    found = (owners[tensor]() for tensor in tensors if tensor in owners)
-    return [one for one in found if one is not None and one is not owner and one.owns()]
+    present = (owners[tensor]() for tensor in tensors if tensor in owners)
+    return [one for one in present if one is not None and one is not owner and one.owns()]
 
 
 class _Last:
@@ -122,7 +122,7 @@ class Change:
         self._moves = False
         self._looks, self._begun = 0, 0
 
-    def note(self, present: Present, norms: tuple[Tensor, ...] = ()) -> None:
+    def note(self, plan: Plan, norms: tuple[Tensor, ...] = ()) -> None:
         """Take note of the tensors as they are now.
 
         ``norms``: factors of the weights' norms, where they are known but for rounding.
@@ -132,29 +132,29 @@ class Change:
         if self._looks == 1:
             self._begun = self._count
         elif self._looks == PATIENCE and self._count - self._begun >= PATIENCE - 1:
-            _warn_of_copies(present.tensors)
+            _warn_of_copies(plan.tensors)
         try:
-            self._versions = tuple(map(_version, present.tensors))
+            self._versions = tuple(map(_version, plan.tensors))
         except RuntimeError:  # made in inference mode: there is none
             self._versions = None
-        self._norms = norms or (multi_tensor_norms(present.weights),)
+        self._norms = norms or (multi_tensor_norms(plan.weights),)
 
-    def missing(self, present: Present) -> Tensor | None:
+    def missing(self, plan: Plan) -> Tensor | None:
         """Return None where the tensors were changed, else a tensor that is true if not."""
         if self._versions is None:
             return None
-        versions = tuple(map(_version, present.tensors))
+        versions = tuple(map(_version, plan.tensors))
         moved = self._count != _Last.count or self._versions != versions
         self._moves = self._moves or moved
         if moved or not self._moves:
             return None
-        now, before = multi_tensor_norms(present.weights), self._norms[0]
+        now, before = multi_tensor_norms(plan.weights), self._norms[0]
         if before.device != now.device or before.shape != now.shape:
             return None
         tolerance = 0.0
         for factor in self._norms[1:]:
             before = before * factor
-            tolerance = 1e-2 if present.weights[0].element_size() < 4 else 4e-6
+            tolerance = 1e-2 if plan.weights[0].element_size() < 4 else 4e-6
         return ((now - before).abs() <= tolerance * before).all()
 
 

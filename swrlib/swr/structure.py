@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from swrlib.checks import listed
 from swrlib.network.graph import kind_of
 from swrlib.network.layers import unwrap
-from swrlib.swr.cautions import listed
 
 
 class Structure:
@@ -51,36 +51,34 @@ class Structure:
 
     def patched(self) -> list[str]:
         """Return the modules that were given a forward of their own since; asked at every step."""
-        found = [(own, name) for own, name in self._plain if "forward" in own]
-        return [name or "the model" for own, name in found if not _wraps(own, self._modules[name])]
+        named = [(own, name) for own, name in self._plain if "forward" in own]
+        return [name or "the model" for own, name in named if not _wraps(own, self._modules[name])]
 
     def _refuse_others(self) -> None:
         now = dict(self.model.named_modules())
-        inside = {id(unwrap(module)) for module in now.values()}
-        for name, was in self._modules.items():
-            if id(was) not in inside:
-                there = f"a new {type(now[name]).__name__}" if name in now else "gone"
-                raise ValueError(
-                    f"module {name!r} ({type(was).__name__}) is {there}: after a change of the "
-                    "model construct SoftWeightRescaling again, and attach it again"
-                )
-        before = {id(module) for module in self._modules.values()}
-        new = [
-            f"module {name!r} ({type(module).__name__})"
-            for name, module in now.items()
-            if id(module) not in before and any(True for _ in module.parameters(recurse=False))
-        ]
         names = {id(module): name for name, module in self._modules.items()}
-        new += [
-            f"parameter {parameter!r} of {names[id(module)] or 'the model'}"
+        inside = {id(unwrap(module)) for module in now.values()}
+        changes = [
+            f"module {name!r} ({type(was).__name__}) is "
+            + (f"a new {type(now[name]).__name__}" if name in now else "gone")
+            for name, was in self._modules.items()
+            if id(was) not in inside
+        ]
+        changes += [
+            f"module {name!r} ({type(module).__name__}) was put into the model"
+            for name, module in now.items()
+            if id(module) not in names and any(True for _ in module.parameters(recurse=False))
+        ]
+        changes += [
+            f"parameter {parameter!r} of {names[id(module)] or 'the model'} was put into the model"
             for module, _, known in self._parts
             for parameter in module._parameters
             if parameter not in known
         ]
-        if new:
+        if changes:
             raise ValueError(
-                f"{new[0]} was put into the model: after a change of the model construct "
-                "SoftWeightRescaling again, and attach it again"
+                f"{changes[0]}: after a change of the model construct SoftWeightRescaling again, "
+                "and attach it again"
             )
         self._take()
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from swrlib import rescaling
+from swrlib.checks import listed
 from swrlib.network.layers import Layer, Network, reaching
-from swrlib.network.scales import Scale, follow
-from swrlib.swr.cautions import listed
+from swrlib.network.scales import Course, Scale
 from swrlib.swr.choice import Included, Strengths, trainable
 
 
@@ -27,25 +27,22 @@ def table(
     """Return a pandas.DataFrame with a row for each layer: see `SoftWeightRescaling.summary`."""
     import pandas as pd
 
-    alone = [row.name for row in rows if isinstance(row, Included)]
-    found = []
-    for row, norm, factor in zip(rows, norms.tolist(), factors.tolist(), strict=True):
-        reason = ends.get(row.name, "yes")
-        if alone and not reason.startswith("no:"):
-            reason = f"no: Theorem 1 does not cover {listed(alone)}, scaled by request"
-        found.append(
-            {
-                "layer": row.name,
-                "kind": row.kind,
-                "group": row.group,
-                "lam": strengths.of(row.name),
-                "initial_norm": initial.get(row.name, math.nan),
-                "norm": norm,
-                "factor": factor,
-                "proportional": reason,
-            }
-        )
-    return pd.DataFrame(found).set_index("layer")
+    names = [row.name for row in rows]
+    if alone := [row.name for row in rows if isinstance(row, Included)]:
+        reason = f"no: Theorem 1 does not cover {listed(alone)}, scaled by request"
+        ends = dict.fromkeys(names, reason) | {
+            name: end for name, end in ends.items() if end.startswith("no:")
+        }
+    columns = {
+        "kind": [row.kind for row in rows],
+        "group": [row.group for row in rows],
+        "lam": [strengths.of(name) for name in names],
+        "initial_norm": [initial.get(name, math.nan) for name in names],
+        "norm": norms.tolist(),
+        "factor": factors.tolist(),
+        "proportional": [ends.get(name, "yes") for name in names],
+    }
+    return pd.DataFrame(columns, pd.Index(names, name="layer"))
 
 
 def where_proportionality_ends(
@@ -75,7 +72,9 @@ def where_proportionality_ends(
     def also(layer: Layer, enters: Scale) -> str:
         if layer.bias is not None and members[layer.name] != exact[layer.name]:
             return f"Algorithm 1 as printed misscales the bias of {layer.name}"
-        if _lags(layer, running_statistics) and {*enters.powers} - frozen:
+        follows = running_statistics or layer.module.training
+        tracks = getattr(layer.module, "running_mean", None) is not None
+        if tracks and not follows and {*enters.powers} - frozen:
             return f"{layer.name} is in evaluation mode and its statistics lag"
         alone = layer.name in excluded
         still = layer.bias is not None and (alone or not layer.bias.requires_grad)
@@ -83,7 +82,7 @@ def where_proportionality_ends(
             return f"the bias of {layer.name} is {'excluded' if alone else 'frozen'}"
         return ""
 
-    faults = dict(follow(network, frozen=frozen, also=also).faults)
+    faults = dict(Course(network, frozen=frozen, also=also).faults)
     for output in network.outputs:
         if output in faults:  # what follows the last layer has no row of its own
             for last in reaching(network.steps, [output]):
@@ -93,12 +92,6 @@ def where_proportionality_ends(
         step.name: f"no: {faults[step.name]}" if step.name in faults else unknown
         for step in network.steps
     }
-
-
-def _lags(layer: Layer, running_statistics: bool) -> bool:
-    """Say whether a layer normalizes by statistics that do not follow its input's scale."""
-    statistics = getattr(layer.module, "running_mean", None)
-    return not (statistics is None or layer.module.training or running_statistics)
 
 
 def aligned(rows: Sequence[str], names: Sequence[str], values: Tensor) -> Tensor:

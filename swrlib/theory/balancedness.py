@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 
 from swrlib.network.graph import Step, flattens_rows, kind_of
 from swrlib.network.layers import Layer, Network, trace
-from swrlib.network.operations import given
+from swrlib.network.operations import options_of
 
 
 def layer_balance(model: nn.Module, reference: nn.Module) -> pd.Series:
@@ -47,25 +47,25 @@ def layer_balance(model: nn.Module, reference: nn.Module) -> pd.Series:
     """
     weights, at_start = _weights(model), _weights(reference)
     shapes, before = (
-        ", ".join(f"{name} {list(weight.shape)}" for name, weight in found.items())
-        for found in (weights, at_start)
+        ", ".join(f"{name} {list(weight.shape)}" for name, weight in layers.items())
+        for layers in (weights, at_start)
     )
     if shapes != before:
         raise ValueError(f"the layers differ: {shapes} and {before}")
     now, start = (
-        {name: float(weight.norm()) for name, weight in found.items()}
-        for found in (weights, at_start)
+        {name: float(weight.norm()) for name, weight in layers.items()}
+        for layers in (weights, at_start)
     )
     for name, norm in start.items():
         if norm == 0:
             raise ValueError(f"the norm of {name} was zero at the start: its ratios are undefined")
-    found = {}
+    balance = {}
     for pair in itertools.combinations(start, 2):
         small, large = sorted(pair, key=start.__getitem__)
         ratio = now[large] / now[small] if now[small] else math.inf
-        found[small, large] = abs(ratio - start[large] / start[small])
-    index = pd.MultiIndex.from_tuples(list(found), names=["layer", "other"])
-    return pd.Series(list(found.values()), index=index, name="balance", dtype=float)
+        balance[small, large] = abs(ratio - start[large] / start[small])
+    index = pd.MultiIndex.from_tuples(list(balance), names=["layer", "other"])
+    return pd.Series(list(balance.values()), index=index, name="balance", dtype=float)
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
@@ -327,7 +327,7 @@ def _place_after(step: Step, place: _Place | None) -> _Place | None:
 
 def _axes_left(node: fx.Node, behind: int) -> int | None:
     """Return how many axes behind the units a reduction leaves; None where it takes others too."""
-    options = given(node, "dim", "keepdim")
+    options = options_of(node, "dim", "keepdim")
     dim = options.pop("dim", None)
     axes = [*dim] if isinstance(dim, list | tuple) else [dim]
     kept = options.pop("keepdim", False)

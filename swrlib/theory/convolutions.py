@@ -111,17 +111,16 @@ def conv_spectral_norm(
         raise TypeError(f"{type(module).__name__} has a forward of its own: it may be another map")
     linear: Any = evaluated(module).cpu().double()
     dimensions = linear.weight.dim() - 2
-    given = input_shape
     try:
-        input_shape = tuple(operator.index(size) for size in input_shape)
+        shape = tuple(operator.index(size) for size in input_shape)
     except TypeError:
-        input_shape = ()
-    if len(input_shape) != 1 + dimensions:
+        shape = ()
+    if len(shape) != 1 + dimensions:
         raise ValueError(
-            f"inputs of shape {given} do not fit: channels and {dimensions} sizes of one input are "
-            "needed, whole numbers"
+            f"inputs of shape {input_shape} do not fit: channels and {dimensions} sizes of one "
+            "input are needed, whole numbers"
         )
-    return _norm(linear, input_shape, exact)
+    return _norm(linear, shape, exact)
 
 
 def _norm(linear: Any, shape: tuple[int, ...], exact: bool | None) -> float:
@@ -175,7 +174,8 @@ def plane_bound(
     most = max(1, 1_000_000 // products[0].numel())  # cells at a time
     excess = EXCESS * max(1, size / 64)
     parts = (products + products.mT) / 2, (products - products.mT) / 2
-    bound = (1 + excess) ** 2 * _found(_symbol(cells[:: max(1, len(cells) // 8)], offsets, *parts))
+    first = _symbol(cells[:: max(1, len(cells) // 8)], offsets, *parts)
+    bound = (1 + excess) ** 2 * _nearly_greatest(first)
     while len(cells) and bound:
         share = math.cos(float((half * torch.tensor(degrees)).sum()) / 2) ** 2
         left = []
@@ -184,7 +184,7 @@ def plane_bound(
             over = ~_below(symbols, bound * share)
             left.append(some[over])
             if over.any():  # elsewhere there is nothing greater
-                bound = max(bound, (1 + excess) ** 2 * _found(symbols[over]))
+                bound = max(bound, (1 + excess) ** 2 * _nearly_greatest(symbols[over]))
         cells = (torch.cat(left).unsqueeze(1) + corners * half).flatten(0, 1)
         half = half / 2
     return math.sqrt(bound) * (1 + 1e-9)  # what rounding may have hidden
@@ -235,12 +235,12 @@ def _below(symbols: Tensor, limit: float) -> Tensor:
     return torch.linalg.cholesky_ex(rest).info.eq(0).all(-1)
 
 
-def _found(symbols: Tensor, rounds: int = 12) -> float:
+def _nearly_greatest(symbols: Tensor) -> float:
     """Return an eigenvalue near the greatest of all, from below: that where a few rounds end."""
     matrices = symbols.flatten(0, 1)
     start = torch.Generator().manual_seed(0)
     vectors = torch.randn(*matrices.shape[:2], 1, generator=start, dtype=matrices.dtype)
-    for _ in range(rounds):
+    for _ in range(12):
         vectors = matrices @ torch.nn.functional.normalize(vectors, dim=1)
     best = matrices[int(vectors.norm(dim=1).argmax())]
     return float(torch.linalg.eigvalsh(best)[-1])

@@ -41,8 +41,8 @@ def evaluated(model: nn.Module) -> nn.Module:
     """Copy a model into evaluation mode; refuse what is not a map of single, real inputs."""
     network = copied(model).eval().requires_grad_(False)
     for name, tensor in (*network.named_parameters(), *network.named_buffers()):
-        whole = not tensor.is_floating_point()
-        if tensor.is_complex() or (whole and isinstance(tensor, nn.Parameter)):
+        integer = not tensor.is_floating_point()
+        if tensor.is_complex() or (integer and isinstance(tensor, nn.Parameter)):
             raise ValueError(f"{name} is {tensor.dtype}: only real weights have a bound here")
     for name, module in network.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_var is None:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from swrlib.checks import first_line, nearest
+from swrlib.checks import check_name, first_line
 from swrlib.theory.copies import copied, run
 from swrlib.theory.ranks import effective_rank, srank
 
@@ -48,9 +49,9 @@ def symmetric_eigenvalues(matrix: Tensor) -> Tensor:
     Zero rows, as dead units leave in a Hessian, have the eigenvalue 0 and cost nothing.
     """
     kept = (matrix != 0).any(0)
-    found = matrix.new_zeros(len(matrix))
-    found[: int(kept.sum())] = torch.linalg.eigvalsh(matrix[kept][:, kept])
-    return found.sort().values
+    eigenvalues = matrix.new_zeros(len(matrix))
+    eigenvalues[: int(kept.sum())] = torch.linalg.eigvalsh(matrix[kept][:, kept])
+    return eigenvalues.sort().values
 
 
 class LossHessian:
@@ -84,8 +85,7 @@ class LossHessian:
         network = copied(model).eval().requires_grad_(False)
         known = dict(network.named_parameters())
         for name in parameters or ():
-            if name not in known:
-                raise ValueError(f"there is no parameter {name!r}: {nearest(name, known)}")
+            check_name("parameter", name, known, "there is no")
         check_labels(images, labels)
         own = [known[name] for name in parameters or known]
         check_twice(network, images, labels, own)
@@ -156,10 +156,10 @@ def _gradient(
         raise ValueError(f"{NOT_TWICE}: its outputs are cut off from its parameters")
     if scaled:
         outputs = outputs / outputs.detach().abs().max().clamp(min=1)
-    found = differentiated(cross_entropy(outputs, labels), own, None, create_graph=True)
-    if not found.requires_grad:
+    gradient = differentiated(cross_entropy(outputs, labels), own, None, create_graph=True)
+    if not gradient.requires_grad:
         raise ValueError(f"{NOT_TWICE}: its gradient is cut off from its parameters")
-    return found
+    return gradient
 
 
 def differentiated(
@@ -167,12 +167,12 @@ def differentiated(
 ) -> Tensor:
     """Return the derivative of a value by tensors, all entries in a row; refuse what has none."""
     try:
-        found = torch.autograd.grad(
+        parts = torch.autograd.grad(
             value, own, along, allow_unused=True, materialize_grads=True, **options
         )
     except RuntimeError as error:
         raise ValueError(f"{NOT_TWICE}: {first_line(error)}") from error
-    return torch.cat([part.reshape(-1) for part in found])
+    return torch.cat([part.reshape(-1) for part in parts])
 
 
 def check_twice(
@@ -184,10 +184,9 @@ def check_twice(
     gradient off there in silence; but then products are no longer symmetric. Logits of a sure
     answer are scaled down, since its second derivatives are all rounding.
     """
-    twin = copy.deepcopy(network).double()
-    places = {id(parameter): name for name, parameter in network.named_parameters()}
-    theirs = dict(twin.named_parameters())
-    chosen = [theirs[places[id(parameter)]] for parameter in own]
+    twins: dict[int, Any] = {}
+    twin = copy.deepcopy(network, twins).double()
+    chosen = [twins[id(parameter)] for parameter in own]
     gradient = _gradient(twin, images[:1].double(), labels[:1], chosen, scaled=True)
     draws = torch.Generator().manual_seed(0)
     first, second = torch.randn(2, len(gradient), generator=draws, dtype=torch.float64).to(gradient)

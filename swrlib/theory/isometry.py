@@ -114,8 +114,8 @@ def deviation_from_isometry(weight: Tensor, kernel_axes: int = 0) -> Tensor:
     wide = matrices.shape[-2] < matrices.shape[-1]
     gram = matrices @ matrices.mT if wide else matrices.mT @ matrices
     one = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    found = (gram - one).square().sum((-2, -1)) / gram.shape[-1]
-    return found.flatten(-kernel_axes).mean(-1) if kernel_axes else found
+    of_each = (gram - one).square().sum((-2, -1)) / gram.shape[-1]
+    return of_each.flatten(-kernel_axes).mean(-1) if kernel_axes else of_each
 
 
 def squared_frobenius_error(weight: Tensor, other: Tensor) -> tuple[float, float]:

@@ -53,20 +53,20 @@ def last_layers_hessian(model: nn.Module, images: Tensor, labels: Tensor) -> Ten
     check_twice(network, images, labels, _own(first, last))
     _check_apart(network, images)
     (units, inputs), (classes, features) = first.weight.shape, last.weight.shape
-    rows, given = inputs + 1, features + 1  # with the 1 of a bias
-    widest = max(rows * max(rows, given, classes), given * max(units, given), units**2)
+    into, out_of = inputs + 1, features + 1  # with the 1 of a bias
+    widest = max(into * max(into, out_of, classes), out_of * max(units, out_of), units**2)
     size = max(1, _ENTRIES // widest)
     sums: list[Tensor] = []
     for part, answers in zip(images.split(size), labels.split(size), strict=True):
-        found = _sums(_between(network, first, last, part), answers, first, last)
-        sums = [one + more for one, more in zip(sums, found, strict=True)] if sums else found
+        own = _sums(_between(network, first, last, part), answers, first, last)
+        sums = [one + more for one, more in zip(sums, own, strict=True)] if sums else own
     upper, lower, by_outputs, by_errors = sums
     (u, a), (c, f) = _places(first), _places(last)
     of = a.unsqueeze(1), u.unsqueeze(1)
     mixed = by_outputs[of[0], f, c, of[1]] + by_errors[of[0], c, f, of[1]]
     blocks = (_block(upper, u, a), mixed), (mixed.T, _block(lower, c, f))
-    whole = torch.cat([torch.cat(line, 1) for line in blocks])
-    return whole.div_(len(images))
+    hessian = torch.cat([torch.cat(line, 1) for line in blocks])
+    return hessian.div_(len(images))
 
 
 def last_parameters(model: nn.Module, images: Tensor) -> list[str]:
@@ -122,7 +122,7 @@ def _last_two(network: nn.Module, image: Tensor) -> tuple[nn.Linear, nn.Linear]:
     linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
     with ExitStack() as hooks, torch.no_grad():
         for module in linear:
-            hook = module.register_forward_pre_hook(lambda layer, given: called.append(layer))
+            hook = module.register_forward_pre_hook(lambda layer, inputs: called.append(layer))
             hooks.callback(hook.remove)
         run(network, image)
     if len(called) < 2:
@@ -153,12 +153,12 @@ def _between(network: nn.Module, first: nn.Linear, last: nn.Linear, images: Tens
     """Run a network, and let it be differentiated between its last two layers."""
     seen: dict[str, Tensor] = {}
 
-    def enter(layer: nn.Module, given: tuple[Tensor], output: Tensor) -> Tensor:
-        seen["inputs"], seen["units"] = given[0].detach(), output.detach().requires_grad_()
+    def enter(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+        seen["inputs"], seen["units"] = inputs[0].detach(), output.detach().requires_grad_()
         return seen["units"].clone()  # an activation may work in place
 
-    def leave(layer: nn.Module, given: tuple[Tensor], output: Tensor) -> None:
-        seen["features"], seen["outputs"] = given[0], output
+    def leave(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        seen["features"], seen["outputs"] = inputs[0], output
 
     with ExitStack() as hooks:
         hooks.callback(first.register_forward_hook(enter).remove)
@@ -166,12 +166,12 @@ def _between(network: nn.Module, first: nn.Linear, last: nn.Linear, images: Tens
         outputs = run(network, images)
     if not isinstance(outputs, Tensor) or not torch.equal(outputs, seen["outputs"]):
         raise ValueError("the model's outputs are not those of its last linear layer: return them")
-    found = _Between(**seen)
-    if found.units.dim() != 2 or found.outputs.dim() != 2:
+    between = _Between(**seen)
+    if between.units.dim() != 2 or between.outputs.dim() != 2:
         raise ValueError("the last two linear layers do not work on rows [N, units]")
-    if not found.features.requires_grad:
+    if not between.features.requires_grad:
         raise ValueError(f"{NOT_TWICE}: the last layer is cut off from the one before it")
-    return found
+    return between
 
 
 def _sums(between: _Between, labels: Tensor, first: nn.Linear, last: nn.Linear) -> list[Tensor]:
@@ -190,13 +190,13 @@ def _sums(between: _Between, labels: Tensor, first: nn.Linear, last: nn.Linear) 
     through = last.weight @ jacobian  # [N, c, u]: how the outputs move with the units
     back = curved @ through
     second = between.second(error @ last.weight).detach()
-    inputs, given = _with_one(between.inputs, first), _with_one(features, last)
-    if given.shape[1] > features.shape[1]:  # the 1 moves with no unit
+    inputs, last_inputs = _with_one(between.inputs, first), _with_one(features, last)
+    if last.bias is not None:  # the 1 moves with no unit
         jacobian = nn.functional.pad(jacobian, (0, 0, 0, 1))
     return [
         _pairs(through.mT @ back + second, inputs),
-        _pairs(curved, given),
-        _products(inputs, given, back),
+        _pairs(curved, last_inputs),
+        _products(inputs, last_inputs, back),
         _products(inputs, error, jacobian),
     ]
 

@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from swrlib.checks import check_name
 from swrlib.network import graph
 from swrlib.network.graph import Step, has_own_forward, kind_of
+from swrlib.network.operations import operands_of, option_of
 from swrlib.theory.convolutions import conv_spectral_norm, operator_norm
 from swrlib.theory.copies import evaluated, refuse_inputs, refuse_mixing, run
 
@@ -66,9 +67,9 @@ def lipschitz_bound(model: nn.Module, example: Tensor, *, norm: Norm = "spectral
     walk = _Constants(network, traced, norm)
     with torch.no_grad():
         expected = run(network, example)
-        found = walk.run(example.clone())
+        outputs = walk.run(example.clone())
         try:
-            torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12, equal_nan=True)
+            torch.testing.assert_close(outputs, expected, rtol=1e-9, atol=1e-12, equal_nan=True)
         except (AssertionError, TypeError) as error:
             raise ValueError(
                 f"{type(model).__name__} computes something else than its trace, or not tensors "
@@ -91,9 +92,7 @@ class _Constants(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         """Run a node, and note the constant of the map from the network's input to its value."""
-        operands: list[fx.Node] = []  # with repetitions: x + x has two
-        fx.map_arg((n.args, n.kwargs), operands.append)
-        sources = [operand for operand in operands if operand in self.bounds]
+        sources = [operand for operand in operands_of(n) if operand in self.bounds]
         before = {node: v._version for node, v in self.env.items() if isinstance(v, Tensor)}
         without = self._without_hooks(n)
         value = super().run_node(n)
@@ -149,10 +148,9 @@ class _Constants(fx.Interpreter):
                 return sum(spread)
             factor = None
             if len(sources) == 1 and role in ("product", "quotient"):
-                given = zip(
-                    (*node.args, *node.kwargs.values()), (*args, *kwargs.values()), strict=True
-                )
-                constants = [value for given_as, value in given if given_as is not sources[0]]
+                operands = (*node.args, *node.kwargs.values())
+                pairs = zip(operands, (*args, *kwargs.values()), strict=True)
+                constants = [value for operand, value in pairs if operand is not sources[0]]
                 if role == "product" or node.args[:1] == (sources[0],):
                     factor = _scale(constants, inverse=role == "quotient")
                 before = spread[0]
@@ -172,16 +170,11 @@ class _Constants(fx.Interpreter):
         if (does := step.does) is None:
             return None
         if callable(does.slope):
-
-            def option(name: str, position: int, default: Any) -> Any:
-                given = args[position] if len(args) > position else default
-                return getattr(step.module, name, kwargs.get(name, given))
-
-            return does.slope(option)
+            return does.slope(option_of(args, kwargs, step.module))
         if does.maximum:
             names = ("kernel_size", "stride", "padding", "dilation")
-            given = dict(zip(names, args[1:], strict=False))
-            pool = step.module or getattr(nn, f"MaxPool{does.axes}d")(**given, **kwargs)
+            options = dict(zip(names, args[1:], strict=False)) | kwargs
+            pool = step.module or getattr(nn, f"MaxPool{does.axes}d")(**options)
             return math.sqrt(_patches(node.name, pool))
         if not does.linear:
             return does.slope

@@ -41,8 +41,8 @@ def srank(values: Tensor, share: float = 0.99) -> Tensor:
     if not values.shape[-1]:
         return torch.zeros(values.shape[:-1], dtype=torch.int64)
     total = sums[..., -1:]
-    found = (sums <= share * total).sum(-1) + 1
-    return torch.where(total.squeeze(-1) > 0, found, 0)
+    needed = (sums <= share * total).sum(-1) + 1
+    return torch.where(total.squeeze(-1) > 0, needed, 0)
 
 
 def stable_rank(values: Tensor) -> Tensor:

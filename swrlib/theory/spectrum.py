@@ -191,13 +191,12 @@ def hessian_spectrum(
     dimension = check_order(model, order)
     hessian = LossHessian(model, images, labels)
     draws = torch.Generator().manual_seed(seed)
-    found = []
+    rules = []
     for _ in range(probes):
         start = torch.randn(dimension, generator=draws, dtype=torch.float64)
-        found.append(
-            quadrature(*tridiagonal(hessian.__matmul__, start.to(hessian.gradient), order))
-        )
-    nodes, weights = (torch.cat(parts) for parts in zip(*found, strict=True))
+        start = start.to(hessian.gradient)
+        rules.append(quadrature(*tridiagonal(hessian.__matmul__, start, order)))
+    nodes, weights = (torch.cat(parts) for parts in zip(*rules, strict=True))
     return Spectrum(nodes, weights / probes, dimension)
 
 
