@@ -565,6 +565,8 @@ def test_accuracy_by_lambda_has_a_panel_for_each_grid():
 
 # --- Streams of tasks ---------------------------------------------------------------------------
 
+PANELS = {"relu": "relu", "tanh": "tanh"}
+
 
 def task_by_task(methods, *, seeds=3, tasks=10, activation="relu"):
     random = np.random.default_rng(0)
@@ -579,9 +581,7 @@ def task_by_task(methods, *, seeds=3, tasks=10, activation="relu"):
 
 def test_tasks_are_drawn_as_they_are_with_swr_in_front():
     rows = pd.concat([task_by_task(["vanilla", "swr", "wasserstein", "shrink-perturb-noise"])])
-    figure, said = tasks.by_task(
-        rows, "error", "e", panel="activation", panels=["relu", "tanh"], level=0.1
-    )
+    figure, said = tasks.by_task(rows, "error", "e", panel="activation", panels=PANELS, level=0.1)
     low, high = rows["error"].min(), rows["error"].max()
     assert figure.axes[0].get_ylim() == pytest.approx((low, high), abs=0.06)
     (drawn,) = figure.axes
@@ -610,14 +610,14 @@ def test_methods_of_the_neighbours_have_a_label_and_a_line_of_their_own():
 def test_a_grid_of_outcomes_says_where_each_starts_and_ends():
     rows = task_by_task(["vanilla", "swr"]).assign(rank=lambda table: table["task"])
     figure, said = tasks.grid(
-        rows, {"error": "error", "rank": "rank"}, panel="activation", panels=["relu", "tanh"]
+        rows, {"error": "error", "rank": "rank"}, panel="activation", panels=PANELS
     )
     assert all(ax.lines for ax in figure.axes)
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["relu", "relu"]
     assert [ax.get_label() for ax in figure.axes] == ["error", "rank"]
     assert [ax.get_xlabel() for ax in figure.axes] == ["", "task"]
     assert "rank: relu: vanilla 1.5 → 9.5, SWR 1.5 → 9.5. tanh: not run." in said
-    _, said = tasks.grid(rows, {"x": "unmeasured"}, panel="activation", panels=["relu"])
+    _, said = tasks.grid(rows, {"x": "unmeasured"}, panel="activation", panels={"relu": "relu"})
     assert said == "x: relu: not run."
     matplotlib.pyplot.close("all")
 
@@ -628,7 +628,7 @@ def test_what_came_first_counts_runs():
         columns=["method", "onset", "fallen"],
     ).assign(seed=0, tasks=10, activation="relu")
     events = events.assign(censored=events["onset"] > 10, never=events["fallen"] > 10)
-    figure, said = tasks.what_came_first(events, panel="activation", panels=["relu", "tanh"])
+    figure, said = tasks.what_came_first(events, panel="activation", panels=PANELS)
     assert (
         "relu: of 5 runs the rank fell before the error rose in 2, in the same task in 1, " in said
     )

@@ -26,6 +26,8 @@ STREAM = "label-shuffled"
 UNIT = "mnist-unit"
 ACTIVATIONS = ("relu", "leaky_relu", "tanh", "identity")
 NONLINEAR = ACTIVATIONS[:3]
+#: Activations as readers know them, in their order.
+NAMED = {activation: PAPER.label(activation) for activation in ACTIVATIONS}
 REGULARIZERS = ("l2", "l2-init", "wasserstein")
 HESSIAN = "hessian-start, srank"
 #: Said of runs with tanh that were made, and show neither a lost task nor a fall of the rank.

@@ -10,14 +10,17 @@ from __future__ import annotations
 import base64
 import html
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from swrlib.figures.rendering import LEGEND, Piece, rendered
 from swrlib.papers import SWR as paper
@@ -144,6 +147,17 @@ def in_order(rows: pd.DataFrame) -> list[str]:
     return [method for method in STYLE if method in present]
 
 
+def of_methods(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Go through the methods that rows have, in the order of `STYLE`, each with its rows."""
+    return ((method, rows[rows["method"] == method]) for method in in_order(rows))
+
+
+def look(method: str, **options: Any) -> dict[str, Any]:
+    """Return a method's colour and marker, and further options, as `Axes.plot` takes them."""
+    color, marker = STYLE[method]
+    return {"color": color, "marker": marker} | options
+
+
 def complete(rows: pd.DataFrame, value: str, x: str = "epoch") -> pd.DataFrame:
     """Keep a row a method, seed and place, and of the places those that all its seeds reached."""
     rows = rows.dropna(subset=[value]).drop_duplicates(["method", "seed", x], keep="last")
@@ -172,16 +186,40 @@ def method_lines(
         Of `Axes.plot`.
     """
     rows = complete(rows, value, x)
-    for number, method in enumerate(in_order(rows)):
-        own = rows[rows["method"] == method].astype({value: float})
-        seeds = own.pivot(index="seed", columns=x, values=value)
+    for number, (method, own) in enumerate(of_methods(rows)):
+        seeds = own.astype({value: float}).pivot(index="seed", columns=x, values=value)
         places, (mean, half) = seeds.columns.to_numpy(), mean_and_interval(seeds)
         every = max(1, len(places) // 8)
-        color, marker = STYLE[method]
-        look: dict[str, Any] = {"color": color, "marker": marker, "lw": 1.8, **MARKED, **options}
-        ax.plot(places, mean, label=name_of(method), markevery=(number % every, every), **look)
-        ax.fill_between(places, mean - half, mean + half, color=color, **BAND)
+        marks = {"label": name_of(method), "markevery": (number % every, every), "lw": 1.8}
+        ax.plot(places, mean, **look(method, **marks, **MARKED) | options)
+        ax.fill_between(places, mean - half, mean + half, color=STYLE[method][0], **BAND)
     ax.set(xlabel=x, ylabel=label)
+
+
+def grid_of(
+    number: int, columns: int, width: float, height: float, **sharing: Any
+) -> tuple[Figure, np.ndarray]:
+    """Lay out so many panels of a size in inches, up to so many side by side; return all axes."""
+    columns = max(1, min(columns, number))
+    lines = max(1, math.ceil(number / columns))
+    size = (width * columns, height * lines)
+    figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, **sharing)
+    for ax in axes.flat[number:]:
+        ax.set_axis_off()
+    return figure, axes
+
+
+def plain_ticks(axis: Any, subs: tuple[int, ...]) -> None:
+    """Mark a logarithmic axis by plain numbers: powers of ten times each of some numbers."""
+    axis.set(major_locator=LogLocator(subs=subs), minor_locator=NullLocator())
+    axis.set(major_formatter="{x:g}")
+
+
+def logarithmic_steps(ax: Axes) -> None:
+    """Make both axes logarithmic, with few and plain ticks; the horizontal one has steps."""
+    ax.set(xscale="log", yscale="log", xlabel="step")
+    plain_ticks(ax.xaxis, (1,))
+    plain_ticks(ax.yaxis, (1, 3))
 
 
 def setting_panels(

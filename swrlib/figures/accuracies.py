@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -20,11 +19,14 @@ from swrlib.figures import (
     PANEL_WIDTH,
     STYLE,
     complete,
+    grid_of,
     in_order,
     interval,
     legend_below,
+    look,
     method_lines,
     name_of,
+    of_methods,
     setting_panels,
 )
 from swrlib.papers import SWR as paper
@@ -107,12 +109,9 @@ def thinned(rows: pd.DataFrame, most: int = 200) -> pd.DataFrame:
 
 
 def _last_points(ax: Axes, rows: pd.DataFrame, value: str) -> None:
-    for method in in_order(rows):
-        own = rows[rows["method"] == method]
+    for method, own in of_methods(rows):
         last = own[own["epoch"] == own["epoch"].max()]
-        color, marker = STYLE[method]
-        point = {"color": color, "marker": marker, "zorder": 4, **_RIM}
-        ax.plot(last["epoch"].iloc[:1], [last[value].mean()], **point)
+        ax.plot(last["epoch"].iloc[:1], [last[value].mean()], **look(method, zorder=4, **_RIM))
 
 
 def course(records: pd.DataFrame, *, references: bool = True) -> tuple[Figure, str]:
@@ -200,19 +199,15 @@ def by_lambda(finals: pd.DataFrame) -> tuple[Figure, str]:
         model and method.
     """
     groups = finals.groupby(["stream", "dataset", "model", "method"])
-    columns = min(2, len(groups))
-    lines = math.ceil(len(groups) / columns)
-    size = (PANEL_WIDTH * columns, 2.3 * lines)
-    figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False)
+    figure, axes = grid_of(len(groups), 2, PANEL_WIDTH, 2.3)
     sentences = []
     for ax, (key, rows) in zip(axes.flat, groups, strict=False):
         stream, dataset, model = map(paper.label, key[:3])
         method = name_of(key[3])
         accuracy = 100 * rows["test_accuracy"]
         mean = accuracy.groupby(rows["lam"]).mean()
-        color, marker = STYLE[rows["method"].iloc[0]]
-        ax.plot(rows["lam"], accuracy, ls="", marker=marker, color=color, alpha=0.5)
-        ax.plot(mean, color=color, lw=1.8)
+        ax.plot(rows["lam"], accuracy, **look(key[3], ls="", alpha=0.5))
+        ax.plot(mean, color=STYLE[key[3]][0], lw=1.8)
         ax.set(xscale="log", xlabel=f"λ of {method}", ylabel="held-out accuracy, %")
         ax.set_title(f"{dataset}, {model}, {stream}", fontsize=9)
         sentences.append(
@@ -220,8 +215,6 @@ def by_lambda(finals: pd.DataFrame) -> tuple[Figure, str]:
             f"{mean.idxmax():g} with {mean.max():.1f}%, least at λ = {mean.idxmin():g} with "
             f"{mean.min():.1f}%."
         )
-    for ax in axes.flat[len(groups) :]:
-        ax.set_axis_off()
     figure.tight_layout()
     return figure, " ".join(sentences)
 
@@ -231,10 +224,8 @@ def _points_and_means(
 ) -> None:
     """Draw a row a method: points, and just above them a mean with the half of its interval."""
     for row, (method, (points, mean, half)) in enumerate(rows.items()):
-        color, marker = STYLE[method]
-        heights = np.full(len(points), row) + 0.18
-        ax.plot(points, heights, ls="", alpha=0.5, ms=5, color=color, marker=marker)
-        ax.errorbar(mean, row - 0.12, xerr=half, capsize=3, ms=7, color=color, marker=marker)
+        ax.plot(points, np.full(len(points), row + 0.18), **look(method, ls="", alpha=0.5, ms=5))
+        ax.errorbar(mean, row - 0.12, xerr=half, capsize=3, ms=7, **look(method))
     ax.set(yticks=range(len(rows)), yticklabels=map(name_of, rows))
     ax.set(xlabel=label, ylim=(len(rows) - 0.5, -0.5))
 
@@ -361,8 +352,8 @@ def scaling(rows: pd.DataFrame) -> tuple[Figure, str]:
             part = rows[rows["biases"] == biases]
             for value, (name, style) in lines.items():
                 table = part.pivot_table(index="seed", columns="ratio", values=value).dropna(axis=1)
-                look = {"errorbar": interval, "err_kws": BAND, "lw": 1.8, **MARKED, **style}
-                sns.lineplot(table.melt(), x="ratio", y="value", ax=ax, label=name, **look)
+                line_of = {"errorbar": interval, "err_kws": BAND, "lw": 1.8, **MARKED, **style}
+                sns.lineplot(table.melt(), x="ratio", y="value", ax=ax, label=name, **line_of)
                 mean = table.mean()
                 if value != "best_before":
                     sentences.append(

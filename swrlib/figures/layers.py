@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,9 +11,18 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
 
-from swrlib.figures import MARKED, STYLE, in_order, legend_below, name_of, setting_panels
+from swrlib.figures import (
+    MARKED,
+    STYLE,
+    grid_of,
+    legend_below,
+    look,
+    name_of,
+    of_methods,
+    plain_ticks,
+    setting_panels,
+)
 from swrlib.papers import SWR as paper
 from swrlib.verdicts import coefficient, late_accuracy, setting
 
@@ -65,17 +73,17 @@ def panels(
     return figure, panels
 
 
-def method_courses(ax: Axes, rows: pd.DataFrame, value: str = "norm") -> None:
-    """Draw a value over the epochs, mean over seeds: a line a method, dashed for a second λ."""
-    for method in in_order(rows):
-        color, marker = STYLE[method]
-        lams = ["lam", "lam_features", "lam_classifier"]
-        groups = [part for _, part in rows[rows["method"] == method].groupby(lams, dropna=False)]
+def method_courses(ax: Axes, rows: pd.DataFrame) -> None:
+    """Draw norms over the epochs, mean over seeds: a line a method, dashed for a second λ."""
+    lams = ["lam", "lam_features", "lam_classifier"]
+    for method, own in of_methods(rows):
+        groups = [part for _, part in own.groupby(lams, dropna=False)]
         for line, part in zip(itertools.cycle(("-", "--", ":")), groups):
-            mean = part.groupby("epoch")[value].mean()
+            mean = part.groupby("epoch")["norm"].mean()
             name = [name_of(method), coefficient(part) if len(groups) > 1 else ""]
-            ax.plot(mean, color=color, ls=line, lw=1.6, label=", ".join(filter(None, name)))
-            ax.plot(mean.iloc[-1:], color=color, marker=marker, **MARKED)
+            style = {"color": STYLE[method][0], "ls": line, "lw": 1.6}
+            ax.plot(mean, label=", ".join(filter(None, name)), **style)
+            ax.plot(mean.iloc[-1:], **look(method, **MARKED))
     ax.set_xlabel("epoch")
 
 
@@ -126,21 +134,13 @@ def norm_courses(without: pd.DataFrame, with_swr: pd.DataFrame, lam: float) -> t
         The picture and what it says.
     """
     ways = {"vanilla": ("without", without), "swr": (f"SWR, λ = {lam:g}", with_swr)}
-    columns = min(3, without.shape[1])
-    lines = math.ceil(without.shape[1] / columns)
-    figure, axes = plt.subplots(
-        lines, columns, figsize=(2.3 * columns, 2.2 * lines), squeeze=False, sharey=True
-    )
+    figure, axes = grid_of(without.shape[1], 3, 2.3, 2.2, sharey=True)
     for layer, ax in zip(without, axes.flat, strict=False):
         for method, (name, norms) in ways.items():
-            color, marker = STYLE[method]
-            style = {"color": color, "marker": marker, **MARKED}
-            every = max(1, len(norms) // 5)
             course = norms[layer] / norms[layer].iloc[0]
-            ax.plot(course, lw=1.8, label=name, markevery=every, **style)
+            every = max(1, len(norms) // 5)
+            ax.plot(course, **look(method, label=name, lw=1.8, markevery=every, **MARKED))
         ax.set(title=str(layer), xlabel="step", ylabel="‖W‖ / initial ‖W‖")
-    for ax in axes.flat[without.shape[1] :]:
-        ax.set_axis_off()
     legend_below(figure)
     plain, soft = (norms.iloc[-1] / norms.iloc[0] for norms in (without, with_swr))
     ends = ", ".join(f"{name} {soft[name]:.2f} ({plain[name]:.2f})" for name in without)
@@ -171,15 +171,11 @@ def norms_and_accuracies(records: pd.DataFrame) -> tuple[Figure, str]:
     figure, drawn = setting_panels(points.reset_index(), height=2.9)
     sentences = []
     for ax, rows in drawn:
-        for method in in_order(rows):
-            color, marker = STYLE[method]
-            own = rows[rows["method"] == method]
-            look = {"color": color, "marker": marker, "label": name_of(method), "alpha": 0.8}
-            ax.plot(own["ratio"], own["accuracy"], ls="", **look)
+        for method, own in of_methods(rows):
+            style = look(method, label=name_of(method), alpha=0.8, ls="")
+            ax.plot(own["ratio"], own["accuracy"], **style)
         ax.set(xscale="log", xlabel="norm of all weights / initial", ylabel="test accuracy, %")
-        # Plain numbers at 1, 2 and 5 times powers of ten.
-        ticks = {"major_locator": LogLocator(subs=(1, 2, 5)), "major_formatter": "{x:g}"}
-        ax.xaxis.set(**ticks, minor_locator=NullLocator())
+        plain_ticks(ax.xaxis, (1, 2, 5))
         rank = rows["ratio"].corr(rows["accuracy"], method="spearman")
         sentences.append(f"{setting(rows)}: rank correlation {rank:+.2f} over {len(rows)} runs.")
     legend_below(figure)

@@ -13,8 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from swrlib.claims.predictors import ACROSS, BASELINES, BEYOND, NAMES, SIZE, WITHIN
-from swrlib.figures import COLORS, STYLE
-from swrlib.figures.layers import legend_below
+from swrlib.figures import COLORS, STYLE, legend_below
 from swrlib.papers import SWR as paper
 
 #: Of each view: its colour, marker, and place within a line.

@@ -13,8 +13,7 @@ from matplotlib.figure import Figure
 
 from swrlib.claims import spectral_collapse
 from swrlib.claims.spectral_collapse import EPSILON, FORMS, PAPER
-from swrlib.figures import STYLE, in_order, method_lines
-from swrlib.figures.layers import legend_below
+from swrlib.figures import in_order, legend_below, look, method_lines, of_methods
 from swrlib.figures.tasks import bring_to_front
 from swrlib.papers import SWR as paper
 from swrlib.theory.spectrum import Spectrum
@@ -116,8 +115,8 @@ def against_accuracy(spectra: pd.DataFrame) -> tuple[Figure, str]:
         said.append(f"{name} {share:.2f}")
     curve = spectral_collapse.r_squared_by_epsilon(spectra)
     drawn = [
-        axes[2].plot(curve["epsilon"], curve[form], look, color="0.15")[0]
-        for form, look in zip(FORMS, ("-", "--"), strict=True)
+        axes[2].plot(curve["epsilon"], curve[form], line, color="0.15")[0]
+        for form, line in zip(FORMS, ("-", "--"), strict=True)
     ]
     printed = PAPER.details["r_squared"]["permuted-mnist"]
     drawn += axes[2].plot(EPSILON, printed, "k*")
@@ -132,41 +131,30 @@ def against_accuracy(spectra: pd.DataFrame) -> tuple[Figure, str]:
 
 def _scatter(ax: Axes, points: pd.DataFrame, form: str) -> None:
     """Draw a point a method and task."""
-    for method in in_order(points):
-        own = points[points["method"] == method]
-        color, marker = STYLE[method]
+    for method, own in of_methods(points):
         front = {"zorder": 3, "s": 70} if method == "swr" else {"s": 32}
-        look = {"color": color, "marker": marker, "label": paper.label(method)}
-        ax.scatter(own[form], own["online"], **look | front)
+        ax.scatter(own[form], own["online"], **look(method, label=paper.label(method), **front))
 
 
-def widening(widths: tuple[float, ...] = (1, 3, 10, 30, 100, 300)) -> tuple[Figure, str]:
+def widening() -> tuple[Figure, str]:
     """Draw both forms of the ε-rank of made-up spectra, of which one eigenvalue alone grows.
 
     Of a hundred eigenvalues ninety-eight lie within ±0.001, one is −1, and the last grows.
-
-    Parameters
-    ----------
-    widths : tuple of float
-
-    Returns
-    -------
-    (Figure, str)
     """
     bulk = torch.linspace(-1e-3, 1e-3, 98, dtype=torch.float64)
     epsilon = torch.tensor([EPSILON], dtype=torch.float64)
-    found = []
+    ranks, widths = [], (1, 3, 10, 30, 100, 300)
     for width in widths:
         nodes = torch.cat([bulk, torch.tensor([-1.0, width], dtype=torch.float64)])
         spectrum = Spectrum(nodes, torch.full_like(nodes, 0.01), 100)
         forms = (spectrum.epsilon_rank(epsilon), spectrum.smoothed_epsilon_rank(epsilon))
-        found.append([float(rank) for rank in forms])
+        ranks.append([float(rank) for rank in forms])
     figure, ax = plt.subplots(figsize=(5.4, 3.2))
-    for name, look, values in zip(FORMS.values(), ("o-", "s--"), np.array(found).T, strict=True):
-        ax.plot(widths, values, look, color="0.15", label=name)
+    for name, line, values in zip(FORMS.values(), ("o-", "s--"), np.array(ranks).T, strict=True):
+        ax.plot(widths, values, line, color="0.15", label=name)
     ax.set(xscale="log", xlabel="the one eigenvalue that grows", ylabel=f"ε-rank, ε = {EPSILON:g}")
     ax.legend()
-    first, last = found[0], found[-1]
+    first, last = ranks[0], ranks[-1]
     return figure, (
         f"The share of the weight stays at {first[0]:.2g}; as released the ε-rank goes from "
         f"{first[1]:.2g} to {last[1]:.2g}."
