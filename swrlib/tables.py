@@ -12,7 +12,7 @@ from pandas.api.types import is_float
 from pandas.io.formats.style import Styler
 
 from swrlib import records, verdicts
-from swrlib.overview import collapsed_runs, difference
+from swrlib.overview import collapsed_runs
 from swrlib.overview.answers import answers as answered
 from swrlib.papers import CHANGE_KINDS, Claim
 from swrlib.papers import SWR as paper
@@ -274,7 +274,8 @@ def _gap_from_vanilla(late: pd.DataFrame, method: str) -> str:
     """Write a method's mean minus vanilla's."""
     if method == "vanilla" or "vanilla" not in late:
         return "–"
-    if (gap := difference(late, method, "vanilla")) is not None:
+    gap = verdicts.difference(late, method, "vanilla").interval()
+    if not pd.isna(gap.low):
         return _points(*gap)
     few = late[[method, "vanilla"]].count().min() < 2
     return "–" if few else f"{100 * (late[method].mean() - late['vanilla'].mean()):+.2f}"

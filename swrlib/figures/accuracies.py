@@ -274,9 +274,8 @@ def differences_at_the_end(records: pd.DataFrame) -> tuple[Figure, str]:
         gaps = 100 * (late - late["vanilla"].mean())
         drawn = {}
         for method in (m for m in in_order(rows) if m != "vanilla"):
-            estimate = difference(late, method, "vanilla")
-            mean, low, high = estimate.interval() if estimate else (np.nan,) * 3
-            mean = 100 * mean if estimate else gaps[method].mean()
+            mean, low, high = difference(late, method, "vanilla").interval()
+            mean = gaps[method].mean() if np.isnan(mean) else 100 * mean
             drawn[method] = (gaps[method].dropna(), mean, 50 * (high - low))
         above = "points above vanilla"
         _points_and_means(ax, drawn, above)

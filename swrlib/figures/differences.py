@@ -64,8 +64,8 @@ def _setting(axes: np.ndarray, rows: pd.DataFrame) -> str:
     starts = rows[(rows["stage_epoch"] == 1) & (rows["stage"] > 1)]["epoch"].unique()
     late = late_by_seed(rows)
     plain = late["vanilla"].mean()
-    estimates = {method: difference(late, method, "vanilla") for method in late}
-    ends = {m: 100 * (e.difference if e else late[m].mean() - plain) for m, e in estimates.items()}
+    estimates = {method: difference(late, method, "vanilla").difference for method in late}
+    ends = 100 * pd.Series(estimates).fillna(late.mean() - plain)
     curves = _points(rows)
     methods = list(curves)
     for ax, method in zip(axes, methods, strict=False):

@@ -5,13 +5,14 @@ from __future__ import annotations
 from html import escape
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
-from swrlib.overview import RIVALS, STREAMS, late_accuracies
+from swrlib.overview import STREAMS, late_accuracies, rivals
 from swrlib.papers import SWR as paper
 from swrlib.papers import Cell
 from swrlib.statistics import Interval
-from swrlib.verdicts import LEAST_SEEDS, NOT_RUN, TOO_FEW_SEEDS, difference, in_points, second_rule
+from swrlib.verdicts import NOT_RUN, TOO_FEW_SEEDS, difference, in_points, second_rule
 
 #: The chapter on each stream.
 CHAPTERS = {
@@ -64,16 +65,10 @@ def against(late: pd.DataFrame, cell: Cell, rival: str) -> Against | None:
     rival : str
     """
     estimate = difference(late, "swr", rival)
-    if estimate is None:
+    if np.isnan(estimate.error):
         return None
     word = second_rule.number_word(estimate, paper.sizes.get(cell[:2], float("nan")))
     return Against(cell, rival, estimate.interval(), word, int(late[["swr", rival]].count().min()))
-
-
-def rivals(late: pd.DataFrame) -> list[str]:
-    """Return the paper's other methods that have enough seeds in a setting, the best mean first."""
-    others = [m for m in RIVALS if m in late and late[m].count() >= LEAST_SEEDS]
-    return sorted(others, key=lambda method: -late[method].mean())
 
 
 def scorecard(records: pd.DataFrame) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from swrlib.checks import check_whole, nearest
 
@@ -25,8 +25,7 @@ Cell = tuple[str, str, str]
 Lambdas = dict[str, dict[Pair, dict[str, Lambda]]]
 
 
-@dataclass(frozen=True)
-class Accuracy:
+class Accuracy(NamedTuple):
     """A printed accuracy: mean ± std as a fraction, over ``seeds`` runs.
 
     What ± means is unsaid; it is taken as the standard deviation over seeds.

@@ -173,8 +173,8 @@ def estimated(claim: Claim, cells: Sequence[Cell], finals: pd.DataFrame) -> list
     return found
 
 
-def difference(late: pd.DataFrame, a: str, b: str) -> Estimate | None:
-    """Estimate a's accuracy minus b's in one setting; None where one has too few seeds.
+def difference(late: pd.DataFrame, a: str, b: str) -> Estimate:
+    """Estimate a's accuracy minus b's in one setting; NaN where one has too few seeds.
 
     Parameters
     ----------
@@ -185,7 +185,7 @@ def difference(late: pd.DataFrame, a: str, b: str) -> Estimate | None:
     """
     late = late[[method for method in late if method in (a, b, *paper.methods)]]
     if not {a, b} <= set(late) or late[[a, b]].count().min() < LEAST_SEEDS:
-        return None
+        return NO_ESTIMATE
     return statistics.contrast(late, {a: 1.0, b: -1.0})[0]
 
 
@@ -211,11 +211,10 @@ def _estimate(
 
 def printed_contrast(cell: Cell, weights: Mapping[str, float]) -> Estimate:
     """Return the weighted sum of printed means, its error after Welch; NaN where one lacks."""
-    found = [paper.printed_accuracy(name, *cell) for name in weights]
-    parts = [Estimate(a.mean, a.std / np.sqrt(a.seeds), a.seeds - 1) for a in found if a]
-    return (
-        statistics.combined(parts, [*weights.values()]) if len(parts) == len(found) else NO_ESTIMATE
-    )
+    parts = [statistics.of_mean(*a) for m in weights if (a := paper.printed_accuracy(m, *cell))]
+    if len(parts) < len(weights):
+        return NO_ESTIMATE
+    return statistics.combined(parts, [*weights.values()])
 
 
 def pooled(claim: Claim, cases: Sequence[Comparison], finals: pd.DataFrame) -> list[Comparison]:
