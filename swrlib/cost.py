@@ -63,6 +63,20 @@ def load_cost(path: str | os.PathLike[str] | None = None) -> tuple[pd.DataFrame,
     return frame, machine
 
 
+def measured_on(frame: pd.DataFrame, machine: pd.DataFrame) -> pd.DataFrame:
+    """Return what measurements were made on, and how often each was: a column a table.
+
+    Parameters
+    ----------
+    frame, machine : DataFrame
+        What `load_cost` returned.
+    """
+    facts = ["processor", "cores", "vector instructions", "torch", "commit", "dirty", "date"]
+    short = {name: machine[name].str[:10] for name in ("commit", "date")}
+    repetitions = frame.groupby("table")["repeat"].nunique()
+    return machine.assign(**short, repetitions=repetitions)[[*facts, "repetitions"]].T
+
+
 def measure_times() -> pd.Series:
     """Return the median seconds of each measure that was timed, by name; empty where none was.
 

@@ -384,6 +384,23 @@ def explore(draw: Callable[..., str], **controls: Any) -> None:
     display(widgets.VBox([*controls.values(), answer]))
 
 
+def choose(what: str, pieces: Mapping[str, str]) -> None:
+    """Let a reader choose one of several pieces of HTML, in a running notebook and as tabs.
+
+    Parameters
+    ----------
+    what : str
+        What is chosen: the description of the widget.
+    pieces : mapping of str to str
+        The name and the content of each.
+    """
+    import ipywidgets as widgets
+
+    choice = widgets.Dropdown(options=[*pieces], description=what)
+    explore(lambda choice: pieces[choice], choice=choice)
+    panels(pieces)
+
+
 def offer_curves(stream: str) -> None:
     """Mark the place where the website lets a reader choose methods of the records of a stream."""
     tables.show_html(

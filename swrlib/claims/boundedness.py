@@ -26,6 +26,8 @@ GROWTH, FACTOR = "growth:max", "factor:mean"
 BEFORE, LAST = "norm-before-rescaling:max", "norm-before-rescaling:last"
 #: What the functions below read of the measures.
 MEASURES = (GROWTH, FACTOR, BEFORE, LAST)
+#: What `swrlib.train` measures for them.
+MEASURED = ("growth", "norm-before-rescaling", "factor")
 #: float32 rounds a number by this share of itself at most.
 UNIT = 2.0**-24
 

@@ -6,7 +6,6 @@ import copy
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -268,10 +267,6 @@ def similarly_verdicts(table: pd.DataFrame) -> list[Verdict]:
         said = f"{len(stretching(table))} of {len(table)} networks stretch more than it."
         judged.append(Verdict(ours, verdicts.second_rule.REMARK, verdicts.second_rule.REMARK, said))
     return judged
-
-
-#: Shape and classes of the images that the built networks take.
-DIGITS = SimpleNamespace(shape=(1, 28, 28), classes=range(10))
 
 
 # ---------------------------------------------------------------------------------------------

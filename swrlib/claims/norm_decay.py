@@ -19,6 +19,7 @@ from swrlib.network.layers import trace_layers
 from swrlib.papers import SWR as paper
 from swrlib.streams import generator
 from swrlib.swr import SoftWeightRescaling
+from swrlib.theory.norm_decay import adamw_pair
 from swrlib.verdicts import Verdict
 
 # ---------------------------------------------------------------------------------------------
@@ -206,6 +207,26 @@ def train_adamw(lr: float, decay: float, steps: int, *, bias_lr: float) -> list[
     groups = [{"params": [x.weight for x in layers], "lr": lr, "weight_decay": decay}]
     groups += [{"params": [x.bias for x in layers], "lr": bias_lr, "weight_decay": 0.0}]
     return _fit(network, batches, torch.optim.AdamW(groups))
+
+
+def adamw_gaps(lam: float, lr: float, steps: int) -> tuple[float, float]:
+    """Return how far `train_toward_zero` ends from AdamW, by the largest difference of a parameter.
+
+    Parameters
+    ----------
+    lam, lr : float
+    steps : int
+
+    Returns
+    -------
+    (float, float)
+        From AdamW with the pair of `swrlib.theory.norm_decay.adamw_pair`, and with (lr, λ/lr).
+    """
+    swr, gaps = train_toward_zero(lam, lr, steps), []
+    for rate, decay in (adamw_pair(lam, lr), (lr, lam / lr)):
+        adamw = train_adamw(rate, decay, steps, bias_lr=lr)
+        gaps.append(max(float((a - b).abs().max()) for a, b in zip(swr, adamw, strict=True)))
+    return gaps[0], gaps[1]
 
 
 def _small_task(steps: int) -> tuple[nn.Sequential, list[tuple[Tensor, Tensor]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,12 @@ DIVERGED = 100.0
 GROWN = math.log(1.25)
 #: The streams in which data change.
 CHANGING = ("warm-start", "full-access", "limited-access")
+#: Shape and classes of the images of each data set on which the MLP was trained at length: what
+#: `swrlib.build_model` needs of one.
+IMAGES: dict[str, Any] = {
+    "mnist": SimpleNamespace(shape=(1, 28, 28), classes=range(10)),
+    "cifar10": SimpleNamespace(shape=(3, 32, 32), classes=range(10)),
+}
 
 
 def norms_by_layer(

@@ -162,14 +162,14 @@ def norms_and_accuracies(records: pd.DataFrame) -> tuple[Figure, str]:
     -------
     (Figure, str)
         The picture, a panel for each data set and model, the norm in multiples of the initial one;
-        and the rank correlation of the two over all runs of a panel.
+        and what it shows, with the rank correlation of the two over all runs of a panel.
     """
     last = records.sort_values("epoch").groupby("run").tail(1).set_index("run")
     first = records[records["epoch"] == 0].set_index("run")["weight_norms"]
     size = [frame.map(np.linalg.norm) for frame in (last["weight_norms"], first)]
     points = last.assign(ratio=size[0] / size[1], accuracy=100 * late_accuracy(records))
     figure, drawn = setting_panels(points.reset_index(), height=2.9)
-    sentences = []
+    sentences = ["Test accuracy against the norm of all weights, a point a run."]
     for ax, rows in drawn:
         for method, own in of_methods(rows):
             style = look(method, label=name_of(method), alpha=0.8, ls="")

@@ -65,7 +65,7 @@ def late_accuracy(records: pd.DataFrame) -> pd.Series:
 def late_by_seed(records: pd.DataFrame) -> pd.DataFrame:
     """Lay the late accuracies of one setting out by seed (rows) and method (columns)."""
     runs = records.drop_duplicates("run")[["run", "seed", "method"]]
-    late = runs.assign(late=runs["run"].map(late_accuracy(records)))
+    late = runs.assign(late=runs["run"].map(late_accuracy(records)).astype(float))
     return late.pivot_table(index="seed", columns="method", values="late")
 
 
