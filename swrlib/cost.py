@@ -142,11 +142,11 @@ class OnGPU:
         """Say on what the parts were run, with what and when; a dash where nothing was."""
         if not len(self.machine):
             return "–"
-        about = self.machine.assign(date=self.machine["date"].str[:10])
-        about["commit"] = about["commit"].fillna("unknown").str[:10]
+        parts = self.machine.assign(date=self.machine["date"].str[:10])
+        parts["commit"] = parts["commit"].fillna("unknown").str[:10]
         return "; ".join(
             f"{', '.join(rows.index)} on one {device}, {date} (torch {torch}, commit {commit})"
-            for (device, date, torch, commit), rows in about.groupby(
+            for (device, date, torch, commit), rows in parts.groupby(
                 ["device", "date", "torch", "commit"], sort=False
             )
         )
@@ -156,24 +156,20 @@ class OnGPU:
         way = self.stacks["captured"].map({True: "captured", False: "not captured"})
         rows = self.stacks.assign(way=way, model=self.stacks["model"].map(paper.label))
         table = rows.rename(columns={"runs": "runs at once"})
-        return table.pivot_table(
-            index=["model", "way"], columns="runs at once", values="milliseconds", sort=False
-        )
+        return table.pivot_table("milliseconds", ["model", "way"], "runs at once", sort=False)
 
     def by_arithmetic(self) -> pd.DataFrame:
         """Return the milliseconds of a run's step: a row a model, a column an arithmetic."""
         rows = self.precision.assign(model=self.precision["model"].map(paper.label))
-        return rows.pivot_table(
-            index="model", columns="arithmetic", values="milliseconds", sort=False
-        )
+        return rows.pivot_table("milliseconds", "model", "arithmetic", sort=False)
 
 
-def trained_on(frame: pd.DataFrame, about: pd.DataFrame) -> pd.DataFrame:
+def trained_on(frame: pd.DataFrame, provenance: pd.DataFrame) -> pd.DataFrame:
     """Return on what records were trained: a row per device and setting.
 
     Parameters
     ----------
-    frame, about : DataFrame
+    frame, provenance : DataFrame
         What `swrlib.load_records` and `swrlib.records.load_provenance` returned.
 
     Returns
@@ -186,7 +182,7 @@ def trained_on(frame: pd.DataFrame, about: pd.DataFrame) -> pd.DataFrame:
     runs = frame.groupby(["device", "stream", "dataset", "model", "run"], as_index=False).agg(
         seed=("seed", "first"), seconds=("seconds", "sum")
     )
-    runs["day"] = runs["run"].map(about.set_index("run")["date"].str[:10])
+    runs["day"] = runs["run"].map(provenance.set_index("run")["date"].str[:10])
     where = ["device", "stream", "dataset", "model"]
     table = runs.groupby(where, as_index=False).agg(
         **{
@@ -225,10 +221,10 @@ def load_gpu(path: str | os.PathLike[str] | None = None) -> OnGPU:
     file = Path(path or _results_file("gpu.json"))
     if path is None and not file.is_file():
         return _on_gpu({})
-    found = _read(file, "python -m benchmarks.gpu", _on_gpu)
+    measured = _read(file, "python -m benchmarks.gpu", _on_gpu)
     if path is None:
-        found.machine.attrs["file"] = f"{BENCHMARKS}/{file.name}"
-    return found
+        measured.machine.attrs["file"] = f"{BENCHMARKS}/{file.name}"
+    return measured
 
 
 def _on_gpu(content: Mapping[str, Any]) -> OnGPU:
@@ -245,9 +241,9 @@ def _on_gpu(content: Mapping[str, Any]) -> OnGPU:
         for name, entry in parts.get(part, {}).items():
             if not isinstance(entry, Mapping):
                 entry = {"value": entry}
-            if found := pattern.fullmatch(name):
+            if parsed := pattern.fullmatch(name):
                 numbers = {to: float(entry[of]) for of, to in values.items()}
-                rows.append(found.groupdict() | numbers)
+                rows.append(parsed.groupdict() | numbers)
         return pd.DataFrame(rows, columns=columns)
 
     ms = {"ms per step per run": "milliseconds"}

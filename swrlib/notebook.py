@@ -68,8 +68,8 @@ class Chapter:
         self.epochs: int | None = parameters.get("epochs")
         self.seeds = list(range(parameters.get("seeds", 1)))
         self.root = project_root()
-        given = parameters.get("results")
-        self.results = Path(given) if given else self.root / "build" / "records"
+        folder = parameters.get("results")
+        self.results = Path(folder) if folder else self.root / "build" / "records"
         self.read: set[str] = set()
 
     def methods(self, names: Iterable[str], stream: str) -> list[Method]:
@@ -111,11 +111,11 @@ class Chapter:
         if streams:
             filters["stream"] = list(streams)
         try:
-            found = records.load_records(**filters)
+            committed = records.load_records(**filters)
         except FileNotFoundError:
             return pd.DataFrame(columns=list(records.COLUMNS))
-        self.read |= set(found["run"])
-        return found
+        self.read |= set(committed["run"])
+        return committed
 
 
 def measured(
@@ -138,10 +138,10 @@ def measured(
         ``run, epoch, step, measure, layer, value, dataset, model, stream, method, lam, seed,
         scale``.
     """
-    about = ["run", "dataset", "model", "stream", "method", "lam", "seed", "scale"]
-    runs = frame.drop_duplicates("run")[about]
+    identity = ["run", "dataset", "model", "stream", "method", "lam", "seed", "scale"]
+    runs = frame.drop_duplicates("run")[identity]
     if not len(runs):
-        return pd.DataFrame(columns=[*records.MEASURE_COLUMNS, *about[1:]])
+        return pd.DataFrame(columns=[*records.MEASURE_COLUMNS, *identity[1:]])
     table = records.load_measures(results, measure=list(names), run=list(runs["run"]))
     return table.merge(runs, on="run")
 
@@ -221,13 +221,13 @@ def _check(name: str, value: Any) -> None:
 
 
 def _stamp(chapter: Chapter) -> None:
-    about = provenance()
-    given = ", ".join(f"{k} = {v}" for k, v in chapter.parameters.items() if v is not None)
-    commit = (about["commit"] or "unknown")[:10] + (" with changes" if about["dirty"] else "")
+    facts = provenance()
+    named = ", ".join(f"{k} = {v}" for k, v in chapter.parameters.items() if v is not None)
+    commit = (facts["commit"] or "unknown")[:10] + (" with changes" if facts["dirty"] else "")
     tables.show_html(
-        f'<p class="provenance">This page ran{html.escape(given and f" with {given}")}; '
-        f"commit {commit}, Python {about['python']}, torch {about['torch']}, "
-        f"{html.escape(str(about['processor']))}, {about['date'][:10]}.</p>"
+        f'<p class="provenance">This page ran{html.escape(named and f" with {named}")}; '
+        f"commit {commit}, Python {facts['python']}, torch {facts['torch']}, "
+        f"{html.escape(str(facts['processor']))}, {facts['date'][:10]}.</p>"
     )
 
 
@@ -329,11 +329,11 @@ def judge(chapter: Chapter, *claims: str, quick: pd.DataFrame | None = None) -> 
     """
     chosen = [paper.find_claim(claim) for claim in claims]
     at_paper_scale = chapter.paper_records(*{cell[2] for claim in chosen for cell in claim.cells})
-    found = [verdicts.judge_claim(claim, at_paper_scale) for claim in chosen]
-    tables.banner(found)
+    judged = [verdicts.judge_claim(claim, at_paper_scale) for claim in chosen]
+    tables.banner(judged)
     if quick is not None and len(quick):
         tables.own_comparisons(chosen, quick)
-    return found
+    return judged
 
 
 def panels(items: Mapping[str, str]) -> None:

@@ -92,7 +92,7 @@ def beside_bounds(
     """
     rows = _with_largest_growth(norms, measures, "swr", BEFORE)
     parts = {(p, x.name): x for p, network in networks.items() for x in weighted_layers(network)}
-    found = []
+    limits = []
     for row in rows.to_dict("records"):
         place = (row["dataset"], row["model"])
         layer = parts[place, row["layer"]]
@@ -103,10 +103,10 @@ def beside_bounds(
         sharp = bound(n, lam, row["B"], when="before")
         printed = norm_bound(n, lam, row["B"], kind="printed")
         rounded = [bound(n, lam, row["B"], when=w, rounding=rounding) for w in ("before", "after")]
-        found.append([sharp, printed, adam, *rounded, lam])
+        limits.append([sharp, printed, adam, *rounded, lam])
     columns = ["sharp", "printed", "Adam", "sharp, rounded", "after", "pull"]
     rows = rows.drop(columns="norm").rename(columns={BEFORE: "norm"})
-    return pd.concat([rows, pd.DataFrame(found, columns=columns)], axis=1)
+    return pd.concat([rows, pd.DataFrame(limits, columns=columns)], axis=1)
 
 
 def _with_largest_growth(

@@ -46,7 +46,7 @@ def replaced_units(
         By network (``seed``), accuracies: ``before``, and after `REPLACED` of each hidden layer's
         units, ``highest`` or ``lowest``, were replaced.
     """
-    found = []
+    accuracies = []
     for trained in networks:
         accuracy = {"before": _accuracy(trained, images, labels)}
         for which in ("highest", "lowest"):
@@ -61,8 +61,8 @@ def replaced_units(
                     hidden = True
                 values = module(values)
             accuracy[which] = _accuracy(network, images, labels)
-        found.append(accuracy)
-    return pd.DataFrame(found).rename_axis("seed")
+        accuracies.append(accuracy)
+    return pd.DataFrame(accuracies).rename_axis("seed")
 
 
 def _accuracy(network: nn.Sequential, images: Tensor, labels: Tensor) -> float:

@@ -71,11 +71,9 @@ def after_iterations(
     for shape in shapes:
         for seed in seeds:
             matrix = random_matrix(shape, seed)
-            found = {n: newton_schulz(matrix, n) for n in iterations} | {0: polar_factor(matrix)}
-            rows += [
-                ("×".join(map(str, shape)), n, seed, float(deviation_from_isometry(x)))
-                for n, x in found.items()
-            ]
+            made = {n: newton_schulz(matrix, n) for n in iterations} | {0: polar_factor(matrix)}
+            name = "×".join(map(str, shape))
+            rows += [(name, n, seed, float(deviation_from_isometry(x))) for n, x in made.items()]
     return pd.DataFrame(rows, columns=["shape", "iterations", "seed", "deviation"])
 
 
@@ -111,10 +109,8 @@ def times(
     rows = {}
     for shape in shapes:
         matrix = random_matrix(shape).float()
-        ways = {
-            "Newton-Schulz, ms": partial(newton_schulz, matrix, iterations),
-            "SVD, ms": partial(polar_factor, matrix),
-        }
+        ways = {"Newton-Schulz, ms": partial(newton_schulz, matrix, iterations)}
+        ways["SVD, ms"] = partial(polar_factor, matrix)
         rows["×".join(map(str, shape))] = {
             name: 1000 * min(timeit.repeat(way, number=1, repeat=repeats + 1))
             for name, way in ways.items()
@@ -129,8 +125,8 @@ def times(
 def weights_of(network: nn.Module) -> dict[str, Tensor]:
     """Return the weights that FIRE replaces, by layer: of linear and convolution layers."""
     layers = {layer.name: layer.module for layer in trace_layers(network)}
-    found: dict[str, Any] = {n: getattr(module, "weight", None) for n, module in layers.items()}
-    return {name: w.detach() for name, w in found.items() if w is not None and w.dim() > 1}
+    weights: dict[str, Any] = {n: getattr(module, "weight", None) for n, module in layers.items()}
+    return {name: w.detach() for name, w in weights.items() if w is not None and w.dim() > 1}
 
 
 def singular_values(network: nn.Module, layer: str) -> np.ndarray:
@@ -158,10 +154,10 @@ def norms(initial: nn.Module) -> pd.DataFrame:
     return table.assign(**{"FIRE / initial": table["FIRE"] / table["initial"]})
 
 
-def sharpness(network: nn.Module, data: Dataset, images: int = 300, order: int = 12) -> float:
-    """Return the largest eigenvalue of the loss's Hessian on the first training images."""
-    shown, labels = data.normalize(data.train_images[:images]), data.train_labels[:images]
-    return float(hessian_spectrum(network, shown, labels, order=order).nodes.max())
+def sharpness(network: nn.Module, data: Dataset) -> float:
+    """Return the largest eigenvalue of the loss's Hessian on the first 300 training images."""
+    images, labels = data.normalize(data.train_images[:300]), data.train_labels[:300]
+    return float(hessian_spectrum(network, images, labels, order=12).nodes.max())
 
 
 #: What is compared at a change of data. What SWR did, it did before.
@@ -174,11 +170,6 @@ CHANGES: Mapping[str, Method] = {
     "fire, exact": FIRE(iterations=None),
     "fire, present norm": FIRE(norm="present"),
 }
-
-
-def copied(network: nn.Module) -> nn.Module:
-    """Return a copy of a network, with weights of its own."""
-    return copy.deepcopy(network)
 
 
 def changed(
@@ -233,9 +224,9 @@ def changes(
     rows = []
     for seed, (initial, plain, soft) in enumerate(networks):
         after = {name: changed(m, initial, plain, fresh) for name, m in CHANGES.items()}
-        found = {name: at_a_change(plain, network, initial) for name, network in after.items()}
-        found["swr"] = at_a_change(soft, soft, initial)
-        rows += [{"method": name, "seed": seed} | dict(row) for name, row in found.items()]
+        sums = {name: at_a_change(plain, network, initial) for name, network in after.items()}
+        sums["swr"] = at_a_change(soft, soft, initial)
+        rows += [{"method": name, "seed": seed} | dict(row) for name, row in sums.items()]
     return pd.DataFrame(rows)
 
 
@@ -268,9 +259,9 @@ def nearest(seeds: Iterable[int] = range(3), rivals: int = 100) -> Verdict:
     return judge_theorem(claim, bool(least > -1e-9), detail, cases=cases)
 
 
-def finds_the_factor(found: pd.DataFrame, iterations: int = 10) -> Verdict:
+def finds_the_factor(deviations: pd.DataFrame, iterations: int = 10) -> Verdict:
     """Judge whether so many iterations reach isometry, on what `after_iterations` returned."""
-    rows = found[found["iterations"] == iterations]
+    rows = deviations[deviations["iterations"] == iterations]
     worst = rows.groupby("shape", sort=False)["deviation"].max()
     said = ", ".join(f"{shape} {value:.2g}" for shape, value in worst.items())
     detail = f"DfI/n after {iterations} iterations, the largest of each shape: {said}."
@@ -313,14 +304,14 @@ def by_cell(records: pd.DataFrame, cell: Cell, claim: Claim | None = None) -> pd
 
 def comparisons(records: pd.DataFrame, claim: Claim, cells: Iterable[Cell]) -> list[Case]:
     """Compare a claim's method with its rivals in some settings."""
-    method, found = claim.methods[0], []
+    method, cases = claim.methods[0], []
     for cell in cells:
         values, margin = by_cell(records, cell), SWR.size_that_matters(None, cell)
         where = f"{' '.join(map(SWR.label, cell[:2]))}, {SWR.label(method)} minus "
         for rival in claim.rivals:
             weights = {method: 1.0, rival: -1.0}
-            found.append(Case(where + SWR.label(rival), values, weights, margin))
-    return found
+            cases.append(Case(where + SWR.label(rival), values, weights, margin))
+    return cases
 
 
 def drops(records: pd.DataFrame, claim: Claim) -> list[Case]:
@@ -344,13 +335,13 @@ def accuracy_verdicts(records: pd.DataFrame) -> list[Verdict]:
     cells |= {"fire-scratch": WARM_START, "fire-continual": (FULL_ACCESS,)}
     claims = {id: PAPER.find_claim(id) for id in (*cells, "fire-no-drop")}
     scope = Scope(1, 1, PAPER.details["seeds"], "on SWR's set-up and networks")
-    found = []
+    verdicts = []
     for id, claim in claims.items():
         cases = comparisons(records, claim, cells[id]) if id in cells else drops(records, claim)
         kind, lacking = "above" if id in cells else "not below", PAPER.details["needs"][id]
-        judged = judge(claim, cases, scope, kind=kind, lacking=lacking, bound_seeds=LEAST_SEEDS)
-        found.append(judged)
-    return found
+        how: dict[str, Any] = {"kind": kind, "lacking": lacking, "bound_seeds": LEAST_SEEDS}
+        verdicts.append(judge(claim, cases, scope, **how))
+    return verdicts
 
 
 def not_run(judged: Iterable[Verdict]) -> list[Verdict]:
@@ -395,9 +386,9 @@ def ends(records: pd.DataFrame) -> pd.DataFrame:
     drops = outcomes.changes_of_data(named).groupby("run")["late_drop"].mean()
     late = 100 * runs["run"].map(outcomes.late_accuracy(named))
     runs = runs.assign(late=late, change=-100 * runs["run"].map(drops))
-    table = runs.groupby(["dataset", "model", "method"])
-    found = table["late"].agg(mean="mean", sd="std", seeds="count")
-    means = found["mean"].unstack("method")
-    scratch = means.reindex(columns=[SCRATCH])[SCRATCH].reindex(found.index.droplevel("method"))
-    beside = found["mean"] - scratch.to_numpy()
-    return found.assign(**{"minus scratch": beside, "at the change": table["change"].mean()})
+    groups = runs.groupby(["dataset", "model", "method"])
+    table = groups["late"].agg(mean="mean", sd="std", seeds="count")
+    means = table["mean"].unstack("method")
+    scratch = means.reindex(columns=[SCRATCH])[SCRATCH].reindex(table.index.droplevel("method"))
+    beside = table["mean"] - scratch.to_numpy()
+    return table.assign(**{"minus scratch": beside, "at the change": groups["change"].mean()})

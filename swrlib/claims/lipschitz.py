@@ -137,12 +137,12 @@ def ceilings(
     return pd.DataFrame(rows)
 
 
-def bound_verdict(found: pd.DataFrame, held: pd.DataFrame) -> Verdict:
+def bound_verdict(measured: pd.DataFrame, held: pd.DataFrame) -> Verdict:
     """Judge Corollary 2.1: the three numbers in order, and below the product of the norms' bounds.
 
     Parameters
     ----------
-    found : DataFrame
+    measured : DataFrame
         What `constants` returned.
     held : DataFrame
         What `ceilings` returned; products that are not known or not finite are passed over.
@@ -154,14 +154,14 @@ def bound_verdict(found: pd.DataFrame, held: pd.DataFrame) -> Verdict:
     """
     promised = held[["Theorem 2", "any Adam"]].replace(math.inf, np.nan)
     reached = promised.rdiv(held["Frobenius product"], axis=0).stack().dropna()
-    below, ordered = reached <= SLACK, in_order(found)
+    below, ordered = reached <= SLACK, in_order(measured)
     detail = (
-        f"In order in {len(found)} records of {found['run'].nunique()} runs: "
+        f"In order in {len(measured)} records of {measured['run'].nunique()} runs: "
         f"{'yes' if ordered else 'no'}. Below the product of the norms' bounds, wherever that is "
         f"known and finite, in {int(below.sum())} of {len(reached)} comparisons of "
         f"{len(held)} runs with SWR."
     )
-    cases = min(len(found), len(reached))
+    cases = min(len(measured), len(reached))
     holds = ordered and bool(below.all())
     return verdicts.judge_theorem(paper.find_claim("lipschitz-bound"), holds, detail, cases=cases)
 
@@ -277,12 +277,12 @@ def _geometric(frame: pd.DataFrame, columns: list[str]) -> pd.Series:
     return np.exp(np.log(frame[columns].astype(float)).mean())
 
 
-def looseness(found: pd.DataFrame, held: pd.DataFrame) -> pd.DataFrame:
+def looseness(measured: pd.DataFrame, held: pd.DataFrame) -> pd.DataFrame:
     """Return geometric means over seeds at the last epoch, from what was found to what is promised.
 
     Parameters
     ----------
-    found, held : DataFrame
+    measured, held : DataFrame
         See `bound_verdict`.
 
     Returns
@@ -292,7 +292,7 @@ def looseness(found: pd.DataFrame, held: pd.DataFrame) -> pd.DataFrame:
         and, with SWR, ``Theorem 2`` and ``any Adam``.
     """
     rows = {}
-    for place, part in found.groupby(_SETTING, sort=False):
+    for place, part in measured.groupby(_SETTING, sort=False):
         for method in COMPARED:
             chosen = part[part["method"] == method]
             if not len(chosen):
@@ -308,12 +308,12 @@ def looseness(found: pd.DataFrame, held: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).T.reindex(columns=columns)
 
 
-def paired_ratios(found: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+def paired_ratios(measured: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Return SWR over vanilla with the same seed at the last epoch, and what that says.
 
     Parameters
     ----------
-    found : DataFrame
+    measured : DataFrame
         What `constants` returned.
 
     Returns
@@ -325,7 +325,7 @@ def paired_ratios(found: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """
     rows: dict[str, dict[str, Any]] = {}
     words: list[str] = []
-    for (scale, dataset, model), part in found.groupby(_SETTING, sort=False):
+    for (scale, dataset, model), part in measured.groupby(_SETTING, sort=False):
         last = part[part["epoch"] == part["epoch"].max()]
         where, row = place_name(dataset, model, scale), dict[str, Any]()
         for kind, name in KINDS.items():
@@ -368,9 +368,8 @@ def _of_lower_bounds(low: float, high: float) -> str:
 def _of_constants(last: pd.DataFrame) -> str:
     ends = last.pivot_table(index="seed", columns="method", values=["lower", "spectral"])
     proven = bool((ends["spectral", "swr"] < ends["lower", "vanilla"]).all())
-    return (
-        f"the true constants are {'in the same order' if proven else 'not ordered by these bounds'}"
-    )
+    outcome = "in the same order" if proven else "not ordered by these bounds"
+    return f"the true constants are {outcome}"
 
 
 def noise_accuracy(measures: pd.DataFrame) -> pd.DataFrame:
@@ -391,24 +390,23 @@ def noise_accuracy(measures: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(noise=rows["layer"].astype(float))
 
 
-def paired_noise(measures: pd.DataFrame, *, left_out: float = 0.25) -> pd.DataFrame:
+def paired_noise(measures: pd.DataFrame) -> pd.DataFrame:
     """Return the accuracy of SWR minus vanilla with the same seed, by noise: points, as text.
 
     Parameters
     ----------
     measures : DataFrame
         See `noise_accuracy`.
-    left_out : float
-        A deviation without a column, so that the table fits a telephone.
 
     Returns
     -------
     DataFrame
-        A row a setting, a column a deviation; with a 95% t interval from two seeds on.
+        A row a setting, a column a deviation but for 0.25, so that the table fits a telephone; with
+        a 95% t interval from two seeds on.
     """
     lines: dict[str, dict[str, str]] = {}
     rows = noise_accuracy(measures)
-    rows = rows[rows["noise"] != left_out]
+    rows = rows[rows["noise"] != 0.25]
     for (scale, dataset, model), part in rows.groupby(_SETTING, sort=False):
         lines[place_name(dataset, model, scale)] = {
             f"noise {noise:g}": _said(

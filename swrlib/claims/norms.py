@@ -67,9 +67,9 @@ def norms_by_layer(
         parts.append(long.explode(["layer", "norm"]))
     norms = pd.concat([part for part in parts if len(part)] or parts)
     start = norms[norms["epoch"] == 0].rename(columns={"norm": "start"})
-    about = ["run", "dataset", "model", "scale", "method", "lam"]
-    about += ["lam_features", "lam_classifier", "seed"]
-    runs = frame.drop_duplicates("run")[about]
+    identity = ["run", "dataset", "model", "scale", "method", "lam"]
+    identity += ["lam_features", "lam_classifier", "seed"]
+    runs = frame.drop_duplicates("run")[identity]
     if measures is not None:
         every = measures[measures["measure"] == "norm-before-rescaling:last"]
         lacking = runs[~runs["run"].isin(every["run"])]["dataset"]
@@ -130,7 +130,7 @@ def prevention_verdicts(norms: pd.DataFrame) -> list[Verdict]:
     """
     claim = paper.find_claim("growth-prevented")
     assert isinstance(claim.margin, float)
-    found = []
+    judged = []
     for _, rows in norms.groupby(["dataset", "model", "scale"]):
         if rows["epoch"].max() < 1 or not {"vanilla", "swr"} <= set(rows["method"]):
             continue
@@ -144,8 +144,8 @@ def prevention_verdicts(norms: pd.DataFrame) -> list[Verdict]:
                 what += f"({math.exp(b.mean()):.1f} times)"
                 cases.append(of_two(what, a, b, claim.margin))
         if cases:
-            found.append(verdicts.judge_cases(claim, cases, scale=rows["scale"].iloc[0]))
-    return found
+            judged.append(verdicts.judge_cases(claim, cases, scale=rows["scale"].iloc[0]))
+    return judged
 
 
 def divergence_verdicts(frame: pd.DataFrame) -> list[Verdict]:
@@ -169,16 +169,16 @@ def divergence_verdicts(frame: pd.DataFrame) -> list[Verdict]:
     """
     claim, remark = map(paper.find_claim, ("normalization-diverges", "normalization-single"))
     changing = frame["stream"].isin(CHANGING)
-    found = [
+    judged = [
         _divergence(claim, rows)
         for _, rows in frame[changing].groupby(["stream", "dataset", "model", "scale"])
         if LEFT_ALONE in set(rows["method"])
     ]
-    found = found or [Verdict(claim, verdicts.NOT_RUN, verdicts.NOT_RUN)]
+    judged = judged or [Verdict(claim, verdicts.NOT_RUN, verdicts.NOT_RUN)]
     for _, rows in frame[~changing].groupby(["dataset", "model", "scale"]):
         if {LEFT_ALONE, "swr"} <= set(rows["method"]):
-            found.append(_single_task(remark, rows))
-    return found
+            judged.append(_single_task(remark, rows))
+    return judged
 
 
 def _divergence(claim: Claim, rows: pd.DataFrame) -> Verdict:
@@ -195,10 +195,8 @@ def _divergence(claim: Claim, rows: pd.DataFrame) -> Verdict:
 def _single_task(claim: Claim, rows: pd.DataFrame) -> Verdict:
     """Say where norms and accuracy end, with normalization rescaled or not."""
     norms = norms_by_layer(rows)
-    ends = norms[norms["epoch"] == norms["epoch"].max()].assign(
-        grown=lambda table: table["norm"] / table["start"]
-    )
-    means = ends.pivot_table("grown", "layer", "method")
+    ends = norms[norms["epoch"] == norms["epoch"].max()]
+    means = ends.assign(grown=ends["norm"] / ends["start"]).pivot_table("grown", "layer", "method")
     late = rows.drop_duplicates("run").set_index("run")["method"]
     accuracy = 100 * verdicts.late_accuracy(rows).groupby(late).mean()
     detail = f"{setting(rows)}, n = {rows['seed'].nunique()}: "
@@ -213,6 +211,6 @@ def _single_task(claim: Claim, rows: pd.DataFrame) -> Verdict:
 def _most_growth(rows: pd.DataFrame) -> pd.Series:
     """Return by seed the `late_growth` of the layer where it is largest."""
     diverged = rows["seed"].isin(rows[rows["diverged"]]["seed"])
-    found = pd.Series(math.log(DIVERGED), rows[diverged]["seed"].unique())
+    counted = pd.Series(math.log(DIVERGED), rows[diverged]["seed"].unique())
     norms = norms_by_layer(rows[~diverged])
-    return pd.concat([late_growth(norms).groupby("seed").max(), found]) if len(norms) else found
+    return pd.concat([late_growth(norms).groupby("seed").max(), counted]) if len(norms) else counted

@@ -50,8 +50,8 @@ def own_gaps(changed: pd.DataFrame, single: pd.DataFrame) -> pd.DataFrame:
             a, b = start[method], end[method]
             sides = [gaps["vanilla"], gap] if "vanilla" in gaps and method != "vanilla" else []
             rest = combined(sides, (1, -1), welch=True).interval() if sides else NO_INTERVAL
-            about = [dataset, model, method, min(a.count(), b.count()), a.mean(), b.mean()]
-            rows.append([*about, *gap.interval(), _word(gap, size), *rest])
+            ends = [dataset, model, method, min(a.count(), b.count()), a.mean(), b.mean()]
+            rows.append([*ends, *gap.interval(), _word(gap, size), *rest])
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

@@ -123,15 +123,15 @@ def _scaling_verdict(
         cases.append(of_two(what, points[higher], points[lower], margin, paired=True))
     scale = rows["scale"].iloc[0] if len(rows) else "paper"
     kind = "same" if id == "scaling-keeps-accuracy" else "above"
-    found = verdicts.judge_cases(claim, cases, scale=scale, kind=kind)
-    if scale != "paper" or found.verdict == verdicts.NOT_RUN:
-        return found
+    judged = verdicts.judge_cases(claim, cases, scale=scale, kind=kind)
+    if scale != "paper" or judged.verdict == verdicts.NOT_RUN:
+        return judged
     cell = rows.iloc[0][["dataset", "model"]]
     if (*cell, "scaled") not in claim.cells:
-        return replace(found, verdict=verdicts.OUTSIDE, label=verdicts.OUTSIDE)
+        return replace(judged, verdict=verdicts.OUTSIDE, label=verdicts.OUTSIDE)
     run = rows.drop_duplicates(["reading", "biases", "ratio"])["reading"].value_counts().min()
     part = f" ({run} of {printed_cases} comparisons)" if run < printed_cases else ""
-    return replace(found, label=found.label + part)
+    return replace(judged, label=judged.label + part)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -184,9 +184,9 @@ def theorem_gaps(networks: Mapping[str, nn.Module], inputs: Tensor) -> pd.DataFr
         one bias factor dropped``.
     """
     rows = []
-    for name, given in networks.items():
+    for name, single in networks.items():
         for dtype in (torch.float64, torch.float32):
-            network, own = copy.deepcopy(given).to(dtype), inputs.to(dtype)
+            network, own = copy.deepcopy(single).to(dtype), inputs.to(dtype)
             factors = random_factors(network)
             wrong, constant = without_one_bias_factor(network, factors)
             row = {"network": name, "numbers": str(dtype).removeprefix("torch."), "C": constant}

@@ -143,9 +143,8 @@ def course(records: pd.DataFrame, *, references: bool = True) -> tuple[Figure, s
         low = min(rows[rows["epoch"] >= 1]["test_accuracy"].quantile(0.08), ends.min())
         high = rows["test_accuracy"].max()
         ax.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
-        sentences.append(
-            who_ends_where(rows, "{} ends highest with {:.1%} and {} lowest with {:.1%}")
-        )
+        form = "{} ends highest with {:.1%} and {} lowest with {:.1%}"
+        sentences.append(who_ends_where(rows, form))
     legend_below(figure)
     return figure, " ".join(sentences)
 
@@ -299,9 +298,8 @@ def finals_beside_paper(records: pd.DataFrame, number: int) -> tuple[Figure, str
     for ax, rows in panels:
         finals(rows, ax=ax)
         dataset, model, scale = rows.iloc[0][["dataset", "model", "scale"]]
-        printed = (
-            paper.tables[number].accuracy.get((dataset, model), {}) if scale == "paper" else {}
-        )
+        printed = paper.tables[number].accuracy.get((dataset, model), {})
+        printed = printed if scale == "paper" else {}
         for row, method in enumerate(in_order(rows)):
             if method in printed:
                 mean, std = printed[method].mean, printed[method].std

@@ -49,9 +49,8 @@ def against_vanilla(records: pd.DataFrame) -> tuple[Figure, str]:
     for ax in axes.flat:
         ax.set_axis_off()
     own = np.split(axes, np.cumsum(lines, dtype=int)[:-1])
-    pairs = zip(
-        own, settings, strict=False
-    )  # without a setting there is an empty line all the same
+    # Without a setting there is an empty line all the same.
+    pairs = zip(own, settings, strict=False)
     sentences = [_setting(panels.ravel(), part) for panels, part in pairs]
     alone = [setting(part) for part in parts if "vanilla" not in set(part["method"])]
     sentences += [f"{name}: vanilla was not trained here." for name in alone]
@@ -99,11 +98,11 @@ def _points(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     rows = thinned(smoothed(rows.sort_values("epoch"), "test_accuracy", window), most=100)
     wide = rows.pivot(index="epoch", columns=["method", "seed"], values="test_accuracy")
     wide = 100 * wide.astype(float).sort_index(axis=1)
-    found = {}
+    points = {}
     for method in in_order(rows):
         gaps = wide[method] if method == "vanilla" else wide[method] - wide["vanilla"]
-        found[method] = gaps.dropna(axis=1, how="all").dropna()
-    return found
+        points[method] = gaps.dropna(axis=1, how="all").dropna()
+    return points
 
 
 def _limits(

@@ -61,18 +61,18 @@ def singular_values(values: Mapping[str, np.ndarray]) -> tuple[Figure, str]:
     return figure, f"Largest to smallest: {', '.join(said)}."
 
 
-def by_iterations(found: pd.DataFrame, levels: Mapping[str, float]) -> tuple[Figure, str]:
+def by_iterations(deviations: pd.DataFrame, levels: Mapping[str, float]) -> tuple[Figure, str]:
     """Draw the deviation from isometry against the number of iterations, a line a shape.
 
     Parameters
     ----------
-    found : DataFrame
+    deviations : DataFrame
         ``shape, iterations, seed, deviation``; more than 0 iterations are drawn.
     levels : mapping of str to float
         Level lines, by method.
     """
     figure, ax = plt.subplots(figsize=(6.0, 3.4))
-    iterated = found[found["iterations"] > 0]
+    iterated = deviations[deviations["iterations"] > 0]
     means = iterated.groupby(["shape", "iterations"], sort=False)["deviation"].mean()
     color = STYLE["fire"][0]
     for shape, style in zip(means.index.unique("shape"), ("-", "--", ":", "-."), strict=False):

@@ -105,9 +105,8 @@ def _boxes(figure: Figure, panels: list[Axes]) -> list[Bbox]:
     left, below = (max(getattr(i, k) - getattr(o, k) for i, o in pairs) for k in ("x0", "y0"))
     right, above = (max(getattr(o, k) - getattr(i, k) for i, o in pairs) for k in ("x1", "y1"))
     boxes = [legend.get_window_extent() for legend in figure.legends]
-    boxes += [
-        Bbox.from_extents(i.x0 - left, i.y0 - below, i.x1 + right, i.y1 + above) for i in inner
-    ]
+    sides = [(i.x0 - left, i.y0 - below, i.x1 + right, i.y1 + above) for i in inner]
+    boxes += [Bbox.from_extents(*ends) for ends in sides]
     return [box.transformed(figure.dpi_scale_trans.inverted()).padded(_PAD) for box in boxes]
 
 

@@ -124,9 +124,8 @@ def against_accuracy(spectra: pd.DataFrame) -> tuple[Figure, str]:
     axes[2].set(xscale="log", xlabel="ε", ylabel="R², below 0 where falling", ylim=(-1, 1))
     axes[2].legend(drawn, [*FORMS.values(), "printed"], fontsize=8)
     legend_below(figure)
-    return figure, (
-        f"R² of accuracy by the ε-rank at ε = {EPSILON:g}: {', '.join(said)}; printed {printed:g}."
-    )
+    text = f"R² of accuracy by the ε-rank at ε = {EPSILON:g}: {', '.join(said)}"
+    return figure, f"{text}; printed {printed:g}."
 
 
 def _scatter(ax: Axes, points: pd.DataFrame, form: str) -> None:

@@ -194,15 +194,14 @@ def what_came_first(
         ax.set(xlabel="task at which the rank falls", xlim=(0, end), ylim=(0, end))
     axes[0][0].set_ylabel("task at which the error rises")
     legend_below(figure)
-    said = [
-        f"{name}: {_order_of_events(part) if len(part) else 'not run.'}"
-        for name, part in parts.items()
-    ]
+    said = (f"{name}: {_order_of_events(part)}" for name, part in parts.items())
     return figure, " ".join(said)
 
 
 def _order_of_events(events: pd.DataFrame) -> str:
     """Count the runs in which the fall came first, in the same task, later; or neither came."""
+    if not len(events):
+        return "not run."
     neither = events["never"].astype(bool) & events["censored"].astype(bool)
     lead = (events["onset"] - events["fallen"])[~neither].astype(float)
     return (

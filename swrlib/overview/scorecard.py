@@ -97,21 +97,19 @@ def scorecard(records: pd.DataFrame) -> str:
 def _cell(late: pd.DataFrame | None, cell: Cell) -> tuple[str, str]:
     """Return a cell's class and its HTML: who is best, the difference, how much is behind it."""
     others = [] if late is None else rivals(late)
-    found = against(late, cell, others[0]) if late is not None and others else None
-    if found is None:
+    beside = against(late, cell, others[0]) if late is not None and others else None
+    if beside is None:
         tried = late is not None and "swr" in late
         return "none", TOO_FEW_SEEDS if tried else NOT_RUN
-    rival = escape(paper.label(found.rival))
+    rival = escape(paper.label(beside.rival))
     state, who = {
         "above": ("best", "SWR is best"),
         "below": ("behind", f"{rival} is best"),
         second_rule.EQUAL: ("level", f"SWR and {rival} level"),
         second_rule.TOO_NOISY: ("open", f"open: SWR or {rival}"),
-    }[found.side]
-    gap = in_points(*found.gap, unit="")
+    }[beside.side]
+    gap = in_points(*beside.gap, unit="")
     number = "one rival" if len(others) == 1 else f"{len(others)} rivals"
-    about = f"{number}, {found.seeds} seeds"
-    return state, (
-        f'<b>{who}</b><span class="gap">SWR − {rival}: {gap}</span>'
-        f'<span class="about">{about}</span>'
-    )
+    behind = f"{number}, {beside.seeds} seeds"
+    text = f'<b>{who}</b><span class="gap">SWR − {rival}: {gap}</span>'
+    return state, f'{text}<span class="about">{behind}</span>'

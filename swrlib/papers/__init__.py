@@ -16,7 +16,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from swrlib.checks import check_whole, nearest
+from swrlib.checks import check_name, check_whole, nearest
 
 Lambda = float | tuple[float, float]
 Pair = tuple[str, str]
@@ -262,10 +262,9 @@ class Paper:
         ValueError
             If there is no such claim.
         """
-        for claim in self.claims:
-            if claim.id == id:
-                return claim
-        raise ValueError(f"unknown claim {id!r}; there are: {', '.join(c.id for c in self.claims)}")
+        claims = {claim.id: claim for claim in self.claims}
+        check_name("claim", id, claims)
+        return claims[id]
 
 
 # ---------------------------------------------------------------------------------------------
@@ -283,7 +282,7 @@ def _read(file: dict[str, Any]) -> dict[str, Any]:
     check_whole("batch_size", file["batch_size"])
     pairs = tuple(_pair(pair) for pair in file.get("pairs", ()))
     return own | {
-        "epochs": {stream: _epochs(stream, given) for stream, given in file["epochs"].items()},
+        "epochs": {stream: _epochs(stream, stages) for stream, stages in file["epochs"].items()},
         "grids": {method: tuple(grid) for method, grid in file.get("grids", {}).items()},
         "pairs": pairs,
         "lambdas": _lambdas(file.get("lambda", {}), file.get("same_lambda", {})),
@@ -313,39 +312,41 @@ def _pair(text: str) -> Pair:
     return words[0], words[1]
 
 
-def _epochs(stream: str, given: Any) -> tuple[int, ...]:
-    if not isinstance(given, list):
+def _epochs(stream: str, stages: Any) -> tuple[int, ...]:
+    if not isinstance(stages, list):
         raise ValueError(f"the epochs of {stream!r} must be a list, one for each stage")
-    for epochs in given:
+    for epochs in stages:
         check_whole(f"epochs of {stream!r}", epochs)
-    return tuple(given)
+    return tuple(stages)
 
 
-def _lambda(given: Any) -> Lambda:
-    numbers = given if isinstance(given, list) else [given]
+def _lambda(lam: Any) -> Lambda:
+    numbers = lam if isinstance(lam, list) else [lam]
     if not all(isinstance(number, int | float) for number in numbers) or len(numbers) > 2:
-        raise ValueError(f"λ is {given!r}: it must be a number, or two for features and classifier")
+        raise ValueError(f"λ is {lam!r}: it must be a number, or two for features and classifier")
     return (numbers[0], numbers[1]) if len(numbers) == 2 else numbers[0]
 
 
 def _lambdas(printed: Mapping[str, Any], same: Mapping[str, Any]) -> Lambdas:
     """Return the chosen λ's, and those of whatever takes the λ of something else."""
     _check_keys("[same_lambda]", same, (), ("datasets", "streams", "methods"))
-    found: Lambdas = {}
-    for stream, columns in printed.items():
-        rows = found.setdefault(stream, {})
-        for pair, chosen in columns.items():
-            rows[_pair(pair)] = {method: _lambda(lam) for method, lam in chosen.items()}
+    lambdas: Lambdas = {
+        stream: {
+            _pair(pair): {method: _lambda(lam) for method, lam in chosen.items()}
+            for pair, chosen in columns.items()
+        }
+        for stream, columns in printed.items()
+    }
     for stream in (*same.get("methods", {}), *same.get("streams", {}).values()):
-        if stream not in found:
+        if stream not in lambdas:
             raise ValueError(f"there is no λ for the stream {stream!r} that others could take")
     for stream, methods in same.get("methods", {}).items():
-        for chosen in found[stream].values():
+        for chosen in lambdas[stream].values():
             chosen |= {other: chosen[own] for other, own in methods.items() if own in chosen}
     for other, own in same.get("datasets", {}).items():
-        for rows in found.values():
+        for rows in lambdas.values():
             rows |= {(other, pair[1]): chosen for pair, chosen in rows.items() if pair[0] == own}
-    return found | {other: found[own] for other, own in same.get("streams", {}).items()}
+    return lambdas | {other: lambdas[own] for other, own in same.get("streams", {}).items()}
 
 
 def _table(
@@ -401,7 +402,7 @@ def known_papers() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
-def find_paper(given: str | os.PathLike[str] | Paper) -> Paper:
+def find_paper(paper: str | os.PathLike[str] | Paper) -> Paper:
     """Return a paper by the name of its file in this folder, or by the path of one elsewhere.
 
     Raises
@@ -409,13 +410,12 @@ def find_paper(given: str | os.PathLike[str] | Paper) -> Paper:
     ValueError
         If there is no such paper, or its file cannot be read.
     """
-    if isinstance(given, Paper):
-        return given
-    if given in (names := known_papers()):
-        return _read_once(FOLDER / f"{given}.toml")
-    if Path(given).suffix == ".toml":
-        return Paper.read(given)
-    raise ValueError(f"unknown paper {os.fspath(given)!r}: {nearest(os.fspath(given), names)}")
+    if isinstance(paper, Paper):
+        return paper
+    if Path(paper).suffix == ".toml":
+        return Paper.read(paper)
+    check_name("paper", os.fspath(paper), known_papers())
+    return _read_once(FOLDER / f"{os.fspath(paper)}.toml")
 
 
 SWR = find_paper("swr")

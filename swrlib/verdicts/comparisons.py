@@ -160,17 +160,17 @@ def estimated(claim: Claim, cells: Sequence[Cell], finals: pd.DataFrame) -> list
         What `swrlib.verdicts.outcomes.judged` returned for this claim.
     """
     rivals = (NOTHING,) if claim.kind == "loses nothing" else claim.rivals
-    found = []
+    cases = []
     for cell in cells:
         late, last = (outcomes.by_seed(finals, cell, outcome) for outcome in ("late", "last"))
         late = late.drop(columns=outcomes.OURS, errors="ignore")
         for method in claim.methods:
-            found += [
+            cases += [
                 _estimate(claim, cell, method, rival, late, last)
                 for rival in rivals
                 if rival == NOTHING or paper.compared(rival, cell)
             ]
-    return found
+    return cases
 
 
 def difference(late: pd.DataFrame, a: str, b: str) -> Estimate:
@@ -234,7 +234,7 @@ def pooled(claim: Claim, cases: Sequence[Comparison], finals: pd.DataFrame) -> l
     list of Comparison
         In margins, with a margin of 1.
     """
-    found = []
+    together = []
     for cell in dict.fromkeys(case.cell for case in cases):
         here = [case for case in cases if case.cell == cell]
         late = outcomes.by_seed(finals, cell, "late").drop(columns=outcomes.OURS, errors="ignore")
@@ -245,16 +245,17 @@ def pooled(claim: Claim, cases: Sequence[Comparison], finals: pd.DataFrame) -> l
         n = min(case.n for case in here)
         case = replace(first, estimate=estimate, way=way, printed=printed, n=n)
         names = " and ".join(paper.label(case.method) for case in here)
-        found.append(case if len(here) == 1 else replace(case, method=names))
-    if claim.quantifier == "generally" and found:
-        scales = [1 / (len(found) * case.margin) for case in found]
+        together.append(case if len(here) == 1 else replace(case, method=names))
+    if claim.quantifier == "generally" and together:
+        scales = [1 / (len(together) * case.margin) for case in together]
         estimate, printed = (
-            statistics.combined([getattr(case, name) for case in found], scales)
+            statistics.combined([getattr(case, name) for case in together], scales)
             for name in ("estimate", "printed")
         )
-        n = min(case.n for case in found)
-        found = [replace(found[0], cell=POOLED, estimate=estimate, printed=printed, n=n, margin=1)]
-    return found
+        n = min(case.n for case in together)
+        pooled = {"cell": POOLED, "estimate": estimate, "printed": printed, "margin": 1}
+        together = [replace(together[0], n=n, **pooled)]
+    return together
 
 
 # ---------------------------------------------------------------------------------------------
@@ -277,7 +278,7 @@ def worded(claim: Claim, cases: Sequence[Comparison], scale: str) -> list[Compar
     ours = _words(claim, run, "estimate") if scale == "paper" else {}
     with_print = [case for case in spoken if not np.isnan(case.printed.difference)]
     printed = _words(claim, with_print, "printed")
-    found = []
+    judged = []
     for case in cases:
         needed = None
         if case.n < LEAST_SEEDS:
@@ -290,12 +291,12 @@ def worded(claim: Claim, cases: Sequence[Comparison], scale: str) -> list[Compar
                 shown = case.printed.interval()
                 first = first_rule.comparison_word(claim, case.cell, case.last, shown)
         if word == second_rule.UNDECIDED:
-            about = (case.estimate, case.margin, kind_of(claim), case.n, case.methods, len(run))
-            needed = second_rule.seeds_to_decide(*about)
+            setting = (case.estimate, case.margin, kind_of(claim), case.n, case.methods, len(run))
+            needed = second_rule.seeds_to_decide(*setting)
         theirs = printed.get(id(case), NOT_PRINTED)
         case = replace(case, verdict=word, first=first, seeds_to_decide=needed)
-        found.append(replace(case, printed_verdict=theirs))
-    return found
+        judged.append(replace(case, printed_verdict=theirs))
+    return judged
 
 
 def _words(claim: Claim, cases: Sequence[Comparison], which: str) -> dict[int, str]:

@@ -87,10 +87,8 @@ def changes_of_data(records: pd.DataFrame) -> pd.DataFrame:
     trained = rows[rows["epoch"] > 0].groupby(["run", "stage"])
     late = trained["test_accuracy"].agg(lambda values: values.tail(LATE).mean()).rename("late")
     before = first.assign(stage=first["stage"] - 1).join(late, on=["run", "stage"])["late"]
-    drops = {"drop": by_run.shift(1)[first.index], "late_drop": before}
-    table = first[kept[:7]].assign(
-        **{name: value - first["test_accuracy"] for name, value in drops.items()}
-    )
+    after, at_once = first["test_accuracy"], by_run.shift(1)[first.index]
+    table = first[kept[:7]].assign(drop=at_once - after, late_drop=before - after)
     last = rows.groupby(["run", "stage"])["train_accuracy"].last()
     return table.join(last, on=["run", "stage"]).reset_index(drop=True)
 
