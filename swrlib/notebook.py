@@ -28,7 +28,6 @@ from swrlib.models import MODELS
 from swrlib.papers import SWR as paper
 from swrlib.provenance import provenance
 from swrlib.swr import SoftWeightRescaling
-from swrlib.verdicts import Verdict
 from swrlib.verdicts.outcomes import OURS
 
 _PLAIN = (str, int, float, bool, list, tuple, dict, type(None))
@@ -315,7 +314,7 @@ def _follow(behind: RunsBehind) -> None:
     shell.events.register("post_run_cell", behind)
 
 
-def judge(chapter: Chapter, *claims: str, quick: pd.DataFrame | None = None) -> list[Verdict]:
+def judge(chapter: Chapter, *claims: str, quick: pd.DataFrame | None = None) -> None:
     """Judge claims on the committed records at paper scale and show the banner.
 
     Parameters
@@ -329,11 +328,9 @@ def judge(chapter: Chapter, *claims: str, quick: pd.DataFrame | None = None) -> 
     """
     chosen = [paper.find_claim(claim) for claim in claims]
     at_paper_scale = chapter.paper_records(*{cell[2] for claim in chosen for cell in claim.cells})
-    judged = [verdicts.judge_claim(claim, at_paper_scale) for claim in chosen]
-    tables.banner(judged)
+    tables.banner(verdicts.judge_claim(claim, at_paper_scale) for claim in chosen)
     if quick is not None and len(quick):
         tables.own_comparisons(chosen, quick)
-    return judged
 
 
 def panels(items: Mapping[str, str]) -> None:
