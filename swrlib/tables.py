@@ -205,7 +205,7 @@ def cells(numbers: pd.DataFrame) -> None:
     def table(rows: pd.DataFrame) -> str:
         lines: list[list[str]] = []
         for (dataset, model), group in rows.groupby(["dataset", "model"], sort=False):
-            lines.append([f"{paper.label(dataset)} {paper.label(model)}", *[""] * 4])
+            lines.append([paper.label(dataset, model), *[""] * 4])
             for row in group.itertuples():
                 ours = f"{_percent(row.ours_mean, row.ours_sd)} ({row.n})" if row.n else "–"
                 printed = _percent(row.paper_mean, row.paper_sd)

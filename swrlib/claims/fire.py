@@ -28,10 +28,7 @@ from swrlib.verdicts import LEAST_SEEDS, NOT_RUN, Case, Verdict, judge_theorem, 
 from swrlib.verdicts.task_rule import Scope, judge
 
 PAPER = find_paper("fire")
-WARM_START: tuple[Cell, ...] = (
-    ("cifar10", "cnn", "warm-start"),
-    ("mnist", "mlp", "warm-start"),
-)
+WARM_START: tuple[Cell, ...] = (("cifar10", "cnn", "warm-start"), ("mnist", "mlp", "warm-start"))
 FULL_ACCESS: Cell = ("mnist", "mlp", "full-access")
 #: DfI/n below which a matrix counts as an isometry: singular values are within 5% or so of 1.
 ISOMETRY = 0.01
@@ -307,7 +304,7 @@ def comparisons(records: pd.DataFrame, claim: Claim, cells: Iterable[Cell]) -> l
     method, cases = claim.methods[0], []
     for cell in cells:
         values, margin = by_cell(records, cell), SWR.size_that_matters(None, cell)
-        where = f"{' '.join(map(SWR.label, cell[:2]))}, {SWR.label(method)} minus "
+        where = f"{SWR.label(*cell[:2])}, {SWR.label(method)} minus "
         for rival in claim.rivals:
             weights = {method: 1.0, rival: -1.0}
             cases.append(Case(where + SWR.label(rival), values, weights, margin))
@@ -317,7 +314,7 @@ def comparisons(records: pd.DataFrame, claim: Claim, cells: Iterable[Cell]) -> l
 def drops(records: pd.DataFrame, claim: Claim) -> list[Case]:
     """Return what FIRE gains at changes of data with full access: the mean of a run's changes."""
     values = by_cell(records, FULL_ACCESS, claim)
-    what = f"{' '.join(map(SWR.label, FULL_ACCESS[:2]))}, gain at the changes of data"
+    what = f"{SWR.label(*FULL_ACCESS[:2])}, gain at the changes of data"
     return [Case(what, values, {"fire": 1.0}, SWR.size_that_matters(claim, FULL_ACCESS))]
 
 

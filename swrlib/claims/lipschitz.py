@@ -35,8 +35,7 @@ _SETTING = ["scale", "dataset", "model"]
 
 def place_name(dataset: str, model: str, scale: str | None = None) -> str:
     """Name a setting for readers."""
-    text = f"{paper.label(dataset)} {paper.label(model)}"
-    return text if scale is None else f"{text}, {scale} scale"
+    return paper.label(dataset, model) + (f", {scale} scale" if scale else "")
 
 
 # ---------------------------------------------------------------------------------------------

@@ -208,10 +208,10 @@ def judged(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _of_measure(
-    view: str, name: str, groups: dict[str, pd.DataFrame], seeds: dict[str, predictors.Seeds]
+    view: str, name: str, groups: dict[str, pd.DataFrame], seeds: dict[str, pd.DataFrame]
 ) -> dict[str, Found]:
     """Return a measure's correlation by setting, and over those of enough seeds ("all")."""
-    known = {setting: of[name] for setting, of in seeds.items() if len(of[name])}
+    known = {setting: of[name].dropna() for setting, of in seeds.items() if of[name].count()}
     across = [*known] if view == ACROSS else []
     pairs = {setting: predictors.method_means(groups[setting], name) for setting in across}
     alone = {setting: permutation([pairs[setting]]) for setting in across}

@@ -224,22 +224,10 @@ def of_runs(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*_RUN, "measure", "rho", "beyond"])
 
 
-#: Each seed's ρ in a setting, by measure.
-Seeds = dict[str, pd.Series]
-
-
-def _by_seed(runs: pd.DataFrame, column: str) -> Seeds:
-    means = runs.groupby(["seed", "measure"])[column].mean().unstack()
-    means = means.reindex(columns=[*NAMES, *BASELINES])
-    return {name: of.dropna() for name, of in means.items()}
-
-
-def _within(rows: pd.DataFrame, column: str) -> Seeds:
-    return _by_seed(of_runs(rows), column)
-
-
-def _pooled(rows: pd.DataFrame) -> Seeds:
-    return _by_seed(of_runs(rows.assign(method="all")), "rho")
+def _within(rows: pd.DataFrame, column: str = "rho") -> pd.DataFrame:
+    """Return the mean over a seed's runs: by seed (rows) and measure (columns)."""
+    means = of_runs(rows).groupby(["seed", "measure"])[column].mean().unstack()
+    return means.reindex(columns=[*NAMES, *BASELINES])
 
 
 def method_means(rows: pd.DataFrame, measure: str) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -253,22 +241,23 @@ def method_means(rows: pd.DataFrame, measure: str) -> tuple[pd.DataFrame, pd.Dat
     return x, y
 
 
-def _across(rows: pd.DataFrame) -> Seeds:
+def _across(rows: pd.DataFrame) -> pd.DataFrame:
     seeds = {}
     for name in NAMES:
         x, y = method_means(rows, name)
         enough = x.shape[1] >= LEAST_METHODS and len(x)
-        rho = spearman(x.to_numpy(), y.to_numpy()) if enough else np.full(len(x), np.nan)
-        seeds[name] = pd.Series(rho, x.index).dropna()
-    return seeds
+        rho = spearman(x.to_numpy(), y.to_numpy()) if enough else np.nan
+        seeds[name] = pd.Series(rho, x.index, dtype=float)
+    return pd.DataFrame(seeds)
 
 
 TOGETHER, WITHIN, BEYOND = "pooled", "within runs", "given the task number"
 ACROSS = "across methods"
-#: The four ways to look at a measure, in the order in which they are shown.
-VIEWS: Mapping[str, Callable[[pd.DataFrame], Seeds]] = {
-    TOGETHER: _pooled,
-    WITHIN: lambda rows: _within(rows, "rho"),
+#: The four ways to look at a measure, in the order in which they are shown: each seed's ρ in a
+#: setting, by seed (rows) and measure (columns).
+VIEWS: Mapping[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
+    TOGETHER: lambda rows: _within(rows.assign(method="all")),
+    WITHIN: _within,
     BEYOND: lambda rows: _within(rows, "beyond"),
     ACROSS: _across,
 }

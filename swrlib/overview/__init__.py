@@ -21,9 +21,17 @@ from swrlib.statistics import Interval
 from swrlib.verdicts import LEAST_SEEDS, difference
 from swrlib.verdicts.task_rule import summarized, task_rows
 
-#: The paper's methods that are compared with SWR, and its streams, in the order of its sections.
+#: The paper's methods that are compared with SWR; its streams in the order of its sections, with
+#: the chapter on each.
 RIVALS = ("vanilla", "l2", "l2-init", "shrink-perturb", "head-reset")
-STREAMS = ("warm-start", "full-access", "limited-access", "single-task", "single-task-decay")
+CHAPTERS = {
+    "warm-start": "warm_start",
+    "full-access": "continual_learning",
+    "limited-access": "continual_learning_limited",
+    "single-task": "generalization",
+    "single-task-decay": "generalization_decay",
+}
+STREAMS = tuple(CHAPTERS)
 _PLACE = re.compile(r"\[\[(\w+):\s*([^\]]*?)\s*\]\]")
 _MISSING = "–"
 
@@ -155,17 +163,16 @@ class Overview:
             if "swr" not in late or not others:
                 continue
             setting, best = (cell[2], *cell[:2]), others[0]
-            lines.append(
-                {
-                    "setting": _name(cell),
-                    "seeds": self.seeds(*setting, "swr", *others),
-                    "vanilla": self.mean(*setting, "vanilla"),
-                    "SWR": self.mean(*setting, "swr"),
-                    "SWR − vanilla": self.gap(*setting, "swr", "vanilla", ""),
-                    "best of the others": f"{paper.label(best)}, {self.mean(*setting, best)}",
-                    "SWR − that": self.gap(*setting, "swr", best, ""),
-                }
-            )
+            line = {
+                "setting": _name(cell),
+                "seeds": self.seeds(*setting, "swr", *others),
+                "vanilla": self.mean(*setting, "vanilla"),
+                "SWR": self.mean(*setting, "swr"),
+                "SWR − vanilla": self.gap(*setting, "swr", "vanilla", ""),
+                "best of the others": f"{paper.label(best)}, {self.mean(*setting, best)}",
+                "SWR − that": self.gap(*setting, "swr", best, ""),
+            }
+            lines.append(line)
         table = pd.DataFrame(lines).to_html(index=False, border=0, classes="table")
         return f'<div class="table-container">{table}</div>'
 
@@ -178,16 +185,14 @@ def collapsed_runs(accuracy: pd.DataFrame) -> list[tuple[str, str]]:
     accuracy : DataFrame
         Final accuracies as fractions, by seed (rows) and method (columns).
     """
-    low = accuracy.lt(accuracy.median() / 2)
-    return [
-        (
-            f"{paper.label(method)} ended at {100 * accuracy.at[seed, method]:.1f}% with seed "
-            f"{seed}",
-            f"the mean of the others is {100 * accuracy.loc[~low[method], method].mean():.1f}%",
-        )
-        for method in accuracy
-        for seed in accuracy.index[low[method]]
-    ]
+    collapsed = []
+    for method, ends in (100 * accuracy).items():
+        low = ends < ends.median() / 2
+        others = f"the mean of the others is {ends[~low].mean():.1f}%"
+        for seed, end in ends[low].items():
+            said = f"{paper.label(str(method))} ended at {end:.1f}% with seed {seed}"
+            collapsed.append((said, others))
+    return collapsed
 
 
 def _side(interval: Interval) -> str:
@@ -197,7 +202,7 @@ def _side(interval: Interval) -> str:
 
 
 def _name(cell: Cell) -> str:
-    return f"{paper.label(cell[2])}, {paper.label(cell[0])} {paper.label(cell[1])}"
+    return f"{paper.label(cell[2])}, {paper.label(*cell[:2])}"
 
 
 def repair(records: pd.DataFrame) -> tuple[str, pd.DataFrame]:

@@ -64,7 +64,7 @@ def where_a_loss_is_seen(gaps: pd.DataFrame) -> str:
         lost = rows[rows["low"] > 0]
         shown = (lost if len(lost) else rows).itertuples()
         numbers = "; ".join(f"{paper.label(row.stream)}: {_loss(row)}" for row in shown)
-        (harmed if len(lost) else spared).append(f"{_name(pair)} ({numbers})")
+        (harmed if len(lost) else spared).append(f"{paper.label(*pair)} ({numbers})")
     if not len(plain):
         return "Whether plain training loses anything when data change was not measured."
     if not spared:
@@ -88,7 +88,7 @@ def what_is_recovered(gaps: pd.DataFrame) -> str:
         so = "so it recovers some" if swr.recovered_low > 0 else "so whether it recovers is open"
         so = "so it recovers none" if swr.recovered_high < 0 else so
         said.append(
-            f"on {_name((dataset, model))}, {paper.label(stream)}, it loses {_loss(swr)}, and "
+            f"on {paper.label(dataset, model)}, {paper.label(stream)}, it loses {_loss(swr)}, and "
             f"plain training's loss minus that is {rest}, {so}"
             + (f" (L2 loses {_loss(own['l2'])})" if "l2" in own else "")
         )
@@ -107,7 +107,7 @@ def what_is_gained(cases: Sequence[Against]) -> str:
         gaps = [100 * a.gap.difference for a in seen if a.cell[:2] == pair]
         least, most = f"{min(gaps):+.1f}", f"{max(gaps):+.1f}"
         span = least if least == most else f"{least} to {most}"
-        ranges.append(f"{span} points on {_name(pair)}")
+        ranges.append(f"{span} points on {paper.label(*pair)}")
     there = f"; where a side is seen its mean differs by {', '.join(ranges)}" if ranges else ""
     return f"It ends {_tally(cases, 'plain training')}, whether or not that is plasticity{there}."
 
@@ -125,7 +125,7 @@ def beside_decay(
     ):
         sides = [a.side for a in cases]
         lead.append(sides.count("above") - sides.count("below"))
-        pairs = dict.fromkeys(_name(a.cell[:2]) for a in cases)
+        pairs = dict.fromkeys(paper.label(*a.cell[:2]) for a in cases)
         where = f" (tried on {next(iter(pairs))} alone)" if len(pairs) == 1 else ""
         said = _tally(cases, name + where, named=True)
         parts.append(said if cases else f"untried against {name}")
@@ -137,7 +137,7 @@ def beside_decay(
         so = "so over all settings neither leads"
     behind = [a for a in l2 if a.cell in harmed and a.side in ("above", "below")]
     text = " Where plain training loses ({}), SWR ends {} L2."
-    there = "".join(text.format(_name(a.cell), a.side) for a in behind)
+    there = "".join(text.format(paper.label(*a.cell), a.side) for a in behind)
     return f"It ends {'; '.join(parts)}; {so}.{there}"
 
 
@@ -151,7 +151,7 @@ def what_is_not_known(cases: Sequence[Against]) -> str:
     text = f"{len(left)} of the paper's {len(cells)} settings, which were not trained"
     text = text if left else "what other networks and data would show"
     if pairs:
-        text += f", among them all with {' and '.join(map(_name, pairs))}"
+        text += f", among them all with {' and '.join(paper.label(*pair) for pair in pairs)}"
     if noisy:
         text += f", and {noisy} of these {len(cases)} comparisons, for which the seeds are too few"
     return f"{text[0].upper()}{text[1:]}, and all beyond such networks and images."
@@ -162,7 +162,7 @@ def _tally(cases: Sequence[Against], rival: str, *, named: bool = False) -> str:
 
     def seen(side: str) -> str:
         here = [a for a in cases if a.side == side]
-        names = [f"{_name(a.cell)}, {100 * a.gap.difference:+.2f}" for a in here if named]
+        names = [f"{paper.label(*a.cell)}, {100 * a.gap.difference:+.2f}" for a in here if named]
         return f" ({'; '.join(names)})" if names else ""
 
     above, below = (sum(a.side == side for a in cases) or "none" for side in ("above", "below"))
@@ -180,7 +180,3 @@ def _tally(cases: Sequence[Against], rival: str, *, named: bool = False) -> str:
 
 def _loss(row: Any) -> str:
     return f"{100 * row.gap:.2f} points [{100 * row.low:.2f}, {100 * row.high:.2f}]"
-
-
-def _name(pair: tuple[str, ...]) -> str:
-    return " ".join(map(paper.label, pair))

@@ -8,20 +8,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from swrlib.overview import STREAMS, late_accuracies, rivals
+from swrlib.overview import CHAPTERS, late_accuracies, rivals
 from swrlib.papers import SWR as paper
 from swrlib.papers import Cell
 from swrlib.statistics import Interval
 from swrlib.verdicts import NOT_RUN, TOO_FEW_SEEDS, difference, in_points, second_rule
-
-#: The chapter on each stream.
-CHAPTERS = {
-    "warm-start": "warm_start",
-    "full-access": "continual_learning",
-    "limited-access": "continual_learning_limited",
-    "single-task": "generalization",
-    "single-task-decay": "generalization_decay",
-}
 
 
 class Against(NamedTuple):
@@ -80,11 +71,11 @@ def scorecard(records: pd.DataFrame) -> str:
         What `swrlib.load_records` returns.
     """
     late = late_accuracies(records)
-    heads = [" ".join(map(paper.label, pair)) for pair in paper.pairs]
+    heads = [paper.label(*pair) for pair in paper.pairs]
     top = "".join(f'<th scope="col">{escape(head)}</th>' for head in heads)
     lines = [f'<thead><tr><th scope="col">setting</th>{top}</tr></thead><tbody>']
-    for stream in STREAMS:
-        chapter = f"../notebooks/{CHAPTERS[stream]}.html"
+    for stream, name in CHAPTERS.items():
+        chapter = f"../notebooks/{name}.html"
         cells = [f'<th scope="row"><a href="{chapter}">{escape(paper.label(stream))}</a></th>']
         for pair, head in zip(paper.pairs, heads, strict=True):
             state, text = _cell(late.get((*pair, stream)), (*pair, stream))

@@ -188,9 +188,9 @@ class Paper:
         except (ValueError, TypeError, AttributeError, LookupError) as error:
             raise ValueError(f"cannot read the paper {os.fspath(path)!r}: {error}") from error
 
-    def label(self, name: str) -> str:
-        """Write a dataset's, model's, stream's or method's name as readers know it."""
-        return self.labels.get(name, name)
+    def label(self, *names: str) -> str:
+        """Write a dataset's, model's, stream's or method's name as readers know it; or several."""
+        return " ".join(self.labels.get(name, name) for name in names)
 
     def published_lambda(self, method: str, dataset: str, model: str, stream: str) -> Lambda | None:
         """Return the λ that the paper chose.
@@ -368,10 +368,9 @@ def _table(
 
 def _panel(panel: Mapping[str, Any]) -> Panel:
     _check_keys("a panel", panel, ("figure", "cell", "measure"), [f.name for f in fields(Panel)])
-    *pair, stream = panel["cell"].split()
-    dataset, model = _pair(" ".join(pair))
+    pair, _, stream = panel["cell"].rpartition(" ")
     axis = tuple(panel["axis"]) if "axis" in panel else None
-    return Panel(panel["figure"], (dataset, model, stream), panel["measure"], axis)
+    return Panel(panel["figure"], (*_pair(pair), stream), panel["measure"], axis)
 
 
 def _claim(claim: Mapping[str, Any], pairs: tuple[Pair, ...]) -> Claim:

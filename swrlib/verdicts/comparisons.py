@@ -97,8 +97,8 @@ class Comparison:
     @property
     def where(self) -> str:
         """The cell, for readers."""
-        dataset, model, stream = map(paper.label, self.cell)
-        return f"{dataset} {model}, {stream}" if model else "all settings together"
+        *pair, stream = self.cell
+        return f"{paper.label(*pair)}, {paper.label(stream)}" if stream else "all settings together"
 
     @property
     def numbers(self) -> str:
