@@ -20,12 +20,12 @@ LENGTH = {"single-task": 200, "single-task-decay": 200, "warm-start": 200}
 STAGES = {"full-access": 10, "limited-access": 10, "warm-start": 2}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def records(at_paper_scale):
     return at_paper_scale
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def table(comparisons):
     return comparisons[comparisons["n"] >= 3]
 
