@@ -16,7 +16,6 @@ from swrlib.overview import collapsed_runs
 from swrlib.overview.answers import answers as answered
 from swrlib.papers import CHANGE_KINDS, Claim
 from swrlib.papers import SWR as paper
-from swrlib.verdicts import Verdict
 
 CORRECTED = (
     "What speaks against a claim of several comparisons is corrected for their number, so that a "
@@ -98,7 +97,7 @@ def claim_line(claim: Claim, badges: str) -> str:
     return f"<p>{badges} {html.escape(claim.sentence)} {place}</p>"
 
 
-def banner(judged: Iterable[Verdict]) -> None:
+def banner(judged: Iterable[verdicts.Verdict]) -> None:
     """Show the verdict of each claim, with the numbers behind it and the paper's own.
 
     For the page of all claims the verdicts travel along, as metadata of the output.
@@ -128,7 +127,7 @@ def banner(judged: Iterable[Verdict]) -> None:
     display({"text/html": text}, raw=True, metadata=metadata)
 
 
-def own_runs(judged: list[Verdict], rows: pd.DataFrame) -> None:
+def own_runs(judged: list[verdicts.Verdict], rows: pd.DataFrame) -> None:
     """Show what rules say of a page's own runs, where they are not at the paper's scale.
 
     Parameters
@@ -296,7 +295,7 @@ def provenance(frame: pd.DataFrame) -> None:
     show_html(f'<div class="provenance">{text}</div>')
 
 
-def not_run(judged: Iterable[Verdict]) -> None:
+def not_run(judged: Iterable[verdicts.Verdict]) -> None:
     """Show the claims that were not run, and what it would take: the details of their verdicts."""
     item = '<li>{} <span class="place">{}</span>: {}</li>'
     lines = [

@@ -13,11 +13,10 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from swrlib import verdicts
 from swrlib.papers import SWR as paper
 from swrlib.swr import SoftWeightRescaling
 from swrlib.theory import balance_, layer_balance, lpq_norm
-from swrlib.verdicts import Case, Verdict, of_two
+from swrlib.verdicts import Case, Verdict, judge_cases, judge_theorem, of_two
 
 # ---------------------------------------------------------------------------------------------
 # The claims
@@ -72,8 +71,8 @@ def course_verdicts(curves: pd.DataFrame, balances: pd.DataFrame | None = None) 
     if balances is not None:
         cases += _pairs_of_layers(balances, last)
     return [
-        verdicts.judge_cases(least, [ahead], scale="paper"),
-        verdicts.judge_cases(decay, cases, scale="paper", kind="not below"),
+        judge_cases(least, [ahead], scale="paper"),
+        judge_cases(decay, cases, scale="paper", kind="not below"),
     ]
 
 
@@ -113,7 +112,7 @@ def theorem_verdict(frame: pd.DataFrame, worse: pd.DataFrame) -> Verdict:
         "not about training."
     )
     holds = bool((worse["value"] == 0).all())
-    return verdicts.judge_theorem(paper.find_claim("balance"), holds, detail, cases=len(worse))
+    return judge_theorem(paper.find_claim("balance"), holds, detail, cases=len(worse))
 
 
 def shares_worse(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

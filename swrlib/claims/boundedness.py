@@ -17,7 +17,6 @@ from swrlib.papers import SWR as paper
 from swrlib.rescaling import membership, multi_tensor_norms
 from swrlib.swr import SoftWeightRescaling
 from swrlib.theory import adam_norm_bound, norm_bound
-from swrlib.verdicts import Verdict
 
 #: A data set and a model.
 Place = tuple[str, str]
@@ -141,7 +140,7 @@ def crossings_after(frame: pd.DataFrame, bounds: pd.DataFrame) -> tuple[int, int
     return int((recorded["norm"] > recorded["after"]).sum()), len(recorded)
 
 
-def theorem_verdict(bounds: pd.DataFrame, after: Iterable[tuple[int, int]]) -> Verdict:
+def theorem_verdict(bounds: pd.DataFrame, after: Iterable[tuple[int, int]]) -> verdicts.Verdict:
     """Judge Theorem 2: no norm of any layer, run and epoch lies above the sharp bound.
 
     Parameters
@@ -184,7 +183,7 @@ def above_the_root(norms: pd.DataFrame, measures: pd.DataFrame) -> tuple[int, in
     return int((rows[LAST] > most).sum()), len(rows)
 
 
-def root_verdict(counts: Iterable[tuple[int, int]], attained: float) -> Verdict:
+def root_verdict(counts: Iterable[tuple[int, int]], attained: float) -> verdicts.Verdict:
     """Judge growth without SWR: no norm of a plain training lies above √(n_0² + tB).
 
     Parameters
@@ -207,7 +206,7 @@ def root_verdict(counts: Iterable[tuple[int, int]], attained: float) -> Verdict:
 
 
 @torch.no_grad()
-def downward_verdict() -> Verdict:
+def downward_verdict() -> verdicts.Verdict:
     """Judge that SWR scales down alone, by a weight whose norm was halved, and one rescaling."""
     network = torch.nn.Linear(3, 2)
     weight = network.weight

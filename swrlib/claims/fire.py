@@ -93,9 +93,7 @@ def shape_deviation(weight: Tensor, kernel_axes: int = 0) -> float:
     return float((1 - share).mean())
 
 
-def times(
-    shapes: Iterable[tuple[int, int]], iterations: int = 10, repeats: int = 3
-) -> pd.DataFrame:
+def times(shapes: Iterable[tuple[int, int]], iterations: int = 10) -> pd.DataFrame:
     """Time Newton-Schulz and the exact polar factor by SVD, in float32: the best of some.
 
     Returns
@@ -109,8 +107,7 @@ def times(
         ways = {"Newton-Schulz, ms": partial(newton_schulz, matrix, iterations)}
         ways["SVD, ms"] = partial(polar_factor, matrix)
         rows["×".join(map(str, shape))] = {
-            name: 1000 * min(timeit.repeat(way, number=1, repeat=repeats + 1))
-            for name, way in ways.items()
+            name: 1000 * min(timeit.repeat(way, number=1, repeat=4)) for name, way in ways.items()
         }
     return pd.DataFrame.from_dict(rows, orient="index")
 
@@ -169,9 +166,11 @@ CHANGES: Mapping[str, Method] = {
 }
 
 
-def changed(
-    method: Method, initial: nn.Module, trained: nn.Module, fresh: Callable[[], nn.Module]
-) -> nn.Module:
+#: Returns a new network.
+Fresh = Callable[[], nn.Module]
+
+
+def changed(method: Method, initial: nn.Module, trained: nn.Module, fresh: Fresh) -> nn.Module:
     """Return what a method makes of a trained network at a change of data; all are left alone."""
     network = copy.deepcopy(initial)
     optimizer = torch.optim.Adam(network.parameters())
@@ -206,14 +205,12 @@ def at_a_change(before: nn.Module, after: nn.Module, initial: nn.Module) -> pd.S
     return pd.Series([moved / size, *np.mean(of_layers, axis=0)], columns)
 
 
-def changes(
-    networks: Sequence[tuple[nn.Module, nn.Module, nn.Module]], fresh: Callable[[], nn.Module]
-) -> pd.DataFrame:
+def changes(networks: Iterable[tuple[nn.Module, ...]], fresh: Fresh) -> pd.DataFrame:
     """Return `at_a_change` for each method and seed, of SWR for the network trained with it.
 
     Parameters
     ----------
-    networks : sequence of (initial, trained plainly, trained with SWR)
+    networks : iterable of (initial, trained plainly, trained with SWR)
         One triple a seed.
     fresh : callable
         Returns a new network.

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from swrlib import verdicts
 from swrlib.claims.boundedness import weighted_layers
+from swrlib.claims.norms import weight_norms
 from swrlib.models import build_model
 from swrlib.network.layers import trace_layers
 from swrlib.papers import SWR as paper
 from swrlib.rescaling import rescale_
 from swrlib.statistics import NO_INTERVAL, Interval
 from swrlib.theory import adam_norm_bound, lipschitz_bound, lipschitz_lower_bound, norm_bound
-from swrlib.verdicts import Verdict
+from swrlib.verdicts.second_rule import REMARK
 
 #: The three numbers on a network, from the least to the greatest: column and name.
 KINDS = {"lower": "lower bound", "spectral": "spectral product", "frobenius": "Frobenius product"}
@@ -136,7 +137,7 @@ def ceilings(
     return pd.DataFrame(rows)
 
 
-def bound_verdict(measured: pd.DataFrame, held: pd.DataFrame) -> Verdict:
+def bound_verdict(measured: pd.DataFrame, held: pd.DataFrame) -> verdicts.Verdict:
     """Judge Corollary 2.1: the three numbers in order, and below the product of the norms' bounds.
 
     Parameters
@@ -171,8 +172,7 @@ def bound_verdict(measured: pd.DataFrame, held: pd.DataFrame) -> Verdict:
 
 def plain_product(network: nn.Module) -> float:
     """Return the product of the Frobenius norms of all layers, no factors: (15) read literally."""
-    weights = (layer.weight for layer in trace_layers(network))
-    return math.prod(float(weight.detach().norm()) for weight in weights if weight is not None)
+    return math.prod(weight_norms(network))
 
 
 @torch.no_grad()
@@ -245,7 +245,7 @@ def stretching(table: pd.DataFrame) -> list[str]:
     return table[table["lower"] > 1.05 * table["plain product"]]["network"].tolist()
 
 
-def similarly_verdicts(table: pd.DataFrame) -> list[Verdict]:
+def similarly_verdicts(table: pd.DataFrame) -> list[verdicts.Verdict]:
     """Judge whether convolution and normalization layers are "similarly" Lipschitz continuous.
 
     And remark, since the paper does not say it, that their plain product is no bound.
@@ -264,7 +264,7 @@ def similarly_verdicts(table: pd.DataFrame) -> list[Verdict]:
     judged = [verdicts.judge_theorem(claim, holds, detail, cases=len(table))]
     if len(table):
         said = f"{len(stretching(table))} of {len(table)} networks stretch more than it."
-        judged.append(Verdict(ours, verdicts.second_rule.REMARK, verdicts.second_rule.REMARK, said))
+        judged.append(verdicts.Verdict(ours, REMARK, REMARK, said))
     return judged
 
 

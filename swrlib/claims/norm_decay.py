@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from swrlib import verdicts
+from swrlib.claims.norms import weight_norms
 from swrlib.datasets import Dataset
 from swrlib.network.layers import trace_layers
 from swrlib.papers import SWR as paper
 from swrlib.streams import generator
 from swrlib.swr import SoftWeightRescaling
 from swrlib.theory.norm_decay import adamw_pair
-from swrlib.verdicts import Verdict
 
 # ---------------------------------------------------------------------------------------------
 # The claim
@@ -65,7 +65,7 @@ def fall(norms: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
     return falls
 
 
-def fall_verdict(norms: pd.DataFrame, frame: pd.DataFrame, scale: str) -> Verdict:
+def fall_verdict(norms: pd.DataFrame, frame: pd.DataFrame, scale: str) -> verdicts.Verdict:
     """Judge Appendix E's drop: in all layers the norm is larger at the first decay than at the end.
 
     Half of the fall that SWR alone would cause is the size that matters.
@@ -292,12 +292,12 @@ def train_on_schedule(
     soft = SoftWeightRescaling(network, lam=lam)
     soft.attach(optimizer)
     first = next((i for i, rate in enumerate(rates) if rate < rates[0]), len(rates))
-    start = _weight_norms(network)
+    start = weight_norms(network)
     rows: list[dict[str, Any]] = []
 
     def note(trained: nn.Module, way: str, number: int) -> None:
         row = {"way": way, "seed": seed, "epoch": number}
-        rows.append(row | {"ratio": np.divide(_weight_norms(trained), start).mean()})
+        rows.append(row | {"ratio": np.divide(weight_norms(trained), start).mean()})
         if number == len(rates):
             rows[-1]["accuracy"] = _test_accuracy(trained, data)
 
@@ -315,11 +315,6 @@ def train_on_schedule(
             _train_epoch(copied, adam, data, seed, number)
             note(copied, way, number + 1)
     return pd.DataFrame(rows)
-
-
-def _weight_norms(network: nn.Module) -> list[float]:
-    weights = (layer.weight for layer in trace_layers(network))
-    return [weight.detach().norm().item() for weight in weights if weight is not None]
 
 
 @torch.no_grad()

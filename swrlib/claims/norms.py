@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 
 from swrlib import verdicts
 from swrlib.methods import SWRExceptNormalization
@@ -16,7 +17,6 @@ from swrlib.models import build_model
 from swrlib.network.layers import trace_layers
 from swrlib.papers import SWR as paper
 from swrlib.papers import Claim
-from swrlib.verdicts import Verdict, of_two, setting
 
 #: SWR that leaves normalization layers alone.
 LEFT_ALONE = SWRExceptNormalization.name
@@ -88,6 +88,12 @@ def _layer_names(model: str, of: str) -> list[str]:
     return [layer.name for layer in layers if getattr(layer, of) is not None]
 
 
+def weight_norms(network: nn.Module) -> list[float]:
+    """Return the Frobenius norm of each layer's weight, of the layers that have one."""
+    weights = (layer.weight for layer in trace_layers(network))
+    return [weight.detach().norm().item() for weight in weights if weight is not None]
+
+
 def late_growth(norms: pd.DataFrame) -> pd.Series:
     """Return ln ‖W‖ at the end minus half-way, by layer and seed, of one method in one setting.
 
@@ -112,7 +118,7 @@ def whole_growth(norms: pd.DataFrame) -> pd.Series:
     return np.log(last["norm"] / last["start"])
 
 
-def prevention_verdicts(norms: pd.DataFrame) -> list[Verdict]:
+def prevention_verdicts(norms: pd.DataFrame) -> list[verdicts.Verdict]:
     """Judge in each setting that norms grow less with SWR than without (Section 3.3).
 
     Of ln ‖W‖ from start to end, in every layer whose norm grows in plain training by more than the
@@ -139,16 +145,16 @@ def prevention_verdicts(norms: pd.DataFrame) -> list[Verdict]:
         for layer in plain.index.unique("layer"):
             a, b = plain.loc[layer], soft.loc[layer]
             if a.mean() > claim.margin:
-                what = f"{setting(rows)}, {layer}: ln of the growth without SWR "
+                what = f"{verdicts.setting(rows)}, {layer}: ln of the growth without SWR "
                 what += f"({math.exp(a.mean()):.1f} times) minus with it "
                 what += f"({math.exp(b.mean()):.1f} times)"
-                cases.append(of_two(what, a, b, claim.margin))
+                cases.append(verdicts.of_two(what, a, b, claim.margin))
         if cases:
             judged.append(verdicts.judge_cases(claim, cases, scale=rows["scale"].iloc[0]))
     return judged
 
 
-def divergence_verdicts(frame: pd.DataFrame) -> list[Verdict]:
+def divergence_verdicts(frame: pd.DataFrame) -> list[verdicts.Verdict]:
     """Judge in each setting that weights diverge where normalization is left alone (Section 3.3).
 
     The paper says so of its non-stationary experiments: there, of all layers the one whose norm
@@ -174,38 +180,38 @@ def divergence_verdicts(frame: pd.DataFrame) -> list[Verdict]:
         for _, rows in frame[changing].groupby(["stream", "dataset", "model", "scale"])
         if LEFT_ALONE in set(rows["method"])
     ]
-    judged = judged or [Verdict(claim, verdicts.NOT_RUN, verdicts.NOT_RUN)]
+    judged = judged or [verdicts.Verdict(claim, verdicts.NOT_RUN, verdicts.NOT_RUN)]
     for _, rows in frame[~changing].groupby(["dataset", "model", "scale"]):
         if {LEFT_ALONE, "swr"} <= set(rows["method"]):
             judged.append(_single_task(remark, rows))
     return judged
 
 
-def _divergence(claim: Claim, rows: pd.DataFrame) -> Verdict:
+def _divergence(claim: Claim, rows: pd.DataFrame) -> verdicts.Verdict:
     growth = _most_growth(rows[rows["method"] == LEFT_ALONE])
-    what = f"{setting(rows)}: largest late growth of ln ‖W‖ ({growth.mean():.3f}"
+    what = f"{verdicts.setting(rows)}: largest late growth of ln ‖W‖ ({growth.mean():.3f}"
     if "swr" in set(rows["method"]):
         beside = _most_growth(rows[rows["method"] == "swr"])
         what += f"; {beside.mean():.3f} where all are rescaled" if len(beside) else ""
     doubling = pd.Series(math.log(2), growth.index)
-    case = of_two(f"{what}) minus ln 2", growth, doubling, GROWN)
+    case = verdicts.of_two(f"{what}) minus ln 2", growth, doubling, GROWN)
     return verdicts.judge_cases(claim, [case], scale=rows["scale"].iloc[0])
 
 
-def _single_task(claim: Claim, rows: pd.DataFrame) -> Verdict:
+def _single_task(claim: Claim, rows: pd.DataFrame) -> verdicts.Verdict:
     """Say where norms and accuracy end, with normalization rescaled or not."""
     norms = norms_by_layer(rows)
     ends = norms[norms["epoch"] == norms["epoch"].max()]
     means = ends.assign(grown=ends["norm"] / ends["start"]).pivot_table("grown", "layer", "method")
     late = rows.drop_duplicates("run").set_index("run")["method"]
     accuracy = 100 * verdicts.late_accuracy(rows).groupby(late).mean()
-    detail = f"{setting(rows)}, n = {rows['seed'].nunique()}: "
+    detail = f"{verdicts.setting(rows)}, n = {rows['seed'].nunique()}: "
     if {LEFT_ALONE, "swr"} <= set(means):
         layer = (means[LEFT_ALONE] / means["swr"]).idxmax()
         detail += f"{layer} ends at {means.at[layer, LEFT_ALONE]:.1f} times its start where "
         detail += f"normalization is left alone, at {means.at[layer, 'swr']:.1f} where it is not; "
     detail += f"accuracy {accuracy[LEFT_ALONE]:.1f}% against {accuracy['swr']:.1f}%."
-    return Verdict(claim, verdicts.second_rule.REMARK, verdicts.second_rule.REMARK, detail)
+    return verdicts.Verdict(claim, verdicts.second_rule.REMARK, verdicts.second_rule.REMARK, detail)
 
 
 def _most_growth(rows: pd.DataFrame) -> pd.Series:

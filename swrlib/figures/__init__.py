@@ -18,8 +18,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from swrlib.figures.rendering import LEGEND, Piece, rendered
@@ -90,7 +88,7 @@ def use_style(*, small: bool = False) -> None:
     )
 
 
-def show(figure: Figure, alt: str, *, cloud: bool = False) -> None:
+def show(figure: plt.Figure, alt: str, *, cloud: bool = False) -> None:
     """Display a picture with its alternative text: one SVG, or a small one for each panel.
 
     Parameters
@@ -112,7 +110,7 @@ def show(figure: Figure, alt: str, *, cloud: bool = False) -> None:
     display({kind: data, "text/plain": alt}, raw=True, metadata={kind: {"alt": alt}})
 
 
-def as_html(figure: Figure, alt: str) -> str:
+def as_html(figure: plt.Figure, alt: str) -> str:
     """Return a picture as HTML images that carry their own data."""
     return _images(rendered(figure), alt)
 
@@ -166,7 +164,7 @@ def complete(rows: pd.DataFrame, value: str, x: str = "epoch") -> pd.DataFrame:
 
 
 def method_lines(
-    ax: Axes, rows: pd.DataFrame, value: str, *, x: str = "epoch", label: str = "", **options: Any
+    ax: plt.Axes, rows: pd.DataFrame, value: str, x: str = "epoch", label: str = "", **options: Any
 ) -> None:
     """Draw a line a method: the mean over seeds, with its t interval as a band.
 
@@ -198,7 +196,7 @@ def method_lines(
 
 def grid_of(
     number: int, columns: int, width: float, height: float, **sharing: Any
-) -> tuple[Figure, np.ndarray]:
+) -> tuple[plt.Figure, np.ndarray]:
     """Lay out so many panels of a size in inches, up to so many side by side; return all axes."""
     columns = max(1, min(columns, number))
     lines = max(1, math.ceil(number / columns))
@@ -215,7 +213,7 @@ def plain_ticks(axis: Any, subs: tuple[int, ...]) -> None:
     axis.set(major_formatter="{x:g}")
 
 
-def logarithmic_steps(ax: Axes) -> None:
+def logarithmic_steps(ax: plt.Axes) -> None:
     """Make both axes logarithmic, with few and plain ticks; the horizontal one has steps."""
     ax.set(xscale="log", yscale="log", xlabel="step")
     plain_ticks(ax.xaxis, (1,))
@@ -224,7 +222,7 @@ def logarithmic_steps(ax: Axes) -> None:
 
 def setting_panels(
     rows: pd.DataFrame, height: float, columns: int = 1
-) -> tuple[Figure, list[tuple[Any, pd.DataFrame]]]:
+) -> tuple[plt.Figure, list[tuple[Any, pd.DataFrame]]]:
     """Lay out one panel (or several) for each setting, named above it; return them, rows.
 
     Of several panels, the name is the heading of a group, as `swrlib.figures.rendering` has it.
@@ -252,7 +250,7 @@ def seeds_of(rows: pd.DataFrame) -> str:
     return "one seed" if seeds == "1" else f"{seeds} seeds"
 
 
-def legend_below(figure: Figure, columns: int = 3) -> None:
+def legend_below(figure: plt.Figure, columns: int = 3) -> None:
     """Give all panels of a picture one legend, below them."""
     entries: dict[str, Any] = {}
     for ax in figure.axes:

@@ -9,8 +9,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from swrlib.figures import (
     BAND,
@@ -49,8 +47,8 @@ def curves(
     label: str = "test accuracy",
     first_epoch: int = 0,
     references: dict[str, float] | None = None,
-    ax: Axes | None = None,
-) -> Figure:
+    ax: plt.Axes | None = None,
+) -> plt.Figure:
     """Draw one curve a method: the mean over seeds with a t interval.
 
     Up to 60 epochs single runs stand thin behind it. Of more, each epoch is averaged with those
@@ -108,13 +106,13 @@ def thinned(rows: pd.DataFrame, most: int = 200) -> pd.DataFrame:
     return rows[rows["epoch"].isin(last) | (rows["epoch"] % every == 0)]
 
 
-def _last_points(ax: Axes, rows: pd.DataFrame, value: str) -> None:
+def _last_points(ax: plt.Axes, rows: pd.DataFrame, value: str) -> None:
     for method, own in of_methods(rows):
         last = own[own["epoch"] == own["epoch"].max()]
         ax.plot(last["epoch"].iloc[:1], [last[value].mean()], **look(method, zorder=4, **_RIM))
 
 
-def course(records: pd.DataFrame, *, references: bool = True) -> tuple[Figure, str]:
+def course(records: pd.DataFrame, *, references: bool = True) -> tuple[plt.Figure, str]:
     """Draw the course of test accuracy, a panel for each data set and model.
 
     Parameters
@@ -157,7 +155,7 @@ def who_ends_where(rows: pd.DataFrame, form: str) -> str:
     return f"{setting(rows)}: {said}."
 
 
-def changes(table: pd.DataFrame) -> tuple[Figure, str]:
+def changes(table: pd.DataFrame) -> tuple[plt.Figure, str]:
     """Draw what `verdicts.changes_of_data` returned; return the picture and what it says.
 
     On the left the drop, which is what a change of data takes from the test accuracy: a point for
@@ -188,7 +186,7 @@ def changes(table: pd.DataFrame) -> tuple[Figure, str]:
     return figure, " ".join(sentences)
 
 
-def by_lambda(finals: pd.DataFrame) -> tuple[Figure, str]:
+def by_lambda(finals: pd.DataFrame) -> tuple[plt.Figure, str]:
     """Draw final accuracy against λ, one point per seed, the mean as a line; say where it is best.
 
     Parameters
@@ -219,7 +217,7 @@ def by_lambda(finals: pd.DataFrame) -> tuple[Figure, str]:
 
 
 def _points_and_means(
-    ax: Axes, rows: dict[str, tuple[pd.Series, float, float]], label: str
+    ax: plt.Axes, rows: dict[str, tuple[pd.Series, float, float]], label: str
 ) -> None:
     """Draw a row a method: points, and just above them a mean with the half of its interval."""
     for row, (method, (points, mean, half)) in enumerate(rows.items()):
@@ -235,7 +233,7 @@ def _with_interval(points: pd.Series, averaged: pd.Series) -> tuple[pd.Series, f
     return points, float(mean), float(half)
 
 
-def finals(records: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
+def finals(records: pd.DataFrame, *, ax: plt.Axes | None = None) -> plt.Figure:
     """Draw how accurate methods end, means of the last epochs: a point a seed, and their mean."""
     ax = ax or plt.subplots(figsize=(7.2, 3.2))[1]
     late = late_by_seed(records)
@@ -244,7 +242,7 @@ def finals(records: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
     return ax.get_figure()  # type: ignore[return-value]
 
 
-def differences_at_the_end(records: pd.DataFrame) -> tuple[Figure, str]:
+def differences_at_the_end(records: pd.DataFrame) -> tuple[plt.Figure, str]:
     """Draw how accurate methods end minus vanilla's mean, with the interval that verdicts have.
 
     Parameters
@@ -285,7 +283,7 @@ def differences_at_the_end(records: pd.DataFrame) -> tuple[Figure, str]:
     return figure, " ".join(sentences)
 
 
-def finals_beside_paper(records: pd.DataFrame, number: int) -> tuple[Figure, str]:
+def finals_beside_paper(records: pd.DataFrame, number: int) -> tuple[plt.Figure, str]:
     """Draw final accuracies with Table 1's or 5's means ± standard deviations as bands.
 
     Returns
@@ -324,7 +322,7 @@ _SCALED = {
 }
 
 
-def scaling(rows: pd.DataFrame) -> tuple[Figure, str]:
+def scaling(rows: pd.DataFrame) -> tuple[plt.Figure, str]:
     """Draw Fig. 1, for one reading of the ratio.
 
     Parameters

@@ -8,8 +8,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from swrlib.figures import BAND, STYLE, complete, heading, in_order, name_of
 from swrlib.figures.accuracies import smoothed, thinned
@@ -21,7 +19,7 @@ COLUMNS = 4
 _GREY: dict[str, Any] = {"color": "0.75", "lw": 0.6, "zorder": 1}
 
 
-def against_vanilla(records: pd.DataFrame) -> tuple[Figure, str]:
+def against_vanilla(records: pd.DataFrame) -> tuple[plt.Figure, str]:
     """Draw each method's test accuracy minus vanilla's by epoch, all others in grey behind it.
 
     Differences are paired over seeds, with a 95% t interval; each epoch is averaged with those
@@ -134,6 +132,6 @@ def _limits(
         _set_limits(ax, low, high)
 
 
-def _set_limits(ax: Axes, low: float, high: float) -> None:
+def _set_limits(ax: plt.Axes, low: float, high: float) -> None:
     margin = 0.06 * (high - low) or 1.0
     ax.set_ylim(low - margin, high + margin)

@@ -9,8 +9,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from swrlib.figures import (
     MARKED,
@@ -37,7 +35,7 @@ def spread(names: Sequence[str]) -> list[str]:
 
 def panels(
     rows: pd.DataFrame, label: str, *, by: Sequence[str] = _CELL, **sharing: Any
-) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
+) -> tuple[plt.Figure, list[tuple[plt.Axes, pd.DataFrame]]]:
     """Lay out a line of panels for each setting, a panel for each of up to three layers.
 
     Parameters
@@ -73,7 +71,7 @@ def panels(
     return figure, panels
 
 
-def method_courses(ax: Axes, rows: pd.DataFrame) -> None:
+def method_courses(ax: plt.Axes, rows: pd.DataFrame) -> None:
     """Draw norms over the epochs, mean over seeds: a line a method, dashed for a second λ."""
     lams = ["lam", "lam_features", "lam_classifier"]
     for method, own in of_methods(rows):
@@ -87,7 +85,7 @@ def method_courses(ax: Axes, rows: pd.DataFrame) -> None:
     ax.set_xlabel("epoch")
 
 
-def courses(norms: pd.DataFrame, label: str, **sharing: Any) -> Figure:
+def courses(norms: pd.DataFrame, label: str, **sharing: Any) -> plt.Figure:
     """Draw the courses of norms under each method: `panels`, `method_courses`, `legend_below`."""
     figure, drawn = panels(norms, label, **sharing)
     for ax, rows in drawn:
@@ -118,12 +116,12 @@ def growth_sentence(norms: pd.DataFrame) -> str:
     return " ".join(parts)
 
 
-def norm_courses(without: pd.DataFrame, with_swr: pd.DataFrame, lam: float) -> tuple[Figure, str]:
+def norm_courses(without: pd.DataFrame, swr: pd.DataFrame, lam: float) -> tuple[plt.Figure, str]:
     """Draw each layer's norm over the steps, without SWR and with it, relative to its start.
 
     Parameters
     ----------
-    without, with_swr : DataFrame
+    without, swr : DataFrame
         Norms: a row a step, a column a layer.
     lam : float
         λ of the second.
@@ -133,7 +131,7 @@ def norm_courses(without: pd.DataFrame, with_swr: pd.DataFrame, lam: float) -> t
     (Figure, str)
         The picture and what it says.
     """
-    ways = {"vanilla": ("without", without), "swr": (f"SWR, λ = {lam:g}", with_swr)}
+    ways = {"vanilla": ("without", without), "swr": (f"SWR, λ = {lam:g}", swr)}
     figure, axes = grid_of(without.shape[1], 3, 2.3, 2.2, sharey=True)
     for layer, ax in zip(without, axes.flat, strict=False):
         for method, (name, norms) in ways.items():
@@ -142,7 +140,7 @@ def norm_courses(without: pd.DataFrame, with_swr: pd.DataFrame, lam: float) -> t
             ax.plot(course, **look(method, label=name, lw=1.8, markevery=every, **MARKED))
         ax.set(title=str(layer), xlabel="step", ylabel="‖W‖ / initial ‖W‖")
     legend_below(figure)
-    plain, soft = (norms.iloc[-1] / norms.iloc[0] for norms in (without, with_swr))
+    plain, soft = (norms.iloc[-1] / norms.iloc[0] for norms in (without, swr))
     ends = ", ".join(f"{name} {soft[name]:.2f} ({plain[name]:.2f})" for name in without)
     return figure, (
         f"Norms by step for each layer. After {len(without) - 1} steps with λ = {lam:g} (without "
@@ -150,7 +148,7 @@ def norm_courses(without: pd.DataFrame, with_swr: pd.DataFrame, lam: float) -> t
     )
 
 
-def norms_and_accuracies(records: pd.DataFrame) -> tuple[Figure, str]:
+def norms_and_accuracies(records: pd.DataFrame) -> tuple[plt.Figure, str]:
     """Draw final accuracy against the norm of all weights, one point a run.
 
     Parameters

@@ -8,8 +8,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from swrlib.claims import spectral_collapse
 from swrlib.claims.spectral_collapse import EPSILON, FORMS, PAPER
@@ -19,7 +17,7 @@ from swrlib.papers import SWR as paper
 from swrlib.theory.spectrum import Spectrum
 
 
-def by_epsilon(spectra: pd.DataFrame) -> tuple[Figure, str]:
+def by_epsilon(spectra: pd.DataFrame) -> tuple[plt.Figure, str]:
     """Draw the ε-rank over ε at the first and the last task's start, and the widths beside it.
 
     Parameters
@@ -46,7 +44,7 @@ def by_epsilon(spectra: pd.DataFrame) -> tuple[Figure, str]:
     return figure, _at_the_end(spectra)
 
 
-def first_and_last(spectra: pd.DataFrame) -> tuple[Figure, str]:
+def first_and_last(spectra: pd.DataFrame) -> tuple[plt.Figure, str]:
     """Draw the ε-rank over ε at the first (dashed) and the last task's start, in one panel.
 
     Parameters
@@ -68,7 +66,7 @@ def first_and_last(spectra: pd.DataFrame) -> tuple[Figure, str]:
     return figure, _at_the_end(spectra)
 
 
-def _over_epsilon(ax: Axes, rows: pd.DataFrame, **look: Any) -> None:
+def _over_epsilon(ax: plt.Axes, rows: pd.DataFrame, **look: Any) -> None:
     """Draw the ε-rank over ε of one task."""
     method_lines(ax, rows, "epsilon-rank", x="epsilon", **look)
     ax.set(xscale="log", xlabel="ε", ylabel="share of eigenvalues outside ±ε")
@@ -91,7 +89,7 @@ def _at_the_end(spectra: pd.DataFrame) -> str:
     return f"At the start of task {end}, ε = {EPSILON:g}: {said}."
 
 
-def against_accuracy(spectra: pd.DataFrame) -> tuple[Figure, str]:
+def against_accuracy(spectra: pd.DataFrame) -> tuple[plt.Figure, str]:
     """Draw a task's accuracy over the ε-rank at its start, both forms, and R² over ε.
 
     Parameters
@@ -128,14 +126,14 @@ def against_accuracy(spectra: pd.DataFrame) -> tuple[Figure, str]:
     return figure, f"{text}; printed {printed:g}."
 
 
-def _scatter(ax: Axes, points: pd.DataFrame, form: str) -> None:
+def _scatter(ax: plt.Axes, points: pd.DataFrame, form: str) -> None:
     """Draw a point a method and task."""
     for method, own in of_methods(points):
         front = {"zorder": 3, "s": 70} if method == "swr" else {"s": 32}
         ax.scatter(own[form], own["online"], **look(method, label=paper.label(method), **front))
 
 
-def widening() -> tuple[Figure, str]:
+def widening() -> tuple[plt.Figure, str]:
     """Draw both forms of the ε-rank of made-up spectra, of which one eigenvalue alone grows.
 
     Of a hundred eigenvalues ninety-eight lie within ±0.001, one is −1, and the last grows.

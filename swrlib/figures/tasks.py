@@ -7,8 +7,6 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from swrlib.figures import STYLE, grid_of, in_order, legend_below, method_lines, seeds_of
 from swrlib.papers import SWR as paper
@@ -26,7 +24,7 @@ def by_task(
     panel: str,
     panels: Mapping[Any, str],
     level: float | None = None,
-) -> tuple[Figure, str]:
+) -> tuple[plt.Figure, str]:
     """Draw an outcome against the task: a line a method with its interval, SWR in front.
 
     The axis has all single runs; what of an interval reaches beyond them is cut.
@@ -88,12 +86,12 @@ def _parts(
     return parts, " ".join(said)
 
 
-def _lines(ax: Axes, rows: pd.DataFrame, value: str) -> None:
+def _lines(ax: plt.Axes, rows: pd.DataFrame, value: str) -> None:
     method_lines(ax, rows, value, x="task")
     bring_to_front(ax)
 
 
-def _keep_to_runs(ax: Axes, parts: Iterable[pd.DataFrame], value: str) -> None:
+def _keep_to_runs(ax: plt.Axes, parts: Iterable[pd.DataFrame], value: str) -> None:
     """Let a vertical axis, which others may share, reach from the least to the greatest run."""
     values = [part[value].astype(float) for part in parts]
     if values:
@@ -102,7 +100,7 @@ def _keep_to_runs(ax: Axes, parts: Iterable[pd.DataFrame], value: str) -> None:
         ax.set_ylim(low - room, high + room)
 
 
-def bring_to_front(ax: Axes) -> None:
+def bring_to_front(ax: plt.Axes) -> None:
     """Put SWR's line and band before all others."""
     for line in ax.lines:
         if line.get_label() == paper.label("swr"):
@@ -113,12 +111,8 @@ def bring_to_front(ax: Axes) -> None:
 
 
 def grid(
-    rows: pd.DataFrame,
-    values: Mapping[str, str],
-    *,
-    panel: str,
-    panels: Mapping[Any, str],
-) -> tuple[Figure, str]:
+    rows: pd.DataFrame, values: Mapping[str, str], *, panel: str, panels: Mapping[Any, str]
+) -> tuple[plt.Figure, str]:
     """Draw several outcomes: a line of panels for each, a panel for each value of a column.
 
     Parameters
@@ -157,7 +151,7 @@ def grid(
 
 def what_came_first(
     events: pd.DataFrame, *, panel: str, panels: Mapping[Any, str]
-) -> tuple[Figure, str]:
+) -> tuple[plt.Figure, str]:
     """Draw when the error rises against when a measure falls: a point a run, SWR's in front.
 
     Above the diagonal the measure falls first. What never came lies beyond the last task, hollow.

@@ -23,6 +23,8 @@ Pair = tuple[str, str]
 Cell = tuple[str, str, str]
 #: λ's by stream, by data set and model, by method.
 Lambdas = dict[str, dict[Pair, dict[str, Lambda]]]
+#: What stands in a table of a paper's file.
+Toml = Mapping[str, Any]
 
 
 class Accuracy(NamedTuple):
@@ -295,9 +297,7 @@ def _read(file: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _check_keys(
-    what: str, table: Mapping[str, Any], needed: Collection[str], known: Collection[str]
-) -> None:
+def _check_keys(what: str, table: Toml, needed: Collection[str], known: Collection[str]) -> None:
     for key in needed:
         if key not in table:
             raise ValueError(f"{what} lacks {key!r}")
@@ -327,7 +327,7 @@ def _lambda(lam: Any) -> Lambda:
     return (numbers[0], numbers[1]) if len(numbers) == 2 else numbers[0]
 
 
-def _lambdas(printed: Mapping[str, Any], same: Mapping[str, Any]) -> Lambdas:
+def _lambdas(printed: Toml, same: Toml) -> Lambdas:
     """Return the chosen λ's, and those of whatever takes the λ of something else."""
     _check_keys("[same_lambda]", same, (), ("datasets", "streams", "methods"))
     lambdas: Lambdas = {
@@ -349,9 +349,7 @@ def _lambdas(printed: Mapping[str, Any], same: Mapping[str, Any]) -> Lambdas:
     return lambdas | {other: lambdas[own] for other, own in same.get("streams", {}).items()}
 
 
-def _table(
-    number: int, table: Mapping[str, Any], pairs: tuple[Pair, ...], seeds: Mapping[str, int]
-) -> Table:
+def _table(number: int, table: Toml, pairs: tuple[Pair, ...], seeds: Toml) -> Table:
     keys = ("stream", "place", "accuracy")
     _check_keys(f"table {number}", table, keys, keys)
     columns: dict[Pair, dict[str, Accuracy]] = {pair: {} for pair in pairs}
@@ -366,14 +364,14 @@ def _table(
     return Table(number, table["stream"], table["place"], columns)
 
 
-def _panel(panel: Mapping[str, Any]) -> Panel:
+def _panel(panel: Toml) -> Panel:
     _check_keys("a panel", panel, ("figure", "cell", "measure"), [f.name for f in fields(Panel)])
     pair, _, stream = panel["cell"].rpartition(" ")
     axis = tuple(panel["axis"]) if "axis" in panel else None
     return Panel(panel["figure"], (*_pair(pair), stream), panel["measure"], axis)
 
 
-def _claim(claim: Mapping[str, Any], pairs: tuple[Pair, ...]) -> Claim:
+def _claim(claim: Toml, pairs: tuple[Pair, ...]) -> Claim:
     """Return a claim; its cells are its ``pairs`` (without them: all) in its ``streams``."""
     known = [f.name for f in fields(Claim) if f.name != "cells"]
     needed = ("id", "kind", "place", "sentence")

@@ -253,8 +253,8 @@ def pooled(claim: Claim, cases: Sequence[Comparison], finals: pd.DataFrame) -> l
             for name in ("estimate", "printed")
         )
         n = min(case.n for case in together)
-        pooled = {"cell": POOLED, "estimate": estimate, "printed": printed, "margin": 1}
-        together = [replace(together[0], n=n, **pooled)]
+        case = replace(together[0], cell=POOLED, n=n, margin=1)
+        together = [replace(case, estimate=estimate, printed=printed)]
     return together
 
 

@@ -196,11 +196,7 @@ def wide(sums: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def lead_case(
-    what: str,
-    first: pd.Series,
-    second: pd.Series,
-    first_never: pd.Series,
-    second_never: pd.Series,
+    what: str, first: pd.Series, second: pd.Series, first_never: pd.Series, second_never: pd.Series
 ) -> Case:
     """Compare by how many tasks one event of a run comes before another, seed by seed.
 
