@@ -144,12 +144,9 @@ class OnGPU:
             return "–"
         parts = self.machine.assign(date=self.machine["date"].str[:10])
         parts["commit"] = parts["commit"].fillna("unknown").str[:10]
-        return "; ".join(
-            f"{', '.join(rows.index)} on one {device}, {date} (torch {torch}, commit {commit})"
-            for (device, date, torch, commit), rows in parts.groupby(
-                ["device", "date", "torch", "commit"], sort=False
-            )
-        )
+        text = "{} on one {}, {} (torch {}, commit {})"
+        groups = parts.groupby(["device", "date", "torch", "commit"], sort=False)
+        return "; ".join(text.format(", ".join(rows.index), *facts) for facts, rows in groups)
 
     def by_runs(self) -> pd.DataFrame:
         """Return the milliseconds of a run's step: a row a model and way, a column a stack size."""
@@ -184,14 +181,9 @@ def trained_on(frame: pd.DataFrame, provenance: pd.DataFrame) -> pd.DataFrame:
     )
     runs["day"] = runs["run"].map(provenance.set_index("run")["date"].str[:10])
     where = ["device", "stream", "dataset", "model"]
-    table = runs.groupby(where, as_index=False).agg(
-        **{
-            "runs": ("run", "nunique"),
-            "seeds": ("seed", "nunique"),
-            "seconds a run": ("seconds", "median"),
-            "until": ("day", "max"),
-        }
-    )
+    sums = {"runs": ("run", "nunique"), "seeds": ("seed", "nunique")}
+    sums |= {"seconds a run": ("seconds", "median"), "until": ("day", "max")}
+    table = runs.groupby(where, as_index=False).agg(**sums)
     for name in where[1:]:
         table[name] = table[name].map(paper.label)
     table.insert(1, "data and model", table.pop("dataset") + " " + table.pop("model"))
@@ -248,19 +240,15 @@ def _on_gpu(content: Mapping[str, Any]) -> OnGPU:
 
     ms = {"ms per step per run": "milliseconds"}
     stacks = table("stacks", r"(?P<model>\S+), (?P<runs>\d+) at once, (?P<captured>.+)", ms)
+    stacks = stacks.assign(runs=stacks["runs"].astype(int))
     of_vgg = ["images a second", "teraflops", "share of the measured matrix rate"]
+    of_vgg += ["SWR over vanilla"]
     return OnGPU(
         machine=pd.DataFrame(machine).T,
         equality=table("equality", "(?P<model>.+)", {"value": "difference"}),
-        stacks=stacks.assign(
-            runs=stacks["runs"].astype(int), captured=stacks["captured"] == "captured"
-        ),
+        stacks=stacks.assign(captured=stacks["captured"] == "captured"),
         precision=table("precision", r"(?P<model>\S+), (?P<arithmetic>.+)", ms),
-        vgg16=table(
-            "vgg16",
-            "(?P<arithmetic>b?float.+)",
-            {name: name for name in (*of_vgg, "SWR over vanilla")},
-        ),
+        vgg16=table("vgg16", "(?P<arithmetic>b?float.+)", dict(zip(of_vgg, of_vgg, strict=True))),
     )
 
 

@@ -201,12 +201,8 @@ def begin(namespace: Mapping[str, Any], *names: str) -> Chapter:
 
 
 def _check(name: str, value: Any) -> None:
-    choices: dict[str, Iterable[str]] = {
-        "model": MODELS,
-        "scale": SCALES,
-        "access": ("full", "limited"),
-        "stream": streams.STREAMS,
-    }
+    choices: dict[str, Iterable[str]] = {"model": MODELS, "scale": SCALES}
+    choices |= {"access": ("full", "limited"), "stream": streams.STREAMS}
     if name in choices:
         check_name(name, value, choices[name])
     if name == "dataset" and value not in DATASETS and not Path(str(value)).is_dir():
@@ -333,12 +329,23 @@ def judge(chapter: Chapter, *claims: str, quick: pd.DataFrame | None = None) -> 
         tables.own_comparisons(chosen, quick)
 
 
-def panels(items: Mapping[str, str]) -> None:
-    """Show pieces of HTML as tabs that need no program: what a slider shows, rendered beforehand.
+#: HTML, or a picture and its alternative text.
+Piece = str | tuple[Any, str]
+
+
+def as_html(piece: Piece) -> str:
+    """Return a piece as HTML."""
+    from swrlib import figures
+
+    return piece if isinstance(piece, str) else figures.as_html(*piece)
+
+
+def panels(items: Mapping[str, Piece]) -> None:
+    """Show pieces as tabs that need no program: what a slider shows, rendered beforehand.
 
     Parameters
     ----------
-    items : mapping of str to str
+    items : mapping of str to Piece
         The label and the content of each tab.
     """
     import uuid
@@ -347,19 +354,19 @@ def panels(items: Mapping[str, str]) -> None:
     parts = [
         f'<input type="radio" name="{name}" id="{name}-{number}"{"" if number else " checked"}>'
         f'<label for="{name}-{number}">{html.escape(label)}</label>'
-        f'<div class="panel">{content}</div>'
+        f'<div class="panel">{as_html(content)}</div>'
         for number, (label, content) in enumerate(items.items())
     ]
     tables.show_html(f'<div class="panels">{"".join(parts)}</div>')
 
 
-def explore(draw: Callable[..., str], **controls: Any) -> None:
+def explore(draw: Callable[..., Piece], **controls: Any) -> None:
     """Show widgets and, below them, what ``draw`` makes of their values, anew at each change.
 
     Parameters
     ----------
     draw : callable
-        Is given the widgets' values under their names and returns HTML.
+        Is given the widgets' values under their names.
     **controls : ipywidgets.Widget
         Each has a value. One without a description is described by its name.
     """
@@ -372,7 +379,8 @@ def explore(draw: Callable[..., str], **controls: Any) -> None:
     answer = widgets.HTML()
 
     def update(change: object = None) -> None:
-        answer.value = draw(**{name: control.value for name, control in controls.items()})
+        values = {name: control.value for name, control in controls.items()}
+        answer.value = as_html(draw(**values))
 
     for name, control in controls.items():
         control.description = control.description or name
@@ -381,18 +389,19 @@ def explore(draw: Callable[..., str], **controls: Any) -> None:
     display(widgets.VBox([*controls.values(), answer]))
 
 
-def choose(what: str, pieces: Mapping[str, str]) -> None:
-    """Let a reader choose one of several pieces of HTML, in a running notebook and as tabs.
+def choose(what: str, pieces: Mapping[str, Piece]) -> None:
+    """Let a reader choose one of several pieces, in a running notebook and as tabs.
 
     Parameters
     ----------
     what : str
         What is chosen: the description of the widget.
-    pieces : mapping of str to str
+    pieces : mapping of str to Piece
         The name and the content of each.
     """
     import ipywidgets as widgets
 
+    pieces = {name: as_html(piece) for name, piece in pieces.items()}
     choice = widgets.Dropdown(options=[*pieces], description=what)
     explore(lambda choice: pieces[choice], choice=choice)
     panels(pieces)
@@ -413,14 +422,11 @@ def explore_methods(frame: pd.DataFrame) -> None:
     from swrlib import figures
     from swrlib.figures import accuracies
 
-    def draw(methods: Iterable[str]) -> str:
+    def draw(methods: Iterable[str]) -> Piece:
         chosen = frame[frame["method"].isin(methods)]
-        return figures.as_html(*accuracies.course(chosen, references=False)) if len(chosen) else ""
+        return accuracies.course(chosen, references=False) if len(chosen) else ""
 
     present = figures.in_order(frame)
-    choice = widgets.SelectMultiple(
-        options=[(paper.label(m), m) for m in present],
-        value=[m for m in present if m in ("vanilla", "swr", "full-reset")],
-        rows=len(present),
-    )
-    explore(draw, methods=choice)
+    options = [(paper.label(m), m) for m in present]
+    first = [m for m in present if m in ("vanilla", "swr", "full-reset")]
+    explore(draw, methods=widgets.SelectMultiple(options=options, value=first, rows=len(present)))

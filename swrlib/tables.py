@@ -175,11 +175,9 @@ def own_comparisons(claims: Iterable[Claim], quick: pd.DataFrame) -> None:
     table = pd.DataFrame(rows, columns=columns).drop_duplicates()
     text = framed(styled(table).hide(axis="index"), head="left")
     own = badge(verdicts.QUICK, f"{scale} scale: no verdict on the paper")
-    show_html(
-        f'<div class="own-runs"><p>{own} This page\'s own runs, on {paper.label(cell[0])}.</p>'
-        + (folded("The same comparisons on them", text) if rows else "")
-        + "</div>"
-    )
+    title = f"<p>{own} This page's own runs, on {paper.label(cell[0])}.</p>"
+    rest = folded("The same comparisons on them", text) if rows else ""
+    show_html(f'<div class="own-runs">{title}{rest}</div>')
 
 
 def _compared(claim: Claim) -> str:

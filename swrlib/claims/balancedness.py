@@ -70,10 +70,8 @@ def course_verdicts(curves: pd.DataFrame, balances: pd.DataFrame | None = None) 
     cases = [of_two(below, ratios["vanilla"], ratios["l2"], decay.margin)]
     if balances is not None:
         cases += _pairs_of_layers(balances, last)
-    return [
-        judge_cases(least, [ahead], scale="paper"),
-        judge_cases(decay, cases, scale="paper", kind="not below"),
-    ]
+    judged = judge_cases(least, [ahead], scale="paper")
+    return [judged, judge_cases(decay, cases, scale="paper", kind="not below")]
 
 
 def _pairs_of_layers(balances: pd.DataFrame, last: pd.DataFrame) -> list[Case]:

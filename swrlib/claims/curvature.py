@@ -247,11 +247,7 @@ def _before(courses: Courses) -> Cases:
 
 def _explained(name: str, sign: float) -> Reading:
     """Ask where an earlier explanation's measure does not go the way that it should."""
-    return Reading(
-        lambda courses: [courses.trend(name, a, sign) for a in courses.where_lost],
-        "little",
-        NOWHERE,
-    )
+    return Reading(lambda c: [c.trend(name, a, sign) for a in c.where_lost], "little", NOWHERE)
 
 
 def _online(courses: Courses) -> Cases:

@@ -193,14 +193,11 @@ def at_a_change(before: nn.Module, after: nn.Module, initial: nn.Module) -> pd.S
     old, new, start = map(weights_of, (before, after, initial))
     moved = sum(squared_frobenius_error(old[name], weight)[0] for name, weight in new.items())
     size = sum(float(weight.double().square().sum()) for weight in old.values())
-    of_layers = [
-        (
-            float(deviation_from_isometry(weight, weight.dim() - 2)),
-            shape_deviation(weight, weight.dim() - 2),
-            float(weight.norm() / start[name].norm()),
-        )
-        for name, weight in new.items()
-    ]
+    of_layers = []
+    for name, weight in new.items():
+        places, ratio = weight.dim() - 2, float(weight.norm() / start[name].norm())
+        deviation = float(deviation_from_isometry(weight, places))
+        of_layers.append((deviation, shape_deviation(weight, places), ratio))
     columns = ["SFE", "DfI/n", "DfI/n at the best scale", "norm / initial"]
     return pd.Series([moved / size, *np.mean(of_layers, axis=0)], columns)
 

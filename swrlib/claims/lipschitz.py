@@ -407,10 +407,8 @@ def paired_noise(measures: pd.DataFrame) -> pd.DataFrame:
     rows = noise_accuracy(measures)
     rows = rows[rows["noise"] != 0.25]
     for (scale, dataset, model), part in rows.groupby(_SETTING, sort=False):
-        lines[place_name(dataset, model, scale)] = {
-            f"noise {noise:g}": _said(
-                _gap(100 * _by_seed(group, "value")), "{:+.2f}", "{:+.1f} [{:+.1f}, {:+.1f}]"
-            )
-            for noise, group in part.groupby("noise")
-        }
+        line = lines[place_name(dataset, model, scale)] = {}
+        for noise, group in part.groupby("noise"):
+            gap = _gap(100 * _by_seed(group, "value"))
+            line[f"noise {noise:g}"] = _said(gap, "{:+.2f}", "{:+.1f} [{:+.1f}, {:+.1f}]")
     return pd.DataFrame(lines).T

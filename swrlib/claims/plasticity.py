@@ -55,10 +55,8 @@ def own_gaps(changed: pd.DataFrame, single: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-COLUMNS = [
-    *("dataset", "model", "method", "seeds", "start", "end", "gap", "low", "high", "word"),
-    *("recovered", "recovered_low", "recovered_high"),
-]
+COLUMNS = ["dataset", "model", "method", "seeds", "start", "end", "gap", "low", "high", "word"]
+COLUMNS += ["recovered", "recovered_low", "recovered_high"]
 
 
 def _gap(start: pd.Series, end: pd.Series) -> Estimate:

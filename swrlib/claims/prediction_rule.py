@@ -93,12 +93,8 @@ def word(correlation: Found, p: Any = None) -> np.ndarray:
     """
     p = correlation.p if p is None else p
     predicts = np.less_equal(p, LEVEL) & np.greater_equal(np.abs(correlation.rho), SIZE)
-    chosen = [
-        np.less(correlation.seeds, LEAST_SEEDS),
-        predicts,
-        np.less_equal(correlation.little, LEVEL),
-    ]
-    return np.select(chosen, [TOO_FEW, PREDICTS, DOES_NOT], UNDECIDED)
+    few, little = np.less(correlation.seeds, LEAST_SEEDS), np.less_equal(correlation.little, LEVEL)
+    return np.select([few, predicts, little], [TOO_FEW, PREDICTS, DOES_NOT], UNDECIDED)
 
 
 def verdict(settings: Found, overall: Found, p: Any = None) -> np.ndarray:

@@ -325,10 +325,9 @@ def normalization_verdicts(draws: Draws) -> list[verdicts.Verdict]:
     )
     final, effective = map(paper.find_claim, ("final-normalization", "effective-rate"))
     equal = bool(cases and np.ptp(draws.constants) == 0)
-    return [
-        verdicts.judge_theorem(final, equal, same, cases=cases),
-        verdicts.judge_theorem(effective, spread < SAME_GRADIENT, rate, cases=cases),
-    ]
+    judged = verdicts.judge_theorem(final, equal, same, cases=cases)
+    small = spread < SAME_GRADIENT
+    return [judged, verdicts.judge_theorem(effective, small, rate, cases=cases)]
 
 
 # ---------------------------------------------------------------------------------------------

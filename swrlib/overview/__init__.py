@@ -237,8 +237,5 @@ def repair(records: pd.DataFrame) -> tuple[str, pd.DataFrame]:
         return "", table
     scratch, plain = late["full-reset"].mean(), late["vanilla"].mean()
     said = "the warm start did harm" if harm.low > 0 else "no harm is seen, so none to repair"
-    return (
-        f"From scratch {scratch:.1%}, after the warm start {plain:.1%}, "
-        f"{verdicts.in_points(*harm)}: {said}.",
-        table,
-    )
+    ends = f"From scratch {scratch:.1%}, after the warm start {plain:.1%}"
+    return f"{ends}, {verdicts.in_points(*harm)}: {said}.", table
