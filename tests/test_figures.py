@@ -31,6 +31,7 @@ from swrlib.figures.layers import spread
 from swrlib.figures.rendering import DARK_GROUND, contrast, darkened, rendered
 from swrlib.methods import METHODS as METHODS_KNOWN
 from swrlib.papers import SWR as paper
+from swrlib.statistics import mean_and_interval
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.usefixtures("shell")
@@ -74,13 +75,13 @@ def test_every_method_has_its_own_colour_and_marker():
 
 def test_intervals_are_students():
     values = np.random.default_rng(0).normal(size=(5, 3))
-    mean, half = verdicts.mean_and_interval(values)
+    mean, half = mean_and_interval(values)
     for column in range(3):
         low, high = stats.ttest_1samp(values[:, column], 0).confidence_interval()
         assert (mean - half)[column] == pytest.approx(low)
         assert (mean + half)[column] == pytest.approx(high)
         assert figures.interval(pd.Series(values[:, column])) == pytest.approx((low, high))
-    assert np.isnan(verdicts.mean_and_interval(values[:1])[1]).all()
+    assert np.isnan(mean_and_interval(values[:1])[1]).all()
 
 
 def test_bands_are_students_intervals_and_lines_end_where_a_seed_does():

@@ -15,6 +15,7 @@ from swrlib.claims.norms import norms_by_layer
 from swrlib.network.layers import Layer, trace, trace_layers
 from swrlib.papers import SWR as paper
 from swrlib.rescaling import membership, multi_tensor_norms
+from swrlib.statistics import mean_and_interval
 from swrlib.swr import SoftWeightRescaling
 from swrlib.theory import adam_norm_bound, norm_bound
 
@@ -269,7 +270,7 @@ def mean_exponents(fits: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for (name, layer), group in fits.groupby(["dataset", "layer"], sort=False):
-        mean, half = verdicts.mean_and_interval(group["p"].to_numpy() / 2)
+        mean, half = mean_and_interval(group["p"].to_numpy() / 2)
         rows.append({"data": name, "layer": layer, "a": mean, "± 95%": half, "n": len(group)})
     return pd.DataFrame(rows)
 

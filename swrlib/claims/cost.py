@@ -6,6 +6,7 @@ import pandas as pd
 
 from swrlib import verdicts
 from swrlib.papers import SWR as paper
+from swrlib.statistics import paired_interval
 
 #: "Minimal overhead" is read as: a step takes at most this share longer.
 SMALL = 0.05
@@ -39,7 +40,7 @@ def judge_cost(frame: pd.DataFrame) -> verdicts.Verdict:
         said.append(f"{paper.label(str(model))} {100 * float(overhead.median()):+.1f}%")
         for rival in ("vanilla", *claim.rivals):
             allowed = SMALL if rival == "vanilla" else times[rival] / plain - 1
-            gap = verdicts.paired_interval((allowed - overhead).to_numpy(), 0.0)
+            gap = paired_interval((allowed - overhead).to_numpy(), 0.0)
             word = verdicts.NOT_REPRODUCED if gap.high < 0 else verdicts.UNDECIDED
             word = verdicts.REPRODUCED if gap.low > 0 else word
             of_model = words.setdefault(word, {}).setdefault(paper.label(str(model)), [])

@@ -20,7 +20,7 @@ from swrlib.models import build_model
 from swrlib.network.layers import trace_layers
 from swrlib.papers import SWR as paper
 from swrlib.rescaling import rescale_
-from swrlib.statistics import NO_INTERVAL, Interval
+from swrlib.statistics import NO_INTERVAL, Interval, paired_interval
 from swrlib.theory import adam_norm_bound, lipschitz_bound, lipschitz_lower_bound, norm_bound
 from swrlib.verdicts.second_rule import REMARK
 
@@ -347,7 +347,7 @@ def _by_seed(rows: pd.DataFrame, value: str) -> pd.DataFrame:
 def _gap(by_seed: pd.DataFrame) -> Interval:
     """Return SWR minus vanilla with the same seed; the interval is NaN with a single one."""
     if len(by_seed) > 1:
-        return verdicts.paired_interval(by_seed["swr"], by_seed["vanilla"])
+        return paired_interval(by_seed["swr"], by_seed["vanilla"])
     return NO_INTERVAL._replace(difference=(by_seed["swr"] - by_seed["vanilla"]).mean())
 
 

@@ -18,6 +18,7 @@ from swrlib.claims.norms import weight_norms
 from swrlib.datasets import Dataset
 from swrlib.network.layers import trace_layers
 from swrlib.papers import SWR as paper
+from swrlib.statistics import mean_and_interval
 from swrlib.streams import generator
 from swrlib.swr import SoftWeightRescaling
 from swrlib.theory.norm_decay import adamw_pair
@@ -148,7 +149,7 @@ def growth_powers(growths: pd.DataFrame) -> pd.DataFrame:
     for high, low in zip(wide.columns[:-1], wide.columns[1:], strict=True):
         power = (np.log(wide[high] / wide[low]) / math.log(high / low)).dropna()
         for layer, values in power.groupby("layer"):
-            mean, half = verdicts.mean_and_interval(values.to_numpy())
+            mean, half = mean_and_interval(values.to_numpy())
             change = f"{high:.0e} → {low:.0e}".replace("e-0", "e-")
             rows.append({"layer": layer, "rate": change, "power": mean, "±": half})
     columns = ["layer", "rate", "power", "±"]
@@ -357,6 +358,6 @@ def scheduled_ends(ways: pd.DataFrame) -> pd.DataFrame:
         accuracy = 100 * last["accuracy"][way]
         row = {"way": way, "norm": last["ratio"][way].mean(), "accuracy": accuracy.mean()}
         gaps = (accuracy - 100 * last["accuracy"]["λ fixed"]).to_numpy()
-        gap, half = verdicts.mean_and_interval(gaps)
+        gap, half = mean_and_interval(gaps)
         rows.append(row | {"− fixed": gap, "± 95%": half})
     return pd.DataFrame(rows)

@@ -204,7 +204,7 @@ def _single_task(claim: Claim, rows: pd.DataFrame) -> verdicts.Verdict:
     ends = norms[norms["epoch"] == norms["epoch"].max()]
     means = ends.assign(grown=ends["norm"] / ends["start"]).pivot_table("grown", "layer", "method")
     late = rows.drop_duplicates("run").set_index("run")["method"]
-    accuracy = 100 * verdicts.late_accuracy(rows).groupby(late).mean()
+    accuracy = 100 * verdicts.outcomes.late_accuracy(rows).groupby(late).mean()
     detail = f"{verdicts.setting(rows)}, n = {rows['seed'].nunique()}: "
     if {LEFT_ALONE, "swr"} <= set(means):
         layer = (means[LEFT_ALONE] / means["swr"]).idxmax()

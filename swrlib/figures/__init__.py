@@ -22,7 +22,8 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from swrlib.figures.rendering import LEGEND, Piece, rendered
 from swrlib.papers import SWR as paper
-from swrlib.verdicts import mean_and_interval, seed_count, setting
+from swrlib.statistics import mean_and_interval
+from swrlib.verdicts import seed_count, setting
 
 #: The colour-blind palette.
 COLORS = sns.color_palette("colorblind")

@@ -28,7 +28,8 @@ from swrlib.figures import (
     setting_panels,
 )
 from swrlib.papers import SWR as paper
-from swrlib.verdicts import difference, late_by_seed, mean_and_interval, setting
+from swrlib.statistics import mean_and_interval
+from swrlib.verdicts import difference, late_by_seed, setting
 
 #: Epochs that long curves are averaged over, and the name of the points that are not.
 SMOOTHED = 5

@@ -12,7 +12,8 @@ import pandas as pd
 from swrlib.figures import BAND, STYLE, complete, heading, in_order, name_of
 from swrlib.figures.accuracies import smoothed, thinned
 from swrlib.papers import SWR as paper
-from swrlib.verdicts import difference, late_by_seed, mean_and_interval, setting
+from swrlib.statistics import mean_and_interval
+from swrlib.verdicts import difference, late_by_seed, setting
 
 #: How many small panels a line has; a phone shows two of them side by side.
 COLUMNS = 4

@@ -22,7 +22,7 @@ from swrlib.figures import (
     setting_panels,
 )
 from swrlib.papers import SWR as paper
-from swrlib.verdicts import coefficient, late_accuracy, setting
+from swrlib.verdicts import coefficient, outcomes, setting
 
 _CELL = ["dataset", "model"]
 
@@ -165,7 +165,7 @@ def norms_and_accuracies(records: pd.DataFrame) -> tuple[plt.Figure, str]:
     last = records.sort_values("epoch").groupby("run").tail(1).set_index("run")
     first = records[records["epoch"] == 0].set_index("run")["weight_norms"]
     size = [frame.map(np.linalg.norm) for frame in (last["weight_norms"], first)]
-    points = last.assign(ratio=size[0] / size[1], accuracy=100 * late_accuracy(records))
+    points = last.assign(ratio=size[0] / size[1], accuracy=100 * outcomes.late_accuracy(records))
     figure, drawn = setting_panels(points.reset_index(), height=2.9)
     sentences = ["Test accuracy against the norm of all weights, a point a run."]
     for ax, rows in drawn:

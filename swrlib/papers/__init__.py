@@ -330,13 +330,11 @@ def _lambda(lam: Any) -> Lambda:
 def _lambdas(printed: Toml, same: Toml) -> Lambdas:
     """Return the chosen λ's, and those of whatever takes the λ of something else."""
     _check_keys("[same_lambda]", same, (), ("datasets", "streams", "methods"))
-    lambdas: Lambdas = {
-        stream: {
-            _pair(pair): {method: _lambda(lam) for method, lam in chosen.items()}
-            for pair, chosen in columns.items()
-        }
-        for stream, columns in printed.items()
-    }
+    lambdas: Lambdas = {}
+    for stream, columns in printed.items():
+        rows = lambdas.setdefault(stream, {})
+        for pair, chosen in columns.items():
+            rows[_pair(pair)] = {method: _lambda(lam) for method, lam in chosen.items()}
     for stream in (*same.get("methods", {}), *same.get("streams", {}).values()):
         if stream not in lambdas:
             raise ValueError(f"there is no λ for the stream {stream!r} that others could take")

@@ -6,6 +6,7 @@ from the last epoch and pairs of seeds, is given with each.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -164,12 +165,9 @@ def estimated(claim: Claim, cells: Sequence[Cell], finals: pd.DataFrame) -> list
     for cell in cells:
         late, last = (outcomes.by_seed(finals, cell, outcome) for outcome in ("late", "last"))
         late = late.drop(columns=outcomes.OURS, errors="ignore")
-        for method in claim.methods:
-            cases += [
-                _estimate(claim, cell, method, rival, late, last)
-                for rival in rivals
-                if rival == NOTHING or paper.compared(rival, cell)
-            ]
+        here = [rival for rival in rivals if rival == NOTHING or paper.compared(rival, cell)]
+        pairs = itertools.product(claim.methods, here)
+        cases += [_estimate(claim, cell, *pair, late, last) for pair in pairs]
     return cases
 
 

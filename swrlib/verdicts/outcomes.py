@@ -161,8 +161,7 @@ def by_seed(finals: pd.DataFrame, cell: Cell, outcome: str) -> pd.DataFrame:
     ValueError
         If several runs of one seed count: of several λ, say.
     """
-    names = ("dataset", "model", "stream")
-    here = np.logical_and.reduce([finals[n] == value for n, value in zip(names, cell, strict=True)])
+    here = (finals[["dataset", "model", "stream"]] == [*cell]).all(axis=1)
     rows = finals.loc[here, ["method", "seed", outcome]]
     twice = rows.loc[rows.duplicated(["method", "seed"]), "method"]
     if len(twice):

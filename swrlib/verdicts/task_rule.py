@@ -97,14 +97,10 @@ def measured_by_task(measures: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame
     """
     measures = measures.assign(measure=measures["measure"].str.split(":").str[0])
     ends = rows.groupby("run")["epoch"].unique()
-    parts = [
-        part.assign(
-            task=np.searchsorted(np.sort(ends[run]), part["epoch"], side="right")
-            + part["measure"].str.endswith("-start").to_numpy()
-        )
-        for run, part in measures.groupby("run")
-        if run in ends.index
-    ]
+    parts = []
+    for run, part in measures[measures["run"].isin(ends.index)].groupby("run"):
+        past = np.searchsorted(np.sort(ends[run]), part["epoch"], side="right")
+        parts.append(part.assign(task=past + part["measure"].str.endswith("-start").to_numpy()))
     if not parts:
         return rows
     table = pd.concat(parts)
