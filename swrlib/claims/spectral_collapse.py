@@ -246,9 +246,8 @@ class Courses:
     def kept(self, methods: Sequence[str]) -> Cases:
         """Return how much more of the ε-rank methods keep than plain training."""
         values, margin = task_rule.wide(self.rank_sums(), "kept"), task_rule.TREND_MARGIN
-        what = "share of the ε-rank that is kept, {} minus vanilla"
-        weights = {method: {method: 1.0, "vanilla": -1.0} for method in methods}
-        return [Case(what.format(LABELS[m]), values, w, margin) for m, w in weights.items()]
+        what = "share of the ε-rank that is kept, {} minus vanilla".format
+        return [Case(what(LABELS[m]), values, {m: 1.0, "vanilla": -1.0}, margin) for m in methods]
 
     def ratio(self, value: str, what: str, over: str, under: str) -> Case:
         """Return ln of a ratio of two methods' values at the end of the stream."""

@@ -132,11 +132,8 @@ def course(records: pd.DataFrame, *, references: bool = True) -> tuple[plt.Figur
     sentences = []
     for ax, rows in panels:
         ends = late_by_seed(rows).mean()
-        lines = {
-            f"{paper.label(m)} at the end": float(ends[m])
-            for m in ("vanilla", "full-reset")
-            if references and m in ends
-        }
+        named = [m for m in ("vanilla", "full-reset") if references and m in ends]
+        lines = {f"{paper.label(m)} at the end": float(ends[m]) for m in named}
         curves(rows, first_epoch=1, references=lines, ax=ax)
         # A network right after a reset would press all curves together; every end is shown.
         low = min(rows[rows["epoch"] >= 1]["test_accuracy"].quantile(0.08), ends.min())

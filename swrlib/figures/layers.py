@@ -107,11 +107,9 @@ def growth_sentence(norms: pd.DataFrame) -> str:
         first = rows[rows["layer"] == rows["layer"].iloc[0]]
         end = first[first["epoch"] == first["epoch"].max()]
         ratio = (end["norm"] / end["start"]).groupby(end["method"]).mean()
-        ends = ", ".join(
-            f"at {ratio[method]:.2f} times its initial value with {paper.label(method)}"
-            for method in ("vanilla", "swr")
-            if method in ratio
-        )
+        there = [method for method in ("vanilla", "swr") if method in ratio]
+        text = "at {:.2f} times its initial value with {}"
+        ends = ", ".join(text.format(ratio[method], paper.label(method)) for method in there)
         parts.append(f"{setting(rows)}: the first layer's norm ends {ends}.")
     return " ".join(parts)
 

@@ -81,11 +81,8 @@ def _at_the_end(spectra: pd.DataFrame) -> str:
     end = spectra["task"].max()
     last = spectra[(spectra["task"] == end) & np.isclose(spectra["epsilon"], EPSILON)]
     means = last.groupby("method")[["epsilon-rank", "largest"]].mean()
-    said = ", ".join(
-        f"{paper.label(m)} {means.at[m, 'epsilon-rank']:.2g} with λ_max "
-        f"{means.at[m, 'largest']:.3g}"
-        for m in in_order(last)
-    )
+    text = "{} {:.2g} with λ_max {:.3g}"
+    said = ", ".join(text.format(paper.label(m), *means.loc[m]) for m in in_order(last))
     return f"At the start of task {end}, ε = {EPSILON:g}: {said}."
 
 

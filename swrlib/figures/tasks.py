@@ -77,11 +77,9 @@ def _parts(
             continue
         parts[name] = part
         means = summarized(part, value).groupby("method")[["start", "late"]].mean()
-        ends = ", ".join(
-            f"{paper.label(m)} {means.at[m, 'start']:.3g} → {means.at[m, 'late']:.3g}"
-            for m in paper.labels
-            if m in means.index
-        )
+        there = [method for method in paper.labels if method in means.index]
+        text = "{} {:.3g} → {:.3g}"
+        ends = ", ".join(text.format(paper.label(m), *means.loc[m]) for m in there)
         said.append(f"{name}: {ends}.")
     return parts, " ".join(said)
 
