@@ -52,8 +52,9 @@ FURTHER = float(np.log(1.1))
 #: What `swrlib.train` measures for this chapter.
 MEASURED = tuple(dict.fromkeys(name.split(",")[0] for name in (HESSIAN, *EARLIER.values())))
 #: What it would take where nothing else is said.
-PLANNED = "Planned runs, not yet recorded: a quarter of an hour of one core for each activation "
-PLANNED += "and seed."
+PLANNED = (
+    "Planned runs, not yet recorded: a quarter of an hour of one core for each activation and seed."
+)
 NOWHERE = "With no activation was plasticity clearly lost, so there is nothing to explain."
 NO_SETTING = "In no setting is it certain that the error at the end of a task does not rise."
 

@@ -183,9 +183,9 @@ def theorem_gaps(networks: Mapping[str, nn.Module], inputs: Tensor) -> pd.DataFr
         one bias factor dropped``.
     """
     rows = []
-    for name, single in networks.items():
+    for name, original in networks.items():
         for dtype in (torch.float64, torch.float32):
-            network, own = copy.deepcopy(single).to(dtype), inputs.to(dtype)
+            network, own = copy.deepcopy(original).to(dtype), inputs.to(dtype)
             factors = random_factors(network)
             wrong, constant = without_one_bias_factor(network, factors)
             row = {"network": name, "numbers": str(dtype).removeprefix("torch."), "C": constant}
