@@ -63,6 +63,20 @@ def load_cost(path: str | os.PathLike[str] | None = None) -> tuple[pd.DataFrame,
     return frame, machine
 
 
+def measured_on(frame: pd.DataFrame, machine: pd.DataFrame) -> pd.DataFrame:
+    """Return what measurements were made on, and how often each was: a column a table.
+
+    Parameters
+    ----------
+    frame, machine : DataFrame
+        What `load_cost` returned.
+    """
+    facts = ["processor", "cores", "vector instructions", "torch", "commit", "dirty", "date"]
+    short = {name: machine[name].str[:10] for name in ("commit", "date")}
+    repetitions = frame.groupby("table")["repeat"].nunique()
+    return machine.assign(**short, repetitions=repetitions)[[*facts, "repetitions"]].T
+
+
 def measure_times() -> pd.Series:
     """Return the median seconds of each measure that was timed, by name; empty where none was.
 
@@ -128,38 +142,31 @@ class OnGPU:
         """Say on what the parts were run, with what and when; a dash where nothing was."""
         if not len(self.machine):
             return "–"
-        about = self.machine.assign(date=self.machine["date"].str[:10])
-        about["commit"] = about["commit"].fillna("unknown").str[:10]
-        return "; ".join(
-            f"{', '.join(rows.index)} on one {device}, {date} (torch {torch}, commit {commit})"
-            for (device, date, torch, commit), rows in about.groupby(
-                ["device", "date", "torch", "commit"], sort=False
-            )
-        )
+        parts = self.machine.assign(date=self.machine["date"].str[:10])
+        parts["commit"] = parts["commit"].fillna("unknown").str[:10]
+        text = "{} on one {}, {} (torch {}, commit {})"
+        groups = parts.groupby(["device", "date", "torch", "commit"], sort=False)
+        return "; ".join(text.format(", ".join(rows.index), *facts) for facts, rows in groups)
 
     def by_runs(self) -> pd.DataFrame:
         """Return the milliseconds of a run's step: a row a model and way, a column a stack size."""
         way = self.stacks["captured"].map({True: "captured", False: "not captured"})
         rows = self.stacks.assign(way=way, model=self.stacks["model"].map(paper.label))
         table = rows.rename(columns={"runs": "runs at once"})
-        return table.pivot_table(
-            index=["model", "way"], columns="runs at once", values="milliseconds", sort=False
-        )
+        return table.pivot_table("milliseconds", ["model", "way"], "runs at once", sort=False)
 
     def by_arithmetic(self) -> pd.DataFrame:
         """Return the milliseconds of a run's step: a row a model, a column an arithmetic."""
         rows = self.precision.assign(model=self.precision["model"].map(paper.label))
-        return rows.pivot_table(
-            index="model", columns="arithmetic", values="milliseconds", sort=False
-        )
+        return rows.pivot_table("milliseconds", "model", "arithmetic", sort=False)
 
 
-def trained_on(frame: pd.DataFrame, about: pd.DataFrame) -> pd.DataFrame:
+def trained_on(frame: pd.DataFrame, provenance: pd.DataFrame) -> pd.DataFrame:
     """Return on what records were trained: a row per device and setting.
 
     Parameters
     ----------
-    frame, about : DataFrame
+    frame, provenance : DataFrame
         What `swrlib.load_records` and `swrlib.records.load_provenance` returned.
 
     Returns
@@ -172,16 +179,11 @@ def trained_on(frame: pd.DataFrame, about: pd.DataFrame) -> pd.DataFrame:
     runs = frame.groupby(["device", "stream", "dataset", "model", "run"], as_index=False).agg(
         seed=("seed", "first"), seconds=("seconds", "sum")
     )
-    runs["day"] = runs["run"].map(about.set_index("run")["date"].str[:10])
+    runs["day"] = runs["run"].map(provenance.set_index("run")["date"].str[:10])
     where = ["device", "stream", "dataset", "model"]
-    table = runs.groupby(where, as_index=False).agg(
-        **{
-            "runs": ("run", "nunique"),
-            "seeds": ("seed", "nunique"),
-            "seconds a run": ("seconds", "median"),
-            "until": ("day", "max"),
-        }
-    )
+    sums = {"runs": ("run", "nunique"), "seeds": ("seed", "nunique")}
+    sums |= {"seconds a run": ("seconds", "median"), "until": ("day", "max")}
+    table = runs.groupby(where, as_index=False).agg(**sums)
     for name in where[1:]:
         table[name] = table[name].map(paper.label)
     table.insert(1, "data and model", table.pop("dataset") + " " + table.pop("model"))
@@ -211,10 +213,10 @@ def load_gpu(path: str | os.PathLike[str] | None = None) -> OnGPU:
     file = Path(path or _results_file("gpu.json"))
     if path is None and not file.is_file():
         return _on_gpu({})
-    found = _read(file, "python -m benchmarks.gpu", _on_gpu)
+    measured = _read(file, "python -m benchmarks.gpu", _on_gpu)
     if path is None:
-        found.machine.attrs["file"] = f"{BENCHMARKS}/{file.name}"
-    return found
+        measured.machine.attrs["file"] = f"{BENCHMARKS}/{file.name}"
+    return measured
 
 
 def _on_gpu(content: Mapping[str, Any]) -> OnGPU:
@@ -231,26 +233,22 @@ def _on_gpu(content: Mapping[str, Any]) -> OnGPU:
         for name, entry in parts.get(part, {}).items():
             if not isinstance(entry, Mapping):
                 entry = {"value": entry}
-            if found := pattern.fullmatch(name):
+            if parsed := pattern.fullmatch(name):
                 numbers = {to: float(entry[of]) for of, to in values.items()}
-                rows.append(found.groupdict() | numbers)
+                rows.append(parsed.groupdict() | numbers)
         return pd.DataFrame(rows, columns=columns)
 
     ms = {"ms per step per run": "milliseconds"}
     stacks = table("stacks", r"(?P<model>\S+), (?P<runs>\d+) at once, (?P<captured>.+)", ms)
+    stacks = stacks.assign(runs=stacks["runs"].astype(int))
     of_vgg = ["images a second", "teraflops", "share of the measured matrix rate"]
+    of_vgg += ["SWR over vanilla"]
     return OnGPU(
         machine=pd.DataFrame(machine).T,
         equality=table("equality", "(?P<model>.+)", {"value": "difference"}),
-        stacks=stacks.assign(
-            runs=stacks["runs"].astype(int), captured=stacks["captured"] == "captured"
-        ),
+        stacks=stacks.assign(captured=stacks["captured"] == "captured"),
         precision=table("precision", r"(?P<model>\S+), (?P<arithmetic>.+)", ms),
-        vgg16=table(
-            "vgg16",
-            "(?P<arithmetic>b?float.+)",
-            {name: name for name in (*of_vgg, "SWR over vanilla")},
-        ),
+        vgg16=table("vgg16", "(?P<arithmetic>b?float.+)", dict(zip(of_vgg, of_vgg, strict=True))),
     )
 
 

@@ -28,7 +28,6 @@ from swrlib.models import MODELS
 from swrlib.papers import SWR as paper
 from swrlib.provenance import provenance
 from swrlib.swr import SoftWeightRescaling
-from swrlib.verdicts import Verdict
 from swrlib.verdicts.outcomes import OURS
 
 _PLAIN = (str, int, float, bool, list, tuple, dict, type(None))
@@ -68,8 +67,8 @@ class Chapter:
         self.epochs: int | None = parameters.get("epochs")
         self.seeds = list(range(parameters.get("seeds", 1)))
         self.root = project_root()
-        given = parameters.get("results")
-        self.results = Path(given) if given else self.root / "build" / "records"
+        folder = parameters.get("results")
+        self.results = Path(folder) if folder else self.root / "build" / "records"
         self.read: set[str] = set()
 
     def methods(self, names: Iterable[str], stream: str) -> list[Method]:
@@ -111,11 +110,11 @@ class Chapter:
         if streams:
             filters["stream"] = list(streams)
         try:
-            found = records.load_records(**filters)
+            committed = records.load_records(**filters)
         except FileNotFoundError:
             return pd.DataFrame(columns=list(records.COLUMNS))
-        self.read |= set(found["run"])
-        return found
+        self.read |= set(committed["run"])
+        return committed
 
 
 def measured(
@@ -138,10 +137,10 @@ def measured(
         ``run, epoch, step, measure, layer, value, dataset, model, stream, method, lam, seed,
         scale``.
     """
-    about = ["run", "dataset", "model", "stream", "method", "lam", "seed", "scale"]
-    runs = frame.drop_duplicates("run")[about]
+    identity = ["run", "dataset", "model", "stream", "method", "lam", "seed", "scale"]
+    runs = frame.drop_duplicates("run")[identity]
     if not len(runs):
-        return pd.DataFrame(columns=[*records.MEASURE_COLUMNS, *about[1:]])
+        return pd.DataFrame(columns=[*records.MEASURE_COLUMNS, *identity[1:]])
     table = records.load_measures(results, measure=list(names), run=list(runs["run"]))
     return table.merge(runs, on="run")
 
@@ -202,12 +201,8 @@ def begin(namespace: Mapping[str, Any], *names: str) -> Chapter:
 
 
 def _check(name: str, value: Any) -> None:
-    choices: dict[str, Iterable[str]] = {
-        "model": MODELS,
-        "scale": SCALES,
-        "access": ("full", "limited"),
-        "stream": streams.STREAMS,
-    }
+    choices: dict[str, Iterable[str]] = {"model": MODELS, "scale": SCALES}
+    choices |= {"access": ("full", "limited"), "stream": streams.STREAMS}
     if name in choices:
         check_name(name, value, choices[name])
     if name == "dataset" and value not in DATASETS and not Path(str(value)).is_dir():
@@ -221,13 +216,13 @@ def _check(name: str, value: Any) -> None:
 
 
 def _stamp(chapter: Chapter) -> None:
-    about = provenance()
-    given = ", ".join(f"{k} = {v}" for k, v in chapter.parameters.items() if v is not None)
-    commit = (about["commit"] or "unknown")[:10] + (" with changes" if about["dirty"] else "")
+    facts = provenance()
+    named = ", ".join(f"{k} = {v}" for k, v in chapter.parameters.items() if v is not None)
+    commit = (facts["commit"] or "unknown")[:10] + (" with changes" if facts["dirty"] else "")
     tables.show_html(
-        f'<p class="provenance">This page ran{html.escape(given and f" with {given}")}; '
-        f"commit {commit}, Python {about['python']}, torch {about['torch']}, "
-        f"{html.escape(str(about['processor']))}, {about['date'][:10]}.</p>"
+        f'<p class="provenance">This page ran{html.escape(named and f" with {named}")}; '
+        f"commit {commit}, Python {facts['python']}, torch {facts['torch']}, "
+        f"{html.escape(str(facts['processor']))}, {facts['date'][:10]}.</p>"
     )
 
 
@@ -315,7 +310,7 @@ def _follow(behind: RunsBehind) -> None:
     shell.events.register("post_run_cell", behind)
 
 
-def judge(chapter: Chapter, *claims: str, quick: pd.DataFrame | None = None) -> list[Verdict]:
+def judge(chapter: Chapter, *claims: str, quick: pd.DataFrame | None = None) -> None:
     """Judge claims on the committed records at paper scale and show the banner.
 
     Parameters
@@ -329,19 +324,28 @@ def judge(chapter: Chapter, *claims: str, quick: pd.DataFrame | None = None) -> 
     """
     chosen = [paper.find_claim(claim) for claim in claims]
     at_paper_scale = chapter.paper_records(*{cell[2] for claim in chosen for cell in claim.cells})
-    found = [verdicts.judge_claim(claim, at_paper_scale) for claim in chosen]
-    tables.banner(found)
+    tables.banner(verdicts.judge_claim(claim, at_paper_scale) for claim in chosen)
     if quick is not None and len(quick):
         tables.own_comparisons(chosen, quick)
-    return found
 
 
-def panels(items: Mapping[str, str]) -> None:
-    """Show pieces of HTML as tabs that need no program: what a slider shows, rendered beforehand.
+#: HTML, or a picture and its alternative text.
+Piece = str | tuple[Any, str]
+
+
+def as_html(piece: Piece) -> str:
+    """Return a piece as HTML."""
+    from swrlib import figures
+
+    return piece if isinstance(piece, str) else figures.as_html(*piece)
+
+
+def panels(items: Mapping[str, Piece]) -> None:
+    """Show pieces as tabs that need no program: what a slider shows, rendered beforehand.
 
     Parameters
     ----------
-    items : mapping of str to str
+    items : mapping of str to Piece
         The label and the content of each tab.
     """
     import uuid
@@ -350,19 +354,19 @@ def panels(items: Mapping[str, str]) -> None:
     parts = [
         f'<input type="radio" name="{name}" id="{name}-{number}"{"" if number else " checked"}>'
         f'<label for="{name}-{number}">{html.escape(label)}</label>'
-        f'<div class="panel">{content}</div>'
+        f'<div class="panel">{as_html(content)}</div>'
         for number, (label, content) in enumerate(items.items())
     ]
     tables.show_html(f'<div class="panels">{"".join(parts)}</div>')
 
 
-def explore(draw: Callable[..., str], **controls: Any) -> None:
+def explore(draw: Callable[..., Piece], **controls: Any) -> None:
     """Show widgets and, below them, what ``draw`` makes of their values, anew at each change.
 
     Parameters
     ----------
     draw : callable
-        Is given the widgets' values under their names and returns HTML.
+        Is given the widgets' values under their names.
     **controls : ipywidgets.Widget
         Each has a value. One without a description is described by its name.
     """
@@ -375,13 +379,32 @@ def explore(draw: Callable[..., str], **controls: Any) -> None:
     answer = widgets.HTML()
 
     def update(change: object = None) -> None:
-        answer.value = draw(**{name: control.value for name, control in controls.items()})
+        values = {name: control.value for name, control in controls.items()}
+        answer.value = as_html(draw(**values))
 
     for name, control in controls.items():
         control.description = control.description or name
         control.observe(update, "value")
     update()
     display(widgets.VBox([*controls.values(), answer]))
+
+
+def choose(what: str, pieces: Mapping[str, Piece]) -> None:
+    """Let a reader choose one of several pieces, in a running notebook and as tabs.
+
+    Parameters
+    ----------
+    what : str
+        What is chosen: the description of the widget.
+    pieces : mapping of str to Piece
+        The name and the content of each.
+    """
+    import ipywidgets as widgets
+
+    pieces = {name: as_html(piece) for name, piece in pieces.items()}
+    choice = widgets.Dropdown(options=[*pieces], description=what)
+    explore(lambda choice: pieces[choice], choice=choice)
+    panels(pieces)
 
 
 def offer_curves(stream: str) -> None:
@@ -399,14 +422,11 @@ def explore_methods(frame: pd.DataFrame) -> None:
     from swrlib import figures
     from swrlib.figures import accuracies
 
-    def draw(methods: Iterable[str]) -> str:
+    def draw(methods: Iterable[str]) -> Piece:
         chosen = frame[frame["method"].isin(methods)]
-        return figures.as_html(*accuracies.course(chosen, references=False)) if len(chosen) else ""
+        return accuracies.course(chosen, references=False) if len(chosen) else ""
 
     present = figures.in_order(frame)
-    choice = widgets.SelectMultiple(
-        options=[(paper.label(m), m) for m in present],
-        value=[m for m in present if m in ("vanilla", "swr", "full-reset")],
-        rows=len(present),
-    )
-    explore(draw, methods=choice)
+    options = [(paper.label(m), m) for m in present]
+    first = [m for m in present if m in ("vanilla", "swr", "full-reset")]
+    explore(draw, methods=widgets.SelectMultiple(options=options, value=first, rows=len(present)))

@@ -34,28 +34,6 @@ def quantile(degrees: float) -> float:
     return student.ppf((1 + CONFIDENCE) / 2, degrees)
 
 
-def welch_interval(
-    mean: float, sd: float, n: int, other_mean: float, other_sd: float, other_n: int
-) -> Interval:
-    """Welch's interval of a difference of means, unpaired, with unequal variances.
-
-    Parameters
-    ----------
-    mean, sd, n, other_mean, other_sd, other_n : float
-        Means, sample standard deviations and numbers of runs (at least 2) of both sides.
-
-    Returns
-    -------
-    Interval
-        Of ``mean - other_mean``; of no width where neither side varies.
-    """
-    a, b = sd**2 / n, other_sd**2 / other_n
-    degrees = (a + b) ** 2 / (a**2 / (n - 1) + b**2 / (other_n - 1)) if a + b else 1.0
-    half = quantile(degrees) * np.sqrt(a + b)
-    difference = mean - other_mean
-    return Interval(difference, difference - half, difference + half)
-
-
 def paired_interval(a: Any, b: Any) -> Interval:
     """Student's interval of the mean difference of pairs, over the last axis.
 
@@ -71,9 +49,7 @@ def paired_interval(a: Any, b: Any) -> Interval:
     """
     differences = np.subtract(np.asarray(a), np.asarray(b), dtype=np.float64)
     n = differences.shape[-1]
-    mean = differences.mean(-1)
-    half = quantile(n - 1) * differences.std(-1, ddof=1) / np.sqrt(n)
-    return Interval(mean, mean - half, mean + half)
+    return of_mean(differences.mean(-1), differences.std(-1, ddof=1), n).interval()
 
 
 def mean_and_interval(values: pd.DataFrame | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -157,6 +133,11 @@ class Estimate(NamedTuple):
         return np.maximum(self.above(np.negative(margin)), self.below(margin))
 
 
+def of_mean(mean: Any, sd: Any, n: int) -> Estimate:
+    """Estimate a mean from that of a sample, its standard deviation and its size (at least 2)."""
+    return Estimate(mean, sd / np.sqrt(n), n - 1.0)
+
+
 def holm(p: Any) -> np.ndarray:
     """Correct p values for their number after Holm, over the last axis.
 
@@ -225,12 +206,6 @@ def contrast(values: pd.DataFrame, weights: Mapping[str, float]) -> tuple[Estima
     return (pooled, "pooled") if pooled.error > own.error else (own, "Welch")
 
 
-def paired(differences: pd.Series) -> Estimate:
-    """Estimate the mean of differences within pairs, of which there are at least two."""
-    n = len(differences)
-    return Estimate(differences.mean(), differences.std() / np.sqrt(n), float(n - 1))
-
-
 def mean_of(values: pd.DataFrame, method: str) -> Estimate:
     """Estimate a method's mean: its spread is that of all methods, under the same conditions.
 
@@ -250,13 +225,9 @@ def mean_of(values: pd.DataFrame, method: str) -> Estimate:
 
 
 def _welch(values: pd.DataFrame, weights: Mapping[str, float]) -> Estimate:
-    return combined(
-        [
-            Estimate(values[m].mean(), values[m].std() / np.sqrt(n), n - 1)
-            for m, n in values[[*weights]].count().items()
-        ],
-        [*weights.values()],
-    )
+    chosen = values[[*weights]]
+    parts = map(of_mean, chosen.mean(), chosen.std(), chosen.count())
+    return combined([*parts], [*weights.values()])
 
 
 def combined(

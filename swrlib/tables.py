@@ -12,11 +12,10 @@ from pandas.api.types import is_float
 from pandas.io.formats.style import Styler
 
 from swrlib import records, verdicts
-from swrlib.overview import collapsed_runs, difference
+from swrlib.overview import collapsed_runs
 from swrlib.overview.answers import answers as answered
 from swrlib.papers import CHANGE_KINDS, Claim
 from swrlib.papers import SWR as paper
-from swrlib.verdicts import Verdict
 
 CORRECTED = (
     "What speaks against a claim of several comparisons is corrected for their number, so that a "
@@ -51,9 +50,8 @@ def framed(table: Styler, *, head: str = "right") -> str:
     head : str
         Where the names of columns stand.
     """
-    table.set_table_styles(
-        [{"selector": "thead th", "props": f"text-align: {head}"}], overwrite=False
-    )
+    heads = {"selector": "thead th", "props": f"text-align: {head}"}
+    table.set_table_styles([heads], overwrite=False)
     text = table.to_html(table_attributes='class="dataframe"')
     return f'<div class="table-container">{text}</div>'
 
@@ -99,18 +97,18 @@ def claim_line(claim: Claim, badges: str) -> str:
     return f"<p>{badges} {html.escape(claim.sentence)} {place}</p>"
 
 
-def banner(found: Iterable[Verdict]) -> None:
+def banner(judged: Iterable[verdicts.Verdict]) -> None:
     """Show the verdict of each claim, with the numbers behind it and the paper's own.
 
     For the page of all claims the verdicts travel along, as metadata of the output.
     """
     from IPython.display import display
 
-    judged, waiting, handed_on = [], [], []
-    found = list(found)
-    for verdict in found:
-        about = {"claim": verdict.claim.id, "verdict": verdict.verdict, "label": verdict.label}
-        handed_on.append(about | {"detail": verdict.detail})
+    lines, waiting, handed_on = [], [], []
+    judged = list(judged)
+    for verdict in judged:
+        handed = {"claim": verdict.claim.id, "verdict": verdict.verdict, "label": verdict.label}
+        handed_on.append(handed | {"detail": verdict.detail})
         line = claim_line(verdict.claim, badge(verdict.verdict, verdict.label))
         if verdict.verdict == verdicts.NOT_RUN:
             waiting.append(f'<div class="claim">{line}</div>')
@@ -118,23 +116,23 @@ def banner(found: Iterable[Verdict]) -> None:
         detail = html.escape(verdict.detail)
         if verdict.printed != verdicts.NOT_PRINTED:
             detail += f" The same rule on the printed numbers: {html.escape(verdict.printed)}."
-        judged.append(f'<div class="claim">{line}<p class="detail">{detail}</p></div>')
-    if any(" · " in verdict.detail or "; " in verdict.detail for verdict in found):
-        judged.append(f'<p class="place">{html.escape(CORRECTED)}</p>')
+        lines.append(f'<div class="claim">{line}<p class="detail">{detail}</p></div>')
+    if any(" · " in verdict.detail or "; " in verdict.detail for verdict in judged):
+        lines.append(f'<p class="place">{html.escape(CORRECTED)}</p>')
     if waiting:
         number = "One claim" if len(waiting) == 1 else f"{len(waiting)} claims"
-        judged.append(folded(f"{number} not run at paper scale", "".join(waiting)))
-    text = f'<div class="claims">{"".join(judged)}</div>'
+        lines.append(folded(f"{number} not run at paper scale", "".join(waiting)))
+    text = f'<div class="claims">{"".join(lines)}</div>'
     metadata = {"text/html": {"verdicts": handed_on}}
     display({"text/html": text}, raw=True, metadata=metadata)
 
 
-def own_runs(found: list[Verdict], rows: pd.DataFrame) -> None:
+def own_runs(judged: list[verdicts.Verdict], rows: pd.DataFrame) -> None:
     """Show what rules say of a page's own runs, where they are not at the paper's scale.
 
     Parameters
     ----------
-    found : list of Verdict
+    judged : list of Verdict
         Of several claims each one's sentence is given, too.
     rows : DataFrame
         The runs: with ``scale`` and ``dataset``.
@@ -142,13 +140,13 @@ def own_runs(found: list[Verdict], rows: pd.DataFrame) -> None:
     first = rows.iloc[0]
     if first["scale"] == "paper":
         return
-    if len({verdict.claim.id for verdict in found}) < 2:
-        for verdict in found:
+    if len({verdict.claim.id for verdict in judged}) < 2:
+        for verdict in judged:
             line = f"{badge(verdict.verdict)} This page's own runs. {html.escape(verdict.detail)}"
             show_html(f'<p class="own-runs">{line}</p>')
         return
     kind = badge(verdicts.QUICK if first["scale"] == "quick" else verdicts.CUSTOM)
-    lines = "".join(f"<li>{html.escape(f'{v.claim.sentence} {v.detail}')}</li>" for v in found)
+    lines = "".join(f"<li>{html.escape(f'{v.claim.sentence} {v.detail}')}</li>" for v in judged)
     title = f"<p>{kind} This page's own runs, on {paper.label(first['dataset'])}:</p>"
     show_html(f'<div class="own-runs">{title}<ul class="comparisons">{lines}</ul></div>')
 
@@ -177,11 +175,9 @@ def own_comparisons(claims: Iterable[Claim], quick: pd.DataFrame) -> None:
     table = pd.DataFrame(rows, columns=columns).drop_duplicates()
     text = framed(styled(table).hide(axis="index"), head="left")
     own = badge(verdicts.QUICK, f"{scale} scale: no verdict on the paper")
-    show_html(
-        f'<div class="own-runs"><p>{own} This page\'s own runs, on {paper.label(cell[0])}.</p>'
-        + (folded("The same comparisons on them", text) if rows else "")
-        + "</div>"
-    )
+    title = f"<p>{own} This page's own runs, on {paper.label(cell[0])}.</p>"
+    rest = folded("The same comparisons on them", text) if rows else ""
+    show_html(f'<div class="own-runs">{title}{rest}</div>')
 
 
 def _compared(claim: Claim) -> str:
@@ -200,13 +196,13 @@ def _percent(mean: float, deviation: float) -> str:
     return f"{100 * mean:.2f}{spread}"
 
 
-def cells(found: pd.DataFrame) -> None:
+def cells(numbers: pd.DataFrame) -> None:
     """Show what `swrlib.verdicts.table_cells` returned: ours, the paper's, the words."""
 
     def table(rows: pd.DataFrame) -> str:
         lines: list[list[str]] = []
         for (dataset, model), group in rows.groupby(["dataset", "model"], sort=False):
-            lines.append([f"{paper.label(dataset)} {paper.label(model)}", *[""] * 4])
+            lines.append([paper.label(dataset, model), *[""] * 4])
             for row in group.itertuples():
                 ours = f"{_percent(row.ours_mean, row.ours_sd)} ({row.n})" if row.n else "–"
                 printed = _percent(row.paper_mean, row.paper_sd)
@@ -220,7 +216,7 @@ def cells(found: pd.DataFrame) -> None:
         shown.set_properties(subset=(heads, "method"), **{"font-weight": "bold"})
         return framed(shown, head="left")
 
-    run, waiting = found[found["n"] > 0], found[found["n"] == 0]
+    run, waiting = numbers[numbers["n"] > 0], numbers[numbers["n"] == 0]
     rest = folded(f"{len(waiting)} cells not run", table(waiting)) if len(waiting) else ""
     show_html((table(run) if len(run) else "") + rest)
 
@@ -274,7 +270,8 @@ def _gap_from_vanilla(late: pd.DataFrame, method: str) -> str:
     """Write a method's mean minus vanilla's."""
     if method == "vanilla" or "vanilla" not in late:
         return "–"
-    if (gap := difference(late, method, "vanilla")) is not None:
+    gap = verdicts.difference(late, method, "vanilla").interval()
+    if not pd.isna(gap.low):
         return _points(*gap)
     few = late[[method, "vanilla"]].count().min() < 2
     return "–" if few else f"{100 * (late[method].mean() - late['vanilla'].mean()):+.2f}"
@@ -285,10 +282,10 @@ def provenance(frame: pd.DataFrame) -> None:
     if not len(frame):
         show_html("<p>There are no records at paper scale: <code>make paper</code> makes them.</p>")
         return
-    about = records.load_provenance()
-    about = about[about["run"].isin(frame["run"])]
+    sources = records.load_provenance()
+    sources = sources[sources["run"].isin(frame["run"])]
     columns = ["commit", "dirty", "torch", "python", "device", "processor"]
-    days = about.assign(day=about["date"].str[:10], commit=about["commit"].str[:10])
+    days = sources.assign(day=sources["date"].str[:10], commit=sources["commit"].str[:10])
     table = days.groupby(columns, dropna=False).agg(
         runs=("run", "nunique"), first_day=("day", "min"), last_day=("day", "max")
     )
@@ -296,12 +293,12 @@ def provenance(frame: pd.DataFrame) -> None:
     show_html(f'<div class="provenance">{text}</div>')
 
 
-def not_run(found: Iterable[Verdict]) -> None:
+def not_run(judged: Iterable[verdicts.Verdict]) -> None:
     """Show the claims that were not run, and what it would take: the details of their verdicts."""
     item = '<li>{} <span class="place">{}</span>: {}</li>'
     lines = [
         item.format(*map(html.escape, (v.claim.sentence, v.claim.place, v.detail or "–")))
-        for v in found
+        for v in judged
         if v.verdict == verdicts.NOT_RUN
     ]
     show_html(f"<ul>{''.join(lines)}</ul>" if lines else "<p>Every claim was run.</p>")

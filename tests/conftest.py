@@ -134,6 +134,22 @@ def root() -> Path:
 
 
 @pytest.fixture(scope="session")
+def at_paper_scale():
+    """Return the committed records at the paper's scale, which nobody writes to."""
+    from swrlib.records import load_records
+
+    return load_records(ROOT / "results", scale="paper", split="all")
+
+
+@pytest.fixture(scope="session")
+def comparisons(at_paper_scale):
+    """Return every comparison of the claims on these records: seconds, so once for all tests."""
+    from swrlib.verdicts import all_comparisons
+
+    return all_comparisons(at_paper_scale)
+
+
+@pytest.fixture(scope="session")
 def site() -> Path:
     """Return the built website."""
     site = ROOT / "build/_build/html"

@@ -16,8 +16,8 @@ from browser import WIDTHS, list_pages, open_page
 
 from swrlib import load_records, measures, records, tables, verdicts
 from swrlib.figures.forest import forest
-from swrlib.overview import Overview, late_accuracies, repair
-from swrlib.overview.scorecard import against, rivals, scorecard
+from swrlib.overview import Overview, late_accuracies, repair, rivals
+from swrlib.overview.scorecard import against, scorecard
 from swrlib.papers import SWR as paper
 from swrlib.papers import Paper, find_paper, known_papers
 
@@ -275,9 +275,9 @@ def test_the_front_page_says_what_the_records_say():
     for method in rivals:
         assert low("limited-access", "mnist", "mlp", method, "vanilla") < 0
     limited = ("limited-access", "cifar10", "cnn")
-    assert overview.accuracy[limited].mean().idxmax() == "shrink-perturb"
+    assert overview.late(*limited).mean().idxmax() == "shrink-perturb"
     assert low(*limited, "shrink-perturb", "swr") > 0
-    full = overview.accuracy["full-access", "mnist", "mlp"].mean()
+    full = overview.late("full-access", "mnist", "mlp").mean()
     assert full.max() - full.min() < 0.01
     assert "vgg16" not in set(trained["model"])
     above = {
@@ -310,10 +310,9 @@ def test_the_front_page_shows_every_setting_with_swr(site):
         assert f"<td>{name}</td>" in page, name
 
 
-def test_every_comparison_that_was_run_is_on_the_page_of_claims(site):
+def test_every_comparison_that_was_run_is_on_the_page_of_claims(site, comparisons):
     page = html.unescape((site / "book/claims.html").read_text())
-    found = verdicts.all_comparisons(load_records(scale="paper", split="all"))
-    run = found[(found["n"] >= verdicts.LEAST_SEEDS) & ~found["pooled"]]
+    run = comparisons[(comparisons["n"] >= verdicts.LEAST_SEEDS) & ~comparisons["pooled"]]
     for case in run.itertuples():
         text = verdicts.in_points(case.estimate, case.low, case.high, unit="")
         spoken = f"{case.setting}: {text}, margin {100 * case.margin:.2g}; "
@@ -378,8 +377,8 @@ def test_staging_refuses_a_chapter_that_failed(tmp_path, root):
 
 
 @pytest.mark.parametrize("width", WIDTHS.values())
-def test_comparisons_are_sorted_by_a_click_or_a_key(browser, tmp_path, width):
-    found = verdicts.all_comparisons(load_records(scale="paper", split="all", stream="warm-start"))
+def test_comparisons_are_sorted_by_a_click_or_a_key(browser, tmp_path, width, comparisons):
+    found = comparisons[comparisons["stream"] == "warm-start"]
     style = (ROOT / "book/style/book.css").read_text()
     text = forest(found, {"warm_start": "Warm start"})
     page_file = tmp_path / "page.html"

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from swrlib import build_model, trace_layers, verdicts
-from swrlib.claims import lipschitz
+from swrlib.claims import lipschitz, norms
 from swrlib.theory import adam_norm_bound, norm_bound
 
 YES, NO, NOT_RUN = verdicts.REPRODUCED, verdicts.NOT_REPRODUCED, verdicts.NOT_RUN
-IMAGES = {("mnist", "mlp"): lipschitz.DIGITS}
+DIGITS = norms.IMAGES["mnist"]
+IMAGES = {("mnist", "mlp"): DIGITS}
 LAYERS = ("linear1", "linear2", "linear3")
 NUMBERS = {"lower": 2.0, "spectral": 5.0, "frobenius": 20.0}
 
@@ -111,7 +112,7 @@ def test_ceilings_are_products_of_the_norms_bounds():
 
 
 def test_a_normalization_layer_has_no_variance_at_worst():
-    network = build_model("cnn-bn", lipschitz.DIGITS)
+    network = build_model("cnn-bn", DIGITS)
     before = [p.clone() for p in network.parameters()]
     layers = [layer for layer in trace_layers(network) if layer.weight is not None]
     norms = [1.0] * len(layers)
@@ -158,7 +159,7 @@ def test_networks_that_stretch_more_than_the_plain_product_are_named():
 
 
 def test_the_built_networks_compute_what_they_are_built_for():
-    networks = lipschitz.built_networks(lipschitz.DIGITS)
+    networks = lipschitz.built_networks(DIGITS)
     ones = torch.ones(1, 1, 28, 28)
     for network in networks.values():
         assert not network.training

@@ -13,6 +13,7 @@ from scipy import stats
 
 from swrlib import SoftWeightRescaling, build_model, load_dataset, verdicts
 from swrlib.claims import norm_decay
+from swrlib.statistics import paired_interval
 from swrlib.theory.norm_decay import scalar_norms
 from swrlib.verdicts.second_rule import NO_EFFECT
 
@@ -82,7 +83,7 @@ def test_norms_of_one_run_are_paired():
 def test_the_margin_is_half_of_what_the_pull_alone_would_cause():
     margin = (3 - PULL_ALONE) / 2
     noise = around(0.0, 0.04)
-    both = np.array(verdicts.paired_interval(noise, 0.0)[1:])
+    both = np.array(paired_interval(noise, 0.0)[1:])
     half = both[1] * stats.t.ppf(0.95, 3) / stats.t.ppf(0.975, 3)
     for mean, word in (
         # Of two layers, after Holm the first needs 2.5% a side: the interval at 95%.

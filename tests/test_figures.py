@@ -31,6 +31,7 @@ from swrlib.figures.layers import spread
 from swrlib.figures.rendering import DARK_GROUND, contrast, darkened, rendered
 from swrlib.methods import METHODS as METHODS_KNOWN
 from swrlib.papers import SWR as paper
+from swrlib.statistics import mean_and_interval
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.usefixtures("shell")
@@ -74,13 +75,13 @@ def test_every_method_has_its_own_colour_and_marker():
 
 def test_intervals_are_students():
     values = np.random.default_rng(0).normal(size=(5, 3))
-    mean, half = verdicts.mean_and_interval(values)
+    mean, half = mean_and_interval(values)
     for column in range(3):
         low, high = stats.ttest_1samp(values[:, column], 0).confidence_interval()
         assert (mean - half)[column] == pytest.approx(low)
         assert (mean + half)[column] == pytest.approx(high)
         assert figures.interval(pd.Series(values[:, column])) == pytest.approx((low, high))
-    assert np.isnan(verdicts.mean_and_interval(values[:1])[1]).all()
+    assert np.isnan(mean_and_interval(values[:1])[1]).all()
 
 
 def test_bands_are_students_intervals_and_lines_end_where_a_seed_does():
@@ -565,6 +566,8 @@ def test_accuracy_by_lambda_has_a_panel_for_each_grid():
 
 # --- Streams of tasks ---------------------------------------------------------------------------
 
+PANELS = {"relu": "relu", "tanh": "tanh"}
+
 
 def task_by_task(methods, *, seeds=3, tasks=10, activation="relu"):
     random = np.random.default_rng(0)
@@ -579,9 +582,7 @@ def task_by_task(methods, *, seeds=3, tasks=10, activation="relu"):
 
 def test_tasks_are_drawn_as_they_are_with_swr_in_front():
     rows = pd.concat([task_by_task(["vanilla", "swr", "wasserstein", "shrink-perturb-noise"])])
-    figure, said = tasks.by_task(
-        rows, "error", "e", panel="activation", panels=["relu", "tanh"], level=0.1
-    )
+    figure, said = tasks.by_task(rows, "error", "e", panel="activation", panels=PANELS, level=0.1)
     low, high = rows["error"].min(), rows["error"].max()
     assert figure.axes[0].get_ylim() == pytest.approx((low, high), abs=0.06)
     (drawn,) = figure.axes
@@ -610,14 +611,14 @@ def test_methods_of_the_neighbours_have_a_label_and_a_line_of_their_own():
 def test_a_grid_of_outcomes_says_where_each_starts_and_ends():
     rows = task_by_task(["vanilla", "swr"]).assign(rank=lambda table: table["task"])
     figure, said = tasks.grid(
-        rows, {"error": "error", "rank": "rank"}, panel="activation", panels=["relu", "tanh"]
+        rows, {"error": "error", "rank": "rank"}, panel="activation", panels=PANELS
     )
     assert all(ax.lines for ax in figure.axes)
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["relu", "relu"]
     assert [ax.get_label() for ax in figure.axes] == ["error", "rank"]
     assert [ax.get_xlabel() for ax in figure.axes] == ["", "task"]
     assert "rank: relu: vanilla 1.5 → 9.5, SWR 1.5 → 9.5. tanh: not run." in said
-    _, said = tasks.grid(rows, {"x": "unmeasured"}, panel="activation", panels=["relu"])
+    _, said = tasks.grid(rows, {"x": "unmeasured"}, panel="activation", panels={"relu": "relu"})
     assert said == "x: relu: not run."
     matplotlib.pyplot.close("all")
 
@@ -628,7 +629,7 @@ def test_what_came_first_counts_runs():
         columns=["method", "onset", "fallen"],
     ).assign(seed=0, tasks=10, activation="relu")
     events = events.assign(censored=events["onset"] > 10, never=events["fallen"] > 10)
-    figure, said = tasks.what_came_first(events, panel="activation", panels=["relu", "tanh"])
+    figure, said = tasks.what_came_first(events, panel="activation", panels=PANELS)
     assert (
         "relu: of 5 runs the rank fell before the error rose in 2, in the same task in 1, " in said
     )

@@ -11,10 +11,10 @@ from test_verdicts import made_up
 
 from swrlib import verdicts
 from swrlib.figures.forest import forest, mark
-from swrlib.overview import STREAMS, Overview, repair
+from swrlib.overview import CHAPTERS, STREAMS, Overview, repair
 from swrlib.overview.advice import advice
 from swrlib.overview.answers import answers
-from swrlib.overview.scorecard import CHAPTERS, scorecard
+from swrlib.overview.scorecard import scorecard
 from swrlib.papers import SWR as paper
 from swrlib.tables import badge
 

@@ -13,7 +13,7 @@ import pytest
 from browser import WIDTHS, list_pages, open_page
 
 from swrlib import load_records, notebook, records
-from swrlib.overview.scorecard import CHAPTERS
+from swrlib.overview import CHAPTERS
 from swrlib.papers import SWR as paper
 from swrlib.theory.boundedness import adam_norm_bound, norm_bound, scalar_courses, unbounded_norm
 from swrlib.theory.norm_decay import scalar_norms

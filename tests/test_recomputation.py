@@ -15,21 +15,19 @@ from statsmodels.stats.weightstats import DescrStatsW
 from swrlib import verdicts
 from swrlib.papers import ACCURACY_KINDS
 from swrlib.papers import SWR as paper
-from swrlib.records import load_records
 
 LENGTH = {"single-task": 200, "single-task-decay": 200, "warm-start": 200}
 STAGES = {"full-access": 10, "limited-access": 10, "warm-start": 2}
 
 
 @pytest.fixture(scope="module")
-def records(root):
-    return load_records(root / "results", scale="paper", split="all")
+def records(at_paper_scale):
+    return at_paper_scale
 
 
 @pytest.fixture(scope="module")
-def table(records):
-    found = verdicts.all_comparisons(records)
-    return found[found["n"] >= 3]
+def table(comparisons):
+    return comparisons[comparisons["n"] >= 3]
 
 
 def the_papers_runs(records):

@@ -675,9 +675,8 @@ def test_cases_of_one_run_are_paired_and_several_make_one_verdict():
 # ------------------------------------------------------------------------------------ one table
 
 
-def test_all_comparisons_stand_in_one_table(root):
-    records = load_records(root / "results", scale="paper", split="all")
-    table = verdicts.all_comparisons(records)
+def test_all_comparisons_stand_in_one_table(comparisons):
+    table = comparisons
     accuracy = [c for c in paper.claims if c.kind in ACCURACY_KINDS]
     assert set(table["claim"]) == {c.id for c in accuracy}
     assert (table["chapter"] != "").all() and table["word"].notna().all()

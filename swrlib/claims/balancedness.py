@@ -13,11 +13,10 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from swrlib import verdicts
 from swrlib.papers import SWR as paper
 from swrlib.swr import SoftWeightRescaling
 from swrlib.theory import balance_, layer_balance, lpq_norm
-from swrlib.verdicts import Case, Verdict, of_two
+from swrlib.verdicts import Case, Verdict, judge_cases, judge_theorem, of_two
 
 # ---------------------------------------------------------------------------------------------
 # The claims
@@ -71,26 +70,22 @@ def course_verdicts(curves: pd.DataFrame, balances: pd.DataFrame | None = None) 
     cases = [of_two(below, ratios["vanilla"], ratios["l2"], decay.margin)]
     if balances is not None:
         cases += _pairs_of_layers(balances, last)
-    return [
-        verdicts.judge_cases(least, [ahead], scale="paper"),
-        verdicts.judge_cases(decay, cases, scale="paper", kind="not below"),
-    ]
+    judged = judge_cases(least, [ahead], scale="paper")
+    return [judged, judge_cases(decay, cases, scale="paper", kind="not below")]
 
 
 def _pairs_of_layers(balances: pd.DataFrame, last: pd.DataFrame) -> list[Case]:
     """Set L2's balance of each pair of layers beside vanilla's, whichever layer is named first."""
-    values = balances.loc[
-        balances["measure"] == "layer-balance", ["run", "epoch", "layer", "value"]
-    ]
+    values = balances[balances["measure"] == "layer-balance"][["run", "epoch", "layer", "value"]]
     values = values.merge(last[["run", "epoch", "method", "seed"]].drop_duplicates())
     pairs = values["layer"].map(lambda pair: " and ".join(sorted(pair.split(", "))))
-    found = []
+    cases = []
     for pair, rows in values.groupby(pairs):
         wide = rows.astype({"value": float}).pivot_table("value", "seed", "method")
         if {"vanilla", "l2"} <= set(wide):
             what = f"L2 minus vanilla, Definition 2's balance of {pair}"
-            found.append(of_two(what, wide["l2"], wide["vanilla"], wide["vanilla"].mean() / 10))
-    return found
+            cases.append(of_two(what, wide["l2"], wide["vanilla"], wide["vanilla"].mean() / 10))
+    return cases
 
 
 def theorem_verdict(frame: pd.DataFrame, worse: pd.DataFrame) -> Verdict:
@@ -115,7 +110,7 @@ def theorem_verdict(frame: pd.DataFrame, worse: pd.DataFrame) -> Verdict:
         "not about training."
     )
     holds = bool((worse["value"] == 0).all())
-    return verdicts.judge_theorem(paper.find_claim("balance"), holds, detail, cases=len(worse))
+    return judge_theorem(paper.find_claim("balance"), holds, detail, cases=len(worse))
 
 
 def shares_worse(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -251,20 +246,19 @@ def predicted_balance(start: nn.Sequential, grown: nn.Sequential, lam: float) ->
     return balance * [1 - mu[f"{small}.weight"] for small, _ in balance.index]
 
 
-def least_over_present(network: nn.Module, p: float = 2, q: float = 2, **stopping: Any) -> float:
-    """Return Fig. 5's ratio: the least ℓp,q norm that rescaling can reach over the present one.
+def least_over_present(network: nn.Module, **stopping: Any) -> float:
+    """Return Fig. 5's ratio: the least ℓ2,2 norm that rescaling can reach over the present one.
 
     Parameters
     ----------
     network : nn.Module
         Is left as it is.
-    p, q : float
     **stopping
         ``tolerance``, ``iterations`` of `swrlib.theory.balance_`.
     """
     balanced = copy.deepcopy(network).double()
-    present = lpq_norm(balanced, p, q)
-    return float(balance_(balanced, p, q, **stopping).iloc[-1]) / present
+    history = balance_(balanced, **stopping)
+    return float(history.iloc[-1] / history.iloc[0])
 
 
 def layer_shares(network: nn.Module, p: float, q: float) -> tuple[pd.DataFrame, float]:

@@ -15,9 +15,9 @@ from swrlib.claims.norms import norms_by_layer
 from swrlib.network.layers import Layer, trace, trace_layers
 from swrlib.papers import SWR as paper
 from swrlib.rescaling import membership, multi_tensor_norms
+from swrlib.statistics import mean_and_interval
 from swrlib.swr import SoftWeightRescaling
 from swrlib.theory import adam_norm_bound, norm_bound
-from swrlib.verdicts import Verdict
 
 #: A data set and a model.
 Place = tuple[str, str]
@@ -26,6 +26,8 @@ GROWTH, FACTOR = "growth:max", "factor:mean"
 BEFORE, LAST = "norm-before-rescaling:max", "norm-before-rescaling:last"
 #: What the functions below read of the measures.
 MEASURES = (GROWTH, FACTOR, BEFORE, LAST)
+#: What `swrlib.train` measures for them.
+MEASURED = ("growth", "norm-before-rescaling", "factor")
 #: float32 rounds a number by this share of itself at most.
 UNIT = 2.0**-24
 
@@ -39,18 +41,18 @@ def weighted_layers(network: nn.Module) -> list[Layer]:
 # Theorem 2 on records
 
 
-def norm_error(weight: Tensor, *, most: int = 200, entries: int = 10**7) -> float:
+def norm_error(weight: Tensor) -> float:
     """Return twice the largest share by which float32 norms of random tensors are off.
+
+    Of up to 200 tensors with ten million entries in all; never fewer than four.
 
     Parameters
     ----------
     weight : Tensor
         Whose shape they have.
-    most, entries : int
-        How many tensors at most, and how many entries in all; never fewer than four tensors.
     """
     generator = torch.Generator().manual_seed(0)
-    count = max(4, min(most, entries // weight.numel()))
+    count = max(4, min(200, 10**7 // weight.numel()))
     drawn = [torch.randn(weight.shape, generator=generator) for _ in range(count)]
     exact = torch.stack([tensor.double().norm() for tensor in drawn])
     alone = torch.cat([multi_tensor_norms([tensor]) for tensor in drawn])
@@ -90,7 +92,7 @@ def beside_bounds(
     """
     rows = _with_largest_growth(norms, measures, "swr", BEFORE)
     parts = {(p, x.name): x for p, network in networks.items() for x in weighted_layers(network)}
-    found = []
+    limits = []
     for row in rows.to_dict("records"):
         place = (row["dataset"], row["model"])
         layer = parts[place, row["layer"]]
@@ -101,10 +103,10 @@ def beside_bounds(
         sharp = bound(n, lam, row["B"], when="before")
         printed = norm_bound(n, lam, row["B"], kind="printed")
         rounded = [bound(n, lam, row["B"], when=w, rounding=rounding) for w in ("before", "after")]
-        found.append([sharp, printed, adam, *rounded, lam])
+        limits.append([sharp, printed, adam, *rounded, lam])
     columns = ["sharp", "printed", "Adam", "sharp, rounded", "after", "pull"]
     rows = rows.drop(columns="norm").rename(columns={BEFORE: "norm"})
-    return pd.concat([rows, pd.DataFrame(found, columns=columns)], axis=1)
+    return pd.concat([rows, pd.DataFrame(limits, columns=columns)], axis=1)
 
 
 def _with_largest_growth(
@@ -139,7 +141,7 @@ def crossings_after(frame: pd.DataFrame, bounds: pd.DataFrame) -> tuple[int, int
     return int((recorded["norm"] > recorded["after"]).sum()), len(recorded)
 
 
-def theorem_verdict(bounds: pd.DataFrame, after: Iterable[tuple[int, int]]) -> Verdict:
+def theorem_verdict(bounds: pd.DataFrame, after: Iterable[tuple[int, int]]) -> verdicts.Verdict:
     """Judge Theorem 2: no norm of any layer, run and epoch lies above the sharp bound.
 
     Parameters
@@ -182,7 +184,7 @@ def above_the_root(norms: pd.DataFrame, measures: pd.DataFrame) -> tuple[int, in
     return int((rows[LAST] > most).sum()), len(rows)
 
 
-def root_verdict(counts: Iterable[tuple[int, int]], attained: float) -> Verdict:
+def root_verdict(counts: Iterable[tuple[int, int]], attained: float) -> verdicts.Verdict:
     """Judge growth without SWR: no norm of a plain training lies above √(n_0² + tB).
 
     Parameters
@@ -205,7 +207,7 @@ def root_verdict(counts: Iterable[tuple[int, int]], attained: float) -> Verdict:
 
 
 @torch.no_grad()
-def downward_verdict() -> Verdict:
+def downward_verdict() -> verdicts.Verdict:
     """Judge that SWR scales down alone, by a weight whose norm was halved, and one rescaling."""
     network = torch.nn.Linear(3, 2)
     weight = network.weight
@@ -268,7 +270,7 @@ def mean_exponents(fits: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for (name, layer), group in fits.groupby(["dataset", "layer"], sort=False):
-        mean, half = verdicts.mean_and_interval(group["p"].to_numpy() / 2)
+        mean, half = mean_and_interval(group["p"].to_numpy() / 2)
         rows.append({"data": name, "layer": layer, "a": mean, "± 95%": half, "n": len(group)})
     return pd.DataFrame(rows)
 

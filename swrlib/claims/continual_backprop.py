@@ -8,7 +8,6 @@ by it.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 
 import pandas as pd
 import torch
@@ -23,9 +22,7 @@ REPLACED = 0.1
 
 
 @torch.no_grad()
-def replaced_units(
-    networks: Sequence[nn.Sequential], images: Tensor, labels: Tensor
-) -> pd.DataFrame:
+def replaced_units(networks: list[nn.Sequential], images: Tensor, labels: Tensor) -> pd.DataFrame:
     """Replace units of highest or of lowest utility, and see what that costs.
 
     A unit's utility is abs(mean activation) · mean abs(outgoing weights). The outgoing weights of
@@ -33,7 +30,7 @@ def replaced_units(
 
     Parameters
     ----------
-    networks : sequence of torch.nn.Sequential
+    networks : list of torch.nn.Sequential
         Trained; with modules ``linear1, linear2, …``, activations behind all but the last.
     images : torch.Tensor
         [N, C, H, W].
@@ -46,7 +43,7 @@ def replaced_units(
         By network (``seed``), accuracies: ``before``, and after `REPLACED` of each hidden layer's
         units, ``highest`` or ``lowest``, were replaced.
     """
-    found = []
+    accuracies = []
     for trained in networks:
         accuracy = {"before": _accuracy(trained, images, labels)}
         for which in ("highest", "lowest"):
@@ -61,8 +58,8 @@ def replaced_units(
                     hidden = True
                 values = module(values)
             accuracy[which] = _accuracy(network, images, labels)
-        found.append(accuracy)
-    return pd.DataFrame(found).rename_axis("seed")
+        accuracies.append(accuracy)
+    return pd.DataFrame(accuracies).rename_axis("seed")
 
 
 def _accuracy(network: nn.Sequential, images: Tensor, labels: Tensor) -> float:

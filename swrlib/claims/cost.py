@@ -6,13 +6,13 @@ import pandas as pd
 
 from swrlib import verdicts
 from swrlib.papers import SWR as paper
-from swrlib.verdicts import Verdict
+from swrlib.statistics import paired_interval
 
 #: "Minimal overhead" is read as: a step takes at most this share longer.
 SMALL = 0.05
 
 
-def judge_cost(frame: pd.DataFrame) -> Verdict:
+def judge_cost(frame: pd.DataFrame) -> verdicts.Verdict:
     """Judge the claim on SWR's cost, by the steps of the careful loop.
 
     For each model, over repetitions: the step with SWR over the plain one is to lie below
@@ -40,16 +40,16 @@ def judge_cost(frame: pd.DataFrame) -> Verdict:
         said.append(f"{paper.label(str(model))} {100 * float(overhead.median()):+.1f}%")
         for rival in ("vanilla", *claim.rivals):
             allowed = SMALL if rival == "vanilla" else times[rival] / plain - 1
-            gap = verdicts.paired_interval((allowed - overhead).to_numpy(), 0.0)
+            gap = paired_interval((allowed - overhead).to_numpy(), 0.0)
             word = verdicts.NOT_REPRODUCED if gap.high < 0 else verdicts.UNDECIDED
             word = verdicts.REPRODUCED if gap.low > 0 else word
             of_model = words.setdefault(word, {}).setdefault(paper.label(str(model)), [])
             of_model.append(paper.label(rival))
     if not words:
-        return Verdict(claim, verdicts.NOT_RUN, verdicts.NOT_RUN)
+        return verdicts.Verdict(claim, verdicts.NOT_RUN, verdicts.NOT_RUN)
     verdict = verdicts.MIXED if len(words) > 1 else next(iter(words))
     detail = f"A step with SWR takes longer than a plain one by: {', '.join(said)} (median)."
     for word in sorted(set(words) - {verdicts.REPRODUCED}):
         where = (f"{model} against {', '.join(rivals)}" for model, rivals in words[word].items())
         detail += f" {word.capitalize()}: {'; '.join(where)}."
-    return Verdict(claim, verdict, verdict, detail)
+    return verdicts.Verdict(claim, verdict, verdict, detail)

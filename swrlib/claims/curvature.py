@@ -22,10 +22,13 @@ from swrlib.verdicts.task_rule import Scope
 
 PAPER = find_paper("curvature")
 STREAM = "label-shuffled"
+RATES = PAPER.details["learning_rates"]
 #: MNIST with pixels from 0 to 1; the paper does not say how it scales them.
 UNIT = "mnist-unit"
 ACTIVATIONS = ("relu", "leaky_relu", "tanh", "identity")
 NONLINEAR = ACTIVATIONS[:3]
+#: Activations as readers know them, in their order.
+NAMED = {activation: PAPER.label(activation) for activation in ACTIVATIONS}
 REGULARIZERS = ("l2", "l2-init", "wasserstein")
 HESSIAN = "hessian-start, srank"
 #: Said of runs with tanh that were made, and show neither a lost task nor a fall of the rank.
@@ -73,10 +76,10 @@ def at_the_paper_s_setting(records: pd.DataFrame, dataset: str = "mnist") -> pd.
         on which no strength was chosen; with ``activation``.
     """
     details = PAPER.details
-    given = {"dataset": dataset, "stream": STREAM, "batch_size": PAPER.batch_size}
-    given |= {"images": details["stream"]["images"], "model_hidden": details["model"]["hidden"]}
-    given |= {"model_initialization": "glorot"}
-    chosen = of_setting(records, given, {"optimizer": None, "model_layer_norm": None})
+    printed = {"dataset": dataset, "stream": STREAM, "batch_size": PAPER.batch_size}
+    printed |= {"images": details["stream"]["images"], "model_hidden": details["model"]["hidden"]}
+    printed |= {"model_initialization": "glorot"}
+    chosen = of_setting(records, printed, {"optimizer": None, "model_layer_norm": None})
     length = chosen.groupby("run")["stage_epoch"].transform("max")
     chosen = chosen[(length == PAPER.epochs[STREAM][0]) & (chosen["seed"] < CHOOSING)]
     return chosen.assign(activation=option(chosen, "activation", "relu"))
@@ -124,23 +127,23 @@ class Courses:
         rows = rows if value in rows else rows[:0].assign(**{value: 0.0})
         return task_rule.summarized(rows, value)
 
-    def wide(self, value: str, activation: str, name: str, **given: float) -> pd.DataFrame:
+    def wide(self, value: str, activation: str, name: str, **rate: float) -> pd.DataFrame:
         """Return one of the sums by seed and method."""
-        return task_rule.wide(self.sums(value, activation, **given), name)
+        return task_rule.wide(self.sums(value, activation, **rate), name)
 
-    def loss(self, activation: str, method: str = "vanilla", **given: float) -> Case:
+    def loss(self, activation: str, method: str = "vanilla", **rate: float) -> Case:
         """Return by how much the error at tasks' ends rises."""
-        what = f"{PAPER.label(activation)}, error at the end of the stream minus that at its start"
-        values = self.wide("error", activation, "change", **given)
+        what = f"{NAMED[activation]}, error at the end of the stream minus that at its start"
+        values = self.wide("error", activation, "change", **rate)
         return Case(what, values, {method: 1.0}, task_rule.MARGINS["error"])
 
     def trend(
-        self, name: str, activation: str, sign: float, method: str = "vanilla", **given: float
+        self, name: str, activation: str, sign: float, method: str = "vanilla", **rate: float
     ) -> Case:
         """Return by how much a measure grows (or falls), as a share of its start."""
         said = "growth" if sign > 0 else "fall"
-        what = f"{PAPER.label(activation)}, {said} of the {name}, {task_rule.TREND}"
-        values = self.wide(TRENDS[name], activation, "trend", **given)
+        what = f"{NAMED[activation]}, {said} of the {name}, {task_rule.TREND}"
+        values = self.wide(TRENDS[name], activation, "trend", **rate)
         return Case(what, values, {method: sign}, task_rule.TREND_MARGIN)
 
     @functools.cached_property
@@ -177,16 +180,11 @@ def _compared(
     values: Mapping[str, pd.DataFrame], pairs: Sequence[tuple[str, str]], what: str, margin: float
 ) -> list[Case]:
     """Compare the first method of each pair with the second, by activation."""
-    return [
-        Case(
-            f"{PAPER.label(activation)}, {what.format(*map(SWR.label, pair))}",
-            by_seed,
-            dict(zip(pair, (1.0, -1.0), strict=True)),
-            margin,
-        )
-        for activation, by_seed in values.items()
-        for pair in pairs
-    ]
+    cases = []
+    for (activation, by_seed), (higher, lower) in itertools.product(values.items(), pairs):
+        text = f"{NAMED[activation]}, {what.format(SWR.label(higher), SWR.label(lower))}"
+        cases.append(Case(text, by_seed, {higher: 1.0, lower: -1.0}, margin))
+    return cases
 
 
 def _word(case: Case, kind: str) -> str:
@@ -238,7 +236,7 @@ def lead_of(courses: Courses, activation: str, method: str) -> Case:
     """Return by how many tasks the Hessian's rank falls before the error rises, by seed."""
     both = events_of(courses, activation).dropna(subset=["onset", "fallen"])
     own = both[both.index.get_level_values("method") == method].droplevel("method")
-    what = f"{PAPER.label(activation)}, onset of the error minus fall of the rank, in tasks"
+    what = f"{NAMED[activation]}, onset of the error minus fall of the rank, in tasks"
     return task_rule.lead_case(what, own["fallen"], own["onset"], own["never"], own["censored"])
 
 
@@ -250,27 +248,18 @@ def _before(courses: Courses) -> Cases:
 
 def _explained(name: str, sign: float) -> Reading:
     """Ask where an earlier explanation's measure does not go the way that it should."""
-    return Reading(
-        lambda courses: [courses.trend(name, a, sign) for a in courses.where_lost],
-        "little",
-        NOWHERE,
-    )
-
-
-def _at_rates(case: Callable[[float], Case]) -> list[Case]:
-    return [case(rate) for rate in PAPER.details["learning_rates"]]
+    return Reading(lambda c: [c.trend(name, a, sign) for a in c.where_lost], "little", NOWHERE)
 
 
 def _online(courses: Courses) -> Cases:
-    found = []
+    cases, margin = [], task_rule.MARGINS["online"]
     for activation in ACTIVATIONS:
         values = courses.wide("online", activation, "change")
         for method in values:
             if _word(courses.loss(activation, method), "little") == second_rule.REPRODUCED:
-                what = f"{PAPER.label(activation)}, {SWR.label(method)}: fall of the average online"
-                margin = task_rule.MARGINS["online"]
-                found.append(Case(f"{what} accuracy", values, {method: -1.0}, margin))
-    return found
+                what = f"{NAMED[activation]}, {SWR.label(method)}: fall of the average online"
+                cases.append(Case(f"{what} accuracy", values, {method: -1.0}, margin))
+    return cases
 
 
 READINGS: dict[str, Reading] = {
@@ -283,11 +272,9 @@ READINGS: dict[str, Reading] = {
     ),
     "curvature-before": Reading(_before, nothing=NOT_SEEN),
     "curvature-constant": Reading(lambda c: [c.trend("Hessian's rank", "identity", -1)], "same"),
-    "curvature-leaky-rates": Reading(
-        lambda c: _at_rates(lambda rate: c.loss("leaky_relu", rate=rate))
-    ),
+    "curvature-leaky-rates": Reading(lambda c: [c.loss("leaky_relu", rate=r) for r in RATES]),
     "curvature-leaky-update": Reading(
-        lambda c: _at_rates(lambda rate: c.trend("update norm", "leaky_relu", 1, rate=rate))
+        lambda c: [c.trend("update norm", "leaky_relu", 1, rate=r) for r in RATES]
     ),
     "curvature-regularizers-help": Reading(lambda c: c.errors(["vanilla"], REGULARIZERS)),
     "curvature-l2-least": Reading(lambda c: c.errors(["l2"], REGULARIZERS[1:])),
@@ -316,7 +303,7 @@ def judged(rows: pd.DataFrame, claims: Sequence[Claim] = PAPER.claims) -> list[V
         Default: all.
     """
     courses = Courses(rows) if len(rows) else None
-    stream, needs, found = PAPER.details["stream"], PAPER.details["needs"], []
+    stream, needs, verdicts = PAPER.details["stream"], PAPER.details["needs"], []
     for claim in claims:
         reading = READINGS.get(claim.id, Reading(lambda _: []))
         cases = [case for case in reading.cases(courses) if case] if courses else []
@@ -325,8 +312,8 @@ def judged(rows: pd.DataFrame, claims: Sequence[Claim] = PAPER.claims) -> list[V
         of_seeds = stream["seeds" if claim.methods == ("vanilla",) else "seeds_of_regularizers"]
         tasks = int(rows["task"].max()) if courses else 0
         scope = Scope(tasks, stream["tasks"], of_seeds)
-        found.append(task_rule.judge(claim, cases, scope, kind=reading.kind, lacking=lacking))
-    return found
+        verdicts.append(task_rule.judge(claim, cases, scope, kind=reading.kind, lacking=lacking))
+    return verdicts
 
 
 # ---------------------------------------------------------------------------------------------
@@ -347,11 +334,9 @@ def events(rows: pd.DataFrame) -> pd.DataFrame:
         ``activation, method, seed, onset, censored, fallen, never, tasks``; NaN where the rank was
         not measured.
     """
-    courses, parts = Courses(rows), []
-    for activation in rows["activation"].unique():
-        both = events_of(courses, activation)
-        parts.append(both.reset_index().assign(activation=activation))
-    return pd.concat(parts, ignore_index=True)
+    courses = Courses(rows)
+    events = {name: events_of(courses, name) for name in rows["activation"].unique()}
+    return pd.concat(events, names=["activation"]).reset_index()
 
 
 def by_pixels(records: pd.DataFrame) -> pd.DataFrame:
@@ -403,6 +388,6 @@ def levels(rows: pd.DataFrame) -> pd.DataFrame:
             if "vanilla" in sums.index.unique("method"):
                 own = sums.loc["vanilla"].astype(float)
                 ours = "{:.3g} → {:.3g}".format(*own[["start", "late"]].mean())
-                about = [name, PAPER.label(activation), ours, "{:g} → {:g}".format(*printed)]
-                lines.append([*about, len(own)])
+                theirs = "{:g} → {:g}".format(*printed)
+                lines.append([name, NAMED[activation], ours, theirs, len(own)])
     return pd.DataFrame(lines, columns=["measure", "activation", "ours", "printed", "seeds"])

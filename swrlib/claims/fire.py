@@ -28,10 +28,7 @@ from swrlib.verdicts import LEAST_SEEDS, NOT_RUN, Case, Verdict, judge_theorem, 
 from swrlib.verdicts.task_rule import Scope, judge
 
 PAPER = find_paper("fire")
-WARM_START: tuple[Cell, ...] = (
-    ("cifar10", "cnn", "warm-start"),
-    ("mnist", "mlp", "warm-start"),
-)
+WARM_START: tuple[Cell, ...] = (("cifar10", "cnn", "warm-start"), ("mnist", "mlp", "warm-start"))
 FULL_ACCESS: Cell = ("mnist", "mlp", "full-access")
 #: DfI/n below which a matrix counts as an isometry: singular values are within 5% or so of 1.
 ISOMETRY = 0.01
@@ -71,11 +68,9 @@ def after_iterations(
     for shape in shapes:
         for seed in seeds:
             matrix = random_matrix(shape, seed)
-            found = {n: newton_schulz(matrix, n) for n in iterations} | {0: polar_factor(matrix)}
-            rows += [
-                ("×".join(map(str, shape)), n, seed, float(deviation_from_isometry(x)))
-                for n, x in found.items()
-            ]
+            made = {n: newton_schulz(matrix, n) for n in iterations} | {0: polar_factor(matrix)}
+            name = "×".join(map(str, shape))
+            rows += [(name, n, seed, float(deviation_from_isometry(x))) for n, x in made.items()]
     return pd.DataFrame(rows, columns=["shape", "iterations", "seed", "deviation"])
 
 
@@ -98,9 +93,7 @@ def shape_deviation(weight: Tensor, kernel_axes: int = 0) -> float:
     return float((1 - share).mean())
 
 
-def times(
-    shapes: Iterable[tuple[int, int]], iterations: int = 10, repeats: int = 3
-) -> pd.DataFrame:
+def times(shapes: Iterable[tuple[int, int]], iterations: int = 10) -> pd.DataFrame:
     """Time Newton-Schulz and the exact polar factor by SVD, in float32: the best of some.
 
     Returns
@@ -111,13 +104,10 @@ def times(
     rows = {}
     for shape in shapes:
         matrix = random_matrix(shape).float()
-        ways = {
-            "Newton-Schulz, ms": partial(newton_schulz, matrix, iterations),
-            "SVD, ms": partial(polar_factor, matrix),
-        }
+        ways = {"Newton-Schulz, ms": partial(newton_schulz, matrix, iterations)}
+        ways["SVD, ms"] = partial(polar_factor, matrix)
         rows["×".join(map(str, shape))] = {
-            name: 1000 * min(timeit.repeat(way, number=1, repeat=repeats + 1))
-            for name, way in ways.items()
+            name: 1000 * min(timeit.repeat(way, number=1, repeat=4)) for name, way in ways.items()
         }
     return pd.DataFrame.from_dict(rows, orient="index")
 
@@ -129,8 +119,8 @@ def times(
 def weights_of(network: nn.Module) -> dict[str, Tensor]:
     """Return the weights that FIRE replaces, by layer: of linear and convolution layers."""
     layers = {layer.name: layer.module for layer in trace_layers(network)}
-    found: dict[str, Any] = {n: getattr(module, "weight", None) for n, module in layers.items()}
-    return {name: w.detach() for name, w in found.items() if w is not None and w.dim() > 1}
+    weights: dict[str, Any] = {n: getattr(module, "weight", None) for n, module in layers.items()}
+    return {name: w.detach() for name, w in weights.items() if w is not None and w.dim() > 1}
 
 
 def singular_values(network: nn.Module, layer: str) -> np.ndarray:
@@ -158,10 +148,10 @@ def norms(initial: nn.Module) -> pd.DataFrame:
     return table.assign(**{"FIRE / initial": table["FIRE"] / table["initial"]})
 
 
-def sharpness(network: nn.Module, data: Dataset, images: int = 300, order: int = 12) -> float:
-    """Return the largest eigenvalue of the loss's Hessian on the first training images."""
-    shown, labels = data.normalize(data.train_images[:images]), data.train_labels[:images]
-    return float(hessian_spectrum(network, shown, labels, order=order).nodes.max())
+def sharpness(network: nn.Module, data: Dataset) -> float:
+    """Return the largest eigenvalue of the loss's Hessian on the first 300 training images."""
+    images, labels = data.normalize(data.train_images[:300]), data.train_labels[:300]
+    return float(hessian_spectrum(network, images, labels, order=12).nodes.max())
 
 
 #: What is compared at a change of data. What SWR did, it did before.
@@ -176,14 +166,11 @@ CHANGES: Mapping[str, Method] = {
 }
 
 
-def copied(network: nn.Module) -> nn.Module:
-    """Return a copy of a network, with weights of its own."""
-    return copy.deepcopy(network)
+#: Returns a new network.
+Fresh = Callable[[], nn.Module]
 
 
-def changed(
-    method: Method, initial: nn.Module, trained: nn.Module, fresh: Callable[[], nn.Module]
-) -> nn.Module:
+def changed(method: Method, initial: nn.Module, trained: nn.Module, fresh: Fresh) -> nn.Module:
     """Return what a method makes of a trained network at a change of data; all are left alone."""
     network = copy.deepcopy(initial)
     optimizer = torch.optim.Adam(network.parameters())
@@ -206,26 +193,21 @@ def at_a_change(before: nn.Module, after: nn.Module, initial: nn.Module) -> pd.S
     old, new, start = map(weights_of, (before, after, initial))
     moved = sum(squared_frobenius_error(old[name], weight)[0] for name, weight in new.items())
     size = sum(float(weight.double().square().sum()) for weight in old.values())
-    of_layers = [
-        (
-            float(deviation_from_isometry(weight, weight.dim() - 2)),
-            shape_deviation(weight, weight.dim() - 2),
-            float(weight.norm() / start[name].norm()),
-        )
-        for name, weight in new.items()
-    ]
+    of_layers = []
+    for name, weight in new.items():
+        places, ratio = weight.dim() - 2, float(weight.norm() / start[name].norm())
+        deviation = float(deviation_from_isometry(weight, places))
+        of_layers.append((deviation, shape_deviation(weight, places), ratio))
     columns = ["SFE", "DfI/n", "DfI/n at the best scale", "norm / initial"]
     return pd.Series([moved / size, *np.mean(of_layers, axis=0)], columns)
 
 
-def changes(
-    networks: Sequence[tuple[nn.Module, nn.Module, nn.Module]], fresh: Callable[[], nn.Module]
-) -> pd.DataFrame:
+def changes(networks: Iterable[tuple[nn.Module, ...]], fresh: Fresh) -> pd.DataFrame:
     """Return `at_a_change` for each method and seed, of SWR for the network trained with it.
 
     Parameters
     ----------
-    networks : sequence of (initial, trained plainly, trained with SWR)
+    networks : iterable of (initial, trained plainly, trained with SWR)
         One triple a seed.
     fresh : callable
         Returns a new network.
@@ -233,9 +215,9 @@ def changes(
     rows = []
     for seed, (initial, plain, soft) in enumerate(networks):
         after = {name: changed(m, initial, plain, fresh) for name, m in CHANGES.items()}
-        found = {name: at_a_change(plain, network, initial) for name, network in after.items()}
-        found["swr"] = at_a_change(soft, soft, initial)
-        rows += [{"method": name, "seed": seed} | dict(row) for name, row in found.items()]
+        sums = {name: at_a_change(plain, network, initial) for name, network in after.items()}
+        sums["swr"] = at_a_change(soft, soft, initial)
+        rows += [{"method": name, "seed": seed} | dict(row) for name, row in sums.items()]
     return pd.DataFrame(rows)
 
 
@@ -268,9 +250,9 @@ def nearest(seeds: Iterable[int] = range(3), rivals: int = 100) -> Verdict:
     return judge_theorem(claim, bool(least > -1e-9), detail, cases=cases)
 
 
-def finds_the_factor(found: pd.DataFrame, iterations: int = 10) -> Verdict:
+def finds_the_factor(deviations: pd.DataFrame, iterations: int = 10) -> Verdict:
     """Judge whether so many iterations reach isometry, on what `after_iterations` returned."""
-    rows = found[found["iterations"] == iterations]
+    rows = deviations[deviations["iterations"] == iterations]
     worst = rows.groupby("shape", sort=False)["deviation"].max()
     said = ", ".join(f"{shape} {value:.2g}" for shape, value in worst.items())
     detail = f"DfI/n after {iterations} iterations, the largest of each shape: {said}."
@@ -313,20 +295,20 @@ def by_cell(records: pd.DataFrame, cell: Cell, claim: Claim | None = None) -> pd
 
 def comparisons(records: pd.DataFrame, claim: Claim, cells: Iterable[Cell]) -> list[Case]:
     """Compare a claim's method with its rivals in some settings."""
-    method, found = claim.methods[0], []
+    method, cases = claim.methods[0], []
     for cell in cells:
         values, margin = by_cell(records, cell), SWR.size_that_matters(None, cell)
-        where = f"{' '.join(map(SWR.label, cell[:2]))}, {SWR.label(method)} minus "
+        where = f"{SWR.label(*cell[:2])}, {SWR.label(method)} minus "
         for rival in claim.rivals:
             weights = {method: 1.0, rival: -1.0}
-            found.append(Case(where + SWR.label(rival), values, weights, margin))
-    return found
+            cases.append(Case(where + SWR.label(rival), values, weights, margin))
+    return cases
 
 
 def drops(records: pd.DataFrame, claim: Claim) -> list[Case]:
     """Return what FIRE gains at changes of data with full access: the mean of a run's changes."""
     values = by_cell(records, FULL_ACCESS, claim)
-    what = f"{' '.join(map(SWR.label, FULL_ACCESS[:2]))}, gain at the changes of data"
+    what = f"{SWR.label(*FULL_ACCESS[:2])}, gain at the changes of data"
     return [Case(what, values, {"fire": 1.0}, SWR.size_that_matters(claim, FULL_ACCESS))]
 
 
@@ -344,13 +326,13 @@ def accuracy_verdicts(records: pd.DataFrame) -> list[Verdict]:
     cells |= {"fire-scratch": WARM_START, "fire-continual": (FULL_ACCESS,)}
     claims = {id: PAPER.find_claim(id) for id in (*cells, "fire-no-drop")}
     scope = Scope(1, 1, PAPER.details["seeds"], "on SWR's set-up and networks")
-    found = []
+    verdicts = []
     for id, claim in claims.items():
         cases = comparisons(records, claim, cells[id]) if id in cells else drops(records, claim)
         kind, lacking = "above" if id in cells else "not below", PAPER.details["needs"][id]
-        judged = judge(claim, cases, scope, kind=kind, lacking=lacking, bound_seeds=LEAST_SEEDS)
-        found.append(judged)
-    return found
+        how: dict[str, Any] = {"kind": kind, "lacking": lacking, "bound_seeds": LEAST_SEEDS}
+        verdicts.append(judge(claim, cases, scope, **how))
+    return verdicts
 
 
 def not_run(judged: Iterable[Verdict]) -> list[Verdict]:
@@ -395,9 +377,9 @@ def ends(records: pd.DataFrame) -> pd.DataFrame:
     drops = outcomes.changes_of_data(named).groupby("run")["late_drop"].mean()
     late = 100 * runs["run"].map(outcomes.late_accuracy(named))
     runs = runs.assign(late=late, change=-100 * runs["run"].map(drops))
-    table = runs.groupby(["dataset", "model", "method"])
-    found = table["late"].agg(mean="mean", sd="std", seeds="count")
-    means = found["mean"].unstack("method")
-    scratch = means.reindex(columns=[SCRATCH])[SCRATCH].reindex(found.index.droplevel("method"))
-    beside = found["mean"] - scratch.to_numpy()
-    return found.assign(**{"minus scratch": beside, "at the change": table["change"].mean()})
+    groups = runs.groupby(["dataset", "model", "method"])
+    table = groups["late"].agg(mean="mean", sd="std", seeds="count")
+    means = table["mean"].unstack("method")
+    scratch = means.reindex(columns=[SCRATCH])[SCRATCH].reindex(table.index.droplevel("method"))
+    beside = table["mean"] - scratch.to_numpy()
+    return table.assign(**{"minus scratch": beside, "at the change": groups["change"].mean()})

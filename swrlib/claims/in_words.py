@@ -42,7 +42,7 @@ def leads(rows: pd.DataFrame) -> str:
             text += f" (where both were seen, {abs(tasks.mean()):.1f} tasks {when} on average)"
         if (events["onset"] == 1).all():
             text += "; the first task is counted as lost already, so nothing is lost on the way"
-        said.append(f"{curvature.PAPER.label(activation)}: of {len(events)} runs the rank {text}.")
+        said.append(f"{curvature.NAMED[activation]}: of {len(events)} runs the rank {text}.")
     title = "The fall of the rank and the first lost task, plain training."
     return " ".join([title, *said]) if said else ""
 

@@ -6,7 +6,6 @@ import copy
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,13 +15,14 @@ from torch import Tensor, nn
 
 from swrlib import verdicts
 from swrlib.claims.boundedness import weighted_layers
+from swrlib.claims.norms import weight_norms
 from swrlib.models import build_model
 from swrlib.network.layers import trace_layers
 from swrlib.papers import SWR as paper
 from swrlib.rescaling import rescale_
-from swrlib.statistics import NO_INTERVAL, Interval
+from swrlib.statistics import NO_INTERVAL, Interval, paired_interval
 from swrlib.theory import adam_norm_bound, lipschitz_bound, lipschitz_lower_bound, norm_bound
-from swrlib.verdicts import Verdict
+from swrlib.verdicts.second_rule import REMARK
 
 #: The three numbers on a network, from the least to the greatest: column and name.
 KINDS = {"lower": "lower bound", "spectral": "spectral product", "frobenius": "Frobenius product"}
@@ -36,8 +36,7 @@ _SETTING = ["scale", "dataset", "model"]
 
 def place_name(dataset: str, model: str, scale: str | None = None) -> str:
     """Name a setting for readers."""
-    text = f"{paper.label(dataset)} {paper.label(model)}"
-    return text if scale is None else f"{text}, {scale} scale"
+    return paper.label(dataset, model) + (f", {scale} scale" if scale else "")
 
 
 # ---------------------------------------------------------------------------------------------
@@ -138,12 +137,12 @@ def ceilings(
     return pd.DataFrame(rows)
 
 
-def bound_verdict(found: pd.DataFrame, held: pd.DataFrame) -> Verdict:
+def bound_verdict(measured: pd.DataFrame, held: pd.DataFrame) -> verdicts.Verdict:
     """Judge Corollary 2.1: the three numbers in order, and below the product of the norms' bounds.
 
     Parameters
     ----------
-    found : DataFrame
+    measured : DataFrame
         What `constants` returned.
     held : DataFrame
         What `ceilings` returned; products that are not known or not finite are passed over.
@@ -155,14 +154,14 @@ def bound_verdict(found: pd.DataFrame, held: pd.DataFrame) -> Verdict:
     """
     promised = held[["Theorem 2", "any Adam"]].replace(math.inf, np.nan)
     reached = promised.rdiv(held["Frobenius product"], axis=0).stack().dropna()
-    below, ordered = reached <= SLACK, in_order(found)
+    below, ordered = reached <= SLACK, in_order(measured)
     detail = (
-        f"In order in {len(found)} records of {found['run'].nunique()} runs: "
+        f"In order in {len(measured)} records of {measured['run'].nunique()} runs: "
         f"{'yes' if ordered else 'no'}. Below the product of the norms' bounds, wherever that is "
         f"known and finite, in {int(below.sum())} of {len(reached)} comparisons of "
         f"{len(held)} runs with SWR."
     )
-    cases = min(len(found), len(reached))
+    cases = min(len(measured), len(reached))
     holds = ordered and bool(below.all())
     return verdicts.judge_theorem(paper.find_claim("lipschitz-bound"), holds, detail, cases=cases)
 
@@ -173,8 +172,7 @@ def bound_verdict(found: pd.DataFrame, held: pd.DataFrame) -> Verdict:
 
 def plain_product(network: nn.Module) -> float:
     """Return the product of the Frobenius norms of all layers, no factors: (15) read literally."""
-    weights = (layer.weight for layer in trace_layers(network))
-    return math.prod(float(weight.detach().norm()) for weight in weights if weight is not None)
+    return math.prod(weight_norms(network))
 
 
 @torch.no_grad()
@@ -247,7 +245,7 @@ def stretching(table: pd.DataFrame) -> list[str]:
     return table[table["lower"] > 1.05 * table["plain product"]]["network"].tolist()
 
 
-def similarly_verdicts(table: pd.DataFrame) -> list[Verdict]:
+def similarly_verdicts(table: pd.DataFrame) -> list[verdicts.Verdict]:
     """Judge whether convolution and normalization layers are "similarly" Lipschitz continuous.
 
     And remark, since the paper does not say it, that their plain product is no bound.
@@ -266,12 +264,8 @@ def similarly_verdicts(table: pd.DataFrame) -> list[Verdict]:
     judged = [verdicts.judge_theorem(claim, holds, detail, cases=len(table))]
     if len(table):
         said = f"{len(stretching(table))} of {len(table)} networks stretch more than it."
-        judged.append(Verdict(ours, verdicts.second_rule.REMARK, verdicts.second_rule.REMARK, said))
+        judged.append(verdicts.Verdict(ours, REMARK, REMARK, said))
     return judged
-
-
-#: Shape and classes of the images that the built networks take.
-DIGITS = SimpleNamespace(shape=(1, 28, 28), classes=range(10))
 
 
 # ---------------------------------------------------------------------------------------------
@@ -282,12 +276,12 @@ def _geometric(frame: pd.DataFrame, columns: list[str]) -> pd.Series:
     return np.exp(np.log(frame[columns].astype(float)).mean())
 
 
-def looseness(found: pd.DataFrame, held: pd.DataFrame) -> pd.DataFrame:
+def looseness(measured: pd.DataFrame, held: pd.DataFrame) -> pd.DataFrame:
     """Return geometric means over seeds at the last epoch, from what was found to what is promised.
 
     Parameters
     ----------
-    found, held : DataFrame
+    measured, held : DataFrame
         See `bound_verdict`.
 
     Returns
@@ -297,7 +291,7 @@ def looseness(found: pd.DataFrame, held: pd.DataFrame) -> pd.DataFrame:
         and, with SWR, ``Theorem 2`` and ``any Adam``.
     """
     rows = {}
-    for place, part in found.groupby(_SETTING, sort=False):
+    for place, part in measured.groupby(_SETTING, sort=False):
         for method in COMPARED:
             chosen = part[part["method"] == method]
             if not len(chosen):
@@ -313,12 +307,12 @@ def looseness(found: pd.DataFrame, held: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).T.reindex(columns=columns)
 
 
-def paired_ratios(found: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+def paired_ratios(measured: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Return SWR over vanilla with the same seed at the last epoch, and what that says.
 
     Parameters
     ----------
-    found : DataFrame
+    measured : DataFrame
         What `constants` returned.
 
     Returns
@@ -330,7 +324,7 @@ def paired_ratios(found: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """
     rows: dict[str, dict[str, Any]] = {}
     words: list[str] = []
-    for (scale, dataset, model), part in found.groupby(_SETTING, sort=False):
+    for (scale, dataset, model), part in measured.groupby(_SETTING, sort=False):
         last = part[part["epoch"] == part["epoch"].max()]
         where, row = place_name(dataset, model, scale), dict[str, Any]()
         for kind, name in KINDS.items():
@@ -353,7 +347,7 @@ def _by_seed(rows: pd.DataFrame, value: str) -> pd.DataFrame:
 def _gap(by_seed: pd.DataFrame) -> Interval:
     """Return SWR minus vanilla with the same seed; the interval is NaN with a single one."""
     if len(by_seed) > 1:
-        return verdicts.paired_interval(by_seed["swr"], by_seed["vanilla"])
+        return paired_interval(by_seed["swr"], by_seed["vanilla"])
     return NO_INTERVAL._replace(difference=(by_seed["swr"] - by_seed["vanilla"]).mean())
 
 
@@ -373,9 +367,8 @@ def _of_lower_bounds(low: float, high: float) -> str:
 def _of_constants(last: pd.DataFrame) -> str:
     ends = last.pivot_table(index="seed", columns="method", values=["lower", "spectral"])
     proven = bool((ends["spectral", "swr"] < ends["lower", "vanilla"]).all())
-    return (
-        f"the true constants are {'in the same order' if proven else 'not ordered by these bounds'}"
-    )
+    outcome = "in the same order" if proven else "not ordered by these bounds"
+    return f"the true constants are {outcome}"
 
 
 def noise_accuracy(measures: pd.DataFrame) -> pd.DataFrame:
@@ -396,29 +389,26 @@ def noise_accuracy(measures: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(noise=rows["layer"].astype(float))
 
 
-def paired_noise(measures: pd.DataFrame, *, left_out: float = 0.25) -> pd.DataFrame:
+def paired_noise(measures: pd.DataFrame) -> pd.DataFrame:
     """Return the accuracy of SWR minus vanilla with the same seed, by noise: points, as text.
 
     Parameters
     ----------
     measures : DataFrame
         See `noise_accuracy`.
-    left_out : float
-        A deviation without a column, so that the table fits a telephone.
 
     Returns
     -------
     DataFrame
-        A row a setting, a column a deviation; with a 95% t interval from two seeds on.
+        A row a setting, a column a deviation but for 0.25, so that the table fits a telephone; with
+        a 95% t interval from two seeds on.
     """
     lines: dict[str, dict[str, str]] = {}
     rows = noise_accuracy(measures)
-    rows = rows[rows["noise"] != left_out]
+    rows = rows[rows["noise"] != 0.25]
     for (scale, dataset, model), part in rows.groupby(_SETTING, sort=False):
-        lines[place_name(dataset, model, scale)] = {
-            f"noise {noise:g}": _said(
-                _gap(100 * _by_seed(group, "value")), "{:+.2f}", "{:+.1f} [{:+.1f}, {:+.1f}]"
-            )
-            for noise, group in part.groupby("noise")
-        }
+        line = lines[place_name(dataset, model, scale)] = {}
+        for noise, group in part.groupby("noise"):
+            gap = _gap(100 * _by_seed(group, "value"))
+            line[f"noise {noise:g}"] = _said(gap, "{:+.2f}", "{:+.1f} [{:+.1f}, {:+.1f}]")
     return pd.DataFrame(lines).T

@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from swrlib import verdicts
+from swrlib.claims.norms import weight_norms
 from swrlib.datasets import Dataset
 from swrlib.network.layers import trace_layers
 from swrlib.papers import SWR as paper
+from swrlib.statistics import mean_and_interval
 from swrlib.streams import generator
 from swrlib.swr import SoftWeightRescaling
-from swrlib.verdicts import Verdict
+from swrlib.theory.norm_decay import adamw_pair
 
 # ---------------------------------------------------------------------------------------------
 # The claim
@@ -64,7 +66,7 @@ def fall(norms: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
     return falls
 
 
-def fall_verdict(norms: pd.DataFrame, frame: pd.DataFrame, scale: str) -> Verdict:
+def fall_verdict(norms: pd.DataFrame, frame: pd.DataFrame, scale: str) -> verdicts.Verdict:
     """Judge Appendix E's drop: in all layers the norm is larger at the first decay than at the end.
 
     Half of the fall that SWR alone would cause is the size that matters.
@@ -147,7 +149,7 @@ def growth_powers(growths: pd.DataFrame) -> pd.DataFrame:
     for high, low in zip(wide.columns[:-1], wide.columns[1:], strict=True):
         power = (np.log(wide[high] / wide[low]) / math.log(high / low)).dropna()
         for layer, values in power.groupby("layer"):
-            mean, half = verdicts.mean_and_interval(values.to_numpy())
+            mean, half = mean_and_interval(values.to_numpy())
             change = f"{high:.0e} → {low:.0e}".replace("e-0", "e-")
             rows.append({"layer": layer, "rate": change, "power": mean, "±": half})
     columns = ["layer", "rate", "power", "±"]
@@ -206,6 +208,26 @@ def train_adamw(lr: float, decay: float, steps: int, *, bias_lr: float) -> list[
     groups = [{"params": [x.weight for x in layers], "lr": lr, "weight_decay": decay}]
     groups += [{"params": [x.bias for x in layers], "lr": bias_lr, "weight_decay": 0.0}]
     return _fit(network, batches, torch.optim.AdamW(groups))
+
+
+def adamw_gaps(lam: float, lr: float, steps: int) -> tuple[float, float]:
+    """Return how far `train_toward_zero` ends from AdamW, by the largest difference of a parameter.
+
+    Parameters
+    ----------
+    lam, lr : float
+    steps : int
+
+    Returns
+    -------
+    (float, float)
+        From AdamW with the pair of `swrlib.theory.norm_decay.adamw_pair`, and with (lr, λ/lr).
+    """
+    swr, gaps = train_toward_zero(lam, lr, steps), []
+    for rate, decay in (adamw_pair(lam, lr), (lr, lam / lr)):
+        adamw = train_adamw(rate, decay, steps, bias_lr=lr)
+        gaps.append(max(float((a - b).abs().max()) for a, b in zip(swr, adamw, strict=True)))
+    return gaps[0], gaps[1]
 
 
 def _small_task(steps: int) -> tuple[nn.Sequential, list[tuple[Tensor, Tensor]]]:
@@ -271,12 +293,12 @@ def train_on_schedule(
     soft = SoftWeightRescaling(network, lam=lam)
     soft.attach(optimizer)
     first = next((i for i, rate in enumerate(rates) if rate < rates[0]), len(rates))
-    start = _weight_norms(network)
+    start = weight_norms(network)
     rows: list[dict[str, Any]] = []
 
     def note(trained: nn.Module, way: str, number: int) -> None:
         row = {"way": way, "seed": seed, "epoch": number}
-        rows.append(row | {"ratio": np.divide(_weight_norms(trained), start).mean()})
+        rows.append(row | {"ratio": np.divide(weight_norms(trained), start).mean()})
         if number == len(rates):
             rows[-1]["accuracy"] = _test_accuracy(trained, data)
 
@@ -294,11 +316,6 @@ def train_on_schedule(
             _train_epoch(copied, adam, data, seed, number)
             note(copied, way, number + 1)
     return pd.DataFrame(rows)
-
-
-def _weight_norms(network: nn.Module) -> list[float]:
-    weights = (layer.weight for layer in trace_layers(network))
-    return [weight.detach().norm().item() for weight in weights if weight is not None]
 
 
 @torch.no_grad()
@@ -341,6 +358,6 @@ def scheduled_ends(ways: pd.DataFrame) -> pd.DataFrame:
         accuracy = 100 * last["accuracy"][way]
         row = {"way": way, "norm": last["ratio"][way].mean(), "accuracy": accuracy.mean()}
         gaps = (accuracy - 100 * last["accuracy"]["λ fixed"]).to_numpy()
-        gap, half = verdicts.mean_and_interval(gaps)
+        gap, half = mean_and_interval(gaps)
         rows.append(row | {"− fixed": gap, "± 95%": half})
     return pd.DataFrame(rows)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 
 from swrlib import verdicts
 from swrlib.methods import SWRExceptNormalization
@@ -15,7 +17,6 @@ from swrlib.models import build_model
 from swrlib.network.layers import trace_layers
 from swrlib.papers import SWR as paper
 from swrlib.papers import Claim
-from swrlib.verdicts import Verdict, of_two, setting
 
 #: SWR that leaves normalization layers alone.
 LEFT_ALONE = SWRExceptNormalization.name
@@ -25,6 +26,12 @@ DIVERGED = 100.0
 GROWN = math.log(1.25)
 #: The streams in which data change.
 CHANGING = ("warm-start", "full-access", "limited-access")
+#: Shape and classes of the images of each data set on which the MLP was trained at length: what
+#: `swrlib.build_model` needs of one.
+IMAGES: dict[str, Any] = {
+    "mnist": SimpleNamespace(shape=(1, 28, 28), classes=range(10)),
+    "cifar10": SimpleNamespace(shape=(3, 32, 32), classes=range(10)),
+}
 
 
 def norms_by_layer(
@@ -60,9 +67,9 @@ def norms_by_layer(
         parts.append(long.explode(["layer", "norm"]))
     norms = pd.concat([part for part in parts if len(part)] or parts)
     start = norms[norms["epoch"] == 0].rename(columns={"norm": "start"})
-    about = ["run", "dataset", "model", "scale", "method", "lam"]
-    about += ["lam_features", "lam_classifier", "seed"]
-    runs = frame.drop_duplicates("run")[about]
+    identity = ["run", "dataset", "model", "scale", "method", "lam"]
+    identity += ["lam_features", "lam_classifier", "seed"]
+    runs = frame.drop_duplicates("run")[identity]
     if measures is not None:
         every = measures[measures["measure"] == "norm-before-rescaling:last"]
         lacking = runs[~runs["run"].isin(every["run"])]["dataset"]
@@ -79,6 +86,12 @@ def _layer_names(model: str, of: str) -> list[str]:
     with torch.device("meta"):
         layers = trace_layers(build_model(model, images))  # type: ignore[arg-type]
     return [layer.name for layer in layers if getattr(layer, of) is not None]
+
+
+def weight_norms(network: nn.Module) -> list[float]:
+    """Return the Frobenius norm of each layer's weight, of the layers that have one."""
+    weights = (layer.weight for layer in trace_layers(network))
+    return [weight.detach().norm().item() for weight in weights if weight is not None]
 
 
 def late_growth(norms: pd.DataFrame) -> pd.Series:
@@ -105,7 +118,7 @@ def whole_growth(norms: pd.DataFrame) -> pd.Series:
     return np.log(last["norm"] / last["start"])
 
 
-def prevention_verdicts(norms: pd.DataFrame) -> list[Verdict]:
+def prevention_verdicts(norms: pd.DataFrame) -> list[verdicts.Verdict]:
     """Judge in each setting that norms grow less with SWR than without (Section 3.3).
 
     Of ln ‖W‖ from start to end, in every layer whose norm grows in plain training by more than the
@@ -123,7 +136,7 @@ def prevention_verdicts(norms: pd.DataFrame) -> list[Verdict]:
     """
     claim = paper.find_claim("growth-prevented")
     assert isinstance(claim.margin, float)
-    found = []
+    judged = []
     for _, rows in norms.groupby(["dataset", "model", "scale"]):
         if rows["epoch"].max() < 1 or not {"vanilla", "swr"} <= set(rows["method"]):
             continue
@@ -132,16 +145,16 @@ def prevention_verdicts(norms: pd.DataFrame) -> list[Verdict]:
         for layer in plain.index.unique("layer"):
             a, b = plain.loc[layer], soft.loc[layer]
             if a.mean() > claim.margin:
-                what = f"{setting(rows)}, {layer}: ln of the growth without SWR "
+                what = f"{verdicts.setting(rows)}, {layer}: ln of the growth without SWR "
                 what += f"({math.exp(a.mean()):.1f} times) minus with it "
                 what += f"({math.exp(b.mean()):.1f} times)"
-                cases.append(of_two(what, a, b, claim.margin))
+                cases.append(verdicts.of_two(what, a, b, claim.margin))
         if cases:
-            found.append(verdicts.judge_cases(claim, cases, scale=rows["scale"].iloc[0]))
-    return found
+            judged.append(verdicts.judge_cases(claim, cases, scale=rows["scale"].iloc[0]))
+    return judged
 
 
-def divergence_verdicts(frame: pd.DataFrame) -> list[Verdict]:
+def divergence_verdicts(frame: pd.DataFrame) -> list[verdicts.Verdict]:
     """Judge in each setting that weights diverge where normalization is left alone (Section 3.3).
 
     The paper says so of its non-stationary experiments: there, of all layers the one whose norm
@@ -162,50 +175,48 @@ def divergence_verdicts(frame: pd.DataFrame) -> list[Verdict]:
     """
     claim, remark = map(paper.find_claim, ("normalization-diverges", "normalization-single"))
     changing = frame["stream"].isin(CHANGING)
-    found = [
+    judged = [
         _divergence(claim, rows)
         for _, rows in frame[changing].groupby(["stream", "dataset", "model", "scale"])
         if LEFT_ALONE in set(rows["method"])
     ]
-    found = found or [Verdict(claim, verdicts.NOT_RUN, verdicts.NOT_RUN)]
+    judged = judged or [verdicts.Verdict(claim, verdicts.NOT_RUN, verdicts.NOT_RUN)]
     for _, rows in frame[~changing].groupby(["dataset", "model", "scale"]):
         if {LEFT_ALONE, "swr"} <= set(rows["method"]):
-            found.append(_single_task(remark, rows))
-    return found
+            judged.append(_single_task(remark, rows))
+    return judged
 
 
-def _divergence(claim: Claim, rows: pd.DataFrame) -> Verdict:
+def _divergence(claim: Claim, rows: pd.DataFrame) -> verdicts.Verdict:
     growth = _most_growth(rows[rows["method"] == LEFT_ALONE])
-    what = f"{setting(rows)}: largest late growth of ln ‖W‖ ({growth.mean():.3f}"
+    what = f"{verdicts.setting(rows)}: largest late growth of ln ‖W‖ ({growth.mean():.3f}"
     if "swr" in set(rows["method"]):
         beside = _most_growth(rows[rows["method"] == "swr"])
         what += f"; {beside.mean():.3f} where all are rescaled" if len(beside) else ""
     doubling = pd.Series(math.log(2), growth.index)
-    case = of_two(f"{what}) minus ln 2", growth, doubling, GROWN)
+    case = verdicts.of_two(f"{what}) minus ln 2", growth, doubling, GROWN)
     return verdicts.judge_cases(claim, [case], scale=rows["scale"].iloc[0])
 
 
-def _single_task(claim: Claim, rows: pd.DataFrame) -> Verdict:
+def _single_task(claim: Claim, rows: pd.DataFrame) -> verdicts.Verdict:
     """Say where norms and accuracy end, with normalization rescaled or not."""
     norms = norms_by_layer(rows)
-    ends = norms[norms["epoch"] == norms["epoch"].max()].assign(
-        grown=lambda table: table["norm"] / table["start"]
-    )
-    means = ends.pivot_table("grown", "layer", "method")
+    ends = norms[norms["epoch"] == norms["epoch"].max()]
+    means = ends.assign(grown=ends["norm"] / ends["start"]).pivot_table("grown", "layer", "method")
     late = rows.drop_duplicates("run").set_index("run")["method"]
-    accuracy = 100 * verdicts.late_accuracy(rows).groupby(late).mean()
-    detail = f"{setting(rows)}, n = {rows['seed'].nunique()}: "
+    accuracy = 100 * verdicts.outcomes.late_accuracy(rows).groupby(late).mean()
+    detail = f"{verdicts.setting(rows)}, n = {rows['seed'].nunique()}: "
     if {LEFT_ALONE, "swr"} <= set(means):
         layer = (means[LEFT_ALONE] / means["swr"]).idxmax()
         detail += f"{layer} ends at {means.at[layer, LEFT_ALONE]:.1f} times its start where "
         detail += f"normalization is left alone, at {means.at[layer, 'swr']:.1f} where it is not; "
     detail += f"accuracy {accuracy[LEFT_ALONE]:.1f}% against {accuracy['swr']:.1f}%."
-    return Verdict(claim, verdicts.second_rule.REMARK, verdicts.second_rule.REMARK, detail)
+    return verdicts.Verdict(claim, verdicts.second_rule.REMARK, verdicts.second_rule.REMARK, detail)
 
 
 def _most_growth(rows: pd.DataFrame) -> pd.Series:
     """Return by seed the `late_growth` of the layer where it is largest."""
     diverged = rows["seed"].isin(rows[rows["diverged"]]["seed"])
-    found = pd.Series(math.log(DIVERGED), rows[diverged]["seed"].unique())
+    counted = pd.Series(math.log(DIVERGED), rows[diverged]["seed"].unique())
     norms = norms_by_layer(rows[~diverged])
-    return pd.concat([late_growth(norms).groupby("seed").max(), found]) if len(norms) else found
+    return pd.concat([late_growth(norms).groupby("seed").max(), counted]) if len(norms) else counted

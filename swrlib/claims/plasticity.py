@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 
 from swrlib.papers import SWR as paper
-from swrlib.statistics import NO_INTERVAL, Estimate, combined
+from swrlib.statistics import NO_INTERVAL, Estimate, combined, of_mean
 from swrlib.verdicts import second_rule
 from swrlib.verdicts.comparisons import in_points
-from swrlib.verdicts.outcomes import LATE
+from swrlib.verdicts.outcomes import late_by_seed
 
 
 def own_gaps(changed: pd.DataFrame, single: pd.DataFrame) -> pd.DataFrame:
@@ -41,10 +41,8 @@ def own_gaps(changed: pd.DataFrame, single: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (dataset, model), here in changed.groupby(["dataset", "model"]):
         there = single[(single["dataset"] == dataset) & (single["model"] == model)]
-        last = here["stage"].max()
-        length = here.loc[here["stage"] == last, "stage_epoch"].max()
-        end = _late(here, here["epoch"].max(), length)
-        start = _late(there, length, length)
+        length = here.loc[here["stage"] == here["stage"].max(), "stage_epoch"].max()
+        start, end = late_by_seed(there[there["epoch"] <= length]), late_by_seed(here)
         methods = [m for m in paper.labels if m in end and m in start]
         gaps = {method: _gap(start[method], end[method]) for method in methods}
         size = paper.sizes.get((str(dataset), str(model)))
@@ -52,31 +50,21 @@ def own_gaps(changed: pd.DataFrame, single: pd.DataFrame) -> pd.DataFrame:
             a, b = start[method], end[method]
             sides = [gaps["vanilla"], gap] if "vanilla" in gaps and method != "vanilla" else []
             rest = combined(sides, (1, -1), welch=True).interval() if sides else NO_INTERVAL
-            about = [dataset, model, method, min(a.count(), b.count()), a.mean(), b.mean()]
-            rows.append([*about, *gap.interval(), _word(gap, size), *rest])
+            ends = [dataset, model, method, min(a.count(), b.count()), a.mean(), b.mean()]
+            rows.append([*ends, *gap.interval(), _word(gap, size), *rest])
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-COLUMNS = [
-    *("dataset", "model", "method", "seeds", "start", "end", "gap", "low", "high", "word"),
-    *("recovered", "recovered_low", "recovered_high"),
-]
-
-
-def _late(rows: pd.DataFrame, epoch: int, stage: int) -> pd.DataFrame:
-    """Average the accuracy of the last epochs up to one: by seed and method."""
-    first = epoch - min(LATE, stage) + 1
-    late = rows[rows["epoch"].between(first, epoch)].astype({"test_accuracy": float})
-    return late.pivot_table(index="seed", columns="method", values="test_accuracy")
+COLUMNS = ["dataset", "model", "method", "seeds", "start", "end", "gap", "low", "high", "word"]
+COLUMNS += ["recovered", "recovered_low", "recovered_high"]
 
 
 def _gap(start: pd.Series, end: pd.Series) -> Estimate:
     """Return start minus end by Welch: two trainings, of which one may have more seeds."""
     if min(start.count(), end.count()) < 2:
         return Estimate(start.mean() - end.mean(), np.nan, np.nan)
-    sides = (start.dropna(), end.dropna())
-    parts = [Estimate(x.mean(), x.std() / np.sqrt(len(x)), len(x) - 1) for x in sides]
-    return combined(parts, (1, -1), welch=True)
+    sides = [of_mean(x.mean(), x.std(), x.count()) for x in (start, end)]
+    return combined(sides, (1, -1), welch=True)
 
 
 def _word(gap: Estimate, size: float | None) -> str:

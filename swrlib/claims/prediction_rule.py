@@ -81,20 +81,20 @@ def over_seeds(rho: Any, permuted: Any = 0.0) -> Found:
     return Found(rho, low, high, p, little, np.full(z.shape[:-1], n))
 
 
-def word(found: Found, p: Any = None) -> np.ndarray:
+def word(correlation: Found, p: Any = None) -> np.ndarray:
     """Return the word on correlations.
 
     Parameters
     ----------
-    found : Found
+    correlation : Found
         [...].
     p : array, shape [...], optional
         Corrected for the number of comparisons, instead of their own.
     """
-    p = found.p if p is None else p
-    predicts = np.less_equal(p, LEVEL) & np.greater_equal(np.abs(found.rho), SIZE)
-    chosen = [np.less(found.seeds, LEAST_SEEDS), predicts, np.less_equal(found.little, LEVEL)]
-    return np.select(chosen, [TOO_FEW, PREDICTS, DOES_NOT], UNDECIDED)
+    p = correlation.p if p is None else p
+    predicts = np.less_equal(p, LEVEL) & np.greater_equal(np.abs(correlation.rho), SIZE)
+    few, little = np.less(correlation.seeds, LEAST_SEEDS), np.less_equal(correlation.little, LEVEL)
+    return np.select([few, predicts, little], [TOO_FEW, PREDICTS, DOES_NOT], UNDECIDED)
 
 
 def verdict(settings: Found, overall: Found, p: Any = None) -> np.ndarray:
@@ -204,38 +204,36 @@ def judged(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _of_measure(
-    view: str, name: str, groups: dict[str, pd.DataFrame], seeds: dict[str, predictors.Seeds]
+    view: str, name: str, groups: dict[str, pd.DataFrame], seeds: dict[str, pd.DataFrame]
 ) -> dict[str, Found]:
     """Return a measure's correlation by setting, and over those of enough seeds ("all")."""
-    known = {setting: of[name] for setting, of in seeds.items() if len(of[name])}
+    known = {setting: of[name].dropna() for setting, of in seeds.items() if of[name].count()}
     across = [*known] if view == ACROSS else []
     pairs = {setting: predictors.method_means(groups[setting], name) for setting in across}
-    settings = {
-        setting: over_seeds(rho, permutation([pairs[setting]]) if pairs else 0.0)
-        for setting, rho in known.items()
-    }
+    alone = {setting: permutation([pairs[setting]]) for setting in across}
+    settings = {setting: over_seeds(rho, alone.get(setting, 0.0)) for setting, rho in known.items()}
     enough = {setting: rho for setting, rho in known.items() if len(rho) >= LEAST_SEEDS}
     z = pd.DataFrame({setting: rho.map(fisher) for setting, rho in enough.items()}).dropna()
     permuted = permutation([pairs[setting] for setting in enough]) if pairs else 0.0
     return settings | {"all": over_seeds(np.tanh(z.mean(axis=1)), permuted)}
 
 
-def _rows(view: str, found: dict[str, dict[str, Found]]) -> list[dict[str, Any]]:
+def _rows(view: str, measures: dict[str, dict[str, Found]]) -> list[dict[str, Any]]:
     """Write all of a view; p values are corrected for the number of measures where that can be."""
-    tried = [n for n in NAMES if n in found and found[n]["all"].seeds >= LEAST_SEEDS]
-    own = {name: of["all"].p for name, of in found.items()}
+    tried = [n for n in NAMES if n in measures and measures[n]["all"].seeds >= LEAST_SEEDS]
+    own = {name: of["all"].p for name, of in measures.items()}
     if view != ACROSS and tried:
         own |= dict(zip(tried, holm([own[name] for name in tried]), strict=True))
     rows = []
-    for name, of in found.items():
+    for name, of in measures.items():
         known = [f for s, f in of.items() if s != "all" and f.seeds >= LEAST_SEEDS]
         said = word(of["all"])
         if known:
             said = verdict(Found(*map(np.array, zip(*known, strict=True))), of["all"], own[name])
         for setting, one in of.items():
             spoken = str(said if setting == "all" else word(one))
-            about = {"view": view, "measure": name, "setting": setting}
-            rows.append(about | one._asdict() | {"word": spoken})
+            which = {"view": view, "measure": name, "setting": setting}
+            rows.append(which | one._asdict() | {"word": spoken})
     return rows
 
 
@@ -299,10 +297,8 @@ def said_of_methods(judged: pd.DataFrame) -> str:
     verbs = other["word"].fillna(TOO_FEW)
     turned = (verbs == PREDICTS) & (other["rho"] * chosen["rho"] < 0)
     verbs = verbs.mask(turned, _OTHERWISE[0])
-    parts = [
-        f"{_counted(len(of), str(verb))} ({', '.join(of.index)})"
-        for verb, of in verbs.groupby(verbs, sort=False)
-    ]
+    groups = verbs.groupby(verbs, sort=False)
+    parts = [f"{_counted(len(of), str(verb))} ({', '.join(of.index)})" for verb, of in groups]
     return f"Of the {len(chosen)} that predict within runs, across methods {'; '.join(parts)}."
 
 

@@ -99,9 +99,8 @@ def _simulated_view(view: str, trouble: np.ndarray, values: np.ndarray) -> np.nd
         of_run = spearman(values, trouble) if view == WITHIN else partial(values, trouble, clock)
         rho = of_run.mean(-1)
     overall = over_seeds(np.tanh(fisher(rho).mean(-2)), together)
-    return verdict(
-        over_seeds(rho, permuted), overall, overall.p if view == ACROSS else holm(overall.p)
-    )
+    p = overall.p if view == ACROSS else holm(overall.p)
+    return verdict(over_seeds(rho, permuted), overall, p)
 
 
 def simulated(*, experiments: int = 100, seed: int = 0) -> pd.DataFrame:

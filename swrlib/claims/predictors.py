@@ -120,8 +120,8 @@ def tasks(frame: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
     rows = task_rule.task_rows(kept)
     wide = task_rule.measured_by_task(measured, rows)
     trouble = pd.concat([TROUBLES[stream](part) for stream, part in rows.groupby("stream")])
-    about = {"setting": _settings(rows), "method": _ways(rows), "trouble": trouble.astype(float)}
-    table = rows.assign(**about)[[*_RUN, "run", "task", "trouble"]]
+    labels = {"setting": _settings(rows), "method": _ways(rows), "trouble": trouble.astype(float)}
+    table = rows.assign(**labels)[[*_RUN, "run", "task", "trouble"]]
     table[CLOCK] = table["task"].astype(float)
     table[BEFORE] = table.groupby("run")["trouble"].shift(1)
     for predictor in PREDICTORS:
@@ -214,32 +214,20 @@ def of_runs(table: pd.DataFrame) -> pd.DataFrame:
     for key, run in table.groupby(_RUN, sort=False):
         trouble, task = run["trouble"].to_numpy(float), run[CLOCK].to_numpy(float)
         values = run[[*names]].to_numpy(float).T
-        found = np.full((2, len(names)), np.nan)
+        correlations = np.full((2, len(names)), np.nan)
         for known in np.unique(np.isfinite(values), axis=0):  # measures of the same tasks at once
             if known.sum() >= LEAST_TASKS:
                 alike = (np.isfinite(values) == known).all(axis=1)
                 x, y, by = values[alike][:, known], trouble[known], task[known]
-                found[:, alike] = spearman(x, y), partial(x, y, by)
-        rows += [(*key, name, *rho) for name, rho in zip(names, found.T, strict=True)]
+                correlations[:, alike] = spearman(x, y), partial(x, y, by)
+        rows += [(*key, name, *rho) for name, rho in zip(names, correlations.T, strict=True)]
     return pd.DataFrame(rows, columns=[*_RUN, "measure", "rho", "beyond"])
 
 
-#: Each seed's ρ in a setting, by measure.
-Seeds = dict[str, pd.Series]
-
-
-def _by_seed(runs: pd.DataFrame, column: str) -> Seeds:
-    means = runs.groupby(["seed", "measure"])[column].mean().unstack()
-    means = means.reindex(columns=[*NAMES, *BASELINES])
-    return {name: of.dropna() for name, of in means.items()}
-
-
-def _within(rows: pd.DataFrame, column: str) -> Seeds:
-    return _by_seed(of_runs(rows), column)
-
-
-def _pooled(rows: pd.DataFrame) -> Seeds:
-    return _by_seed(of_runs(rows.assign(method="all")), "rho")
+def _within(rows: pd.DataFrame, column: str = "rho") -> pd.DataFrame:
+    """Return the mean over a seed's runs: by seed (rows) and measure (columns)."""
+    means = of_runs(rows).groupby(["seed", "measure"])[column].mean().unstack()
+    return means.reindex(columns=[*NAMES, *BASELINES])
 
 
 def method_means(rows: pd.DataFrame, measure: str) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -253,22 +241,23 @@ def method_means(rows: pd.DataFrame, measure: str) -> tuple[pd.DataFrame, pd.Dat
     return x, y
 
 
-def _across(rows: pd.DataFrame) -> Seeds:
-    found = {}
+def _across(rows: pd.DataFrame) -> pd.DataFrame:
+    seeds = {}
     for name in NAMES:
         x, y = method_means(rows, name)
         enough = x.shape[1] >= LEAST_METHODS and len(x)
-        rho = spearman(x.to_numpy(), y.to_numpy()) if enough else np.full(len(x), np.nan)
-        found[name] = pd.Series(rho, x.index).dropna()
-    return found
+        rho = spearman(x.to_numpy(), y.to_numpy()) if enough else np.nan
+        seeds[name] = pd.Series(rho, x.index, dtype=float)
+    return pd.DataFrame(seeds)
 
 
 TOGETHER, WITHIN, BEYOND = "pooled", "within runs", "given the task number"
 ACROSS = "across methods"
-#: The four ways to look at a measure, in the order in which they are shown.
-VIEWS: Mapping[str, Callable[[pd.DataFrame], Seeds]] = {
-    TOGETHER: _pooled,
-    WITHIN: lambda rows: _within(rows, "rho"),
+#: The four ways to look at a measure, in the order in which they are shown: each seed's ρ in a
+#: setting, by seed (rows) and measure (columns).
+VIEWS: Mapping[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
+    TOGETHER: lambda rows: _within(rows.assign(method="all")),
+    WITHIN: _within,
     BEYOND: lambda rows: _within(rows, "beyond"),
     ACROSS: _across,
 }
@@ -347,14 +336,14 @@ def coverage(table: pd.DataFrame) -> pd.DataFrame:
         included) and ``not measured``.
     """
     groups = table.groupby("setting")
-    found = groups.agg(methods=("method", "nunique"), seeds=("seed", "nunique"))
+    recorded = groups.agg(methods=("method", "nunique"), seeds=("seed", "nunique"))
     last = table.groupby(["setting", "run"])["task"].max().groupby("setting")
     ends = zip(last.min(), last.max(), strict=True)
-    found["tasks"] = ["–".join(map(str, sorted({int(a), int(b)}))) for a, b in ends]
+    recorded["tasks"] = ["–".join(map(str, sorted({int(a), int(b)}))) for a, b in ends]
     known = groups[[*NAMES]].count()
     absent = [known.columns[row] for row in known.eq(0).to_numpy()]
-    found["not measured"] = [", ".join(names) or "–" for names in absent]
-    return found.rename_axis(None)
+    recorded["not measured"] = [", ".join(names) or "–" for names in absent]
+    return recorded.rename_axis(None)
 
 
 def missing(table: pd.DataFrame) -> str:
@@ -365,13 +354,13 @@ def missing(table: pd.DataFrame) -> str:
     table : DataFrame
         What `tasks` returned.
     """
-    found = coverage(table)
-    absent = [name for name in PLANNED if not any(n.startswith(name) for n in found.index)]
+    recorded = coverage(table)
+    few_seeds = recorded.index[recorded["seeds"] < LEAST_SEEDS]
+    few_methods = recorded.index[recorded["methods"] < DECIDING]
+    absent = [name for name in PLANNED if not any(n.startswith(name) for n in recorded.index)]
     parts = {
         "Not recorded yet": absent,
-        f"With fewer than {LEAST_SEEDS} seeds": found.index[found["seeds"] < LEAST_SEEDS],
-        f"With fewer than {DECIDING} methods, too few to decide anything across them": found.index[
-            found["methods"] < DECIDING
-        ],
+        f"With fewer than {LEAST_SEEDS} seeds": few_seeds,
+        f"With fewer than {DECIDING} methods, too few to decide anything across them": few_methods,
     }
     return " ".join(f"{said}: {'; '.join(names)}." for said, names in parts.items() if len(names))

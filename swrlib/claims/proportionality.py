@@ -22,7 +22,6 @@ from swrlib.papers import SWR as paper
 from swrlib.rescaling import Variant, rescale_
 from swrlib.swr import SoftWeightRescaling
 from swrlib.theory import output_gap, proportionality_gap
-from swrlib.verdicts import Verdict, of_two
 
 #: Theorem 1 holds if the gap of no network is larger in float64.
 EXACT = 1e-12
@@ -86,7 +85,7 @@ def scaled_runs(frame: pd.DataFrame, results: str | os.PathLike[str] | None = No
     return rows.sort_values(keys[:-1], ignore_index=True)
 
 
-def scaling_verdicts(rows: pd.DataFrame) -> list[Verdict]:
+def scaling_verdicts(rows: pd.DataFrame) -> list[verdicts.Verdict]:
     """Judge the three claims of Fig. 1 on what `scaled_runs` returned, each in all of its cases.
 
     - scaling-keeps-accuracy: at every ratio, ``after`` is as ``trained``, biases scaled too.
@@ -111,7 +110,7 @@ def scaling_verdicts(rows: pd.DataFrame) -> list[Verdict]:
 
 def _scaling_verdict(
     id: str, rows: pd.DataFrame, higher: str, lower: str, printed_cases: int
-) -> Verdict:
+) -> verdicts.Verdict:
     claim = paper.find_claim(id)
     assert isinstance(claim.margin, float)
     cases = []
@@ -120,18 +119,18 @@ def _scaling_verdict(
         what = f"reading “{reading}”, " if rows["reading"].nunique() > 1 else ""
         what += f"ratio {ratio:g}, biases {biases}, points"
         margin = 100 * claim.margin
-        cases.append(of_two(what, points[higher], points[lower], margin, paired=True))
+        cases.append(verdicts.of_two(what, points[higher], points[lower], margin, paired=True))
     scale = rows["scale"].iloc[0] if len(rows) else "paper"
     kind = "same" if id == "scaling-keeps-accuracy" else "above"
-    found = verdicts.judge_cases(claim, cases, scale=scale, kind=kind)
-    if scale != "paper" or found.verdict == verdicts.NOT_RUN:
-        return found
+    judged = verdicts.judge_cases(claim, cases, scale=scale, kind=kind)
+    if scale != "paper" or judged.verdict == verdicts.NOT_RUN:
+        return judged
     cell = rows.iloc[0][["dataset", "model"]]
     if (*cell, "scaled") not in claim.cells:
-        return replace(found, verdict=verdicts.OUTSIDE, label=verdicts.OUTSIDE)
+        return replace(judged, verdict=verdicts.OUTSIDE, label=verdicts.OUTSIDE)
     run = rows.drop_duplicates(["reading", "biases", "ratio"])["reading"].value_counts().min()
     part = f" ({run} of {printed_cases} comparisons)" if run < printed_cases else ""
-    return replace(found, label=found.label + part)
+    return replace(judged, label=judged.label + part)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -184,9 +183,9 @@ def theorem_gaps(networks: Mapping[str, nn.Module], inputs: Tensor) -> pd.DataFr
         one bias factor dropped``.
     """
     rows = []
-    for name, given in networks.items():
+    for name, original in networks.items():
         for dtype in (torch.float64, torch.float32):
-            network, own = copy.deepcopy(given).to(dtype), inputs.to(dtype)
+            network, own = copy.deepcopy(original).to(dtype), inputs.to(dtype)
             factors = random_factors(network)
             wrong, constant = without_one_bias_factor(network, factors)
             row = {"network": name, "numbers": str(dtype).removeprefix("torch."), "C": constant}
@@ -196,7 +195,7 @@ def theorem_gaps(networks: Mapping[str, nn.Module], inputs: Tensor) -> pd.DataFr
     return pd.DataFrame(rows)
 
 
-def theorem_verdict(gaps: pd.DataFrame) -> Verdict:
+def theorem_verdict(gaps: pd.DataFrame) -> verdicts.Verdict:
     """Judge Theorem 1: in float64 the gap is below `EXACT` in every network tried.
 
     Parameters
@@ -305,7 +304,7 @@ def draws_before_normalization(
     return Draws(constants, gaps, spread)
 
 
-def normalization_verdicts(draws: Draws) -> list[Verdict]:
+def normalization_verdicts(draws: Draws) -> list[verdicts.Verdict]:
     """Judge the role of the last normalization: C and the gradient forget the factors before it.
 
     Parameters
@@ -326,10 +325,9 @@ def normalization_verdicts(draws: Draws) -> list[Verdict]:
     )
     final, effective = map(paper.find_claim, ("final-normalization", "effective-rate"))
     equal = bool(cases and np.ptp(draws.constants) == 0)
-    return [
-        verdicts.judge_theorem(final, equal, same, cases=cases),
-        verdicts.judge_theorem(effective, spread < SAME_GRADIENT, rate, cases=cases),
-    ]
+    judged = verdicts.judge_theorem(final, equal, same, cases=cases)
+    small = spread < SAME_GRADIENT
+    return [judged, verdicts.judge_theorem(effective, small, rate, cases=cases)]
 
 
 # ---------------------------------------------------------------------------------------------

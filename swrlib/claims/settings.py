@@ -19,7 +19,7 @@ def option(rows: pd.DataFrame, name: str, default: Any) -> pd.Series:
 
 
 def of_setting(
-    records: pd.DataFrame, given: Mapping[str, Any], defaults: Mapping[str, Any]
+    records: pd.DataFrame, required: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> pd.DataFrame:
     """Keep the records of one setting.
 
@@ -27,15 +27,15 @@ def of_setting(
     ----------
     records : DataFrame
         What `swrlib.load_records` returns.
-    given : mapping
+    required : mapping
         By column: the value that it must have; a list where it holds lists.
     defaults : mapping
         By column: the value that it must have where it is there at all.
     """
-    if not set(given) <= set(records):
+    if not set(required) <= set(records):
         return records[:0]
     keep = pd.Series(True, records.index)
-    for name, value in given.items():
+    for name, value in required.items():
         if isinstance(value, list):
             keep &= records[name].map(lambda x, value=value: np.ndim(x) > 0 and [*x] == value)
         else:

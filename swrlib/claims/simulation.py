@@ -167,15 +167,13 @@ def claim_words(design: Design, truth: float, *, seed: int = 0, draws: int = DRA
     """
     random = np.random.default_rng(seed)
     estimate = drawn_estimates(design, truth, random, draws)
-    flat = Estimate(
-        *(np.asarray(part).reshape(draws, -1) for part in np.broadcast_arrays(*estimate))
-    )
+    flat = Estimate(*(part.reshape(draws, -1) for part in np.broadcast_arrays(*estimate)))
     half = quantile(4) * design.noise * np.sqrt(2 / 5)
     if design.quantifier == "generally":
         flat, half = _pooled(flat), half / np.sqrt(design.cells)
     printed = Interval(design.printed, design.printed - half, design.printed + half)
-    found = rule.words(flat, 1.0, printed, design.kind, design.quantifier)
-    units = rule.worst(found.reshape(draws, -1, design.rivals))
+    words = rule.words(flat, 1.0, printed, design.kind, design.quantifier)
+    units = rule.worst(words.reshape(draws, -1, design.rivals))
     return rule.verdict(units, design.quantifier)
 
 
@@ -272,11 +270,11 @@ def simulated(designs: Sequence[Design] = DESIGNS, *, draws: int = DRAWS) -> pd.
     for design in designs:
         for name, share in TRUTHS.items():
             truth = share * design.printed
-            found = rates(claim_words(design, truth, draws=draws), rule.WORDS)
+            shares = rates(claim_words(design, truth, draws=draws), rule.WORDS)
             noise = f"{design.noise:g}" + (f", one {design.louder:g}×" if design.louder > 1 else "")
             size = f"{design.methods} × {design.seeds}"
-            about = {"claim": design.name, "methods × seeds": size, "noise": noise, "truth": name}
-            rows.append(about | found | {"wrong": sum(found[w] for w in wrong(design, truth))})
+            case = {"claim": design.name, "methods × seeds": size, "noise": noise, "truth": name}
+            rows.append(case | shares | {"wrong": sum(shares[w] for w in wrong(design, truth))})
     return pd.DataFrame(rows)
 
 
@@ -286,11 +284,11 @@ def simulated_numbers(*, draws: int = DRAWS) -> pd.DataFrame:
     designs = itertools.product((5, 3), (("0.5", 1), ("1", 1), ("0.5", 4)), (0, 1, 2))
     for seeds, (noise, louder), truth in designs:
         said = number_words(truth, seeds=seeds, noise=float(noise), louder=louder, draws=draws)
-        found = rates(said, (rule.EQUAL, rule.DIFFERS, rule.TOO_NOISY))
+        shares = rates(said, (rule.EQUAL, rule.DIFFERS, rule.TOO_NOISY))
         bad = rule.DIFFERS if truth == 0 else rule.EQUAL
         noise += f", ours {louder}×" * (louder > 1)
-        about = {"seeds": seeds, "noise": noise, "truth": truth}
-        rows.append(about | found | {"wrong": found[bad]})
+        case = {"seeds": seeds, "noise": noise, "truth": truth}
+        rows.append(case | shares | {"wrong": shares[bad]})
     return pd.DataFrame(rows)
 
 

@@ -142,9 +142,9 @@ def spectra(rows: pd.DataFrame) -> pd.DataFrame:
         ``run, method, seed, task, online, largest, smallest, width, epsilon``, and a column for
         each of `FORMS`.
     """
-    about = ["run", "method", "seed", "task", "online"]
+    kept = ["run", "method", "seed", "task", "online"]
     extremes = {name: f"spectrum-start, {name}" for name in ("largest", "smallest")}
-    columns = [*about, *extremes, "width", "epsilon", *FORMS]
+    columns = [*kept, *extremes, "width", "epsilon", *FORMS]
     if extremes["largest"] not in rows:
         return pd.DataFrame(columns=columns)
     there = rows.dropna(subset=[extremes["largest"]])
@@ -153,9 +153,9 @@ def spectra(rows: pd.DataFrame) -> pd.DataFrame:
     for text in (name.removeprefix(start) for name in there if name.startswith(start)):
         ranks = {form: there[f"spectrum-start, {form} {text}"] for form in FORMS}
         values = {name: there[column] for name, column in extremes.items()} | ranks
-        parts.append(there[about].assign(epsilon=float(text), **values))
-    found = pd.concat(parts, ignore_index=True)
-    return found.assign(width=found["largest"] - found["smallest"])[columns]
+        parts.append(there[kept].assign(epsilon=float(text), **values))
+    ranks = pd.concat(parts, ignore_index=True)
+    return ranks.assign(width=ranks["largest"] - ranks["smallest"])[columns]
 
 
 def explained(x: pd.Series, y: pd.Series) -> float:
@@ -186,22 +186,20 @@ def r_squared_by_epsilon(of_spectra: pd.DataFrame) -> pd.DataFrame:
     DataFrame
         ``epsilon``, and a column for each of `FORMS`.
     """
-    found = []
+    rows = []
     for epsilon in sorted(of_spectra["epsilon"].unique()):
         points = at_epsilon(of_spectra, epsilon).groupby(["method", "task"])
         means = points[["online", *FORMS]].mean()
-        found.append(
-            {"epsilon": epsilon} | {form: explained(means[form], means["online"]) for form in FORMS}
-        )
-    return pd.DataFrame(found, columns=["epsilon", *FORMS])
+        rows.append([epsilon, *(explained(means[form], means["online"]) for form in FORMS)])
+    return pd.DataFrame(rows, columns=["epsilon", *FORMS])
 
 
 def _by_seed(what: str, rows: pd.DataFrame, function: Callable[[pd.DataFrame], float]) -> Cases:
     """Return a case of one number a seed, of the methods that all seeds have."""
-    seeds = rows.groupby("method")["seed"].nunique()
-    whole = rows[rows["method"].isin(seeds[seeds == seeds.max()].index)]
-    found = {seed: function(part) for seed, part in whole.groupby("seed")}
-    values = pd.DataFrame({"all": pd.Series(found, dtype=float).dropna()})
+    seeds = rows.groupby("method")["seed"].transform("nunique")
+    complete = rows[seeds == seeds.max()]
+    numbers = {seed: function(part) for seed, part in complete.groupby("seed")}
+    values = pd.DataFrame({"all": pd.Series(numbers, dtype=float).dropna()})
     return [Case(what, values, {"all": 1.0}, R2_MARGIN)]
 
 
@@ -232,10 +230,7 @@ class Courses:
         """Return by how much a method's accuracy at the end lies above others'."""
         values, margin = task_rule.wide(self.sums, "late"), task_rule.MARGINS["online"]
         what = f"online accuracy at the end, {LABELS[method]} minus "
-        return [
-            Case(what + LABELS[rival], values, {method: 1.0, rival: -1.0}, margin)
-            for rival in rivals
-        ]
+        return [Case(what + LABELS[r], values, {method: 1.0, r: -1.0}, margin) for r in rivals]
 
     def rank_sums(self, form: str = "epsilon-rank") -> pd.DataFrame:
         """Return the sums of the ε-rank at tasks' starts."""
@@ -251,8 +246,8 @@ class Courses:
     def kept(self, methods: Sequence[str]) -> Cases:
         """Return how much more of the ε-rank methods keep than plain training."""
         values, margin = task_rule.wide(self.rank_sums(), "kept"), task_rule.TREND_MARGIN
-        texts = {m: f"share of the ε-rank that is kept, {LABELS[m]} minus vanilla" for m in methods}
-        return [Case(what, values, {m: 1.0, "vanilla": -1.0}, margin) for m, what in texts.items()]
+        what = "share of the ε-rank that is kept, {} minus vanilla".format
+        return [Case(what(LABELS[m]), values, {m: 1.0, "vanilla": -1.0}, margin) for m in methods]
 
     def ratio(self, value: str, what: str, over: str, under: str) -> Case:
         """Return ln of a ratio of two methods' values at the end of the stream."""
@@ -323,7 +318,7 @@ def judged(rows: pd.DataFrame, replaced: pd.DataFrame | None = None) -> list[Ver
         on the utility.
     """
     courses = Courses(rows) if len(rows) else None
-    stream, needs, found = PAPER.details["stream"], PAPER.details["needs"], []
+    stream, needs, verdicts = PAPER.details["stream"], PAPER.details["needs"], []
     tasks = int(rows["task"].max()) if courses else 0
     for claim in PAPER.claims:
         cases_of, kind = READINGS.get(claim.id, (lambda c: [], "above"))
@@ -332,8 +327,8 @@ def judged(rows: pd.DataFrame, replaced: pd.DataFrame | None = None) -> list[Ver
         if claim.id == "collapse-utility" and replaced is not None:
             cases, scope = [utility_case(replaced)], Scope(0, 0, 0, ON_DIGITS)
         lacking = needs.get(claim.id, "")
-        found.append(task_rule.judge(claim, cases, scope, kind=kind, lacking=lacking))
-    return found
+        verdicts.append(task_rule.judge(claim, cases, scope, kind=kind, lacking=lacking))
+    return verdicts
 
 
 # ---------------------------------------------------------------------------------------------

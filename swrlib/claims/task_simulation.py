@@ -134,13 +134,12 @@ def question_words(
     """
     random = np.random.default_rng(seed)
     kinds = [*question.kinds, LATE, *[KEEPS] * METHODS][:METHODS]
-    values = [
-        outcome_of(courses(kind, (draws, 1, seeds), random), question.outcome) for kind in kinds
-    ]
-    found = _estimate(np.stack(values, 2), len(question.kinds), question.outcome == "onset")
+    drawn = [courses(kind, (draws, 1, seeds), random) for kind in kinds]
+    values = [outcome_of(course, question.outcome) for course in drawn]
+    estimate = _estimate(np.stack(values, 2), len(question.kinds), question.outcome == "onset")
     margin = task_rule.ONSET_MARGIN if question.outcome == "onset" else task_rule.MARGINS["error"]
-    words = second_rule.words(found, margin, NO_INTERVAL, question.kind)[:, 0]
-    flat = Estimate(*(np.asarray(part)[:, 0] for part in found))
+    words = second_rule.words(estimate, margin, NO_INTERVAL, question.kind)[:, 0]
+    flat = Estimate(*(np.asarray(part)[:, 0] for part in estimate))
     ruled_out = second_rule.by_a_bound(words, flat, question.kind)
     if question.outcome != "onset":
         return np.where(ruled_out & (seeds < task_rule.BOUND_SEEDS), second_rule.UNDECIDED, words)
@@ -153,11 +152,11 @@ def _estimate(values: np.ndarray, methods: int, rounded: bool) -> Estimate:
     """Estimate the first method, or its difference from the second, [draws, 1]."""
     seeds = values.shape[-1]
     if methods == 1:
-        found = estimated_mean(values)
+        estimate = estimated_mean(values)
     else:
-        found = Estimate(*(np.asarray(part)[:, 0] for part in estimated(values, 1)))
+        estimate = Estimate(*(np.asarray(part)[:, 0] for part in estimated(values, 1)))
     least = math.sqrt(methods * task_rule.ROUNDING / seeds) if rounded else 0.0
-    return found._replace(error=np.maximum(found.error, least))
+    return estimate._replace(error=np.maximum(estimate.error, least))
 
 
 def simulated(*, draws: int = DRAWS) -> pd.DataFrame:
@@ -166,10 +165,10 @@ def simulated(*, draws: int = DRAWS) -> pd.DataFrame:
     rows = []
     for question in QUESTIONS:
         for seeds in (5, 3):
-            found = rates(question_words(question, seeds, draws=draws), order)
-            wrong = sum(found[word] for word in question.wrong)
-            about = {"asked; true": question.name, "seeds": seeds}
-            rows.append(about | found | {"wrong": wrong})
+            shares = rates(question_words(question, seeds, draws=draws), order)
+            wrong = sum(shares[word] for word in question.wrong)
+            case = {"asked; true": question.name, "seeds": seeds}
+            rows.append(case | shares | {"wrong": wrong})
     return pd.DataFrame(rows)
 
 

@@ -10,18 +10,20 @@ from __future__ import annotations
 import base64
 import html
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from swrlib.figures.rendering import LEGEND, Piece, rendered
 from swrlib.papers import SWR as paper
-from swrlib.verdicts import mean_and_interval, seed_count, setting
+from swrlib.statistics import mean_and_interval
+from swrlib.verdicts import seed_count, setting
 
 #: The colour-blind palette.
 COLORS = sns.color_palette("colorblind")
@@ -87,7 +89,7 @@ def use_style(*, small: bool = False) -> None:
     )
 
 
-def show(figure: Figure, alt: str, *, cloud: bool = False) -> None:
+def show(figure: plt.Figure, alt: str, *, cloud: bool = False) -> None:
     """Display a picture with its alternative text: one SVG, or a small one for each panel.
 
     Parameters
@@ -109,7 +111,7 @@ def show(figure: Figure, alt: str, *, cloud: bool = False) -> None:
     display({kind: data, "text/plain": alt}, raw=True, metadata={kind: {"alt": alt}})
 
 
-def as_html(figure: Figure, alt: str) -> str:
+def as_html(figure: plt.Figure, alt: str) -> str:
     """Return a picture as HTML images that carry their own data."""
     return _images(rendered(figure), alt)
 
@@ -144,6 +146,17 @@ def in_order(rows: pd.DataFrame) -> list[str]:
     return [method for method in STYLE if method in present]
 
 
+def of_methods(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Go through the methods that rows have, in the order of `STYLE`, each with its rows."""
+    return ((method, rows[rows["method"] == method]) for method in in_order(rows))
+
+
+def look(method: str, **options: Any) -> dict[str, Any]:
+    """Return a method's colour and marker, and further options, as `Axes.plot` takes them."""
+    color, marker = STYLE[method]
+    return {"color": color, "marker": marker} | options
+
+
 def complete(rows: pd.DataFrame, value: str, x: str = "epoch") -> pd.DataFrame:
     """Keep a row a method, seed and place, and of the places those that all its seeds reached."""
     rows = rows.dropna(subset=[value]).drop_duplicates(["method", "seed", x], keep="last")
@@ -152,7 +165,7 @@ def complete(rows: pd.DataFrame, value: str, x: str = "epoch") -> pd.DataFrame:
 
 
 def method_lines(
-    ax: Axes, rows: pd.DataFrame, value: str, *, x: str = "epoch", label: str = "", **options: Any
+    ax: plt.Axes, rows: pd.DataFrame, value: str, x: str = "epoch", label: str = "", **options: Any
 ) -> None:
     """Draw a line a method: the mean over seeds, with its t interval as a band.
 
@@ -172,21 +185,45 @@ def method_lines(
         Of `Axes.plot`.
     """
     rows = complete(rows, value, x)
-    for number, method in enumerate(in_order(rows)):
-        own = rows[rows["method"] == method].astype({value: float})
-        seeds = own.pivot(index="seed", columns=x, values=value)
+    for number, (method, own) in enumerate(of_methods(rows)):
+        seeds = own.astype({value: float}).pivot(index="seed", columns=x, values=value)
         places, (mean, half) = seeds.columns.to_numpy(), mean_and_interval(seeds)
         every = max(1, len(places) // 8)
-        color, marker = STYLE[method]
-        look: dict[str, Any] = {"color": color, "marker": marker, "lw": 1.8, **MARKED, **options}
-        ax.plot(places, mean, label=name_of(method), markevery=(number % every, every), **look)
-        ax.fill_between(places, mean - half, mean + half, color=color, **BAND)
+        marks = {"label": name_of(method), "markevery": (number % every, every), "lw": 1.8}
+        ax.plot(places, mean, **look(method, **marks, **MARKED) | options)
+        ax.fill_between(places, mean - half, mean + half, color=STYLE[method][0], **BAND)
     ax.set(xlabel=x, ylabel=label)
+
+
+def grid_of(
+    number: int, columns: int, width: float, height: float, **sharing: Any
+) -> tuple[plt.Figure, np.ndarray]:
+    """Lay out so many panels of a size in inches, up to so many side by side; return all axes."""
+    columns = max(1, min(columns, number))
+    lines = max(1, math.ceil(number / columns))
+    size = (width * columns, height * lines)
+    figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, **sharing)
+    for ax in axes.flat[number:]:
+        ax.set_axis_off()
+    return figure, axes
+
+
+def plain_ticks(axis: Any, subs: tuple[int, ...]) -> None:
+    """Mark a logarithmic axis by plain numbers: powers of ten times each of some numbers."""
+    axis.set(major_locator=LogLocator(subs=subs), minor_locator=NullLocator())
+    axis.set(major_formatter="{x:g}")
+
+
+def logarithmic_steps(ax: plt.Axes) -> None:
+    """Make both axes logarithmic, with few and plain ticks; the horizontal one has steps."""
+    ax.set(xscale="log", yscale="log", xlabel="step")
+    plain_ticks(ax.xaxis, (1,))
+    plain_ticks(ax.yaxis, (1, 3))
 
 
 def setting_panels(
     rows: pd.DataFrame, height: float, columns: int = 1
-) -> tuple[Figure, list[tuple[Any, pd.DataFrame]]]:
+) -> tuple[plt.Figure, list[tuple[Any, pd.DataFrame]]]:
     """Lay out one panel (or several) for each setting, named above it; return them, rows.
 
     Of several panels, the name is the heading of a group, as `swrlib.figures.rendering` has it.
@@ -214,7 +251,7 @@ def seeds_of(rows: pd.DataFrame) -> str:
     return "one seed" if seeds == "1" else f"{seeds} seeds"
 
 
-def legend_below(figure: Figure, columns: int = 3) -> None:
+def legend_below(figure: plt.Figure, columns: int = 3) -> None:
     """Give all panels of a picture one legend, below them."""
     entries: dict[str, Any] = {}
     for ax in figure.axes:

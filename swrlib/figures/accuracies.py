@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import math
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from swrlib.figures import (
     BAND,
@@ -20,15 +17,19 @@ from swrlib.figures import (
     PANEL_WIDTH,
     STYLE,
     complete,
+    grid_of,
     in_order,
     interval,
     legend_below,
+    look,
     method_lines,
     name_of,
+    of_methods,
     setting_panels,
 )
 from swrlib.papers import SWR as paper
-from swrlib.verdicts import difference, late_by_seed, mean_and_interval, setting
+from swrlib.statistics import mean_and_interval
+from swrlib.verdicts import difference, late_by_seed, setting
 
 #: Epochs that long curves are averaged over, and the name of the points that are not.
 SMOOTHED = 5
@@ -47,8 +48,8 @@ def curves(
     label: str = "test accuracy",
     first_epoch: int = 0,
     references: dict[str, float] | None = None,
-    ax: Axes | None = None,
-) -> Figure:
+    ax: plt.Axes | None = None,
+) -> plt.Figure:
     """Draw one curve a method: the mean over seeds with a t interval.
 
     Up to 60 epochs single runs stand thin behind it. Of more, each epoch is averaged with those
@@ -106,16 +107,13 @@ def thinned(rows: pd.DataFrame, most: int = 200) -> pd.DataFrame:
     return rows[rows["epoch"].isin(last) | (rows["epoch"] % every == 0)]
 
 
-def _last_points(ax: Axes, rows: pd.DataFrame, value: str) -> None:
-    for method in in_order(rows):
-        own = rows[rows["method"] == method]
+def _last_points(ax: plt.Axes, rows: pd.DataFrame, value: str) -> None:
+    for method, own in of_methods(rows):
         last = own[own["epoch"] == own["epoch"].max()]
-        color, marker = STYLE[method]
-        point = {"color": color, "marker": marker, "zorder": 4, **_RIM}
-        ax.plot(last["epoch"].iloc[:1], [last[value].mean()], **point)
+        ax.plot(last["epoch"].iloc[:1], [last[value].mean()], **look(method, zorder=4, **_RIM))
 
 
-def course(records: pd.DataFrame, *, references: bool = True) -> tuple[Figure, str]:
+def course(records: pd.DataFrame, *, references: bool = True) -> tuple[plt.Figure, str]:
     """Draw the course of test accuracy, a panel for each data set and model.
 
     Parameters
@@ -134,19 +132,15 @@ def course(records: pd.DataFrame, *, references: bool = True) -> tuple[Figure, s
     sentences = []
     for ax, rows in panels:
         ends = late_by_seed(rows).mean()
-        lines = {
-            f"{paper.label(m)} at the end": float(ends[m])
-            for m in ("vanilla", "full-reset")
-            if references and m in ends
-        }
+        named = [m for m in ("vanilla", "full-reset") if references and m in ends]
+        lines = {f"{paper.label(m)} at the end": float(ends[m]) for m in named}
         curves(rows, first_epoch=1, references=lines, ax=ax)
         # A network right after a reset would press all curves together; every end is shown.
         low = min(rows[rows["epoch"] >= 1]["test_accuracy"].quantile(0.08), ends.min())
         high = rows["test_accuracy"].max()
         ax.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
-        sentences.append(
-            who_ends_where(rows, "{} ends highest with {:.1%} and {} lowest with {:.1%}")
-        )
+        form = "{} ends highest with {:.1%} and {} lowest with {:.1%}"
+        sentences.append(who_ends_where(rows, form))
     legend_below(figure)
     return figure, " ".join(sentences)
 
@@ -159,7 +153,7 @@ def who_ends_where(rows: pd.DataFrame, form: str) -> str:
     return f"{setting(rows)}: {said}."
 
 
-def changes(table: pd.DataFrame) -> tuple[Figure, str]:
+def changes(table: pd.DataFrame) -> tuple[plt.Figure, str]:
     """Draw what `verdicts.changes_of_data` returned; return the picture and what it says.
 
     On the left the drop, which is what a change of data takes from the test accuracy: a point for
@@ -190,7 +184,7 @@ def changes(table: pd.DataFrame) -> tuple[Figure, str]:
     return figure, " ".join(sentences)
 
 
-def by_lambda(finals: pd.DataFrame) -> tuple[Figure, str]:
+def by_lambda(finals: pd.DataFrame) -> tuple[plt.Figure, str]:
     """Draw final accuracy against λ, one point per seed, the mean as a line; say where it is best.
 
     Parameters
@@ -200,19 +194,15 @@ def by_lambda(finals: pd.DataFrame) -> tuple[Figure, str]:
         model and method.
     """
     groups = finals.groupby(["stream", "dataset", "model", "method"])
-    columns = min(2, len(groups))
-    lines = math.ceil(len(groups) / columns)
-    size = (PANEL_WIDTH * columns, 2.3 * lines)
-    figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False)
+    figure, axes = grid_of(len(groups), 2, PANEL_WIDTH, 2.3)
     sentences = []
     for ax, (key, rows) in zip(axes.flat, groups, strict=False):
         stream, dataset, model = map(paper.label, key[:3])
         method = name_of(key[3])
         accuracy = 100 * rows["test_accuracy"]
         mean = accuracy.groupby(rows["lam"]).mean()
-        color, marker = STYLE[rows["method"].iloc[0]]
-        ax.plot(rows["lam"], accuracy, ls="", marker=marker, color=color, alpha=0.5)
-        ax.plot(mean, color=color, lw=1.8)
+        ax.plot(rows["lam"], accuracy, **look(key[3], ls="", alpha=0.5))
+        ax.plot(mean, color=STYLE[key[3]][0], lw=1.8)
         ax.set(xscale="log", xlabel=f"λ of {method}", ylabel="held-out accuracy, %")
         ax.set_title(f"{dataset}, {model}, {stream}", fontsize=9)
         sentences.append(
@@ -220,21 +210,17 @@ def by_lambda(finals: pd.DataFrame) -> tuple[Figure, str]:
             f"{mean.idxmax():g} with {mean.max():.1f}%, least at λ = {mean.idxmin():g} with "
             f"{mean.min():.1f}%."
         )
-    for ax in axes.flat[len(groups) :]:
-        ax.set_axis_off()
     figure.tight_layout()
     return figure, " ".join(sentences)
 
 
 def _points_and_means(
-    ax: Axes, rows: dict[str, tuple[pd.Series, float, float]], label: str
+    ax: plt.Axes, rows: dict[str, tuple[pd.Series, float, float]], label: str
 ) -> None:
     """Draw a row a method: points, and just above them a mean with the half of its interval."""
     for row, (method, (points, mean, half)) in enumerate(rows.items()):
-        color, marker = STYLE[method]
-        heights = np.full(len(points), row) + 0.18
-        ax.plot(points, heights, ls="", alpha=0.5, ms=5, color=color, marker=marker)
-        ax.errorbar(mean, row - 0.12, xerr=half, capsize=3, ms=7, color=color, marker=marker)
+        ax.plot(points, np.full(len(points), row + 0.18), **look(method, ls="", alpha=0.5, ms=5))
+        ax.errorbar(mean, row - 0.12, xerr=half, capsize=3, ms=7, **look(method))
     ax.set(yticks=range(len(rows)), yticklabels=map(name_of, rows))
     ax.set(xlabel=label, ylim=(len(rows) - 0.5, -0.5))
 
@@ -245,7 +231,7 @@ def _with_interval(points: pd.Series, averaged: pd.Series) -> tuple[pd.Series, f
     return points, float(mean), float(half)
 
 
-def finals(records: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
+def finals(records: pd.DataFrame, *, ax: plt.Axes | None = None) -> plt.Figure:
     """Draw how accurate methods end, means of the last epochs: a point a seed, and their mean."""
     ax = ax or plt.subplots(figsize=(7.2, 3.2))[1]
     late = late_by_seed(records)
@@ -254,7 +240,7 @@ def finals(records: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
     return ax.get_figure()  # type: ignore[return-value]
 
 
-def differences_at_the_end(records: pd.DataFrame) -> tuple[Figure, str]:
+def differences_at_the_end(records: pd.DataFrame) -> tuple[plt.Figure, str]:
     """Draw how accurate methods end minus vanilla's mean, with the interval that verdicts have.
 
     Parameters
@@ -283,9 +269,8 @@ def differences_at_the_end(records: pd.DataFrame) -> tuple[Figure, str]:
         gaps = 100 * (late - late["vanilla"].mean())
         drawn = {}
         for method in (m for m in in_order(rows) if m != "vanilla"):
-            estimate = difference(late, method, "vanilla")
-            mean, low, high = estimate.interval() if estimate else (np.nan,) * 3
-            mean = 100 * mean if estimate else gaps[method].mean()
+            mean, low, high = difference(late, method, "vanilla").interval()
+            mean = gaps[method].mean() if np.isnan(mean) else 100 * mean
             drawn[method] = (gaps[method].dropna(), mean, 50 * (high - low))
         above = "points above vanilla"
         _points_and_means(ax, drawn, above)
@@ -296,7 +281,7 @@ def differences_at_the_end(records: pd.DataFrame) -> tuple[Figure, str]:
     return figure, " ".join(sentences)
 
 
-def finals_beside_paper(records: pd.DataFrame, number: int) -> tuple[Figure, str]:
+def finals_beside_paper(records: pd.DataFrame, number: int) -> tuple[plt.Figure, str]:
     """Draw final accuracies with Table 1's or 5's means ± standard deviations as bands.
 
     Returns
@@ -309,9 +294,8 @@ def finals_beside_paper(records: pd.DataFrame, number: int) -> tuple[Figure, str
     for ax, rows in panels:
         finals(rows, ax=ax)
         dataset, model, scale = rows.iloc[0][["dataset", "model", "scale"]]
-        printed = (
-            paper.tables[number].accuracy.get((dataset, model), {}) if scale == "paper" else {}
-        )
+        printed = paper.tables[number].accuracy.get((dataset, model), {})
+        printed = printed if scale == "paper" else {}
         for row, method in enumerate(in_order(rows)):
             if method in printed:
                 mean, std = printed[method].mean, printed[method].std
@@ -336,7 +320,7 @@ _SCALED = {
 }
 
 
-def scaling(rows: pd.DataFrame) -> tuple[Figure, str]:
+def scaling(rows: pd.DataFrame) -> tuple[plt.Figure, str]:
     """Draw Fig. 1, for one reading of the ratio.
 
     Parameters
@@ -361,8 +345,8 @@ def scaling(rows: pd.DataFrame) -> tuple[Figure, str]:
             part = rows[rows["biases"] == biases]
             for value, (name, style) in lines.items():
                 table = part.pivot_table(index="seed", columns="ratio", values=value).dropna(axis=1)
-                look = {"errorbar": interval, "err_kws": BAND, "lw": 1.8, **MARKED, **style}
-                sns.lineplot(table.melt(), x="ratio", y="value", ax=ax, label=name, **look)
+                line_of = {"errorbar": interval, "err_kws": BAND, "lw": 1.8, **MARKED, **style}
+                sns.lineplot(table.melt(), x="ratio", y="value", ax=ax, label=name, **line_of)
                 mean = table.mean()
                 if value != "best_before":
                     sentences.append(

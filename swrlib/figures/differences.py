@@ -8,20 +8,19 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from swrlib.figures import BAND, STYLE, complete, heading, in_order, name_of
 from swrlib.figures.accuracies import smoothed, thinned
 from swrlib.papers import SWR as paper
-from swrlib.verdicts import difference, late_by_seed, mean_and_interval, setting
+from swrlib.statistics import mean_and_interval
+from swrlib.verdicts import difference, late_by_seed, setting
 
 #: How many small panels a line has; a phone shows two of them side by side.
 COLUMNS = 4
 _GREY: dict[str, Any] = {"color": "0.75", "lw": 0.6, "zorder": 1}
 
 
-def against_vanilla(records: pd.DataFrame) -> tuple[Figure, str]:
+def against_vanilla(records: pd.DataFrame) -> tuple[plt.Figure, str]:
     """Draw each method's test accuracy minus vanilla's by epoch, all others in grey behind it.
 
     Differences are paired over seeds, with a 95% t interval; each epoch is averaged with those
@@ -49,9 +48,8 @@ def against_vanilla(records: pd.DataFrame) -> tuple[Figure, str]:
     for ax in axes.flat:
         ax.set_axis_off()
     own = np.split(axes, np.cumsum(lines, dtype=int)[:-1])
-    pairs = zip(
-        own, settings, strict=False
-    )  # without a setting there is an empty line all the same
+    # Without a setting there is an empty line all the same.
+    pairs = zip(own, settings, strict=False)
     sentences = [_setting(panels.ravel(), part) for panels, part in pairs]
     alone = [setting(part) for part in parts if "vanilla" not in set(part["method"])]
     sentences += [f"{name}: vanilla was not trained here." for name in alone]
@@ -64,8 +62,8 @@ def _setting(axes: np.ndarray, rows: pd.DataFrame) -> str:
     starts = rows[(rows["stage_epoch"] == 1) & (rows["stage"] > 1)]["epoch"].unique()
     late = late_by_seed(rows)
     plain = late["vanilla"].mean()
-    estimates = {method: difference(late, method, "vanilla") for method in late}
-    ends = {m: 100 * (e.difference if e else late[m].mean() - plain) for m, e in estimates.items()}
+    estimates = {method: difference(late, method, "vanilla").difference for method in late}
+    ends = 100 * pd.Series(estimates).fillna(late.mean() - plain)
     curves = _points(rows)
     methods = list(curves)
     for ax, method in zip(axes, methods, strict=False):
@@ -99,11 +97,11 @@ def _points(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     rows = thinned(smoothed(rows.sort_values("epoch"), "test_accuracy", window), most=100)
     wide = rows.pivot(index="epoch", columns=["method", "seed"], values="test_accuracy")
     wide = 100 * wide.astype(float).sort_index(axis=1)
-    found = {}
+    points = {}
     for method in in_order(rows):
         gaps = wide[method] if method == "vanilla" else wide[method] - wide["vanilla"]
-        found[method] = gaps.dropna(axis=1, how="all").dropna()
-    return found
+        points[method] = gaps.dropna(axis=1, how="all").dropna()
+    return points
 
 
 def _limits(
@@ -135,6 +133,6 @@ def _limits(
         _set_limits(ax, low, high)
 
 
-def _set_limits(ax: Axes, low: float, high: float) -> None:
+def _set_limits(ax: plt.Axes, low: float, high: float) -> None:
     margin = 0.06 * (high - low) or 1.0
     ax.set_ylim(low - margin, high + margin)

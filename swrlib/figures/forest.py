@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from swrlib.overview.scorecard import CHAPTERS
+from swrlib.overview import CHAPTERS
 from swrlib.papers import SWR as paper
 from swrlib.tables import badge, folded
 from swrlib.verdicts import LEAST_SEEDS, in_points

@@ -11,8 +11,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from swrlib.figures import STYLE
 from swrlib.papers import SWR as paper
@@ -36,11 +34,11 @@ def _look(variant: str) -> dict[str, Any]:
     return look | {"fillstyle": _FILLED[what], "markersize": 7}
 
 
-def _legend(ax: Axes) -> None:
+def _legend(ax: plt.Axes) -> None:
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
 
 
-def singular_values(values: Mapping[str, np.ndarray]) -> tuple[Figure, str]:
+def singular_values(values: Mapping[str, np.ndarray]) -> tuple[plt.Figure, str]:
     """Draw the singular values of one layer, by method or variant, from the largest on.
 
     Returns
@@ -61,18 +59,18 @@ def singular_values(values: Mapping[str, np.ndarray]) -> tuple[Figure, str]:
     return figure, f"Largest to smallest: {', '.join(said)}."
 
 
-def by_iterations(found: pd.DataFrame, levels: Mapping[str, float]) -> tuple[Figure, str]:
+def by_iterations(deviations: pd.DataFrame, levels: Mapping[str, float]) -> tuple[plt.Figure, str]:
     """Draw the deviation from isometry against the number of iterations, a line a shape.
 
     Parameters
     ----------
-    found : DataFrame
+    deviations : DataFrame
         ``shape, iterations, seed, deviation``; more than 0 iterations are drawn.
     levels : mapping of str to float
         Level lines, by method.
     """
     figure, ax = plt.subplots(figsize=(6.0, 3.4))
-    iterated = found[found["iterations"] > 0]
+    iterated = deviations[deviations["iterations"] > 0]
     means = iterated.groupby(["shape", "iterations"], sort=False)["deviation"].mean()
     color = STYLE["fire"][0]
     for shape, style in zip(means.index.unique("shape"), ("-", "--", ":", "-."), strict=False):
@@ -89,7 +87,7 @@ def by_iterations(found: pd.DataFrame, levels: Mapping[str, float]) -> tuple[Fig
     return figure, f"After ten: {', '.join(f'{s} {value:.2g}' for s, value in ten.items())}."
 
 
-def moved(means: pd.DataFrame) -> tuple[Figure, str]:
+def moved(means: pd.DataFrame) -> tuple[plt.Figure, str]:
     """Draw how far a change moves weights against how far from isometry it leaves them.
 
     Parameters

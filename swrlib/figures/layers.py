@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
 
-from swrlib.figures import MARKED, STYLE, in_order, legend_below, name_of, setting_panels
+from swrlib.figures import (
+    MARKED,
+    STYLE,
+    grid_of,
+    legend_below,
+    look,
+    name_of,
+    of_methods,
+    plain_ticks,
+    setting_panels,
+)
 from swrlib.papers import SWR as paper
-from swrlib.verdicts import coefficient, late_accuracy, setting
+from swrlib.verdicts import coefficient, outcomes, setting
 
 _CELL = ["dataset", "model"]
 
@@ -29,7 +35,7 @@ def spread(names: Sequence[str]) -> list[str]:
 
 def panels(
     rows: pd.DataFrame, label: str, *, by: Sequence[str] = _CELL, **sharing: Any
-) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
+) -> tuple[plt.Figure, list[tuple[plt.Axes, pd.DataFrame]]]:
     """Lay out a line of panels for each setting, a panel for each of up to three layers.
 
     Parameters
@@ -65,21 +71,21 @@ def panels(
     return figure, panels
 
 
-def method_courses(ax: Axes, rows: pd.DataFrame, value: str = "norm") -> None:
-    """Draw a value over the epochs, mean over seeds: a line a method, dashed for a second λ."""
-    for method in in_order(rows):
-        color, marker = STYLE[method]
-        lams = ["lam", "lam_features", "lam_classifier"]
-        groups = [part for _, part in rows[rows["method"] == method].groupby(lams, dropna=False)]
+def method_courses(ax: plt.Axes, rows: pd.DataFrame) -> None:
+    """Draw norms over the epochs, mean over seeds: a line a method, dashed for a second λ."""
+    lams = ["lam", "lam_features", "lam_classifier"]
+    for method, own in of_methods(rows):
+        groups = [part for _, part in own.groupby(lams, dropna=False)]
         for line, part in zip(itertools.cycle(("-", "--", ":")), groups):
-            mean = part.groupby("epoch")[value].mean()
+            mean = part.groupby("epoch")["norm"].mean()
             name = [name_of(method), coefficient(part) if len(groups) > 1 else ""]
-            ax.plot(mean, color=color, ls=line, lw=1.6, label=", ".join(filter(None, name)))
-            ax.plot(mean.iloc[-1:], color=color, marker=marker, **MARKED)
+            style = {"color": STYLE[method][0], "ls": line, "lw": 1.6}
+            ax.plot(mean, label=", ".join(filter(None, name)), **style)
+            ax.plot(mean.iloc[-1:], **look(method, **MARKED))
     ax.set_xlabel("epoch")
 
 
-def courses(norms: pd.DataFrame, label: str, **sharing: Any) -> Figure:
+def courses(norms: pd.DataFrame, label: str, **sharing: Any) -> plt.Figure:
     """Draw the courses of norms under each method: `panels`, `method_courses`, `legend_below`."""
     figure, drawn = panels(norms, label, **sharing)
     for ax, rows in drawn:
@@ -101,21 +107,19 @@ def growth_sentence(norms: pd.DataFrame) -> str:
         first = rows[rows["layer"] == rows["layer"].iloc[0]]
         end = first[first["epoch"] == first["epoch"].max()]
         ratio = (end["norm"] / end["start"]).groupby(end["method"]).mean()
-        ends = ", ".join(
-            f"at {ratio[method]:.2f} times its initial value with {paper.label(method)}"
-            for method in ("vanilla", "swr")
-            if method in ratio
-        )
+        there = [method for method in ("vanilla", "swr") if method in ratio]
+        text = "at {:.2f} times its initial value with {}"
+        ends = ", ".join(text.format(ratio[method], paper.label(method)) for method in there)
         parts.append(f"{setting(rows)}: the first layer's norm ends {ends}.")
     return " ".join(parts)
 
 
-def norm_courses(without: pd.DataFrame, with_swr: pd.DataFrame, lam: float) -> tuple[Figure, str]:
+def norm_courses(without: pd.DataFrame, swr: pd.DataFrame, lam: float) -> tuple[plt.Figure, str]:
     """Draw each layer's norm over the steps, without SWR and with it, relative to its start.
 
     Parameters
     ----------
-    without, with_swr : DataFrame
+    without, swr : DataFrame
         Norms: a row a step, a column a layer.
     lam : float
         λ of the second.
@@ -125,24 +129,16 @@ def norm_courses(without: pd.DataFrame, with_swr: pd.DataFrame, lam: float) -> t
     (Figure, str)
         The picture and what it says.
     """
-    ways = {"vanilla": ("without", without), "swr": (f"SWR, λ = {lam:g}", with_swr)}
-    columns = min(3, without.shape[1])
-    lines = math.ceil(without.shape[1] / columns)
-    figure, axes = plt.subplots(
-        lines, columns, figsize=(2.3 * columns, 2.2 * lines), squeeze=False, sharey=True
-    )
+    ways = {"vanilla": ("without", without), "swr": (f"SWR, λ = {lam:g}", swr)}
+    figure, axes = grid_of(without.shape[1], 3, 2.3, 2.2, sharey=True)
     for layer, ax in zip(without, axes.flat, strict=False):
         for method, (name, norms) in ways.items():
-            color, marker = STYLE[method]
-            style = {"color": color, "marker": marker, **MARKED}
-            every = max(1, len(norms) // 5)
             course = norms[layer] / norms[layer].iloc[0]
-            ax.plot(course, lw=1.8, label=name, markevery=every, **style)
+            every = max(1, len(norms) // 5)
+            ax.plot(course, **look(method, label=name, lw=1.8, markevery=every, **MARKED))
         ax.set(title=str(layer), xlabel="step", ylabel="‖W‖ / initial ‖W‖")
-    for ax in axes.flat[without.shape[1] :]:
-        ax.set_axis_off()
     legend_below(figure)
-    plain, soft = (norms.iloc[-1] / norms.iloc[0] for norms in (without, with_swr))
+    plain, soft = (norms.iloc[-1] / norms.iloc[0] for norms in (without, swr))
     ends = ", ".join(f"{name} {soft[name]:.2f} ({plain[name]:.2f})" for name in without)
     return figure, (
         f"Norms by step for each layer. After {len(without) - 1} steps with λ = {lam:g} (without "
@@ -150,7 +146,7 @@ def norm_courses(without: pd.DataFrame, with_swr: pd.DataFrame, lam: float) -> t
     )
 
 
-def norms_and_accuracies(records: pd.DataFrame) -> tuple[Figure, str]:
+def norms_and_accuracies(records: pd.DataFrame) -> tuple[plt.Figure, str]:
     """Draw final accuracy against the norm of all weights, one point a run.
 
     Parameters
@@ -162,24 +158,20 @@ def norms_and_accuracies(records: pd.DataFrame) -> tuple[Figure, str]:
     -------
     (Figure, str)
         The picture, a panel for each data set and model, the norm in multiples of the initial one;
-        and the rank correlation of the two over all runs of a panel.
+        and what it shows, with the rank correlation of the two over all runs of a panel.
     """
     last = records.sort_values("epoch").groupby("run").tail(1).set_index("run")
     first = records[records["epoch"] == 0].set_index("run")["weight_norms"]
     size = [frame.map(np.linalg.norm) for frame in (last["weight_norms"], first)]
-    points = last.assign(ratio=size[0] / size[1], accuracy=100 * late_accuracy(records))
+    points = last.assign(ratio=size[0] / size[1], accuracy=100 * outcomes.late_accuracy(records))
     figure, drawn = setting_panels(points.reset_index(), height=2.9)
-    sentences = []
+    sentences = ["Test accuracy against the norm of all weights, a point a run."]
     for ax, rows in drawn:
-        for method in in_order(rows):
-            color, marker = STYLE[method]
-            own = rows[rows["method"] == method]
-            look = {"color": color, "marker": marker, "label": name_of(method), "alpha": 0.8}
-            ax.plot(own["ratio"], own["accuracy"], ls="", **look)
+        for method, own in of_methods(rows):
+            style = look(method, label=name_of(method), alpha=0.8, ls="")
+            ax.plot(own["ratio"], own["accuracy"], **style)
         ax.set(xscale="log", xlabel="norm of all weights / initial", ylabel="test accuracy, %")
-        # Plain numbers at 1, 2 and 5 times powers of ten.
-        ticks = {"major_locator": LogLocator(subs=(1, 2, 5)), "major_formatter": "{x:g}"}
-        ax.xaxis.set(**ticks, minor_locator=NullLocator())
+        plain_ticks(ax.xaxis, (1, 2, 5))
         rank = rows["ratio"].corr(rows["accuracy"], method="spearman")
         sentences.append(f"{setting(rows)}: rank correlation {rank:+.2f} over {len(rows)} runs.")
     legend_below(figure)

@@ -9,12 +9,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from swrlib.claims.predictors import ACROSS, BASELINES, BEYOND, NAMES, SIZE, WITHIN
-from swrlib.figures import COLORS, STYLE
-from swrlib.figures.layers import legend_below
+from swrlib.figures import COLORS, STYLE, legend_below
 from swrlib.papers import SWR as paper
 
 #: Of each view: its colour, marker, and place within a line.
@@ -28,7 +25,7 @@ _ROWS = (*NAMES, *BASELINES)
 _WIDTH = 4.8
 
 
-def _lines(ax: Axes) -> None:
+def _lines(ax: plt.Axes) -> None:
     """Give each measure a line, groups apart, with the band of what does not matter."""
     groups = [name.split(":")[0] for name in _ROWS]
     ax.set_yticks(range(len(_ROWS)), _ROWS, fontsize=10)
@@ -42,7 +39,7 @@ def _lines(ax: Axes) -> None:
     ax.grid(False, axis="y")
 
 
-def dots(judged: pd.DataFrame) -> Figure:
+def dots(judged: pd.DataFrame) -> plt.Figure:
     """Draw each measure's correlation over all settings with its interval, in three views.
 
     Parameters
@@ -62,7 +59,7 @@ def dots(judged: pd.DataFrame) -> Figure:
     return figure
 
 
-def by_setting(judged: pd.DataFrame, view: str) -> Figure:
+def by_setting(judged: pd.DataFrame, view: str) -> plt.Figure:
     """Draw correlations, measures by settings, as a heat map with numbers.
 
     Parameters
@@ -77,7 +74,7 @@ def by_setting(judged: pd.DataFrame, view: str) -> Figure:
     return _heat(table.rename(columns=lambda name: name.replace(", ", "\n", 1)))
 
 
-def by_method(runs: pd.DataFrame) -> Figure:
+def by_method(runs: pd.DataFrame) -> plt.Figure:
     """Draw the mean of runs' correlations, measures by methods, as a heat map with numbers.
 
     Parameters
@@ -100,7 +97,7 @@ def _place(method: str) -> tuple[int, str]:
     return (order.index(name) if name in order else len(order), method)
 
 
-def _heat(table: pd.DataFrame) -> Figure:
+def _heat(table: pd.DataFrame) -> plt.Figure:
     table = table.reindex(_ROWS).astype(float)
     figure, ax = plt.subplots(figsize=(_WIDTH, 0.33 * len(_ROWS) + 1.2))
     text = table.map(lambda rho: "" if pd.isna(rho) else f"{rho:+.2f}".replace("0.", "."))
@@ -112,7 +109,7 @@ def _heat(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def of_single_runs(runs: pd.DataFrame) -> Figure:
+def of_single_runs(runs: pd.DataFrame) -> plt.Figure:
     """Draw each run's correlation as a point, by measure.
 
     Parameters
@@ -141,7 +138,7 @@ def _colors(methods: Iterable[str]) -> dict[str, Any]:
     return {method: STYLE.get(method.split()[0], ("0.4", "o"))[0] for method in methods}
 
 
-def scatter(table: pd.DataFrame, measure: str, setting: str) -> tuple[Figure, str]:
+def scatter(table: pd.DataFrame, measure: str, setting: str) -> tuple[plt.Figure, str]:
     """Draw a setting's tasks by a measure at their start and their trouble, a colour a method.
 
     Parameters

@@ -12,10 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import matplotlib.pyplot as plt
-from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import to_hex, to_rgb
-from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 #: The ground of the website's dark theme.
@@ -43,7 +41,7 @@ class Piece:
     heading: str = ""
 
 
-def rendered(figure: Figure, *, cloud: bool = False) -> list[Piece]:
+def rendered(figure: plt.Figure, *, cloud: bool = False) -> list[Piece]:
     """Render each panel and legend of a figure separately, and close the figure.
 
     Panels have one size and show all labels, those that they share too. The label of an axes
@@ -77,7 +75,7 @@ def rendered(figure: Figure, *, cloud: bool = False) -> list[Piece]:
     return pieces
 
 
-def _keep_heat_maps(panels: list[Axes]) -> None:
+def _keep_heat_maps(panels: list[plt.Axes]) -> None:
     """Mark the cells of heat maps and the words on them, which suit each other in any look."""
     for ax in panels:
         maps = [artist for artist in ax.collections if isinstance(artist, QuadMesh)]
@@ -85,11 +83,11 @@ def _keep_heat_maps(panels: list[Axes]) -> None:
             artist.set_gid(KEPT)
 
 
-def _title(ax: Axes) -> str:
+def _title(ax: plt.Axes) -> str:
     return " ".join(filter(None, (ax.get_title(loc=loc) for loc in ("left", "center", "right"))))
 
 
-def _boxes(figure: Figure, panels: list[Axes]) -> list[Bbox]:
+def _boxes(figure: plt.Figure, panels: list[plt.Axes]) -> list[Bbox]:
     """Return the part of the figure, in inches, that each legend and each panel takes."""
     for ax in panels:
         ax.tick_params(labelleft=True, labelbottom=True)
@@ -105,13 +103,12 @@ def _boxes(figure: Figure, panels: list[Axes]) -> list[Bbox]:
     left, below = (max(getattr(i, k) - getattr(o, k) for i, o in pairs) for k in ("x0", "y0"))
     right, above = (max(getattr(o, k) - getattr(i, k) for i, o in pairs) for k in ("x1", "y1"))
     boxes = [legend.get_window_extent() for legend in figure.legends]
-    boxes += [
-        Bbox.from_extents(i.x0 - left, i.y0 - below, i.x1 + right, i.y1 + above) for i in inner
-    ]
+    sides = [(i.x0 - left, i.y0 - below, i.x1 + right, i.y1 + above) for i in inner]
+    boxes += [Bbox.from_extents(*ends) for ends in sides]
     return [box.transformed(figure.dpi_scale_trans.inverted()).padded(_PAD) for box in boxes]
 
 
-def _svg(figure: Figure, box: Bbox | str) -> bytes:
+def _svg(figure: plt.Figure, box: Bbox | str) -> bytes:
     buffer = io.StringIO()
     # Without a date the same picture is the same file.
     options: dict[str, Any] = {"bbox_inches": box, "metadata": {"Date": None}, "dpi": 200}

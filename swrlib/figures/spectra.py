@@ -8,19 +8,16 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from swrlib.claims import spectral_collapse
 from swrlib.claims.spectral_collapse import EPSILON, FORMS, PAPER
-from swrlib.figures import STYLE, in_order, method_lines
-from swrlib.figures.layers import legend_below
+from swrlib.figures import in_order, legend_below, look, method_lines, of_methods
 from swrlib.figures.tasks import bring_to_front
 from swrlib.papers import SWR as paper
 from swrlib.theory.spectrum import Spectrum
 
 
-def by_epsilon(spectra: pd.DataFrame) -> tuple[Figure, str]:
+def by_epsilon(spectra: pd.DataFrame) -> tuple[plt.Figure, str]:
     """Draw the ε-rank over ε at the first and the last task's start, and the widths beside it.
 
     Parameters
@@ -47,7 +44,7 @@ def by_epsilon(spectra: pd.DataFrame) -> tuple[Figure, str]:
     return figure, _at_the_end(spectra)
 
 
-def first_and_last(spectra: pd.DataFrame) -> tuple[Figure, str]:
+def first_and_last(spectra: pd.DataFrame) -> tuple[plt.Figure, str]:
     """Draw the ε-rank over ε at the first (dashed) and the last task's start, in one panel.
 
     Parameters
@@ -69,7 +66,7 @@ def first_and_last(spectra: pd.DataFrame) -> tuple[Figure, str]:
     return figure, _at_the_end(spectra)
 
 
-def _over_epsilon(ax: Axes, rows: pd.DataFrame, **look: Any) -> None:
+def _over_epsilon(ax: plt.Axes, rows: pd.DataFrame, **look: Any) -> None:
     """Draw the ε-rank over ε of one task."""
     method_lines(ax, rows, "epsilon-rank", x="epsilon", **look)
     ax.set(xscale="log", xlabel="ε", ylabel="share of eigenvalues outside ±ε")
@@ -84,15 +81,12 @@ def _at_the_end(spectra: pd.DataFrame) -> str:
     end = spectra["task"].max()
     last = spectra[(spectra["task"] == end) & np.isclose(spectra["epsilon"], EPSILON)]
     means = last.groupby("method")[["epsilon-rank", "largest"]].mean()
-    said = ", ".join(
-        f"{paper.label(m)} {means.at[m, 'epsilon-rank']:.2g} with λ_max "
-        f"{means.at[m, 'largest']:.3g}"
-        for m in in_order(last)
-    )
+    text = "{} {:.2g} with λ_max {:.3g}"
+    said = ", ".join(text.format(paper.label(m), *means.loc[m]) for m in in_order(last))
     return f"At the start of task {end}, ε = {EPSILON:g}: {said}."
 
 
-def against_accuracy(spectra: pd.DataFrame) -> tuple[Figure, str]:
+def against_accuracy(spectra: pd.DataFrame) -> tuple[plt.Figure, str]:
     """Draw a task's accuracy over the ε-rank at its start, both forms, and R² over ε.
 
     Parameters
@@ -116,8 +110,8 @@ def against_accuracy(spectra: pd.DataFrame) -> tuple[Figure, str]:
         said.append(f"{name} {share:.2f}")
     curve = spectral_collapse.r_squared_by_epsilon(spectra)
     drawn = [
-        axes[2].plot(curve["epsilon"], curve[form], look, color="0.15")[0]
-        for form, look in zip(FORMS, ("-", "--"), strict=True)
+        axes[2].plot(curve["epsilon"], curve[form], line, color="0.15")[0]
+        for form, line in zip(FORMS, ("-", "--"), strict=True)
     ]
     printed = PAPER.details["r_squared"]["permuted-mnist"]
     drawn += axes[2].plot(EPSILON, printed, "k*")
@@ -125,48 +119,36 @@ def against_accuracy(spectra: pd.DataFrame) -> tuple[Figure, str]:
     axes[2].set(xscale="log", xlabel="ε", ylabel="R², below 0 where falling", ylim=(-1, 1))
     axes[2].legend(drawn, [*FORMS.values(), "printed"], fontsize=8)
     legend_below(figure)
-    return figure, (
-        f"R² of accuracy by the ε-rank at ε = {EPSILON:g}: {', '.join(said)}; printed {printed:g}."
-    )
+    text = f"R² of accuracy by the ε-rank at ε = {EPSILON:g}: {', '.join(said)}"
+    return figure, f"{text}; printed {printed:g}."
 
 
-def _scatter(ax: Axes, points: pd.DataFrame, form: str) -> None:
+def _scatter(ax: plt.Axes, points: pd.DataFrame, form: str) -> None:
     """Draw a point a method and task."""
-    for method in in_order(points):
-        own = points[points["method"] == method]
-        color, marker = STYLE[method]
+    for method, own in of_methods(points):
         front = {"zorder": 3, "s": 70} if method == "swr" else {"s": 32}
-        look = {"color": color, "marker": marker, "label": paper.label(method)}
-        ax.scatter(own[form], own["online"], **look | front)
+        ax.scatter(own[form], own["online"], **look(method, label=paper.label(method), **front))
 
 
-def widening(widths: tuple[float, ...] = (1, 3, 10, 30, 100, 300)) -> tuple[Figure, str]:
+def widening() -> tuple[plt.Figure, str]:
     """Draw both forms of the ε-rank of made-up spectra, of which one eigenvalue alone grows.
 
     Of a hundred eigenvalues ninety-eight lie within ±0.001, one is −1, and the last grows.
-
-    Parameters
-    ----------
-    widths : tuple of float
-
-    Returns
-    -------
-    (Figure, str)
     """
     bulk = torch.linspace(-1e-3, 1e-3, 98, dtype=torch.float64)
     epsilon = torch.tensor([EPSILON], dtype=torch.float64)
-    found = []
+    ranks, widths = [], (1, 3, 10, 30, 100, 300)
     for width in widths:
         nodes = torch.cat([bulk, torch.tensor([-1.0, width], dtype=torch.float64)])
         spectrum = Spectrum(nodes, torch.full_like(nodes, 0.01), 100)
         forms = (spectrum.epsilon_rank(epsilon), spectrum.smoothed_epsilon_rank(epsilon))
-        found.append([float(rank) for rank in forms])
+        ranks.append([float(rank) for rank in forms])
     figure, ax = plt.subplots(figsize=(5.4, 3.2))
-    for name, look, values in zip(FORMS.values(), ("o-", "s--"), np.array(found).T, strict=True):
-        ax.plot(widths, values, look, color="0.15", label=name)
+    for name, line, values in zip(FORMS.values(), ("o-", "s--"), np.array(ranks).T, strict=True):
+        ax.plot(widths, values, line, color="0.15", label=name)
     ax.set(xscale="log", xlabel="the one eigenvalue that grows", ylabel=f"ε-rank, ε = {EPSILON:g}")
     ax.legend()
-    first, last = found[0], found[-1]
+    first, last = ranks[0], ranks[-1]
     return figure, (
         f"The share of the weight stays at {first[0]:.2g}; as released the ε-rank goes from "
         f"{first[1]:.2g} to {last[1]:.2g}."

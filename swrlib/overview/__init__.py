@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pandas as pd
 
 from swrlib import verdicts
@@ -17,11 +18,20 @@ from swrlib.claims import curvature
 from swrlib.papers import SWR as paper
 from swrlib.papers import Cell
 from swrlib.statistics import Interval
+from swrlib.verdicts import LEAST_SEEDS, difference
 from swrlib.verdicts.task_rule import summarized, task_rows
 
-#: The paper's methods that are compared with SWR, and its streams, in the order of its sections.
+#: The paper's methods that are compared with SWR; its streams in the order of its sections, with
+#: the chapter on each.
 RIVALS = ("vanilla", "l2", "l2-init", "shrink-perturb", "head-reset")
-STREAMS = ("warm-start", "full-access", "limited-access", "single-task", "single-task-decay")
+CHAPTERS = {
+    "warm-start": "warm_start",
+    "full-access": "continual_learning",
+    "limited-access": "continual_learning_limited",
+    "single-task": "generalization",
+    "single-task-decay": "generalization_decay",
+}
+STREAMS = tuple(CHAPTERS)
 _PLACE = re.compile(r"\[\[(\w+):\s*([^\]]*?)\s*\]\]")
 _MISSING = "–"
 
@@ -35,19 +45,19 @@ def late_accuracies(records: pd.DataFrame) -> dict[Cell, pd.DataFrame]:
         What `swrlib.load_records` returns. Runs that do not count for a verdict are passed over.
     """
     finals = verdicts.outcomes.judged(records, "paper")
-    found = {
-        (dataset, model, stream): rows.pivot(index="seed", columns="method", values="late")
-        for (dataset, model, stream), rows in finals.groupby(["dataset", "model", "stream"])
+    late = {
+        cell: rows.pivot(index="seed", columns="method", values="late")
+        for cell, rows in finals.groupby(["dataset", "model", "stream"])
     }
-    pairs = dict.fromkeys([*paper.pairs, *(cell[:2] for cell in found)])
+    pairs = dict.fromkeys([*paper.pairs, *(cell[:2] for cell in late)])
     cells = [(*pair, stream) for stream in STREAMS for pair in pairs]
-    return {cell: found[cell] for cell in cells if cell in found}
+    return {cell: late[cell] for cell in cells if cell in late}
 
 
-def difference(late: pd.DataFrame, a: str, b: str) -> Interval | None:
-    """Return the interval of a's late accuracies minus b's; None under three seeds."""
-    estimate = verdicts.difference(late, a, b)
-    return estimate.interval() if estimate else None
+def rivals(late: pd.DataFrame) -> list[str]:
+    """Return the paper's other methods that have enough seeds in a setting, the best mean first."""
+    others = [m for m in RIVALS if m in late and late[m].count() >= LEAST_SEEDS]
+    return sorted(others, key=lambda method: -late[method].mean())
 
 
 class Overview:
@@ -65,41 +75,42 @@ class Overview:
 
     def __init__(self, records: pd.DataFrame, shuffled: pd.DataFrame | None = None) -> None:
         #: Accuracy by seed (rows) and method (columns), of each setting.
-        self.accuracy = {
-            (stream, dataset, model): late
-            for (dataset, model, stream), late in late_accuracies(records).items()
-        }
+        self.accuracy = late_accuracies(records)
         self._shuffled = pd.DataFrame() if shuffled is None else shuffled
 
     def fill(self, text: str) -> str:
         """Replace every place in double brackets by what the records say."""
         return _PLACE.sub(lambda place: getattr(self, place[1])(*place[2].split()), text)
 
-    def interval(self, stream: str, dataset: str, model: str, a: str, b: str) -> Interval | None:
-        """Return the interval of a's accuracy minus b's; None under three seeds."""
-        return difference(self.accuracy.get((stream, dataset, model), pd.DataFrame()), a, b)
+    def late(self, stream: str, dataset: str, model: str) -> pd.DataFrame:
+        """Return the accuracies of a setting; nothing where there is none."""
+        return self.accuracy.get((dataset, model, stream), pd.DataFrame())
+
+    def interval(self, stream: str, dataset: str, model: str, a: str, b: str) -> Interval:
+        """Return the interval of a's accuracy minus b's; NaN under three seeds."""
+        return difference(self.late(stream, dataset, model), a, b).interval()
 
     # What a place on the page may ask for; all return text.
 
     def seeds(self, stream: str, dataset: str, model: str, *methods: str) -> str:
         """How many seeds the methods have, by default all of the setting."""
-        wide = self.accuracy.get((stream, dataset, model))
-        if wide is None or not set(methods) <= set(wide):
+        late = self.late(stream, dataset, model)
+        counts = late.count().reindex(methods or late.columns)
+        if not len(counts) or counts.isna().any():
             return _MISSING
-        counts = wide[list(methods) or list(wide)].notna().sum()
+        counts = counts.astype(int)
         return "–".join(map(str, sorted({counts.min(), counts.max()})))
 
     def mean(self, stream: str, dataset: str, model: str, method: str) -> str:
         """Write a mean accuracy in percent."""
-        wide = self.accuracy.get((stream, dataset, model), pd.DataFrame())
-        return f"{wide[method].mean():.1%}" if method in wide else _MISSING
+        late = self.late(stream, dataset, model)
+        return f"{late[method].mean():.1%}" if method in late else _MISSING
 
     def gap(
         self, stream: str, dataset: str, model: str, a: str, b: str, unit: str = " points"
     ) -> str:
         """Write a's accuracy minus b's, with its interval."""
-        found = self.interval(stream, dataset, model, a, b)
-        return verdicts.in_points(*found, unit=unit) if found else _MISSING
+        return verdicts.in_points(*self.interval(stream, dataset, model, a, b), unit=unit)
 
     def printed(self, stream: str, dataset: str, model: str, a: str, b: str) -> str:
         """Write the printed difference of a and b."""
@@ -108,23 +119,22 @@ class Overview:
 
     def beyond(self, stream: str, dataset: str, model: str, method: str) -> str:
         """Write a mean accuracy minus the printed one."""
-        wide = self.accuracy.get((stream, dataset, model), pd.DataFrame())
+        late = self.late(stream, dataset, model)
         theirs = paper.printed_accuracy(method, dataset, model, stream)
-        if method not in wide or theirs is None:
+        if method not in late or theirs is None:
             return _MISSING
-        return f"{100 * (wide[method].mean() - theirs.mean):+.1f} points"
+        return f"{100 * (late[method].mean() - theirs.mean):+.1f} points"
 
     def side(self, stream: str, dataset: str, model: str, a: str, b: str) -> str:
         """Say where a ends, seen from b: above, below, or not to be told from it."""
-        found = self.interval(stream, dataset, model, a, b)
-        return _side(found) if found else _MISSING
+        return _side(self.interval(stream, dataset, model, a, b))
 
     def tally(self, a: str, b: str) -> str:
         """Count the settings in which a ends above b and below it; elsewhere neither is seen."""
-        found = [self.interval(*setting, a, b) for setting in self.accuracy]
-        sides = [_side(interval) for interval in found if interval]
+        sides = [_side(difference(late, a, b).interval()) for late in self.accuracy.values()]
         above, below = sides.count("above"), sides.count("below")
-        where = f"above {paper.label(b)} in {above or 'none'} of {len(sides)} settings"
+        compared = len(sides) - sides.count(_MISSING)
+        where = f"above {paper.label(b)} in {above or 'none'} of {compared} settings"
         return f"{where}, below it in {below or 'none'}"
 
     def shuffled(self, method: str) -> str:
@@ -138,32 +148,31 @@ class Overview:
 
     def collapsed(self) -> str:
         """Name the runs that collapsed, if there are any."""
-        found = [
-            f"{said} ({_name(*setting)}; {others})"
-            for setting, wide in self.accuracy.items()
-            for said, others in collapsed_runs(wide)
+        runs = [
+            f"{said} ({_name(cell)}; {others})"
+            for cell, late in self.accuracy.items()
+            for said, others in collapsed_runs(late)
         ]
-        return f"A run that collapsed counts like any other: {', '.join(found)}." if found else ""
+        return f"A run that collapsed counts like any other: {', '.join(runs)}." if runs else ""
 
     def table(self) -> str:
         """Write a line for each setting in which SWR was trained, as HTML."""
         lines = []
-        for setting, wide in self.accuracy.items():
-            others = wide.columns.intersection(list(RIVALS))
-            if "swr" not in wide or not len(others):
+        for cell, late in self.accuracy.items():
+            others = rivals(late)
+            if "swr" not in late or not others:
                 continue
-            best = wide[others].mean().idxmax()
-            lines.append(
-                {
-                    "setting": _name(*setting),
-                    "seeds": self.seeds(*setting, "swr", *others),
-                    "vanilla": self.mean(*setting, "vanilla"),
-                    "SWR": self.mean(*setting, "swr"),
-                    "SWR − vanilla": self.gap(*setting, "swr", "vanilla", ""),
-                    "best of the others": f"{paper.label(best)}, {self.mean(*setting, best)}",
-                    "SWR − that": self.gap(*setting, "swr", best, ""),
-                }
-            )
+            setting, best = (cell[2], *cell[:2]), others[0]
+            line = {
+                "setting": _name(cell),
+                "seeds": self.seeds(*setting, "swr", *others),
+                "vanilla": self.mean(*setting, "vanilla"),
+                "SWR": self.mean(*setting, "swr"),
+                "SWR − vanilla": self.gap(*setting, "swr", "vanilla", ""),
+                "best of the others": f"{paper.label(best)}, {self.mean(*setting, best)}",
+                "SWR − that": self.gap(*setting, "swr", best, ""),
+            }
+            lines.append(line)
         table = pd.DataFrame(lines).to_html(index=False, border=0, classes="table")
         return f'<div class="table-container">{table}</div>'
 
@@ -176,26 +185,24 @@ def collapsed_runs(accuracy: pd.DataFrame) -> list[tuple[str, str]]:
     accuracy : DataFrame
         Final accuracies as fractions, by seed (rows) and method (columns).
     """
-    low = accuracy.lt(accuracy.median() / 2)
-    return [
-        (
-            f"{paper.label(method)} ended at {100 * accuracy.at[seed, method]:.1f}% with seed "
-            f"{seed}",
-            f"the mean of the others is {100 * accuracy.loc[~low[method], method].mean():.1f}%",
-        )
-        for method in accuracy
-        for seed in accuracy.index[low[method]]
-    ]
+    collapsed = []
+    for method, ends in (100 * accuracy).items():
+        low = ends < ends.median() / 2
+        others = f"the mean of the others is {ends[~low].mean():.1f}%"
+        for seed, end in ends[low].items():
+            said = f"{paper.label(str(method))} ended at {end:.1f}% with seed {seed}"
+            collapsed.append((said, others))
+    return collapsed
 
 
 def _side(interval: Interval) -> str:
-    if interval.low > 0:
-        return "above"
-    return "below" if interval.high < 0 else "not to be told from"
+    if interval.low > 0 or interval.high < 0:
+        return "above" if interval.low > 0 else "below"
+    return _MISSING if np.isnan(interval.low) else "not to be told from"
 
 
-def _name(stream: str, dataset: str, model: str) -> str:
-    return f"{paper.label(stream)}, {paper.label(dataset)} {paper.label(model)}"
+def _name(cell: Cell) -> str:
+    return f"{paper.label(cell[2])}, {paper.label(*cell[:2])}"
 
 
 def repair(records: pd.DataFrame) -> tuple[str, pd.DataFrame]:
@@ -221,17 +228,14 @@ def repair(records: pd.DataFrame) -> tuple[str, pd.DataFrame]:
     for method in (m for m in paper.labels if m in late and m not in references.values()):
         line = {"ends at, %": f"{100 * late[method].mean():.1f}"}
         for name, other in references.items():
-            gap = difference(late, method, other)
-            line[f"minus {name}"] = verdicts.in_points(*gap, unit="") if gap else _MISSING
+            gap = difference(late, method, other).interval()
+            line[f"minus {name}"] = verdicts.in_points(*gap, unit="")
         lines[paper.label(method)] = line
     table = pd.DataFrame.from_dict(lines, orient="index")
-    harm = difference(late, "full-reset", "vanilla")
-    if harm is None:
+    harm = difference(late, "full-reset", "vanilla").interval()
+    if np.isnan(harm.low):
         return "", table
     scratch, plain = late["full-reset"].mean(), late["vanilla"].mean()
     said = "the warm start did harm" if harm.low > 0 else "no harm is seen, so none to repair"
-    return (
-        f"From scratch {scratch:.1%}, after the warm start {plain:.1%}, "
-        f"{verdicts.in_points(*harm)}: {said}.",
-        table,
-    )
+    ends = f"From scratch {scratch:.1%}, after the warm start {plain:.1%}"
+    return f"{ends}, {verdicts.in_points(*harm)}: {said}.", table

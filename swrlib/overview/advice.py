@@ -31,7 +31,7 @@ def advice(records: pd.DataFrame) -> dict[str, str]:
     """
     late = late_accuracies(records)
     vanilla, l2, adamw = (
-        [found for cell, table in late.items() if (found := against(table, cell, rival))]
+        [cases for cell, table in late.items() if (cases := against(table, cell, rival))]
         for rival in ("vanilla", "l2", OURS)
     )
     gaps = losses(records)
@@ -50,10 +50,8 @@ def losses(records: pd.DataFrame) -> pd.DataFrame:
     """Return `swrlib.claims.plasticity.own_gaps` of all `CHANGES`, ``stream`` beside them."""
     counted = records[records["run"].isin(counting(records, "paper")["run"])]
     single = counted[counted["stream"] == "single-task"]
-    parts = [
-        own_gaps(counted[counted["stream"] == stream], single).assign(stream=stream)
-        for stream in CHANGES
-    ]
+    changed = {stream: counted[counted["stream"] == stream] for stream in CHANGES}
+    parts = [own_gaps(rows, single).assign(stream=stream) for stream, rows in changed.items()]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -66,7 +64,7 @@ def where_a_loss_is_seen(gaps: pd.DataFrame) -> str:
         lost = rows[rows["low"] > 0]
         shown = (lost if len(lost) else rows).itertuples()
         numbers = "; ".join(f"{paper.label(row.stream)}: {_loss(row)}" for row in shown)
-        (harmed if len(lost) else spared).append(f"{_name(pair)} ({numbers})")
+        (harmed if len(lost) else spared).append(f"{paper.label(*pair)} ({numbers})")
     if not len(plain):
         return "Whether plain training loses anything when data change was not measured."
     if not spared:
@@ -90,7 +88,7 @@ def what_is_recovered(gaps: pd.DataFrame) -> str:
         so = "so it recovers some" if swr.recovered_low > 0 else "so whether it recovers is open"
         so = "so it recovers none" if swr.recovered_high < 0 else so
         said.append(
-            f"on {_name((dataset, model))}, {paper.label(stream)}, it loses {_loss(swr)}, and "
+            f"on {paper.label(dataset, model)}, {paper.label(stream)}, it loses {_loss(swr)}, and "
             f"plain training's loss minus that is {rest}, {so}"
             + (f" (L2 loses {_loss(own['l2'])})" if "l2" in own else "")
         )
@@ -99,19 +97,19 @@ def what_is_recovered(gaps: pd.DataFrame) -> str:
     return f"Of its own accuracy from scratch, {'; '.join(said)}."
 
 
-def what_is_gained(found: Sequence[Against]) -> str:
+def what_is_gained(cases: Sequence[Against]) -> str:
     """Count where SWR ends above and below plain training, and say by how much on which network."""
-    if not found:
+    if not cases:
         return "Against plain training SWR was not tried."
     ranges = []
-    seen = [a for a in found if a.side in ("above", "below")]
+    seen = [a for a in cases if a.side in ("above", "below")]
     for pair in dict.fromkeys(a.cell[:2] for a in seen):
         gaps = [100 * a.gap.difference for a in seen if a.cell[:2] == pair]
         least, most = f"{min(gaps):+.1f}", f"{max(gaps):+.1f}"
         span = least if least == most else f"{least} to {most}"
-        ranges.append(f"{span} points on {_name(pair)}")
+        ranges.append(f"{span} points on {paper.label(*pair)}")
     there = f"; where a side is seen its mean differs by {', '.join(ranges)}" if ranges else ""
-    return f"It ends {_tally(found, 'plain training')}, whether or not that is plasticity{there}."
+    return f"It ends {_tally(cases, 'plain training')}, whether or not that is plasticity{there}."
 
 
 def beside_decay(
@@ -121,16 +119,16 @@ def beside_decay(
     if not (l2 or adamw):
         return "Against weight decay SWR was not tried."
     parts, lead = [], []
-    for name, found in (
+    for name, cases in (
         ("L2 with the paper's λ", l2),
         ("AdamW with a λ chosen on held-out images", adamw),
     ):
-        sides = [a.side for a in found]
+        sides = [a.side for a in cases]
         lead.append(sides.count("above") - sides.count("below"))
-        pairs = dict.fromkeys(_name(a.cell[:2]) for a in found)
+        pairs = dict.fromkeys(paper.label(*a.cell[:2]) for a in cases)
         where = f" (tried on {next(iter(pairs))} alone)" if len(pairs) == 1 else ""
-        said = _tally(found, name + where, named=True)
-        parts.append(said if found else f"untried against {name}")
+        said = _tally(cases, name + where, named=True)
+        parts.append(said if cases else f"untried against {name}")
     if min(lead) < 0 < max(lead):
         so = "so which to try first depends on the kind of decay"
     elif any(lead):
@@ -138,41 +136,40 @@ def beside_decay(
     else:
         so = "so over all settings neither leads"
     behind = [a for a in l2 if a.cell in harmed and a.side in ("above", "below")]
-    there = "".join(
-        f" Where plain training loses ({_name(a.cell)}), SWR ends {a.side} L2." for a in behind
-    )
+    text = " Where plain training loses ({}), SWR ends {} L2."
+    there = "".join(text.format(paper.label(*a.cell), a.side) for a in behind)
     return f"It ends {'; '.join(parts)}; {so}.{there}"
 
 
-def what_is_not_known(found: Sequence[Against]) -> str:
+def what_is_not_known(cases: Sequence[Against]) -> str:
     """Say which settings of the paper were not trained, and how many comparisons are open."""
-    tried = {a.cell for a in found}
+    tried = {a.cell for a in cases}
     cells = [(*pair, stream) for pair in paper.pairs for stream in STREAMS]
     left = [cell for cell in cells if cell not in tried]
     pairs = [pair for pair in paper.pairs if not any(cell[:2] == pair for cell in tried)]
-    noisy = sum(a.word == rule.TOO_NOISY for a in found)
+    noisy = sum(a.word == rule.TOO_NOISY for a in cases)
     text = f"{len(left)} of the paper's {len(cells)} settings, which were not trained"
     text = text if left else "what other networks and data would show"
     if pairs:
-        text += f", among them all with {' and '.join(map(_name, pairs))}"
+        text += f", among them all with {' and '.join(paper.label(*pair) for pair in pairs)}"
     if noisy:
-        text += f", and {noisy} of these {len(found)} comparisons, for which the seeds are too few"
+        text += f", and {noisy} of these {len(cases)} comparisons, for which the seeds are too few"
     return f"{text[0].upper()}{text[1:]}, and all beyond such networks and images."
 
 
-def _tally(found: Sequence[Against], rival: str, *, named: bool = False) -> str:
+def _tally(cases: Sequence[Against], rival: str, *, named: bool = False) -> str:
     """Count on which side SWR ends; name the settings in which a side is seen."""
 
     def seen(side: str) -> str:
-        here = [a for a in found if a.side == side]
-        names = [f"{_name(a.cell)}, {100 * a.gap.difference:+.2f}" for a in here if named]
+        here = [a for a in cases if a.side == side]
+        names = [f"{paper.label(*a.cell)}, {100 * a.gap.difference:+.2f}" for a in here if named]
         return f" ({'; '.join(names)})" if names else ""
 
-    above, below = (sum(a.side == side for a in found) or "none" for side in ("above", "below"))
-    level, noisy = (sum(a.word == word for a in found) for word in (rule.EQUAL, rule.TOO_NOISY))
+    above, below = (sum(a.side == side for a in cases) or "none" for side in ("above", "below"))
+    level, noisy = (sum(a.word == word for a in cases) for word in (rule.EQUAL, rule.TOO_NOISY))
     rest = [f"equal within the size that matters in {level}"] if level else []
     rest += [f"not to be told from it in {noisy}"] if noisy else []
-    number = "1 setting" if len(found) == 1 else f"{len(found)} settings"
+    number = "1 setting" if len(cases) == 1 else f"{len(cases)} settings"
     parts = [
         f"above {rival} in {above} of {number}{seen('above')}",
         f"below it in {below}{seen('below')}",
@@ -183,7 +180,3 @@ def _tally(found: Sequence[Against], rival: str, *, named: bool = False) -> str:
 
 def _loss(row: Any) -> str:
     return f"{100 * row.gap:.2f} points [{100 * row.low:.2f}, {100 * row.high:.2f}]"
-
-
-def _name(pair: tuple[str, ...]) -> str:
-    return " ".join(map(paper.label, pair))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
 from swrlib import verdicts
 from swrlib.claims.plasticity import own_gaps
-from swrlib.overview.scorecard import rivals
+from swrlib.overview import rivals
 from swrlib.papers import SWR as paper
 
 
@@ -27,11 +28,11 @@ def answers(changed: pd.DataFrame, single: pd.DataFrame | None = None) -> list[s
     list of str
         Settings in which SWR or vanilla has fewer than three seeds are left out.
     """
-    found = []
+    sentences = []
     for (dataset, model), rows in changed.groupby(["dataset", "model"]):
         late = verdicts.late_by_seed(rows)
         gain = verdicts.difference(late, "swr", "vanilla")
-        if gain is None:
+        if np.isnan(gain.error):
             continue
         ends = late.mean()
         text = (
@@ -40,13 +41,13 @@ def answers(changed: pd.DataFrame, single: pd.DataFrame | None = None) -> list[s
             f"({verdicts.in_points(*gain.interval())})"
         )
         others = [method for method in rivals(late) if method != "vanilla"]
-        beside = verdicts.difference(late, "swr", others[0]) if others else None
-        if beside is not None:
+        if others:
+            beside = verdicts.difference(late, "swr", others[0]).interval()
             text += f", the best other method, {paper.label(others[0])}, at {ends[others[0]]:.1%} "
-            text += f"(SWR minus it: {verdicts.in_points(*beside.interval())})"
+            text += f"(SWR minus it: {verdicts.in_points(*beside)})"
         text += f". {_own(rows, single)}" if single is not None and len(single) else "."
-        found.append(text.strip())
-    return found
+        sentences.append(text.strip())
+    return sentences
 
 
 def _own(rows: pd.DataFrame, single: pd.DataFrame) -> str:

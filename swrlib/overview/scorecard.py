@@ -5,22 +5,14 @@ from __future__ import annotations
 from html import escape
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
-from swrlib.overview import RIVALS, STREAMS, late_accuracies
+from swrlib.overview import CHAPTERS, late_accuracies, rivals
 from swrlib.papers import SWR as paper
 from swrlib.papers import Cell
 from swrlib.statistics import Interval
-from swrlib.verdicts import LEAST_SEEDS, NOT_RUN, TOO_FEW_SEEDS, difference, in_points, second_rule
-
-#: The chapter on each stream.
-CHAPTERS = {
-    "warm-start": "warm_start",
-    "full-access": "continual_learning",
-    "limited-access": "continual_learning_limited",
-    "single-task": "generalization",
-    "single-task-decay": "generalization_decay",
-}
+from swrlib.verdicts import NOT_RUN, TOO_FEW_SEEDS, difference, in_points, second_rule
 
 
 class Against(NamedTuple):
@@ -64,16 +56,10 @@ def against(late: pd.DataFrame, cell: Cell, rival: str) -> Against | None:
     rival : str
     """
     estimate = difference(late, "swr", rival)
-    if estimate is None:
+    if np.isnan(estimate.error):
         return None
     word = second_rule.number_word(estimate, paper.sizes.get(cell[:2], float("nan")))
     return Against(cell, rival, estimate.interval(), word, int(late[["swr", rival]].count().min()))
-
-
-def rivals(late: pd.DataFrame) -> list[str]:
-    """Return the paper's other methods that have enough seeds in a setting, the best mean first."""
-    others = [m for m in RIVALS if m in late and late[m].count() >= LEAST_SEEDS]
-    return sorted(others, key=lambda method: -late[method].mean())
 
 
 def scorecard(records: pd.DataFrame) -> str:
@@ -85,11 +71,11 @@ def scorecard(records: pd.DataFrame) -> str:
         What `swrlib.load_records` returns.
     """
     late = late_accuracies(records)
-    heads = [" ".join(map(paper.label, pair)) for pair in paper.pairs]
+    heads = [paper.label(*pair) for pair in paper.pairs]
     top = "".join(f'<th scope="col">{escape(head)}</th>' for head in heads)
     lines = [f'<thead><tr><th scope="col">setting</th>{top}</tr></thead><tbody>']
-    for stream in STREAMS:
-        chapter = f"../notebooks/{CHAPTERS[stream]}.html"
+    for stream, name in CHAPTERS.items():
+        chapter = f"../notebooks/{name}.html"
         cells = [f'<th scope="row"><a href="{chapter}">{escape(paper.label(stream))}</a></th>']
         for pair, head in zip(paper.pairs, heads, strict=True):
             state, text = _cell(late.get((*pair, stream)), (*pair, stream))
@@ -102,21 +88,19 @@ def scorecard(records: pd.DataFrame) -> str:
 def _cell(late: pd.DataFrame | None, cell: Cell) -> tuple[str, str]:
     """Return a cell's class and its HTML: who is best, the difference, how much is behind it."""
     others = [] if late is None else rivals(late)
-    found = against(late, cell, others[0]) if late is not None and others else None
-    if found is None:
+    beside = against(late, cell, others[0]) if late is not None and others else None
+    if beside is None:
         tried = late is not None and "swr" in late
         return "none", TOO_FEW_SEEDS if tried else NOT_RUN
-    rival = escape(paper.label(found.rival))
+    rival = escape(paper.label(beside.rival))
     state, who = {
         "above": ("best", "SWR is best"),
         "below": ("behind", f"{rival} is best"),
         second_rule.EQUAL: ("level", f"SWR and {rival} level"),
         second_rule.TOO_NOISY: ("open", f"open: SWR or {rival}"),
-    }[found.side]
-    gap = in_points(*found.gap, unit="")
+    }[beside.side]
+    gap = in_points(*beside.gap, unit="")
     number = "one rival" if len(others) == 1 else f"{len(others)} rivals"
-    about = f"{number}, {found.seeds} seeds"
-    return state, (
-        f'<b>{who}</b><span class="gap">SWR − {rival}: {gap}</span>'
-        f'<span class="about">{about}</span>'
-    )
+    behind = f"{number}, {beside.seeds} seeds"
+    text = f'<b>{who}</b><span class="gap">SWR − {rival}: {gap}</span>'
+    return state, f'{text}<span class="about">{behind}</span>'

@@ -14,19 +14,20 @@ from collections.abc import Collection, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from swrlib.checks import check_whole, nearest
+from swrlib.checks import check_name, check_whole, nearest
 
 Lambda = float | tuple[float, float]
 Pair = tuple[str, str]
 Cell = tuple[str, str, str]
 #: λ's by stream, by data set and model, by method.
 Lambdas = dict[str, dict[Pair, dict[str, Lambda]]]
+#: What stands in a table of a paper's file.
+Toml = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Accuracy:
+class Accuracy(NamedTuple):
     """A printed accuracy: mean ± std as a fraction, over ``seeds`` runs.
 
     What ± means is unsaid; it is taken as the standard deviation over seeds.
@@ -189,9 +190,9 @@ class Paper:
         except (ValueError, TypeError, AttributeError, LookupError) as error:
             raise ValueError(f"cannot read the paper {os.fspath(path)!r}: {error}") from error
 
-    def label(self, name: str) -> str:
-        """Write a dataset's, model's, stream's or method's name as readers know it."""
-        return self.labels.get(name, name)
+    def label(self, *names: str) -> str:
+        """Write a dataset's, model's, stream's or method's name as readers know it; or several."""
+        return " ".join(self.labels.get(name, name) for name in names)
 
     def published_lambda(self, method: str, dataset: str, model: str, stream: str) -> Lambda | None:
         """Return the λ that the paper chose.
@@ -263,10 +264,9 @@ class Paper:
         ValueError
             If there is no such claim.
         """
-        for claim in self.claims:
-            if claim.id == id:
-                return claim
-        raise ValueError(f"unknown claim {id!r}; there are: {', '.join(c.id for c in self.claims)}")
+        claims = {claim.id: claim for claim in self.claims}
+        check_name("claim", id, claims)
+        return claims[id]
 
 
 # ---------------------------------------------------------------------------------------------
@@ -284,7 +284,7 @@ def _read(file: dict[str, Any]) -> dict[str, Any]:
     check_whole("batch_size", file["batch_size"])
     pairs = tuple(_pair(pair) for pair in file.get("pairs", ()))
     return own | {
-        "epochs": {stream: _epochs(stream, given) for stream, given in file["epochs"].items()},
+        "epochs": {stream: _epochs(stream, stages) for stream, stages in file["epochs"].items()},
         "grids": {method: tuple(grid) for method, grid in file.get("grids", {}).items()},
         "pairs": pairs,
         "lambdas": _lambdas(file.get("lambda", {}), file.get("same_lambda", {})),
@@ -297,9 +297,7 @@ def _read(file: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _check_keys(
-    what: str, table: Mapping[str, Any], needed: Collection[str], known: Collection[str]
-) -> None:
+def _check_keys(what: str, table: Toml, needed: Collection[str], known: Collection[str]) -> None:
     for key in needed:
         if key not in table:
             raise ValueError(f"{what} lacks {key!r}")
@@ -314,44 +312,42 @@ def _pair(text: str) -> Pair:
     return words[0], words[1]
 
 
-def _epochs(stream: str, given: Any) -> tuple[int, ...]:
-    if not isinstance(given, list):
+def _epochs(stream: str, stages: Any) -> tuple[int, ...]:
+    if not isinstance(stages, list):
         raise ValueError(f"the epochs of {stream!r} must be a list, one for each stage")
-    for epochs in given:
+    for epochs in stages:
         check_whole(f"epochs of {stream!r}", epochs)
-    return tuple(given)
+    return tuple(stages)
 
 
-def _lambda(given: Any) -> Lambda:
-    numbers = given if isinstance(given, list) else [given]
+def _lambda(lam: Any) -> Lambda:
+    numbers = lam if isinstance(lam, list) else [lam]
     if not all(isinstance(number, int | float) for number in numbers) or len(numbers) > 2:
-        raise ValueError(f"λ is {given!r}: it must be a number, or two for features and classifier")
+        raise ValueError(f"λ is {lam!r}: it must be a number, or two for features and classifier")
     return (numbers[0], numbers[1]) if len(numbers) == 2 else numbers[0]
 
 
-def _lambdas(printed: Mapping[str, Any], same: Mapping[str, Any]) -> Lambdas:
+def _lambdas(printed: Toml, same: Toml) -> Lambdas:
     """Return the chosen λ's, and those of whatever takes the λ of something else."""
     _check_keys("[same_lambda]", same, (), ("datasets", "streams", "methods"))
-    found: Lambdas = {}
+    lambdas: Lambdas = {}
     for stream, columns in printed.items():
-        rows = found.setdefault(stream, {})
+        rows = lambdas.setdefault(stream, {})
         for pair, chosen in columns.items():
             rows[_pair(pair)] = {method: _lambda(lam) for method, lam in chosen.items()}
     for stream in (*same.get("methods", {}), *same.get("streams", {}).values()):
-        if stream not in found:
+        if stream not in lambdas:
             raise ValueError(f"there is no λ for the stream {stream!r} that others could take")
     for stream, methods in same.get("methods", {}).items():
-        for chosen in found[stream].values():
+        for chosen in lambdas[stream].values():
             chosen |= {other: chosen[own] for other, own in methods.items() if own in chosen}
     for other, own in same.get("datasets", {}).items():
-        for rows in found.values():
+        for rows in lambdas.values():
             rows |= {(other, pair[1]): chosen for pair, chosen in rows.items() if pair[0] == own}
-    return found | {other: found[own] for other, own in same.get("streams", {}).items()}
+    return lambdas | {other: lambdas[own] for other, own in same.get("streams", {}).items()}
 
 
-def _table(
-    number: int, table: Mapping[str, Any], pairs: tuple[Pair, ...], seeds: Mapping[str, int]
-) -> Table:
+def _table(number: int, table: Toml, pairs: tuple[Pair, ...], seeds: Toml) -> Table:
     keys = ("stream", "place", "accuracy")
     _check_keys(f"table {number}", table, keys, keys)
     columns: dict[Pair, dict[str, Accuracy]] = {pair: {} for pair in pairs}
@@ -366,15 +362,14 @@ def _table(
     return Table(number, table["stream"], table["place"], columns)
 
 
-def _panel(panel: Mapping[str, Any]) -> Panel:
+def _panel(panel: Toml) -> Panel:
     _check_keys("a panel", panel, ("figure", "cell", "measure"), [f.name for f in fields(Panel)])
-    *pair, stream = panel["cell"].split()
-    dataset, model = _pair(" ".join(pair))
+    pair, _, stream = panel["cell"].rpartition(" ")
     axis = tuple(panel["axis"]) if "axis" in panel else None
-    return Panel(panel["figure"], (dataset, model, stream), panel["measure"], axis)
+    return Panel(panel["figure"], (*_pair(pair), stream), panel["measure"], axis)
 
 
-def _claim(claim: Mapping[str, Any], pairs: tuple[Pair, ...]) -> Claim:
+def _claim(claim: Toml, pairs: tuple[Pair, ...]) -> Claim:
     """Return a claim; its cells are its ``pairs`` (without them: all) in its ``streams``."""
     known = [f.name for f in fields(Claim) if f.name != "cells"]
     needed = ("id", "kind", "place", "sentence")
@@ -402,7 +397,7 @@ def known_papers() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
-def find_paper(given: str | os.PathLike[str] | Paper) -> Paper:
+def find_paper(paper: str | os.PathLike[str] | Paper) -> Paper:
     """Return a paper by the name of its file in this folder, or by the path of one elsewhere.
 
     Raises
@@ -410,13 +405,12 @@ def find_paper(given: str | os.PathLike[str] | Paper) -> Paper:
     ValueError
         If there is no such paper, or its file cannot be read.
     """
-    if isinstance(given, Paper):
-        return given
-    if given in (names := known_papers()):
-        return _read_once(FOLDER / f"{given}.toml")
-    if Path(given).suffix == ".toml":
-        return Paper.read(given)
-    raise ValueError(f"unknown paper {os.fspath(given)!r}: {nearest(os.fspath(given), names)}")
+    if isinstance(paper, Paper):
+        return paper
+    if Path(paper).suffix == ".toml":
+        return Paper.read(paper)
+    check_name("paper", os.fspath(paper), known_papers())
+    return _read_once(FOLDER / f"{os.fspath(paper)}.toml")
 
 
 SWR = find_paper("swr")

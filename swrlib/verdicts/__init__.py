@@ -17,7 +17,7 @@ import pandas as pd
 
 from swrlib.papers import ACCURACY_KINDS, Cell, Claim
 from swrlib.papers import SWR as paper
-from swrlib.statistics import NO_INTERVAL, Estimate, mean_and_interval, paired_interval  # noqa: F401
+from swrlib.statistics import NO_INTERVAL, Estimate
 from swrlib.verdicts import comparisons, first_rule, outcomes, second_rule
 
 # The names that are not used here are for those who look for words and outcomes in this room.
@@ -28,7 +28,6 @@ from swrlib.verdicts.outcomes import (  # noqa: F401
     changes_of_data,
     coefficient,
     final_accuracy,
-    late_accuracy,
     late_by_seed,
     seed_count,
     setting,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from swrlib.statistics import Estimate, contrast, mean_of, paired
+from swrlib.statistics import Estimate, contrast, mean_of, of_mean
 
 
 @dataclass(frozen=True)
@@ -57,15 +57,16 @@ class Case:
     def estimate(self) -> Estimate:
         """Estimate it as the second rule does."""
         if self.paired:
-            found = paired(self.differences())
+            gaps = self.differences()
+            estimate = of_mean(gaps.mean(), gaps.std(), len(gaps))
         elif len(self.weights) > 1:
-            found = contrast(self.values, self.weights)[0]
+            estimate = contrast(self.values, self.weights)[0]
         else:
             ((method, sign),) = self.weights.items()
-            found = mean_of(self.values, method)
-            found = found._replace(difference=sign * found.difference)
+            estimate = mean_of(self.values, method)
+            estimate = estimate._replace(difference=sign * estimate.difference)
         least = math.sqrt(self.rounding * sum(w**2 for w in self.weights.values()) / self.n)
-        return found._replace(error=max(found.error, least))
+        return estimate._replace(error=max(estimate.error, least))
 
 
 def of_two(

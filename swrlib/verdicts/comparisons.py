@@ -6,6 +6,7 @@ from the last epoch and pairs of seeds, is given with each.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -97,8 +98,8 @@ class Comparison:
     @property
     def where(self) -> str:
         """The cell, for readers."""
-        dataset, model, stream = map(paper.label, self.cell)
-        return f"{dataset} {model}, {stream}" if model else "all settings together"
+        *pair, stream = self.cell
+        return f"{paper.label(*pair)}, {paper.label(stream)}" if stream else "all settings together"
 
     @property
     def numbers(self) -> str:
@@ -160,21 +161,18 @@ def estimated(claim: Claim, cells: Sequence[Cell], finals: pd.DataFrame) -> list
         What `swrlib.verdicts.outcomes.judged` returned for this claim.
     """
     rivals = (NOTHING,) if claim.kind == "loses nothing" else claim.rivals
-    found = []
+    cases = []
     for cell in cells:
         late, last = (outcomes.by_seed(finals, cell, outcome) for outcome in ("late", "last"))
         late = late.drop(columns=outcomes.OURS, errors="ignore")
-        for method in claim.methods:
-            found += [
-                _estimate(claim, cell, method, rival, late, last)
-                for rival in rivals
-                if rival == NOTHING or paper.compared(rival, cell)
-            ]
-    return found
+        here = [rival for rival in rivals if rival == NOTHING or paper.compared(rival, cell)]
+        pairs = itertools.product(claim.methods, here)
+        cases += [_estimate(claim, cell, *pair, late, last) for pair in pairs]
+    return cases
 
 
-def difference(late: pd.DataFrame, a: str, b: str) -> Estimate | None:
-    """Estimate a's accuracy minus b's in one setting; None where one has too few seeds.
+def difference(late: pd.DataFrame, a: str, b: str) -> Estimate:
+    """Estimate a's accuracy minus b's in one setting; NaN where one has too few seeds.
 
     Parameters
     ----------
@@ -185,7 +183,7 @@ def difference(late: pd.DataFrame, a: str, b: str) -> Estimate | None:
     """
     late = late[[method for method in late if method in (a, b, *paper.methods)]]
     if not {a, b} <= set(late) or late[[a, b]].count().min() < LEAST_SEEDS:
-        return None
+        return NO_ESTIMATE
     return statistics.contrast(late, {a: 1.0, b: -1.0})[0]
 
 
@@ -211,11 +209,10 @@ def _estimate(
 
 def printed_contrast(cell: Cell, weights: Mapping[str, float]) -> Estimate:
     """Return the weighted sum of printed means, its error after Welch; NaN where one lacks."""
-    found = [paper.printed_accuracy(name, *cell) for name in weights]
-    parts = [Estimate(a.mean, a.std / np.sqrt(a.seeds), a.seeds - 1) for a in found if a]
-    return (
-        statistics.combined(parts, [*weights.values()]) if len(parts) == len(found) else NO_ESTIMATE
-    )
+    parts = [statistics.of_mean(*a) for m in weights if (a := paper.printed_accuracy(m, *cell))]
+    if len(parts) < len(weights):
+        return NO_ESTIMATE
+    return statistics.combined(parts, [*weights.values()])
 
 
 def pooled(claim: Claim, cases: Sequence[Comparison], finals: pd.DataFrame) -> list[Comparison]:
@@ -235,7 +232,7 @@ def pooled(claim: Claim, cases: Sequence[Comparison], finals: pd.DataFrame) -> l
     list of Comparison
         In margins, with a margin of 1.
     """
-    found = []
+    together = []
     for cell in dict.fromkeys(case.cell for case in cases):
         here = [case for case in cases if case.cell == cell]
         late = outcomes.by_seed(finals, cell, "late").drop(columns=outcomes.OURS, errors="ignore")
@@ -246,16 +243,17 @@ def pooled(claim: Claim, cases: Sequence[Comparison], finals: pd.DataFrame) -> l
         n = min(case.n for case in here)
         case = replace(first, estimate=estimate, way=way, printed=printed, n=n)
         names = " and ".join(paper.label(case.method) for case in here)
-        found.append(case if len(here) == 1 else replace(case, method=names))
-    if claim.quantifier == "generally" and found:
-        scales = [1 / (len(found) * case.margin) for case in found]
+        together.append(case if len(here) == 1 else replace(case, method=names))
+    if claim.quantifier == "generally" and together:
+        scales = [1 / (len(together) * case.margin) for case in together]
         estimate, printed = (
-            statistics.combined([getattr(case, name) for case in found], scales)
+            statistics.combined([getattr(case, name) for case in together], scales)
             for name in ("estimate", "printed")
         )
-        n = min(case.n for case in found)
-        found = [replace(found[0], cell=POOLED, estimate=estimate, printed=printed, n=n, margin=1)]
-    return found
+        n = min(case.n for case in together)
+        case = replace(together[0], cell=POOLED, n=n, margin=1)
+        together = [replace(case, estimate=estimate, printed=printed)]
+    return together
 
 
 # ---------------------------------------------------------------------------------------------
@@ -278,7 +276,7 @@ def worded(claim: Claim, cases: Sequence[Comparison], scale: str) -> list[Compar
     ours = _words(claim, run, "estimate") if scale == "paper" else {}
     with_print = [case for case in spoken if not np.isnan(case.printed.difference)]
     printed = _words(claim, with_print, "printed")
-    found = []
+    judged = []
     for case in cases:
         needed = None
         if case.n < LEAST_SEEDS:
@@ -291,12 +289,12 @@ def worded(claim: Claim, cases: Sequence[Comparison], scale: str) -> list[Compar
                 shown = case.printed.interval()
                 first = first_rule.comparison_word(claim, case.cell, case.last, shown)
         if word == second_rule.UNDECIDED:
-            about = (case.estimate, case.margin, kind_of(claim), case.n, case.methods, len(run))
-            needed = second_rule.seeds_to_decide(*about)
+            setting = (case.estimate, case.margin, kind_of(claim), case.n, case.methods, len(run))
+            needed = second_rule.seeds_to_decide(*setting)
         theirs = printed.get(id(case), NOT_PRINTED)
         case = replace(case, verdict=word, first=first, seeds_to_decide=needed)
-        found.append(replace(case, printed_verdict=theirs))
-    return found
+        judged.append(replace(case, printed_verdict=theirs))
+    return judged
 
 
 def _words(claim: Claim, cases: Sequence[Comparison], which: str) -> dict[int, str]:

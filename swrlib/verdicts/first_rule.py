@@ -11,9 +11,10 @@ from collections.abc import Collection
 
 import numpy as np
 
+from swrlib import statistics
 from swrlib.papers import SWR as paper
 from swrlib.papers import Accuracy, Cell, Claim
-from swrlib.statistics import Interval, quantile, welch_interval
+from swrlib.statistics import Interval, of_mean, quantile
 from swrlib.verdicts.second_rule import MIXED, REPRODUCED, REVERSED, UNDECIDED
 
 MADE = "2026-11-21"
@@ -78,7 +79,8 @@ def cell_verdict(mean: float, sd: float, n: int, printed: Accuracy, q: float) ->
     """
     if n < LEAST_SEEDS:
         return TOO_FEW_SEEDS if n else NOT_RUN
-    difference, low, high = welch_interval(mean, sd, n, printed.mean, printed.std, printed.seeds)
+    sides = [of_mean(mean, sd, n), of_mean(*printed)]
+    difference, low, high = statistics.combined(sides, (1, -1), welch=True).interval()
     if low > 0 or high < 0:
         word = "higher" if difference > 0 else "lower"
         return f"slightly {word}" if abs(difference) < q else word

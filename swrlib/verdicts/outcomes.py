@@ -20,12 +20,8 @@ LATE = 10
 #: Our addition, which stays out of the block design of the paper's methods.
 OURS = "adamw"
 # The paper's setting of what its tables do not vary; a missing value is the default too.
-_PAPERS_SETTING = {
-    "split": "all",
-    "variant": "proportional",
-    "optimizer_state": "kept",
-    "dtype": "float32",
-}
+_PAPERS_SETTING = {"split": "all", "variant": "proportional"}
+_PAPERS_SETTING |= {"optimizer_state": "kept", "dtype": "float32"}
 
 
 def final_accuracy(records: pd.DataFrame) -> pd.DataFrame:
@@ -65,7 +61,7 @@ def late_accuracy(records: pd.DataFrame) -> pd.Series:
 def late_by_seed(records: pd.DataFrame) -> pd.DataFrame:
     """Lay the late accuracies of one setting out by seed (rows) and method (columns)."""
     runs = records.drop_duplicates("run")[["run", "seed", "method"]]
-    late = runs.assign(late=runs["run"].map(late_accuracy(records)))
+    late = runs.assign(late=runs["run"].map(late_accuracy(records)).astype(float))
     return late.pivot_table(index="seed", columns="method", values="late")
 
 
@@ -87,10 +83,8 @@ def changes_of_data(records: pd.DataFrame) -> pd.DataFrame:
     trained = rows[rows["epoch"] > 0].groupby(["run", "stage"])
     late = trained["test_accuracy"].agg(lambda values: values.tail(LATE).mean()).rename("late")
     before = first.assign(stage=first["stage"] - 1).join(late, on=["run", "stage"])["late"]
-    drops = {"drop": by_run.shift(1)[first.index], "late_drop": before}
-    table = first[kept[:7]].assign(
-        **{name: value - first["test_accuracy"] for name, value in drops.items()}
-    )
+    after, at_once = first["test_accuracy"], by_run.shift(1)[first.index]
+    table = first[kept[:7]].assign(drop=at_once - after, late_drop=before - after)
     last = rows.groupby(["run", "stage"])["train_accuracy"].last()
     return table.join(last, on=["run", "stage"]).reset_index(drop=True)
 
@@ -167,8 +161,7 @@ def by_seed(finals: pd.DataFrame, cell: Cell, outcome: str) -> pd.DataFrame:
     ValueError
         If several runs of one seed count: of several λ, say.
     """
-    names = ("dataset", "model", "stream")
-    here = np.logical_and.reduce([finals[n] == value for n, value in zip(names, cell, strict=True)])
+    here = (finals[["dataset", "model", "stream"]] == [*cell]).all(axis=1)
     rows = finals.loc[here, ["method", "seed", outcome]]
     twice = rows.loc[rows.duplicated(["method", "seed"]), "method"]
     if len(twice):

@@ -9,7 +9,7 @@ import pandas as pd
 
 from swrlib.papers import SWR as paper
 from swrlib.papers import Accuracy, Cell
-from swrlib.statistics import Estimate, Interval, combined, mean_of, prediction_interval
+from swrlib.statistics import Interval, combined, mean_of, of_mean, prediction_interval
 from swrlib.verdicts import first_rule, second_rule
 from swrlib.verdicts.comparisons import OUTSIDE, other_scale
 from swrlib.verdicts.outcomes import OURS, by_seed, judged
@@ -85,11 +85,9 @@ def _beside(
     word = first_rule.TOO_FEW_SEEDS if n else first_rule.NOT_RUN
     if n > 1:
         block = late if method == OURS else late.drop(columns=OURS, errors="ignore")
-        printed = Estimate(theirs.mean, theirs.std / np.sqrt(theirs.seeds), theirs.seeds - 1)
-        estimate = combined([mean_of(block, method), printed], (1, -1))
+        estimate = combined([mean_of(block, method), of_mean(*theirs)], (1, -1))
         row |= estimate.interval()._asdict()
-        falls = prediction_interval(theirs.mean, theirs.std, theirs.seeds, n)
-        row |= dict(zip(ends, falls, strict=True))
+        row |= dict(zip(ends, prediction_interval(*theirs, n), strict=True))
         if n >= first_rule.LEAST_SEEDS:
             word = second_rule.number_word(estimate, row["margin"])
     assert q is not None

@@ -117,22 +117,22 @@ def words(
             (favourable(claimed) <= BOUND, REPRODUCED),
             (holm(refuted) <= DIRECTION, NOT_REPRODUCED),
         ]
-    found = np.select([case for case, _ in cases], [word for _, word in cases], UNDECIDED)
+    chosen = np.select([case for case, _ in cases], [word for _, word in cases], UNDECIDED)
     if kind == "above":
-        found = np.where((found == REPRODUCED) & smaller(difference, printed), SMALLER, found)
-    return found
+        chosen = np.where((chosen == REPRODUCED) & smaller(difference, printed), SMALLER, chosen)
+    return chosen
 
 
-def by_a_bound(found: Any, difference: Estimate, kind: str) -> np.ndarray:
+def by_a_bound(words: Any, difference: Estimate, kind: str) -> np.ndarray:
     """Return where a word rules a size that matters out, and no direction is certain instead.
 
     *No effect*, and whatever holds of the other kinds but for a difference that certainly has the
     sign which the claim has nothing against.
     """
     if kind == "above":
-        return np.asarray(found) == NO_EFFECT
+        return np.asarray(words) == NO_EFFECT
     harmless = {"little": difference.below(), "not below": difference.above()}.get(kind, 1.0)
-    return np.isin(found, HOLDS) & (np.asarray(harmless) > DIRECTION)
+    return np.isin(words, HOLDS) & (np.asarray(harmless) > DIRECTION)
 
 
 def remark_label(word: str) -> str:
@@ -150,19 +150,19 @@ def needed(quantifier: str, number: int) -> int:
     return shares.get(quantifier.removeprefix("generally in "), number)
 
 
-def worst(found: Any) -> Any:
+def worst(words: Any) -> Any:
     """Return the word of a method against several rivals: the first that is there, of a list.
 
     *Reversed*, *not reproduced*, *no effect*, *undecided*, *smaller*, *reproduced*; over the last
     axis.
     """
-    found = np.asarray(found)
+    words = np.asarray(words)
     order = (REVERSED, NOT_REPRODUCED, NO_EFFECT, UNDECIDED, SMALLER)
-    chosen = np.select([(found == word).any(-1) for word in order], order, REPRODUCED)
+    chosen = np.select([(words == word).any(-1) for word in order], order, REPRODUCED)
     return chosen if chosen.ndim else str(chosen)
 
 
-def verdict(found: Any, quantifier: str = "all", number: int | None = None) -> Any:
+def verdict(words: Any, quantifier: str = "all", number: int | None = None) -> Any:
     """Make one word of a claim's cases, over the last axis.
 
     It holds where enough of the cases that were run do (*smaller* if too few of them at the
@@ -172,24 +172,24 @@ def verdict(found: Any, quantifier: str = "all", number: int | None = None) -> A
 
     Parameters
     ----------
-    found : array of str, shape [..., cases]
+    words : array of str, shape [..., cases]
         Of those that were run.
     quantifier : str
     number : int, optional
         Of all cases, run or not.
     """
-    found = np.asarray(found)
-    run = found.shape[-1]
-    holding, whole = np.isin(found, HOLDS).sum(-1), (found == REPRODUCED).sum(-1)
-    failing = np.isin(found, FAILS).sum(-1)
+    words = np.asarray(words)
+    run = words.shape[-1]
+    holding, as_printed = np.isin(words, HOLDS).sum(-1), (words == REPRODUCED).sum(-1)
+    failing = np.isin(words, FAILS).sum(-1)
     number = max(number or run, run)
     failed = number - failing < needed(quantifier, number)
-    alike = (found == found[..., :1]).all(-1)
+    alike = (words == words[..., :1]).all(-1)
     cases = [
-        (whole >= needed(quantifier, run), np.array(REPRODUCED)),
+        (as_printed >= needed(quantifier, run), np.array(REPRODUCED)),
         (holding >= needed(quantifier, run), np.array(SMALLER)),
         (failed & (holding > 0), np.array(MIXED)),
-        (failed & alike, found[..., 0]),
+        (failed & alike, words[..., 0]),
         (failed, np.array(NOT_REPRODUCED)),
     ]
     chosen = np.select([case for case, _ in cases], [word for _, word in cases], UNDECIDED)
@@ -224,6 +224,6 @@ def seeds_to_decide(
     more = Estimate(difference.difference, error, (numbers - 1) * max(methods - 1, 1))
     parts = np.broadcast_arrays(*more)
     tiled = Estimate(*(np.tile(part[:, None], comparisons) for part in parts))
-    found = words(tiled, margin, NO_INTERVAL, kind)
-    decided = numbers[found[:, 0] != UNDECIDED]
+    chosen = words(tiled, margin, NO_INTERVAL, kind)
+    decided = numbers[chosen[:, 0] != UNDECIDED]
     return int(decided[0]) if len(decided) else None

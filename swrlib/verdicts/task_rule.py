@@ -38,15 +38,9 @@ BOUND_SEEDS = 5
 #: An onset is known to a task: no spread is smaller than that of a rounded number.
 ROUNDING = 1 / 12
 
-_IN_SMALL = {
-    second_rule.REPRODUCED: "holds in small",
-    second_rule.SMALLER: "holds in small",
-    second_rule.NOT_REPRODUCED: "does not hold in small",
-    second_rule.NO_EFFECT: "no effect in small",
-    second_rule.REVERSED: "reversed in small",
-    second_rule.MIXED: "mixed in small",
-    second_rule.UNDECIDED: "undecided in small",
-}
+#: What words of the second rule become in small, where it is not the word itself.
+_IN_SMALL = dict.fromkeys(second_rule.HOLDS, "holds")
+_IN_SMALL |= {second_rule.NOT_REPRODUCED: "does not hold", second_rule.NO_EFFECT: "no effect"}
 
 
 # ---------------------------------------------------------------------------------------------
@@ -103,14 +97,10 @@ def measured_by_task(measures: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame
     """
     measures = measures.assign(measure=measures["measure"].str.split(":").str[0])
     ends = rows.groupby("run")["epoch"].unique()
-    parts = [
-        part.assign(
-            task=np.searchsorted(np.sort(ends[run]), part["epoch"], side="right")
-            + part["measure"].str.endswith("-start").to_numpy()
-        )
-        for run, part in measures.groupby("run")
-        if run in ends.index
-    ]
+    parts = []
+    for run, part in measures[measures["run"].isin(ends.index)].groupby("run"):
+        past = np.searchsorted(np.sort(ends[run]), part["epoch"], side="right")
+        parts.append(part.assign(task=past + part["measure"].str.endswith("-start").to_numpy()))
     if not parts:
         return rows
     table = pd.concat(parts)
@@ -158,26 +148,16 @@ def summarized(rows: pd.DataFrame, value: str) -> pd.DataFrame:
         )
     rows = rows.dropna(subset=[value]).sort_values("task")
     runs = rows.groupby(["method", "seed"])
-    found = {
+    sums = {
         key: _sums(run["task"].to_numpy(dtype=float), run[value].to_numpy(dtype=float))
         for key, run in runs[["task", value]]
     }
-    index = pd.MultiIndex.from_tuples(list(found), names=["method", "seed"])
-    return pd.DataFrame(list(found.values()), index=index, columns=_SUMS)
+    index = pd.MultiIndex.from_tuples(list(sums), names=["method", "seed"])
+    return pd.DataFrame(list(sums.values()), index=index, columns=_SUMS)
 
 
-_SUMS = [
-    "start",
-    "late",
-    "change",
-    "kept",
-    "trend",
-    "onset",
-    "censored",
-    "fallen",
-    "never",
-    "tasks",
-]
+_SUMS = ["start", "late", "change", "kept", "trend"]
+_SUMS += ["onset", "censored", "fallen", "never", "tasks"]
 
 
 def _sums(tasks: np.ndarray, values: np.ndarray) -> dict[str, float | bool]:
@@ -212,11 +192,7 @@ def wide(sums: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def lead_case(
-    what: str,
-    first: pd.Series,
-    second: pd.Series,
-    first_never: pd.Series,
-    second_never: pd.Series,
+    what: str, first: pd.Series, second: pd.Series, first_never: pd.Series, second_never: pd.Series
 ) -> Case:
     """Compare by how many tasks one event of a run comes before another, seed by seed.
 
@@ -235,8 +211,8 @@ def lead_case(
     tasks = pd.DataFrame({"second": second, "first": first}).astype(float)
     tasks = tasks.mask(first_never & second_never)
     one = bool((first_never ^ second_never).any())
-    about: dict[str, Any] = {"paired": True, "censored": one, "rounding": ROUNDING}
-    return Case(what, tasks, {"second": 1.0, "first": -1.0}, ONSET_MARGIN, **about)
+    weights = {"second": 1.0, "first": -1.0}
+    return Case(what, tasks, weights, ONSET_MARGIN, paired=True, censored=one, rounding=ROUNDING)
 
 
 def onset_case(what: str, sums: pd.DataFrame, later: str, earlier: str) -> Case | None:
@@ -258,8 +234,8 @@ def onset_case(what: str, sums: pd.DataFrame, later: str, earlier: str) -> Case 
     pair = censored[there].stack().dropna()
     if len(there) == 2 and pair.all():
         return None
-    about: dict[str, Any] = {"censored": bool(pair.any()), "rounding": ROUNDING}
-    return Case(what, values, {later: 1.0, earlier: -1.0}, ONSET_MARGIN, **about)
+    weights, some = {later: 1.0, earlier: -1.0}, bool(pair.any())
+    return Case(what, values, weights, ONSET_MARGIN, censored=some, rounding=ROUNDING)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -286,7 +262,8 @@ class Scope:
 
     def word(self, word: str) -> str:
         """Return a verdict's word: *in small* where a task is not the paper's."""
-        return _IN_SMALL.get(word, word) if self.small else word
+        small = self.small and word in second_rule.WORDS
+        return f"{_IN_SMALL.get(word, word)} in small" if small else word
 
     def label(self, word: str, seeds: int, cases: str = "") -> str:
         """Return the word with what it rests on, where that is less than the paper's."""
@@ -324,11 +301,11 @@ def judge(
         With fewer seeds a size that matters is never ruled out.
     """
     how: dict[str, Any] = {"kind": kind, "bound_seeds": bound_seeds, "say": scope.word}
-    found = judge_cases(claim, cases, scale="paper", number=len(cases), **how)
-    if found.verdict in LACKING:
-        not_run = found.verdict == NOT_RUN
-        return replace(found, detail=(not_run and lacking) or found.detail)
+    judged = judge_cases(claim, cases, scale="paper", number=len(cases), **how)
+    if judged.verdict in LACKING:
+        not_run = judged.verdict == NOT_RUN
+        return replace(judged, detail=(not_run and lacking) or judged.detail)
     seeds = [case.n for case in cases if case.n >= LEAST_SEEDS]
     part = f"{len(seeds)} of {len(cases)} cases" * (len(seeds) < len(cases))
-    label = scope.label(found.label, min(seeds), part)
-    return replace(found, verdict=scope.word(found.verdict), label=label)
+    label = scope.label(judged.label, min(seeds), part)
+    return replace(judged, verdict=scope.word(judged.verdict), label=label)
