@@ -5,8 +5,17 @@ import pandas as pd
 import pytest
 
 from swrlib import verdicts
-from swrlib.claims import curvature, in_words
-from swrlib.claims.curvature import DISTANCE, EARLIER, HESSIAN, PAPER, Courses, judged
+from swrlib.claims import curvature, curvature_tables, in_words
+from swrlib.claims.curvature import (
+    DISTANCE,
+    EARLIER,
+    FEATURES,
+    HESSIAN,
+    PAPER,
+    SHARPNESS,
+    Courses,
+    judged,
+)
 from swrlib.verdicts import task_rule
 
 YES, NO, OPEN = verdicts.REPRODUCED, verdicts.NOT_REPRODUCED, verdicts.UNDECIDED
@@ -39,6 +48,8 @@ def made_up(*, seeds=5, methods=METHODS, onset=ONSET, lost=("vanilla",), change=
                     EARLIER["entropy of the features"]: 3.0 + slow - 2 * dead * slow + noise,
                     EARLIER["weight norm"]: 0.1 * (1 - slow / 2 if dead else 1 + slow) + noise / 99,
                     EARLIER["rank of the weights"]: 30 + 4 * slow - 12 * dead * slow + noise,
+                    FEATURES: 20.0 + task % 2,
+                    SHARPNESS: 5.0 + gone * {"tanh": 3, "relu": -3}.get(activation, 0),
                     DISTANCE: (9 if method == "wasserstein" else 5) + noise,
                 }
                 about = {"activation": activation, "method": method, "seed": seed, "lr": rate}
@@ -188,6 +199,35 @@ def record(**changed):
     return own | changed
 
 
+def test_what_is_related_and_what_changes_its_sign():
+    def related(frame):
+        """Features follow the Hessian's rank; sharpness rises with the error everywhere."""
+        return frame.assign(**{FEATURES: frame[HESSIAN] / 40, SHARPNESS: frame["error"]})
+
+    assert words(made_up(change=related), "features", "sharpness") == {
+        "features": NO,
+        "sharpness": verdicts.REVERSED,
+    }
+    found = Courses(made_up(change=related)).correlation(HESSIAN, FEATURES, "tanh")
+    np.testing.assert_allclose(found["vanilla"], 1)
+    flat = Courses(made_up(change=lambda frame: frame.assign(**{SHARPNESS: 5.0})))
+    assert not len(flat.correlation(SHARPNESS, "error", "tanh"))
+    assert words(flat.all, "sharpness") == {"sharpness": verdicts.NOT_RUN}
+
+
+def test_leads_by_threshold_count_events_as_they_are_named():
+    task = np.arange(1, 31)
+    error = np.select([task == 4, task >= 10, task == 8], [0.2, 0.5, 0.2], 0.0)
+    rank = np.interp(task, [1, 2, 12, 30], [100, 100, 0, 0])  # 10 less a task
+    about = {"activation": "tanh", "method": "vanilla", "lr": 1e-3, "task": task}
+    rows = [pd.DataFrame({"error": error, HESSIAN: rank, "seed": s, **about}) for s in range(3)]
+    table = curvature_tables.leads_by_threshold(pd.concat(rows, ignore_index=True))
+    assert table.columns[0].startswith("rank below 50%")
+    # Below 50% from task 8 on, below 60% from 7, below 75% from 5.
+    assert table.to_numpy().tolist() == [[4 - 8, 4 - 7, 4 - 5], [2, 3, 5], [2, 3, 5]]
+    assert curvature_tables.leads_by_threshold(rows[0].assign(error=0.0)).isna().all(axis=None)
+
+
 def test_only_the_paper_s_tasks_count():
     right = [record(), record(run="a", model_activation=None)]
     wrong = [
@@ -218,7 +258,7 @@ def test_events_and_levels_are_those_of_the_rule(as_claimed):
         assert row["onset"] == ONSET["tanh"] + seed % 2 and not row["censored"]
         assert row["fallen"] == ONSET["tanh"] - 1 and not row["never"]
     assert found.loc[("identity", "swr", 0), "censored"]
-    table = curvature.levels(as_claimed)
+    table = curvature_tables.levels(as_claimed)
     line = table[(table["measure"] == "update norm") & (table["activation"] == "ReLU")].iloc[0]
     sums = task_rule.summarized(
         as_claimed[(as_claimed["activation"] == "relu") & (as_claimed["method"] == "vanilla")],
@@ -285,11 +325,11 @@ def test_pixels_are_compared_on_the_tasks_and_seeds_of_both():
             run=dataset + rows["seed"].astype(str),
         )
         parts.append(rows.assign(epoch=200 * rows["stage"]))
-    table = curvature.by_pixels(pd.concat(parts, ignore_index=True))
+    table = curvature_tables.by_pixels(pd.concat(parts, ignore_index=True))
     assert table.loc["vanilla"].to_dict() == {
         "mean error, normalized": "0.200",  # 0.6 in tasks 2 and 3 of one seed of two
         "mean error, from 0 to 1": "0.100",
         "first lost task, normalized": "2, –",
         "first lost task, from 0 to 1": "3, –",
     }
-    assert not len(curvature.by_pixels(parts[0]))
+    assert not len(curvature_tables.by_pixels(parts[0]))

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from swrlib import load_dataset, load_records
-from swrlib.claims import curvature, fire, predictors
+from swrlib.claims import curvature, curvature_tables, fire, predictors
 from swrlib.claims import spectral_collapse as collapse
 from swrlib.claims.curvature import HESSIAN
 from swrlib.papers import find_paper
@@ -122,7 +122,7 @@ def test_curvature_says_what_the_other_activations_lose(courses):
 
 
 def test_curvature_says_what_the_scale_of_the_pixels_changes(courses):
-    table = curvature.by_pixels(load_records(RESULTS, stream=curvature.STREAM, split="all"))
+    table = curvature_tables.by_pixels(load_records(RESULTS, stream=curvature.STREAM, split="all"))
     if not len(table):
         pytest.skip("pixels from 0 to 1 are not recorded yet")
     plain = table.loc["vanilla"]

@@ -33,6 +33,9 @@ REGULARIZERS = ("l2", "l2-init", "wasserstein")
 HESSIAN = "hessian-start, srank"
 #: Said of runs with tanh that were made, and show neither a lost task nor a fall of the rank.
 NOT_SEEN = "No run with tanh lost a task, and in none the rank fell: there is nothing to compare."
+#: Of the whole Hessian of the last two layers: its largest eigenvalue, the sharpness.
+SHARPNESS = "hessian-start, largest"
+FEATURES = "features-start, srank, linear3"
 DISTANCE = "weights-end, distance l2"
 #: What earlier explanations look at: name and column (layers are those of the network 128-64-32),
 #: the claim that it does not explain, and the direction in which it is said to go where plasticity
@@ -50,7 +53,11 @@ TRENDS = EARLIER | {"Hessian's rank": HESSIAN}
 #: The size of a difference of distances that matters, as ln: a tenth.
 FURTHER = float(np.log(1.1))
 #: What `swrlib.train` measures for this chapter.
-MEASURED = tuple(dict.fromkeys(name.split(",")[0] for name in (HESSIAN, *EARLIER.values())))
+MEASURED = tuple(
+    dict.fromkeys(name.split(",")[0] for name in (HESSIAN, FEATURES, *EARLIER.values()))
+)
+#: The size of a rank correlation that matters.
+CORRELATED = 0.3
 #: What it would take where nothing else is said.
 PLANNED = (
     "Planned runs, not yet recorded: a quarter of an hour of one core for each activation and seed."
@@ -146,6 +153,21 @@ class Courses:
         values = self.wide(TRENDS[name], activation, "trend", **rate)
         return Case(what, values, {method: sign}, task_rule.TREND_MARGIN)
 
+    def correlation(self, one: str, other: str, activation: str) -> pd.DataFrame:
+        """Return Spearman's correlation of two columns over the tasks of plain training, by seed.
+
+        Without the first task, whose network is untrained.
+        """
+        rows = self.rows.reindex(columns=["activation", "method", "seed", "task", one, other])
+        kept = (rows["activation"] == activation) & (rows["method"] == "vanilla")
+        runs = rows[kept & (rows["task"] > 1)].dropna().groupby("seed")
+        by_seed = {
+            seed: run[one].corr(run[other], "spearman")
+            for seed, run in runs
+            if (run[[one, other]].nunique() > 1).all()
+        }
+        return pd.DataFrame({"vanilla": pd.Series(by_seed, dtype=float)})
+
     @functools.cached_property
     def where_lost(self) -> list[str]:
         """Name the nonlinear activations that lose plasticity in plain training, or may.
@@ -197,6 +219,7 @@ def _word(case: Case, kind: str) -> str:
 
 
 Cases = Sequence[Case | None]
+_PLAIN = {"vanilla": 1.0}
 
 
 @dataclass(frozen=True)
@@ -251,6 +274,29 @@ def _explained(name: str, sign: float) -> Reading:
     return Reading(lambda c: [c.trend(name, a, sign) for a in c.where_lost], "little", NOWHERE)
 
 
+def _features(courses: Courses) -> Cases:
+    what = "{}, correlation of the Hessian's rank with the features' over the tasks of a run"
+    return [
+        Case(what.format(NAMED[a]), courses.correlation(HESSIAN, FEATURES, a), _PLAIN, CORRELATED)
+        for a in ACTIVATIONS
+    ]
+
+
+def _sharpness(courses: Courses) -> Cases:
+    """Ask for two activations with which the sharpness goes with the error, and against it."""
+    rho = {a: courses.correlation(SHARPNESS, "error", a) for a in courses.where_lost}
+    what = "{} and {}, the lesser correlation of sharpness with the error, + where signs differ"
+    return [
+        Case(
+            what.format(NAMED[one], NAMED[other]),
+            -np.sign(rho[one] * rho[other]) * np.minimum(rho[one].abs(), rho[other].abs()),
+            _PLAIN,
+            CORRELATED,
+        )
+        for one, other in itertools.combinations(rho, 2)
+    ]
+
+
 def _online(courses: Courses) -> Cases:
     cases, margin = [], task_rule.MARGINS["online"]
     for activation in ACTIVATIONS:
@@ -281,6 +327,8 @@ READINGS: dict[str, Reading] = {
     "curvature-wasserstein-lowest": Reading(lambda c: c.errors(REGULARIZERS[:2], ["wasserstein"])),
     "curvature-wasserstein-moves": Reading(lambda c: c.distances()),
     "curvature-regularizers-keep": Reading(lambda c: c.ranks(REGULARIZERS)),
+    "curvature-features": Reading(_features, "same"),
+    "curvature-sharpness": Reading(_sharpness, nothing=NOWHERE),
     "curvature-online": Reading(_online, nothing=NO_SETTING),
     "curvature-swr-lower": Reading(lambda c: c.errors(["vanilla"], ["swr"])),
     "curvature-swr-best": Reading(lambda c: c.errors(REGULARIZERS, ["swr"])),
@@ -337,57 +385,3 @@ def events(rows: pd.DataFrame) -> pd.DataFrame:
     courses = Courses(rows)
     events = {name: events_of(courses, name) for name in rows["activation"].unique()}
     return pd.concat(events, names=["activation"]).reset_index()
-
-
-def by_pixels(records: pd.DataFrame) -> pd.DataFrame:
-    """Return how tasks with ReLU end by the scale of the pixels, where both were trained.
-
-    Parameters
-    ----------
-    records : DataFrame
-        What `swrlib.load_records` returns.
-
-    Returns
-    -------
-    DataFrame
-        A row a method: the mean error at the ends of as many tasks as both have, and the first
-        task of each seed that was lost ("–": none).
-    """
-    parts = []
-    for scale, dataset in {"normalized": "mnist", "from 0 to 1": UNIT}.items():
-        chosen = at_the_paper_s_setting(records, dataset)
-        chosen = chosen[chosen["activation"] == "relu"]
-        if not len(chosen):
-            return pd.DataFrame()
-        parts.append(task_rule.task_rows(chosen).assign(pixels=scale))
-    rows = pd.concat(parts)[["method", "seed", "pixels", "task", "error"]]
-    rows = rows[rows["task"] <= rows.groupby("pixels")["task"].max().min()]
-    rows = rows[rows.groupby(["method", "seed"])["pixels"].transform("nunique") == len(parts)]
-    lost = rows["task"].where(rows["error"] > task_rule.LOST)
-    first = lost.groupby([rows["method"], rows["pixels"], rows["seed"]]).min()
-    first = first.map("{:.0f}".format).replace("nan", "–")
-    columns = {
-        "mean error": rows.groupby(["method", "pixels"])["error"].mean().map("{:.3f}".format),
-        "first lost task": first.groupby(["method", "pixels"]).agg(", ".join),
-    }
-    table = pd.DataFrame(columns).unstack("pixels")
-    table.columns = [f"{what}, {scale}" for what, scale in table.columns]
-    return table.rename(index=SWR.label).rename_axis(None)
-
-
-def levels(rows: pd.DataFrame) -> pd.DataFrame:
-    """Set the levels of plain training beside those that the figures print, written for readers."""
-    if not len(rows):
-        return pd.DataFrame()
-    names = {"update": "update norm", "representation-rank": "rank of the representation"}
-    names |= {"entropy": "entropy of the features"}
-    courses, lines = Courses(rows), []
-    for key, name in names.items():
-        for activation, printed in PAPER.details["levels"][key].items():
-            sums = courses.sums(EARLIER[name], activation)
-            if "vanilla" in sums.index.unique("method"):
-                own = sums.loc["vanilla"].astype(float)
-                ours = "{:.3g} → {:.3g}".format(*own[["start", "late"]].mean())
-                theirs = "{:g} → {:g}".format(*printed)
-                lines.append([name, NAMED[activation], ours, theirs, len(own)])
-    return pd.DataFrame(lines, columns=["measure", "activation", "ours", "printed", "seeds"])
