@@ -226,6 +226,8 @@ def test_leads_by_threshold_count_events_as_they_are_named():
     # Below 50% from task 8 on, below 60% from 7, below 75% from 5.
     assert table.to_numpy().tolist() == [[4 - 8, 4 - 7, 4 - 5], [2, 3, 5], [2, 3, 5]]
     assert curvature_tables.leads_by_threshold(rows[0].assign(error=0.0)).isna().all(axis=None)
+    assert not len(curvature_tables.leads_by_threshold(rows[0], "relu"))
+    assert not len(curvature_tables.leads_by_threshold(rows[0].drop(columns=HESSIAN)))
 
 
 def test_only_the_paper_s_tasks_count():

@@ -91,6 +91,31 @@ def test_curvature_says_what_the_rank_does_with_relu(courses, relu):
     holds("curvature", "under L2 it falls, and yet the network recovers", recovers)
 
 
+def test_curvature_says_what_the_lead_depends_on(courses):
+    page, leads = "curvature", curvature_tables.leads_by_threshold(courses.rows)
+    if not len(leads):
+        pytest.skip("tanh is not recorded yet")
+    late = leads.iloc[0, 0] < -1
+    holds(page, "By the rule the rank is therefore late", late)
+    early = (leads.iloc[:, -1] > 1).all() and (leads.loc["above 0.3"] > 1).all()
+    holds(page, "counted from a fall by a quarter on, or to errors above 0.3, it is early", early)
+
+
+def test_curvature_says_that_the_ranks_go_together(courses):
+    if "features-start, srank, linear3" not in courses.rows:
+        pytest.skip("features at the start are not recorded yet")
+    related = [courses.correlation(HESSIAN, curvature.FEATURES, a) for a in curvature.NONLINEAR]
+    together = all((rho["vanilla"] > 0.3).all() for rho in related if len(rho))
+    said = "the two ranks, both at the start of a task, rise and fall together"
+    holds("curvature", said, together)
+    rows = courses.rows[(courses.rows["method"] == "vanilla") & (courses.rows["task"] <= 2)]
+    names = ("features-end, entropy, linear3", "features-end, entropy-of-each, linear3")
+    mean, single = (rows.groupby("activation")[name].mean() for name in names)
+    holds(
+        "curvature", "averaged, is lower at the start with every activation", (single < mean).all()
+    )
+
+
 def test_curvature_says_what_is_learnt_late_with_relu(relu):
     online, error = by_task(relu, "online"), by_task(relu, "error")
     late = online["swr"].loc[10] < 0.7 and error["swr"].loc[10] < 0.1

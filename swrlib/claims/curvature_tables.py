@@ -40,10 +40,14 @@ def leads_by_threshold(rows: pd.DataFrame, activation: str = "tanh") -> pd.DataF
     DataFrame
         Of plain training, on the mean over the seeds in which both were seen: a row a threshold of
         the error, a column a threshold of the rank, whose first are the rule's. NaN where both were
-        seen in no seed.
+        seen in no seed; no rows without records.
     """
-    plain = Courses(rows).rows if len(rows) else rows
+    if HESSIAN not in rows:
+        return pd.DataFrame()
+    plain = Courses(rows).rows
     plain = plain[(plain["activation"] == activation) & (plain["method"] == "vanilla")]
+    if not len(plain):
+        return pd.DataFrame()
     error, rank = (plain.pivot(index="task", columns="seed", values=v) for v in ("error", HESSIAN))
     share = rank / rank.iloc[: task_rule.START].mean()
 
