@@ -53,6 +53,7 @@ def made_up(*, seeds=5, methods=METHODS, onset=ONSET, lost=("vanilla",), change=
                     DISTANCE: (9 if method == "wasserstein" else 5) + noise,
                 }
                 about = {"activation": activation, "method": method, "seed": seed, "lr": rate}
+                about["dataset"] = "mnist"
                 frame = pd.DataFrame(table).assign(task=task, **about)
                 parts.append(change(frame) if change else frame)
     return pd.concat(parts, ignore_index=True)
@@ -220,10 +221,12 @@ def test_leads_by_threshold_count_events_as_they_are_named():
     error = np.select([task == 4, task >= 10, task == 8], [0.2, 0.5, 0.2], 0.0)
     rank = np.interp(task, [1, 2, 12, 30], [100, 100, 0, 0])  # 10 less a task
     about = {"activation": "tanh", "method": "vanilla", "lr": 1e-3, "task": task}
+    about["dataset"] = "mnist"
     rows = [pd.DataFrame({"error": error, HESSIAN: rank, "seed": s, **about}) for s in range(3)]
     table = curvature_tables.leads_by_threshold(pd.concat(rows, ignore_index=True))
     assert table.columns[0].startswith("rank below 50%")
     # Below 50% from task 8 on, below 60% from 7, below 75% from 5.
+    assert set(table.index.get_level_values("pixels")) == {"normalized"}
     assert table.to_numpy().tolist() == [[4 - 8, 4 - 7, 4 - 5], [2, 3, 5], [2, 3, 5]]
     assert curvature_tables.leads_by_threshold(rows[0].assign(error=0.0)).isna().all(axis=None)
     assert not len(curvature_tables.leads_by_threshold(rows[0], "relu"))

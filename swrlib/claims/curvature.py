@@ -23,8 +23,10 @@ from swrlib.verdicts.task_rule import Scope
 PAPER = find_paper("curvature")
 STREAM = "label-shuffled"
 RATES = PAPER.details["learning_rates"]
-#: MNIST with pixels from 0 to 1; the paper does not say how it scales them.
-UNIT = "mnist-unit"
+#: How MNIST's pixels are scaled, by data set: the paper does not say. Only the first is meant where
+#: nothing is said.
+PIXELS = {"mnist": "normalized", "mnist-unit": "from 0 to 1"}
+NORMALIZED, UNIT = PIXELS
 ACTIVATIONS = ("relu", "leaky_relu", "tanh", "identity")
 NONLINEAR = ACTIVATIONS[:3]
 #: Activations as readers know them, in their order.
@@ -66,15 +68,13 @@ NOWHERE = "With no activation was plasticity clearly lost, so there is nothing t
 NO_SETTING = "In no setting is it certain that the error at the end of a task does not rise."
 
 
-def at_the_paper_s_setting(records: pd.DataFrame, dataset: str = "mnist") -> pd.DataFrame:
-    """Keep the runs whose tasks are the paper's, whatever their number and rate.
+def at_the_paper_s_setting(records: pd.DataFrame) -> pd.DataFrame:
+    """Keep the runs whose tasks are the paper's, whatever their number, rate and pixels' scale.
 
     Parameters
     ----------
     records : DataFrame
         What `swrlib.load_records` returns.
-    dataset : str
-        MNIST with normalized pixels, or `UNIT`.
 
     Returns
     -------
@@ -83,12 +83,13 @@ def at_the_paper_s_setting(records: pd.DataFrame, dataset: str = "mnist") -> pd.
         on which no strength was chosen; with ``activation``.
     """
     details = PAPER.details
-    printed = {"dataset": dataset, "stream": STREAM, "batch_size": PAPER.batch_size}
-    printed |= {"images": details["stream"]["images"], "model_hidden": details["model"]["hidden"]}
-    printed |= {"model_initialization": "glorot"}
-    chosen = of_setting(records, printed, {"optimizer": None, "model_layer_norm": None})
+    given = {"stream": STREAM, "batch_size": PAPER.batch_size}
+    given |= {"images": details["stream"]["images"], "model_hidden": details["model"]["hidden"]}
+    given |= {"model_initialization": "glorot"}
+    chosen = of_setting(records, given, {"optimizer": None, "model_layer_norm": None})
     length = chosen.groupby("run")["stage_epoch"].transform("max")
     chosen = chosen[(length == PAPER.epochs[STREAM][0]) & (chosen["seed"] < CHOOSING)]
+    chosen = chosen[chosen["dataset"].isin([*PIXELS])]
     return chosen.assign(activation=option(chosen, "activation", "relu"))
 
 
@@ -116,20 +117,28 @@ class Courses:
     Parameters
     ----------
     rows : DataFrame
-        ``activation, method, seed, task, lr, error, online`` and what was measured, a row a run and
-        task: what `swrlib.verdicts.task_rule.measured_by_task` returned.
+        ``dataset, activation, method, seed, task, lr, error, online`` and what was measured, a row
+        a run and task: what `swrlib.verdicts.task_rule.measured_by_task` returned.
     """
 
     def __init__(self, rows: pd.DataFrame) -> None:
         self.all = rows
-        self.rows = rows[np.isclose(rows["lr"].astype(float), PAPER.learning_rate)]
+        self.rows = self._at(NORMALIZED, PAPER.learning_rate)
         self.sums = functools.cache(self._summed)
 
+    def _at(self, dataset: str, rate: float) -> pd.DataFrame:
+        at_rate = np.isclose(self.all["lr"].astype(float), rate)
+        return self.all[at_rate & (self.all["dataset"] == dataset)]
+
     def _summed(
-        self, value: str, activation: str, rate: float = PAPER.learning_rate
+        self,
+        value: str,
+        activation: str,
+        rate: float = PAPER.learning_rate,
+        dataset: str = NORMALIZED,
     ) -> pd.DataFrame:
         """Return `task_rule.summarized` of one setting; nothing where it was not measured."""
-        rows = self.all[np.isclose(self.all["lr"].astype(float), rate)]
+        rows = self._at(dataset, rate)
         rows = rows[rows["activation"] == activation]
         rows = rows if value in rows else rows[:0].assign(**{value: 0.0})
         return task_rule.summarized(rows, value)
@@ -249,24 +258,27 @@ def _first(courses: Courses) -> Cases:
     return [task_rule.onset_case(text, sums, other, "relu") for other, text in texts.items()]
 
 
-def events_of(courses: Courses, activation: str) -> pd.DataFrame:
+def events_of(courses: Courses, activation: str, dataset: str = NORMALIZED) -> pd.DataFrame:
     """Return when the error rises and when the rank falls, by method and seed."""
-    error, rank = (courses.sums(value, activation) for value in ("error", HESSIAN))
+    error, rank = (courses.sums(value, activation, dataset=dataset) for value in ("error", HESSIAN))
     return error[["onset", "censored", "tasks"]].join(rank[["fallen", "never"]])
 
 
-def lead_of(courses: Courses, activation: str, method: str) -> Case:
+def lead_of(courses: Courses, activation: str, method: str, dataset: str = NORMALIZED) -> Case:
     """Return by how many tasks the Hessian's rank falls before the error rises, by seed."""
-    both = events_of(courses, activation).dropna(subset=["onset", "fallen"])
+    both = events_of(courses, activation, dataset).dropna(subset=["onset", "fallen"])
     own = both[both.index.get_level_values("method") == method].droplevel("method")
-    what = f"{NAMED[activation]}, onset of the error minus fall of the rank, in tasks"
+    what = f"{NAMED[activation]}, pixels {PIXELS[dataset]}, onset of the error minus fall of the "
+    what += "rank, in tasks"
     return task_rule.lead_case(what, own["fallen"], own["onset"], own["never"], own["censored"])
 
 
 def _before(courses: Courses) -> Cases:
-    """Return the lead with tanh; no case where it was run and neither event was seen."""
-    lead = lead_of(courses, "tanh", "vanilla")
-    return [] if len(lead.values) and not lead.n else [lead]
+    """Return the leads with tanh; no case where it was run and neither event was seen."""
+    leads = [lead_of(courses, "tanh", "vanilla", dataset) for dataset in PIXELS]
+    if any(len(lead.values) for lead in leads) and not any(lead.n for lead in leads):
+        return []
+    return [lead for lead in leads if lead.n or not len(lead.values)]
 
 
 def _explained(name: str, sign: float) -> Reading:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
 from swrlib.claims.curvature import (
@@ -9,7 +10,7 @@ from swrlib.claims.curvature import (
     HESSIAN,
     NAMED,
     PAPER,
-    UNIT,
+    PIXELS,
     Courses,
     at_the_paper_s_setting,
 )
@@ -32,22 +33,25 @@ def leads_by_threshold(rows: pd.DataFrame, activation: str = "tanh") -> pd.DataF
     Parameters
     ----------
     rows : DataFrame
-        As for `Courses`.
+        As for `swrlib.claims.curvature.Courses`; there may be none.
     activation : str
 
     Returns
     -------
     DataFrame
-        Of plain training, on the mean over the seeds in which both were seen: a row a threshold of
-        the error, a column a threshold of the rank, whose first are the rule's. NaN where both were
-        seen in no seed; no rows without records.
+        Of plain training, on the mean over the seeds in which both were seen: by scale of the
+        pixels, a row a threshold of the error, a column a threshold of the rank, whose first are
+        the rule's. NaN where both were seen in no seed.
     """
     if HESSIAN not in rows:
         return pd.DataFrame()
-    plain = Courses(rows).rows
-    plain = plain[(plain["activation"] == activation) & (plain["method"] == "vanilla")]
-    if not len(plain):
-        return pd.DataFrame()
+    plain = rows[(rows["activation"] == activation) & (rows["method"] == "vanilla")]
+    plain = plain[np.isclose(plain["lr"].astype(float), PAPER.learning_rate)]
+    tables = {PIXELS[name]: _leads(part) for name, part in plain.groupby("dataset")}
+    return pd.concat(tables, names=["pixels", "error"]) if tables else pd.DataFrame()
+
+
+def _leads(plain: pd.DataFrame) -> pd.DataFrame:
     error, rank = (plain.pivot(index="task", columns="seed", values=v) for v in ("error", HESSIAN))
     share = rank / rank.iloc[: task_rule.START].mean()
 
@@ -83,9 +87,10 @@ def by_pixels(records: pd.DataFrame) -> pd.DataFrame:
         task of each seed that was lost ("–": none).
     """
     parts = []
-    for scale, dataset in {"normalized": "mnist", "from 0 to 1": UNIT}.items():
-        chosen = at_the_paper_s_setting(records, dataset)
-        chosen = chosen[chosen["activation"] == "relu"]
+    relu = at_the_paper_s_setting(records)
+    relu = relu[relu["activation"] == "relu"]
+    for dataset, scale in PIXELS.items():
+        chosen = relu[relu["dataset"] == dataset]
         if not len(chosen):
             return pd.DataFrame()
         parts.append(task_rule.task_rows(chosen).assign(pixels=scale))

@@ -140,7 +140,8 @@ class Overview:
     def shuffled(self, method: str) -> str:
         """Write a method's error over the last fifth of label-shuffled MNIST's tasks, with ReLU."""
         runs = curvature.at_the_paper_s_setting(self._shuffled)
-        runs = runs[(runs["activation"] == "relu") & (runs["method"] == method)]
+        runs = runs[(runs["dataset"] == curvature.NORMALIZED) & (runs["activation"] == "relu")]
+        runs = runs[runs["method"] == method]
         if not len(runs):
             return _MISSING
         late = summarized(task_rows(runs), "error")["late"]
