@@ -27,13 +27,11 @@ DIVERGED = 100.0
 GROWN = math.log(1.25)
 #: The streams in which data change.
 CHANGING = ("warm-start", "full-access", "limited-access")
+_SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 #: Shape and classes of the images of each data set on which the MLP was trained at length: what
 #: `swrlib.build_model` needs of one.
 IMAGES: Mapping[str, Any] = MappingProxyType(
-    {
-        "mnist": SimpleNamespace(shape=(1, 28, 28), classes=range(10)),
-        "cifar10": SimpleNamespace(shape=(3, 32, 32), classes=range(10)),
-    }
+    {name: SimpleNamespace(shape=shape, classes=range(10)) for name, shape in _SHAPES.items()}
 )
 
 
