@@ -208,7 +208,7 @@ def test_sharpness_is_the_largest_eigenvalue():
 
 
 def test_times_are_of_both():
-    table = fire.times([(8, 4)], repeats=1)
+    table = fire.times([(8, 4)])
     assert (table > 0).all(axis=None) and list(table.index) == ["8×4"]
 
 

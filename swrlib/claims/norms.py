@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
+from collections.abc import Mapping
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,12 +27,12 @@ DIVERGED = 100.0
 GROWN = math.log(1.25)
 #: The streams in which data change.
 CHANGING = ("warm-start", "full-access", "limited-access")
+_SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 #: Shape and classes of the images of each data set on which the MLP was trained at length: what
 #: `swrlib.build_model` needs of one.
-IMAGES: dict[str, Any] = {
-    "mnist": SimpleNamespace(shape=(1, 28, 28), classes=range(10)),
-    "cifar10": SimpleNamespace(shape=(3, 32, 32), classes=range(10)),
-}
+IMAGES: Mapping[str, Any] = MappingProxyType(
+    {name: SimpleNamespace(shape=shape, classes=range(10)) for name, shape in _SHAPES.items()}
+)
 
 
 def norms_by_layer(
