@@ -8,6 +8,7 @@ import math
 import sys
 import warnings
 from collections.abc import Iterable
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -56,6 +57,39 @@ def checked_number(name: str, value: Any, below: float = math.inf) -> float:
         limit = "" if below == math.inf else f" and below {below:g}"
         raise ValueError(f"{name} is {value!r}: it must be a number from 0 on{limit}")
     return float(value)
+
+
+def read_value(text: str) -> int | float | str | None:
+    """Read what stands behind a name, an option's value say: a number, none, or a word."""
+    if text == "none":
+        return None
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def settle_numbers(options: Any) -> None:
+    """Give the fields of a frozen dataclass whose default is a number the default's type, in place.
+
+    So 1 and 1.0 are one value, and one run. None, for what is not there, stays.
+
+    Raises
+    ------
+    ValueError
+        If such a field is no number, or not a whole one where its default is.
+    """
+    for field in fields(options):
+        kind, value = type(field.default), getattr(options, field.name)
+        if kind not in (int, float) or value is None:
+            continue
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not math.isfinite(value) or kind(value) != value:
+            whole = "whole " if kind is int else ""
+            raise ValueError(f"{field.name} is {value!r}: it must be a {whole}number")
+        object.__setattr__(options, field.name, kind(value))
 
 
 def first_line(error: Exception) -> str:

@@ -605,11 +605,11 @@ def test_a_scaled_stream_goes_by_a_name_of_its_own():
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("scaled:0.5", "scaled:0.5,norm,untouched"),
+        ("scaled:0.5", "write scaled:ratio,reading,biases"),
         ("scaled:half,norm,untouched", "'half'"),
         ("scaled:0.5,norms,untouched", "'norm'"),
         ("scaled:1.5,norm,untouched", "1.5"),
-        ("warm-start:0.5,norm,untouched", "only 'scaled'"),
+        ("warm-start:0.5,norm,untouched", "it has no options"),
     ],
 )
 def test_a_wrong_name_of_a_scaled_stream_is_refused(name, text):

@@ -38,13 +38,10 @@ class _Tasks(Stream):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.tasks is None:
+            object.__setattr__(self, "tasks", len(self.epochs))
         for option in self.option_names():
-            value = getattr(self, option)
-            if value is None and option == "tasks":
-                value = len(self.epochs)
-            value = int(value) if isinstance(value, float) and value.is_integer() else value
-            check_whole(option, value)
-            object.__setattr__(self, option, value)
+            check_whole(option, getattr(self, option))
         if self.tasks != len(self.epochs):
             if len(set(self.epochs)) > 1:
                 raise ValueError(
@@ -89,7 +86,6 @@ class LabelShuffled(_Tasks):
     """
 
     name: ClassVar[str] = "label-shuffled"
-    written: ClassVar[str] = "label-shuffled:30,1280"
 
     def task(self, labels: Tensor, draw: torch.Generator) -> dict[str, Any]:
         """Shuffle the images' own labels."""
@@ -109,7 +105,6 @@ class PixelPermuted(_Tasks):
 
     pixels: int = 784
     name: ClassVar[str] = "pixel-permuted"
-    written: ClassVar[str] = "pixel-permuted:30,1280,784"
 
     def task(self, labels: Tensor, draw: torch.Generator) -> dict[str, Any]:
         """Draw a permutation."""
