@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -412,6 +413,21 @@ def test_every_name_has_its_class():
         FullReset,
         AdamW,
     ]
+
+
+@dataclass(frozen=True)
+class Toy(swrlib.Method):
+    """A method of one's own with an option."""
+
+    kappa: float = 2.0
+    name: ClassVar[str] = "toy"
+
+
+def test_an_option_takes_the_type_of_its_default(monkeypatch):
+    assert type(Toy(kappa=1).configuration()["kappa"]) is float
+    monkeypatch.setitem(METHODS, "toy", Toy)
+    with pytest.raises(ValueError, match="kappa is 'much': it must be a number"):
+        make_method("toy", kappa="much")
 
 
 def test_one_lambda_and_an_equal_pair_are_the_same_method():

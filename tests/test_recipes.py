@@ -16,13 +16,15 @@ import pytest
 import torch
 from execution import run_cells
 from image_folder import make_image_folder
+from IPython.utils.capture import capture_output
 from nbformat.v4 import new_code_cell, new_notebook
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 import swrlib
-from swrlib import SoftWeightRescaling, claims, load_records, papers
+from swrlib import SoftWeightRescaling, claims, load_records, papers, tables
 from swrlib.__main__ import main
+from swrlib.figures import accuracies
 from swrlib.methods import METHODS
 from swrlib.overview import late_accuracies
 from swrlib.papers import SWR as paper
@@ -193,13 +195,19 @@ def alone(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_method_of_ones_own_acts_in_the_engine_and_in_a_loop(alone):
+def test_a_method_of_ones_own_acts_in_the_engine_and_in_a_loop(alone, shell):
     names: dict = {}
     exec(block(BUILT, "class ShrunkHead"), names)
     records = names["records"].assign(share=lambda table: table["share"].fillna(0.5))
     first, second = (records[records["stage"] == stage] for stage in (1, 2))
-    assert first["train_loss"].nunique() == 2, "before a change all runs are one; epoch 0 is NaN"
+    assert first["train_loss"].nunique() == 1, "before a change all runs are one"
     assert second.groupby(["method", "share"])["train_loss"].last().nunique() == 3
+    plain = names["records"][names["records"]["share"].isna()]
+    figure, _ = accuracies.course(plain)
+    assert "shrunk-head" in {line.get_label() for line in figure.axes[0].lines}
+    with capture_output() as captured:
+        tables.finals(plain)
+    assert "shrunk-head" in captured.outputs[0].data["text/html"]
     exec(block(BUILT, "InLoop").replace("method.change()", ""), names)
     before = [parameter.clone() for parameter in names["model"].parameters()]
     names["method"].change()
