@@ -309,7 +309,7 @@ def test_numbers_take_the_type_of_their_default(monkeypatch):
         "a,1": "parts is 'a': it must be a whole number",
         "2,nan": "share is nan: it must be a number",
         "inf,1": "parts is inf",
-        "2": "cannot read the stream toy:2: write toy:parts,share",
+        "2": "cannot read the stream toy:2: what follows the name is parts,share",
     }.items():
         with pytest.raises(ValueError, match=words):
             make_stream(f"toy:{text}")
@@ -633,7 +633,7 @@ def test_a_scaled_stream_goes_by_a_name_of_its_own():
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("scaled:0.5", "write scaled:ratio,reading,biases"),
+        ("scaled:0.5", "what follows the name is ratio,reading,biases"),
         ("scaled:half,norm,untouched", "'half'"),
         ("scaled:0.5,norms,untouched", "'norm'"),
         ("scaled:1.5,norm,untouched", "1.5"),

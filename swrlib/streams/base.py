@@ -160,8 +160,8 @@ class Stream:
                 f"options of {cls.name!r} are given twice: behind the name and by keyword"
             )
         if text and len(given := text.split(",")) != len(names):
-            options_of = f"write {cls.name}:{','.join(names)}" if names else "it has no options"
-            raise ValueError(f"cannot read the stream {cls.name}:{text}: {options_of}")
+            said = f"what follows the name is {','.join(names)}" if names else "it has no options"
+            raise ValueError(f"cannot read the stream {cls.name}:{text}: {said}")
         if text:
             return dict(zip(names, map(read_value, given), strict=True))
         for option in options:
