@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 import math
 import sys
 import warnings
 from collections.abc import Iterable
-from dataclasses import fields
 from typing import Any
 
 import torch
@@ -59,16 +59,9 @@ def checked_number(name: str, value: Any, below: float = math.inf) -> float:
     return float(value)
 
 
-def read_value(text: str) -> int | float | str | None:
-    """Read what stands behind a name, an option's value say: a number, none, or a word."""
-    if text == "none":
-        return None
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+def first_line(error: Exception) -> str:
+    """Return what an error says in one line; its kind where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def settle_numbers(options: Any) -> None:
@@ -81,7 +74,7 @@ def settle_numbers(options: Any) -> None:
     ValueError
         If such a field is no number, or not a whole one where its default is.
     """
-    for field in fields(options):
+    for field in dataclasses.fields(options):
         kind, value = type(field.default), getattr(options, field.name)
         if kind not in (int, float) or value is None:
             continue
@@ -90,11 +83,6 @@ def settle_numbers(options: Any) -> None:
             whole = "whole " if kind is int else ""
             raise ValueError(f"{field.name} is {value!r}: it must be a {whole}number")
         object.__setattr__(options, field.name, kind(value))
-
-
-def first_line(error: Exception) -> str:
-    """Return what an error says in one line; its kind where it says nothing."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def import_package(module: str) -> Any:

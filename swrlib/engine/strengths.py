@@ -10,7 +10,6 @@ from typing import Any
 import pandas as pd
 
 from swrlib import records
-from swrlib.checks import read_value
 from swrlib.datasets import DATASETS
 from swrlib.methods import METHODS, Method, make_method
 from swrlib.papers import Lambda, Paper
@@ -70,8 +69,20 @@ def _written(given: str, parts: Sequence[str]) -> tuple[Lambda | None, dict[str,
     except ValueError as error:
         name = given.partition(":")[0]
         raise ValueError(f"cannot read λ in {given!r}: write it as {name}:1e-3") from error
-    values = {key: read_value(text) for key, text in options.items()}
+    values = {key: _value(text) for key, text in options.items()}
     return (lam[0] if len(lam) == 1 else lam or None), values  # type: ignore[return-value]
+
+
+def _value(text: str) -> int | float | str | None:
+    """Read an option's value: a number, none, or a word."""
+    if text == "none":
+        return None
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def borrow_method(

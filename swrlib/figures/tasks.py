@@ -100,7 +100,8 @@ def _parts(
         means = summarized(part, value).groupby("method")[["start", "late"]].mean()
         ends = ", ".join(
             f"{paper.label(m)} {means.at[m, 'start']:.3g} → {means.at[m, 'late']:.3g}"
-            for m in paper.ordered(means.index)
+            for m in paper.labels
+            if m in means.index
         )
         said.append(f"{name}: {ends}.")
     return parts, " ".join(said)

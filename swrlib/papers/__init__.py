@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import os
 import tomllib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from itertools import product
 from pathlib import Path
@@ -192,11 +192,6 @@ class Paper:
     def label(self, name: str) -> str:
         """Write a dataset's, model's, stream's or method's name as readers know it."""
         return self.labels.get(name, name)
-
-    def ordered(self, names: Iterable[str]) -> list[str]:
-        """Put names in the order of the labels, those without a label last."""
-        places = {name: place for place, name in enumerate(self.labels)}
-        return sorted(names, key=lambda name: places.get(name, len(places)))
 
     def published_lambda(self, method: str, dataset: str, model: str, stream: str) -> Lambda | None:
         """Return the λ that the paper chose.

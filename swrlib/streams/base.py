@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from swrlib.checks import read_value, settle_numbers
+from swrlib.checks import settle_numbers
 from swrlib.datasets import Dataset
 from swrlib.theory.scaling import check_scaling, scale_
 
@@ -163,7 +163,7 @@ class Stream:
             said = f"what follows the name is {','.join(names)}" if names else "it has no options"
             raise ValueError(f"cannot read the stream {cls.name}:{text}: {said}")
         if text:
-            return dict(zip(names, map(read_value, given), strict=True))
+            return dict(zip(names, map(_number, given), strict=True))
         for option in options:
             if option not in names:
                 owners = [k.name for k in STREAMS.values() if option in k.option_names()]
@@ -326,6 +326,13 @@ class Scaled(Stream):
         """Scale."""
         assert self.ratio is not None
         scale_(model, initial_norms, ratio=self.ratio, reading=self.reading, biases=self.biases)
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 STREAMS: dict[str, type[Stream]] = {

@@ -9,7 +9,7 @@ read off its figures, which begin near 0.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -43,7 +43,10 @@ class ClassIncremental(Stream):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_whole("added", self.added)
+        added: Any = self.added
+        added = int(added) if isinstance(added, float) and added.is_integer() else added
+        check_whole("added", added)
+        object.__setattr__(self, "added", added)
         if self.outputs not in get_args(Outputs):
             known = nearest(self.outputs, get_args(Outputs))
             raise ValueError(f"unknown outputs {self.outputs!r}: {known}")

@@ -38,10 +38,13 @@ class _Tasks(Stream):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.tasks is None:
-            object.__setattr__(self, "tasks", len(self.epochs))
         for option in self.option_names():
-            check_whole(option, getattr(self, option))
+            value = getattr(self, option)
+            if value is None and option == "tasks":
+                value = len(self.epochs)
+            value = int(value) if isinstance(value, float) and value.is_integer() else value
+            check_whole(option, value)
+            object.__setattr__(self, option, value)
         if self.tasks != len(self.epochs):
             if len(set(self.epochs)) > 1:
                 raise ValueError(
