@@ -159,11 +159,11 @@ class Stream:
             raise ValueError(
                 f"options of {cls.name!r} are given twice: behind the name and by keyword"
             )
-        if text and len(given := text.split(",")) != len(names):
+        if text and len(values := text.split(",")) != len(names):
             said = f"what follows the name is {','.join(names)}" if names else "it has no options"
             raise ValueError(f"cannot read the stream {cls.name}:{text}: {said}")
         if text:
-            return dict(zip(names, map(_number, given), strict=True))
+            return dict(zip(names, map(_number, values), strict=True))
         for option in options:
             if option not in names:
                 owners = [k.name for k in STREAMS.values() if option in k.option_names()]
