@@ -56,7 +56,7 @@ def mlp(*first: nn.Module) -> nn.Sequential:
 
 def test_code_fits_into_a_page_and_can_be_read():
     shown = [cell.source for cell in CELLS if "content" in cell.metadata.get("tags", [])]
-    shown += blocks(QUICKSTART) + blocks(FRONT) + blocks(FRONT, "bash")
+    shown += blocks(QUICKSTART) + blocks(FRONT) + blocks(FRONT, "bash") + blocks(BUILT)
     assert len(shown) > 10
     long = [line for code in shown for line in code.splitlines() if len(line) > WIDTH]
     assert long == []
@@ -208,7 +208,7 @@ def test_a_method_of_ones_own_acts_in_the_engine_and_in_a_loop(alone, shell):
     with capture_output() as captured:
         tables.finals(plain)
     assert "shrunk-head" in captured.outputs[0].data["text/html"]
-    exec(block(BUILT, "InLoop").replace("method.change()", ""), names)
+    exec(block(BUILT, "InLoop").replace("method.change()", "..."), names)
     before = [parameter.clone() for parameter in names["model"].parameters()]
     names["method"].change()
     for number, (old, new) in enumerate(zip(before, names["model"].parameters(), strict=True)):
