@@ -174,7 +174,8 @@ def begin(namespace: Mapping[str, Any], *names: str) -> Chapter:
     """Check a notebook's parameters, print what they resolve to, and stamp provenance.
 
     papermill only warns of an unknown parameter, so whatever plain value stands in the notebook's
-    namespace at this point must be one of the chapter's parameters.
+    namespace at this point must be one of the chapter's parameters; an imported constant, whose
+    name is in capitals, need not.
 
     Parameters
     ----------
@@ -189,7 +190,7 @@ def begin(namespace: Mapping[str, Any], *names: str) -> Chapter:
         If a parameter is unknown or senseless; the nearest right name is given.
     """
     for name, value in namespace.items():
-        if name.startswith("_") or name in _JUPYTER or name in names:
+        if name.startswith("_") or name.isupper() or name in _JUPYTER or name in names:
             continue
         if isinstance(value, _PLAIN):
             raise ValueError(f"unknown parameter {name!r}: {nearest(name, names)}")
