@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -41,7 +42,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "model": {"required": True, "help": f"one of {', '.join(MODELS)}"},
     "stream": {
         "required": True,
-        "help": f"one of {', '.join(STREAMS)}; with options as {STREAMS['scaled'].written}",
+        "help": f"one of {', '.join(STREAMS)}; with options as scaled:0.5,norm,untouched",
     },
     "methods": {
         "nargs": "+",
@@ -157,6 +158,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 3
     final = frame.sort_values("epoch").groupby("run").last()
     settings = ["method", "lam", "lam_features", "lam_classifier"]
+    options = {f.name for name in set(final["method"]) & {*METHODS} for f in fields(METHODS[name])}
+    options &= {*final} - {*settings}
+    different = final.groupby("method")[sorted(options)].nunique(dropna=False) > 1
+    settings += [option for option in different if different[option].any()]
     outcome = "test_accuracy"
     if final[outcome].isna().all() and "task_accuracy" in final:  # of a stream with no test
         outcome = "task_accuracy"

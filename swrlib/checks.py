@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 import math
@@ -85,6 +86,27 @@ def listed(names: Sequence[str], most: int = 6) -> str:
 def first_line(error: Exception) -> str:
     """Return what an error says in one line; its kind where it says nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def settle_numbers(options: Any) -> None:
+    """Give the fields of a frozen dataclass whose default is a number the default's type, in place.
+
+    So 1 and 1.0 are one value, and one run. None, for what is not there, stays.
+
+    Raises
+    ------
+    ValueError
+        If such a field is no number, or not a whole one where its default is.
+    """
+    for field in dataclasses.fields(options):
+        kind, value = type(field.default), getattr(options, field.name)
+        if kind not in (int, float) or value is None:
+            continue
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not math.isfinite(value) or kind(value) != value:
+            whole = "whole " if kind is int else ""
+            raise ValueError(f"{field.name} is {value!r}: it must be a {whole}number")
+        object.__setattr__(options, field.name, kind(value))
 
 
 def import_package(module: str) -> Any:

@@ -26,6 +26,7 @@ from swrlib.engine.strengths import borrow_method
 from swrlib.methods import Method
 from swrlib.models import MODELS
 from swrlib.papers import SWR as paper
+from swrlib.papers import Paper, find_paper
 from swrlib.provenance import provenance
 from swrlib.swr import SoftWeightRescaling
 from swrlib.verdicts.outcomes import OURS
@@ -71,16 +72,16 @@ class Chapter:
         self.results = Path(folder) if folder else self.root / "build" / "records"
         self.read: set[str] = set()
 
-    def methods(self, names: Iterable[str], stream: str) -> list[Method]:
+    def methods(self, names: Iterable[str], stream: str, of: Paper = paper) -> list[Method]:
         """Return methods with the paper's λ, or one borrowed from a near column, which is said."""
         place, chosen = (self.dataset, self.model, stream), []
         for name in names:
-            method, said = borrow_method(name, *place, self.results, paper=paper)
+            method, said = borrow_method(name, *place, self.results, paper=of)
             if method is not None:
                 chosen.append(method)
             if said:
-                of = paper.label(name)
-                print(f"{of}: {said}" if method is not None else f"{of} is left out: {said}")
+                who = paper.label(name)
+                print(f"{who}: {said}" if method is not None else f"{who} is left out: {said}")
         return chosen
 
     def train(self, stream: str | streams.Stream, methods: Iterable[str], **options: Any) -> Any:
@@ -90,7 +91,7 @@ class Chapter:
             dataset=self.dataset,
             model=self.model,
             stream=stream,
-            methods=self.methods(methods, name),
+            methods=self.methods(methods, name, find_paper(options.get("paper", paper))),
             seeds=self.seeds,
             scale=self.scale,
             epochs=self.epochs if isinstance(stream, str) else None,
@@ -172,7 +173,8 @@ def begin(namespace: Mapping[str, Any], *names: str) -> Chapter:
     """Check a notebook's parameters, print what they resolve to, and stamp provenance.
 
     papermill only warns of an unknown parameter, so whatever plain value stands in the notebook's
-    namespace at this point must be one of the chapter's parameters.
+    namespace at this point must be one of the chapter's parameters; an imported constant, whose
+    name is in capitals, need not.
 
     Parameters
     ----------
@@ -187,7 +189,7 @@ def begin(namespace: Mapping[str, Any], *names: str) -> Chapter:
         If a parameter is unknown or senseless; the nearest right name is given.
     """
     for name, value in namespace.items():
-        if name.startswith("_") or name in _JUPYTER or name in names:
+        if name.startswith("_") or name.isupper() or name in _JUPYTER or name in names:
             continue
         if isinstance(value, _PLAIN):
             raise ValueError(f"unknown parameter {name!r}: {nearest(name, names)}")

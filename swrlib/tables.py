@@ -256,8 +256,7 @@ def finals(frame: pd.DataFrame) -> None:
                 "minus vanilla, points": _gap_from_vanilla(late, method),
                 "last epoch alone, %": _spread(last[method]),
             }
-            for method in paper.labels
-            if method in late
+            for method in sorted(late, key=[*paper.labels, *late].index)
         }
         show(text, pd.DataFrame.from_dict(lines, orient="index"))
 

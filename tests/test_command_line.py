@@ -85,8 +85,9 @@ def test_it_trains_records_and_sums_up(arguments, tmp_path, capsys):
     assert line.split()[-1] == "2"
 
 
-def test_the_summary_tells_pairs_of_lambda_apart(arguments, capsys):
-    assert main(arguments(methods="swr:1e-4,1e-1 swr:1,1e-2")) == 0
+@pytest.mark.parametrize("methods", ["swr:1e-4,1e-1 swr:1,1e-2", "fire fire:norm=present"])
+def test_the_summary_tells_lambdas_and_options_apart(methods, arguments, capsys):
+    assert main(arguments(methods=methods)) == 0
     out, _ = capsys.readouterr()
     assert [line.split()[-1] for line in out.splitlines()[2:]] == ["1", "1"]  # runs of each
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -399,10 +400,7 @@ def test_a_reset_of_the_wrong_layers_is_caught(mutant, model, pictures, monkeypa
 
 
 def test_every_name_has_its_class():
-    names = "vanilla l2 l2-init shrink-perturb head-reset swr swr-reinit "
-    names += "swr-except-normalization full-reset adamw "
-    names += "wasserstein spectral l2-er fire redo shrink-perturb-noise continual-backprop"
-    assert list(METHODS) == names.split()
+    assert all(kind.name == name for name, kind in METHODS.items())
     assert [METHODS[name] for name in METHODS][:10] == [
         Vanilla,
         L2,
@@ -415,6 +413,21 @@ def test_every_name_has_its_class():
         FullReset,
         AdamW,
     ]
+
+
+@dataclass(frozen=True)
+class Toy(swrlib.Method):
+    """A method of one's own with an option."""
+
+    kappa: float = 2.0
+    name: ClassVar[str] = "toy"
+
+
+def test_an_option_takes_the_type_of_its_default(monkeypatch):
+    assert type(Toy(kappa=1).configuration()["kappa"]) is float
+    monkeypatch.setitem(METHODS, "toy", Toy)
+    with pytest.raises(ValueError, match="kappa is 'much': it must be a number"):
+        make_method("toy", kappa="much")
 
 
 def test_one_lambda_and_an_equal_pair_are_the_same_method():

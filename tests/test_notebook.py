@@ -43,7 +43,8 @@ def records(chapter):
 
 
 def test_parameters_are_resolved_and_stamped():
-    text = shown(notebook.begin, GOOD | {"pd": pd, "_x": 1}, *GOOD)
+    imported = {"pd": pd, "_x": 1, "IMAGES": {"mnist": "a constant"}}
+    text = shown(notebook.begin, GOOD | imported, *GOOD)
     assert "dataset = mnist-5k" in text and "torch" in text
     with capture_output():
         chapter = notebook.begin(GOOD, *GOOD)

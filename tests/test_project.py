@@ -308,20 +308,6 @@ def test_the_picture_of_the_rooms_names_rooms_that_exist(root):
     assert rooms_of((root / "book/images/rooms.svg").read_text()) == set(ROOMS)
 
 
-@pytest.mark.timeout(120)
-def test_the_recipes_of_how_it_is_built_run_as_they_are_printed(root, tmp_path, monkeypatch):
-    page = (root / "book/built.md").read_text()
-    monkeypatch.chdir(tmp_path)
-    (paper,) = re.findall(r"```toml\n(.*?)```", page, re.S)
-    (tmp_path / "example.toml").write_text(paper)
-    recipes = re.findall(r"```python\n(.*?)```", page, re.S)
-    assert len(recipes) == 3
-    for recipe in recipes:
-        names = {"__name__": "recipe"}
-        exec(recipe, names)
-        assert names["records"]["test_accuracy"].between(0.3, 1).any()
-
-
 def test_no_file_class_or_function_of_the_library_is_long(root):
     for path in (root / "swrlib").rglob("*.py"):
         text = path.read_text()

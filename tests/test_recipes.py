@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+import sys
 import warnings
 from collections import Counter
 from pathlib import Path
+from types import ModuleType
 
 import nbformat
 import pytest
 import torch
+from execution import run_cells
 from image_folder import make_image_folder
+from IPython.utils.capture import capture_output
+from nbformat.v4 import new_code_cell, new_notebook
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 import swrlib
-from swrlib import SoftWeightRescaling, load_records
+from swrlib import SoftWeightRescaling, claims, load_records, papers, tables
 from swrlib.__main__ import main
+from swrlib.figures import accuracies
+from swrlib.methods import METHODS
 from swrlib.overview import late_accuracies
 from swrlib.papers import SWR as paper
+from swrlib.streams import STREAMS
 from swrlib.verdicts import difference
 
 ROOT = Path(__file__).resolve().parent.parent
 CELLS = nbformat.read(ROOT / "notebooks/quickstart.ipynb", as_version=4).cells
 QUICKSTART = "\n\n".join(cell.source for cell in CELLS if cell.cell_type == "markdown")
+BUILT = (ROOT / "book/built.md").read_text("utf-8")
 FRONT = (ROOT / "book/index.md").read_text("utf-8")
 #: Characters of a line of code that a page of 1280 pixels shows without scrolling.
 WIDTH = 78
@@ -46,7 +56,7 @@ def mlp(*first: nn.Module) -> nn.Sequential:
 
 def test_code_fits_into_a_page_and_can_be_read():
     shown = [cell.source for cell in CELLS if "content" in cell.metadata.get("tags", [])]
-    shown += blocks(QUICKSTART) + blocks(FRONT) + blocks(FRONT, "bash")
+    shown += blocks(QUICKSTART) + blocks(FRONT) + blocks(FRONT, "bash") + blocks(BUILT)
     assert len(shown) > 10
     long = [line for code in shown for line in code.splitlines() if len(line) > WIDTH]
     assert long == []
@@ -168,3 +178,68 @@ def test_the_reference_has_what_a_user_needs_first():
     assert not re.search(rooms, first) and "SoftWeightRescaling" in first[:800]
     named = {name.rpartition(".")[2] for name in re.findall(r"^\.\. auto\w+:: (.*)$", first, re.M)}
     assert {*swrlib.__all__} - named == {"Method"} and "swrlib.Method" in inside
+    assert {kind.__name__ for kind in METHODS.values()} <= named
+    by_name = {kind for kind in STREAMS.values() if f'"{kind.name}"' in swrlib.make_stream.__doc__}
+    assert {kind.__name__ for kind in {*STREAMS.values()} - by_name} <= named
+
+
+# How it is built: what one copies to add a method, a stream, a paper
+
+
+@pytest.fixture
+def alone(tmp_path, monkeypatch):
+    """Stand in an empty folder, with records of one's own alone."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SWR_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("SWR_PROGRESS", "off")
+    return tmp_path
+
+
+def test_a_method_of_ones_own_acts_in_the_engine_and_in_a_loop(alone, shell):
+    names: dict = {}
+    exec(block(BUILT, "class ShrunkHead"), names)
+    records = names["records"].assign(share=lambda table: table["share"].fillna(0.5))
+    first, second = (records[records["stage"] == stage] for stage in (1, 2))
+    assert first["train_loss"].nunique() == 1, "before a change all runs are one"
+    assert second.groupby(["method", "share"])["train_loss"].last().nunique() == 3
+    plain = names["records"][names["records"]["share"].isna()]
+    figure, _ = accuracies.course(plain)
+    assert "shrunk-head" in {line.get_label() for line in figure.axes[0].lines}
+    with capture_output() as captured:
+        tables.finals(plain)
+    assert "shrunk-head" in captured.outputs[0].data["text/html"]
+    exec(block(BUILT, "InLoop").replace("method.change()", "..."), names)
+    before = [parameter.clone() for parameter in names["model"].parameters()]
+    names["method"].change()
+    for number, (old, new) in enumerate(zip(before, names["model"].parameters(), strict=True)):
+        assert torch.equal(new, old * (0.5 if number > 1 else 1.0))
+
+
+def test_a_stream_of_ones_own_trains(alone):
+    names: dict = {}
+    exec(block(BUILT, "class EvenFirst"), names)
+    ends = names["records"].groupby("stage")["test_accuracy"].max()
+    assert ends[1] < 0.55 < ends[2], "there are as many odd digits"
+
+
+def test_a_paper_of_ones_own_has_its_strengths_claim_and_chapter(alone, shell, monkeypatch):
+    (alone / "example.toml").write_text(block(BUILT, "An example", "toml"))
+    names: dict = {}
+    exec(block(BUILT, 'find_paper("example.toml")'), names)
+    assert set(names["records"]["lam"]) == {1e-3} and names["records"]["epoch"].max() == 2
+    for path in papers.FOLDER.glob("*.toml"):
+        shutil.copy(path, alone)
+    monkeypatch.setattr(papers, "FOLDER", alone)
+    rules = ModuleType("swrlib.claims.example")
+    exec(block(BUILT, "judge_cases"), vars(rules))
+    monkeypatch.setitem(sys.modules, rules.__name__, rules)
+    monkeypatch.setattr(claims, "example", rules, raising=False)
+    cells = re.split(r"^# %% .*\n", block(BUILT, "# %%"), flags=re.M)[1:]
+    notebook = new_notebook(cells=[new_code_cell(source.strip()) for source in cells])
+    nbformat.write(notebook, alone / "example.ipynb")
+    shown = [cell.outputs for cell in run_cells(shell, alone / "example.ipynb").cells]
+    said = " ".join(str(output.data) for outputs in shown for output in outputs)
+    assert "SWR ends above plain training." in said and "verdict-not-run" in said
+    assert "n = 3" in said and "<svg" not in said and "image/svg+xml" in said
+    records = shell.user_ns["own"]
+    assert set(records["lam"].dropna()) == {1e-3} and set(records["lr"].dropna()) == {5e-4}

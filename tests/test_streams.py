@@ -289,6 +289,34 @@ def test_a_senseless_stream_is_refused_in_one_sentence(wrong, words):
     assert "\n" not in message and ". " not in message
 
 
+@dataclass(frozen=True)
+class Toy(Stream):
+    """A stream of one's own with a whole number and another as options."""
+
+    parts: int = 2
+    share: float = 0.5
+    name: ClassVar[str] = "toy"
+    quick: ClassVar[tuple[int, ...]] = (1,)
+
+
+def test_numbers_take_the_type_of_their_default(monkeypatch):
+    monkeypatch.setitem(STREAMS, "toy", Toy)
+    same = [Toy((1,), parts=3.0, share=1), Toy((1,), parts=3, share=1.0), make_stream("toy:3,1")]
+    assert len({swrlib.records.run_hash(stream.configuration()) for stream in same}) == 1
+    assert [type(getattr(same[2], name)) for name in ("parts", "share")] == [int, float]
+    for text, words in {
+        "1.5,1": "parts is 1.5: it must be a whole number",
+        "a,1": "parts is 'a': it must be a whole number",
+        "2,nan": "share is nan: it must be a number",
+        "inf,1": "parts is inf",
+        "2": "cannot read the stream toy:2: what follows the name is parts,share",
+    }.items():
+        with pytest.raises(ValueError, match=words):
+            make_stream(f"toy:{text}")
+    with pytest.raises(ValueError, match="parts is True"):
+        Toy((1,), parts=True)
+
+
 def test_each_part_of_a_stream_is_hashed():
     base = {"name": "scaled", "ratio": 0.5}
     variants = [
@@ -605,11 +633,11 @@ def test_a_scaled_stream_goes_by_a_name_of_its_own():
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("scaled:0.5", "scaled:0.5,norm,untouched"),
+        ("scaled:0.5", "what follows the name is ratio,reading,biases"),
         ("scaled:half,norm,untouched", "'half'"),
         ("scaled:0.5,norms,untouched", "'norm'"),
         ("scaled:1.5,norm,untouched", "1.5"),
-        ("warm-start:0.5,norm,untouched", "only 'scaled'"),
+        ("warm-start:0.5,norm,untouched", "it has no options"),
     ],
 )
 def test_a_wrong_name_of_a_scaled_stream_is_refused(name, text):

@@ -29,8 +29,16 @@ from swrlib.verdicts import seed_count, setting
 COLORS = sns.color_palette("colorblind")
 #: Further ones, for the neighbours' methods.
 DARK = sns.color_palette("dark")
-#: Colour and marker of each method: a marker, so that colour is not needed.
-STYLE: dict[str, tuple[Any, Any]] = {
+
+
+class _Style(dict[str, tuple[Any, Any]]):
+    def __missing__(self, method: str) -> tuple[Any, Any]:
+        return "0.35", "."
+
+
+#: Colour and marker of each method: a marker, so that colour is not needed. Others are grey dots.
+STYLE = _Style()
+STYLE |= {
     "vanilla": (COLORS[7], "o"),
     "l2": (COLORS[0], "s"),
     "l2-init": (COLORS[9], "D"),
@@ -141,9 +149,9 @@ def name_of(method: str) -> str:
 
 
 def in_order(rows: pd.DataFrame) -> list[str]:
-    """Return the methods that rows have, in the order of `STYLE`."""
-    present = set(rows["method"])
-    return [method for method in STYLE if method in present]
+    """Return the methods that rows have, in the order of `STYLE`; others come last."""
+    present = sorted(set(rows["method"]))
+    return sorted(present, key=[*STYLE, *present].index)
 
 
 def of_methods(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
-from swrlib.checks import checked_number
+from swrlib.checks import checked_number, settle_numbers
 from swrlib.population import Members
 
 
@@ -21,6 +21,9 @@ class Method:
     new_optimizer: ClassVar[bool] = False
     #: The modules whose outputs it looks at in every step (`Members.features`).
     features: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        settle_numbers(self)
 
     def configuration(self) -> dict[str, Any]:
         """Return what is hashed: the name and every option."""
@@ -93,4 +96,5 @@ class Penalty(Method):
     lam: float
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "lam", checked_number(f"λ of {self.name}", self.lam))

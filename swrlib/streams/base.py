@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from swrlib.checks import settle_numbers
 from swrlib.datasets import Dataset
 from swrlib.theory.scaling import check_scaling, scale_
 
@@ -101,7 +102,8 @@ class Stage:
 class Stream:
     """A stream, resolved but for the seed and the images; part of a run's hash.
 
-    A stream of one's own is a subclass with a name and `stages`; its further fields are options.
+    A stream of one's own is a subclass with a name and `stages`; its further fields are options,
+    each with a default, whose type a number takes.
 
     Attributes
     ----------
@@ -116,14 +118,12 @@ class Stream:
     name: ClassVar[str]
     #: Epochs of each stage at the quick scale: enough to see the shapes, minutes in all.
     quick: ClassVar[tuple[int, ...]] = ()
-    #: How options are written behind the name, by example, where they may be.
-    written: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         rate = self.learning_rate
         if not isinstance(rate, int | float) or not 0 < rate < math.inf:
             raise ValueError(f"learning_rate is {rate!r}: it must be a positive number")
-        object.__setattr__(self, "learning_rate", float(rate))  # 1 and 1.0 are the same run
+        settle_numbers(self)
 
     def stages(self, images: int, seed: int, labels: Tensor | None = None) -> list[Stage]:
         """Return the stages for a number of images, a seed and, for some streams, the labels.
@@ -160,12 +160,8 @@ class Stream:
                 f"options of {cls.name!r} are given twice: behind the name and by keyword"
             )
         if text and len(values := text.split(",")) != len(names):
-            takers = [kind for kind in STREAMS.values() if kind.written]
-            raise ValueError(
-                f"cannot read the stream {cls.name}:{text}: only "
-                f"{' and '.join(repr(kind.name) for kind in takers)} takes more than its name, as "
-                f"in {' or '.join(repr(kind.written) for kind in takers)}"
-            )
+            said = f"what follows the name is {','.join(names)}" if names else "it has no options"
+            raise ValueError(f"cannot read the stream {cls.name}:{text}: {said}")
         if text:
             return dict(zip(names, map(_number, values), strict=True))
         for option in options:
@@ -306,7 +302,6 @@ class Scaled(Stream):
     biases: str = "proportional"
     name: ClassVar[str] = "scaled"
     quick: ClassVar[tuple[int, ...]] = (10, 5)
-    written: ClassVar[str] = "scaled:0.5,norm,untouched"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -40,7 +40,6 @@ class ClassIncremental(Stream):
     outputs: Outputs = "all"
     name: ClassVar[str] = "class-incremental"
     quick: ClassVar[tuple[int, ...]] = (4, 4)
-    written: ClassVar[str] = "class-incremental:5,so-far"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -85,7 +85,6 @@ class LabelShuffled(_Tasks):
     """
 
     name: ClassVar[str] = "label-shuffled"
-    written: ClassVar[str] = "label-shuffled:30,1280"
 
     def task(self, labels: Tensor, draw: torch.Generator) -> dict[str, Any]:
         """Shuffle the images' own labels."""
@@ -105,7 +104,6 @@ class PixelPermuted(_Tasks):
 
     pixels: int = 784
     name: ClassVar[str] = "pixel-permuted"
-    written: ClassVar[str] = "pixel-permuted:30,1280,784"
 
     def task(self, labels: Tensor, draw: torch.Generator) -> dict[str, Any]:
         """Draw a permutation."""
