@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, hessian, jacrev, jvp
+from torch.autograd.functional import hessian, jacobian
+from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from swrlib.papers import Claim
@@ -54,13 +55,13 @@ def spectra(images: int, seed: int) -> tuple[Tensor, Tensor]:
         given = {n: part.view(names[n]) for n, part in zip(names, parts, strict=True)}
         return functional_call(network, given, x)
 
-    def loss(step: Tensor) -> Tensor:
-        here, along = jvp(outputs, (start,), (step,))
-        return cross_entropy(here + along, labels)
+    here, derivatives = outputs(start), jacobian(outputs, start)
 
-    root = root_of_weights(outputs(start).detach())
-    derivatives = root @ jacrev(outputs)(start).detach().flatten(0, 1)
-    found = [derivatives @ derivatives.mT, hessian(loss)(torch.zeros_like(start)).detach()]
+    def loss(step: Tensor) -> Tensor:
+        return cross_entropy(here + derivatives @ step, labels)
+
+    weighted = root_of_weights(here) @ derivatives.flatten(0, 1)
+    found = [weighted @ weighted.mT, hessian(loss, torch.zeros_like(start))]
     size = max(map(len, found))
     gram, gauss_newton = (
         torch.cat([torch.linalg.eigvalsh(matrix).flip(0), start.new_zeros(size - len(matrix))])
