@@ -58,12 +58,42 @@ def test_the_factor_is_nearest_and_a_wrong_one_is_found_out(monkeypatch):
 def test_ten_iterations_do_not_suffice_for_a_square_and_twenty_do():
     found = fire.after_iterations([(100, 100), (64, 32)], [10, 20], range(2))
     assert set(found["shape"]) == {"100×100", "64×32"}
-    assert fire.finds_the_factor(found).verdict == "not reproduced"
-    assert fire.finds_the_factor(found, 20).verdict == "reproduced"
-    tall = found[found["shape"] == "64×32"]
-    assert fire.finds_the_factor(tall).verdict == "reproduced"
+    left = found[found["iterations"] == 10].groupby("shape")["deviation"].min()
+    assert left["64×32"] < 1e-8 < 0.01 < left["100×100"]
+    assert found[(found["iterations"] == 20)]["deviation"].max() < 0.01
     exact = found[found["iterations"] == 0]["deviation"]
     assert len(exact) == 4 and exact.max() < 1e-24
+
+
+def test_ten_iterations_bring_a_network_near_isometries_and_three_do_not(networks):
+    weights = fire.weights_of(networks[0])
+    found = fire.after_iterations([(100, 100), (64, 32)], [3, 10], range(2))
+    near = fire.approximates([weights, weights], found)
+    assert near.verdict == "reproduced" and "of 2 networks at most" in near.detail
+    worst = found[(found["shape"] == "100×100") & (found["iterations"] == 10)]["deviation"].max()
+    assert f"100×100 {worst:.2g}" in near.detail
+    assert fire.approximates([weights], found, 3).verdict == "not reproduced"
+    assert fire.approximates([], found).verdict == "not run"
+    square = {"square": fire.random_matrix((100, 100))}
+    assert fire.approximates([weights, square], found, 5).verdict == "not reproduced"
+
+
+def test_what_iterations_leave_is_the_measure_written_out():
+    weight, kernel = fire.random_matrix((9, 5)), fire.random_matrix((4, 6 * 3)).view(4, 6, 3, 1)
+
+    def deviation(matrix):
+        gram = matrix.T @ matrix if matrix.shape[0] >= matrix.shape[1] else matrix @ matrix.T
+        return ((gram - np.eye(len(gram))) ** 2).sum()
+
+    def after(matrix):
+        x = matrix / np.linalg.norm(matrix)
+        for _ in range(2):
+            x = 1.5 * x - 0.5 * x @ x.T @ x
+        return x
+
+    matrices = [weight.numpy(), *(kernel[:, :, place, 0].numpy() for place in range(3))]
+    expected = sum(deviation(after(m)) for m in matrices) / sum(map(deviation, matrices))
+    assert fire.deviation_left({"a": weight, "b": kernel}, 2) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("iterations", [1, 5, 10])
@@ -273,10 +303,44 @@ def test_drops_with_full_access():
     from test_verdicts import with_changes
 
     rows = records(fire.FULL_ACCESS, fire=0.97, vanilla=0.97, shrink_perturb=0.98, l2_init=0.96)
-    for drop, said in ((0.0, "holds in small"), (-0.3, "does not hold in small")):
-        changed = with_changes(rows, lambda method, seed, drop=drop: drop + 0.0003 * seed)
-        assert word(changed, "fire-no-drop").verdict == said
+    alone = with_changes(rows, lambda method, seed: 0.0003 * seed)
+    assert word(alone, "fire-no-drop").verdict == "not run", (
+        "full reset is what it is compared with"
+    )
+    told = word(alone, "fire-no-drop").detail
+    assert told.startswith(fire.PAPER.details["needs"]["fire-no-drop"]) and "4.7 points" in told
+    both = pd.concat([rows, records(fire.FULL_ACCESS, full_reset=0.97)])
+    for own, reset, said in (
+        (0.0, -0.3, "holds in small"),
+        (-0.3, -0.6, "mixed in small"),  # less than full reset, and deep all the same
+        (-0.03, -0.3, "mixed in small"),  # not deep on two axes of three
+        (-0.3, -0.2, "reversed in small"),
+        (0.0, 0.02, "mixed in small"),
+    ):
+        drops = {"fire": own, "full-reset": reset}
+        changed = with_changes(both, lambda m, seed, drops=drops: drops.get(m, 0) + 0.0003 * seed)
+        assert word(changed, "fire-no-drop").verdict == said, (own, reset)
     assert word(rows, "fire-continual").verdict == "mixed in small"
+
+
+def test_one_deep_drop_of_many_is_none_at_most_changes():
+    from test_verdicts import with_changes
+
+    rows = records(fire.FULL_ACCESS, fire=0.97, full_reset=0.97)
+    course = with_changes(rows, lambda method, seed: -0.2 * (method == "full-reset") + 1e-4 * seed)
+    third = course[course["stage"] == 3].assign(stage=4)
+    third["epoch"] += 12
+    many = pd.concat([course[course["epoch"] < 36], course[course["stage"] == 3], third])
+    many = many.drop_duplicates(["run", "epoch"])
+    first = many["method"].eq("fire") & many["stage"].eq(2) & many["stage_epoch"].eq(1)
+    many.loc[first, "test_accuracy"] -= 0.4
+    values = fire.drops(many, fire.PAPER.find_claim("fire-no-drop"))[0].values
+    assert values["fire"].mean() == pytest.approx(0, abs=0.01) > values["full-reset"].max() + 0.1
+
+
+def test_what_is_deep_is_a_tenth_of_the_axes_that_are_printed():
+    sizes = {pair[0]: round(100 * size, 2) for pair, size in fire.DEEP.items()}
+    assert sizes == {"cifar10": 4.7, "cifar100": 2.7, "tinyimagenet": 3.6}
 
 
 def test_every_claim_has_a_verdict_or_says_what_it_would_take():

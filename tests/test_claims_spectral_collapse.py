@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from swrlib import build_model, load_dataset, notebook, verdicts
-from swrlib.claims import continual_backprop, in_words
+from swrlib.claims import continual_backprop, gauss_newton, in_words
 from swrlib.claims import spectral_collapse as collapse
 from swrlib.claims.spectral_collapse import FORMS, PAPER
 from swrlib.figures import STYLE
@@ -79,17 +79,16 @@ def test_records_as_the_paper_has_them_hold_in_small_and_are_never_reproduced():
     said = {v.claim.id.removeprefix("collapse-"): v for v in found}
     assert [said[name].verdict for name in CLAIMED] == [HOLDS] * len(CLAIMED)
     assert "40 of 800 tasks" in said["loss"].label and collapse.SMALL in said["loss"].label
-    assert not any("reproduced" in v.verdict for v in found)
+    assert {v.claim.id for v in found if "reproduced" in v.verdict} == {"collapse-gram"}
 
 
 def test_every_claim_has_cases_or_says_what_it_would_take():
     ids = {claim.id for claim in PAPER.claims}
     needs = set(PAPER.details["needs"])
-    assert set(collapse.READINGS) | needs | {"collapse-utility"} == ids
-    assert not set(collapse.READINGS) & needs
+    elsewhere = {"collapse-utility", "collapse-gram"}
+    assert set(collapse.READINGS) | needs | elsewhere == ids and not needs & elsewhere
     for verdict in collapse.judged(made_up()[:0]):
-        remark = verdict.claim.id == "collapse-utility"
-        assert remark or verdict.verdict == verdicts.NOT_RUN
+        assert verdict.claim.id in elsewhere or verdict.verdict == verdicts.NOT_RUN
         if verdict.claim.id in needs:
             assert verdict.detail == PAPER.details["needs"][verdict.claim.id]
 
@@ -167,6 +166,68 @@ def test_larger_weights_count_against_the_claim_of_small_ones():
     assert words(rows)["features"] == MIXED
 
 
+def test_l2_er_is_judged_against_every_method_of_the_figure_and_the_label_says_who_lacks():
+    claim = PAPER.find_claim("collapse-l2-er-best")
+    assert {*claim.rivals, "l2-er"} == set(PAPER.details["levels"])
+    few = {v.claim.id: v for v in collapse.judged(made_up())}[claim.id]
+    assert few.verdict == HOLDS and "4 of 6 cases" in few.label
+    assert few.detail.endswith(PAPER.details["needs"][claim.id])
+    level = ENDS | {"continual-backprop": (0.8495, 0.9, 50.0), "er": (0.70, 0.2, 22.0)}
+    both = {v.claim.id: v for v in collapse.judged(made_up(ends=level))}
+    assert " cases" not in both[claim.id].label and "recorded" not in both[claim.id].detail
+    assert "continual backprop" in both[claim.id].detail and both[claim.id].verdict != HOLDS
+    assert both["collapse-er-alone"].verdict == HOLDS
+    better = made_up(ends=level | {"er": (0.78, 0.2, 22.0)})
+    assert words(better)["er-alone"] == NOT and words(made_up())["er-alone"] == verdicts.NOT_RUN
+
+
+@pytest.mark.parametrize(("end", "said"), [(0.80, HOLDS), (0.90, BACK)])
+def test_version_3_s_own_measure_of_plasticity_is_a_reset_network(end, said):
+    assert words(made_up(ends=ENDS | {"full-reset": (end, 1.0, 70.0)}))["above-reset"] == said
+    assert words(made_up())["above-reset"] == verdicts.NOT_RUN
+
+
+def test_every_method_that_keeps_its_accuracy_has_to_keep_the_rank():
+    assert collapse.Courses(made_up()).keepers() == ["l2-er"], "the others lose 0.01 and more"
+    low = {"fire": (0.82, 0.05, 30.0), "full-reset": (0.82, 0.9, 70.0)}
+    rows = made_up(ends=ENDS | low)
+    assert set(collapse.Courses(rows).keepers()) == {"l2-er", "fire", "full-reset"}
+    assert words(rows)["keepers"] == MIXED and "FIRE minus vanilla" in detail(rows, "keepers")
+    said = in_words.keepers(rows)
+    first, others = said.split("All others: ")
+    assert "FIRE 0.1" in first and "vanilla 0.2" in others and "spectral" in others
+    assert said.endswith("Above full reset, by their means: L2-ER.")
+    losing = made_up(ends=ENDS | {"fire": (0.70, 0.05, 30.0)})
+    assert words(losing)["keepers"] == HOLDS, "of a method that loses accuracy nothing is claimed"
+    none = made_up(ends=ENDS | {"l2-er": (0.70, 0.95, 60.0), "swr": (0.60, 0.5, 30.0)}, seeds=3)
+    assert words(none)["keepers"] == verdicts.NOT_RUN
+    assert detail(none, "keepers") == PAPER.details["needs"]["collapse-keepers"]
+    assert in_words.keepers(rows[:0]) == ""
+
+
+def test_the_gram_matrix_has_the_gauss_newton_spectrum_and_other_weights_are_found_out(monkeypatch):
+    claim = PAPER.find_claim("collapse-gram")
+    assert gauss_newton.same_spectrum(claim, range(2)).verdict == "reproduced"
+    right = gauss_newton.root_of_weights
+    monkeypatch.setattr(gauss_newton, "root_of_weights", lambda x: right(x).diag().diag())
+    assert gauss_newton.same_spectrum(claim, range(2)).verdict == "not reproduced"
+    assert gauss_newton.same_spectrum(claim, ()).verdict == verdicts.NOT_RUN
+
+
+def test_the_weights_of_the_loss_are_its_hessian():
+    logits = torch.randn(4, 3, dtype=torch.float64)
+    labels = torch.tensor([0, 2, 1, 1])
+
+    def loss(flat):
+        return nn.functional.cross_entropy(flat.view(4, 3), labels)
+
+    root = gauss_newton.root_of_weights(logits)
+    dense = torch.autograd.functional.hessian(loss, logits.flatten())
+    torch.testing.assert_close(root @ root, dense)
+    network = next(iter(gauss_newton.spectra(8, 0)))
+    assert 0 < (network > 1e-12).sum() <= 16, "two directions of three outputs, of 8 images"
+
+
 # --- records ---------------------------------------------------------------------------------
 
 
@@ -210,6 +271,13 @@ def test_layer_norm_with_l2_is_a_method_of_its_own():
     both = pd.concat([records(), records(run="b", model_layer_norm=True)])
     found = collapse.in_small(both).groupby("run")["method"].first()
     assert found.to_dict() == {"a": "l2", "b": "layer-norm-l2"}
+
+
+def test_l2_er_without_its_l2_is_er_alone():
+    both = pd.concat([records(method="l2-er"), records(run="b", method="l2-er", lam=0.0)])
+    found = collapse.in_small(both).groupby("run")["method"].first()
+    assert found.to_dict() == {"a": "l2-er", "b": "er"}
+    assert PAPER.label("er") == "ER alone"
 
 
 def test_measures_stand_in_their_task_s_row_under_the_name_without_how_often():

@@ -11,12 +11,15 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from swrlib import load_dataset, load_records
 from swrlib.claims import curvature, curvature_tables, fire, predictors
 from swrlib.claims import spectral_collapse as collapse
 from swrlib.claims.curvature import HESSIAN
+from swrlib.methods import METHODS
 from swrlib.papers import find_paper
+from swrlib.theory.isometry import polar_factor, reinitialized
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
@@ -203,6 +206,22 @@ def test_spectral_collapse_says_what_the_figures_have():
     not_best = features["rank"].idxmax() == "spectral" != levels.idxmax()
     said = "spectral regularization, which has the highest rank and"
     holds("spectral_collapse", said, not_best)
+    said = "has the highest accuracy of the paper's permuted MNIST"
+    holds("spectral_collapse", said, levels.idxmax() == "l2-er")
+    others = collapse.PAPER.details["elsewhere"]
+    images, cifar = others["continual-imagenet"], others["incremental-cifar"]
+    low = images["l2-er"] == 0.77 and images["spectral"] == images[own] == 0.89
+    said = "it ends at 0.77, spectral regularization and layer norm with L2 at 0.89"
+    holds("spectral_collapse", said, low)
+    holds("spectral_collapse", "L2 is level with it", cifar["l2-er"] == cifar[own])
+
+
+def test_spectral_collapse_says_what_l2_er_looks_at():
+    own = METHODS["l2-er"](lam=0.0)
+    said = "here a thousand, and the step looks at the latest hundred of them"
+    seen = own.every * collapse.IN_SMALL["batch_size"] == 1000 and own.watched == 100
+    holds("spectral_collapse", said, seen)
+    holds("spectral_collapse", "every hundred minibatches, as in the release", own.every == 100)
 
 
 # ------------------------------------------------------------------------------------- FIRE
@@ -228,6 +247,18 @@ def test_fire_says_what_its_figures_have():
     panels = [panel for panel in levels.values() if isinstance(panel, dict)]
     in_none = len(panels) == 3 and all(panel["fire"] < panel["full-reset"] for panel in panels)
     holds("fire", "training from scratch in any panel of its warm start", in_none)
+    sizes = [round(100 * size, 1) for size in fire.DEEP.values()]
+    holds("fire", "4.7, 2.7 or 3.6 points, by panel", sizes == [4.7, 2.7, 3.6])
+
+
+def test_fire_says_what_its_factor_makes_of_the_isometry():
+    weight = fire.random_matrix((9, 4))
+    made, nearest = reinitialized(weight, iterations=None), polar_factor(weight)
+    exact = torch.allclose(made, nearest * (9 / 4) ** 0.5)
+    holds("fire", "then multiplies it by $\\sqrt{d_\\mathrm{out}/d_\\mathrm{in}}$", exact)
+    best = nearest * torch.linalg.svdvals(weight).mean()
+    farther = (made - weight).norm() > (best - weight).norm()
+    holds("fire", "neither an isometry nor the multiple nearest to $W$", bool(farther))
 
 
 # ------------------------------------------------------------------------------- predictors

@@ -8,6 +8,9 @@ from swrlib.claims import curvature
 from swrlib.claims import spectral_collapse as collapse
 from swrlib.verdicts import task_rule
 
+#: A network that is initialized anew at each task: methods above it keep plasticity, by version 3.
+RESET = "full-reset"
+
 
 def leads(rows: pd.DataFrame) -> str:
     """Say for each activation whether the rank of plain training's Hessian warns.
@@ -45,6 +48,36 @@ def leads(rows: pd.DataFrame) -> str:
         said.append(f"{curvature.NAMED[activation]}: of {len(events)} runs the rank {text}.")
     title = "The fall of the rank and the first lost task, plain training."
     return " ".join([title, *said]) if said else ""
+
+
+def keepers(rows: pd.DataFrame) -> str:
+    """Say which methods keep their accuracy on permuted MNIST, and their ε-rank beside it.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        What `swrlib.claims.spectral_collapse.by_task` returned; there may be none.
+    """
+    if not len(rows):
+        return ""
+    courses = collapse.Courses(rows)
+    ends = task_rule.wide(courses.sums, "late").mean()
+    lost = -task_rule.wide(courses.sums, "change").mean()
+    ranks = task_rule.wide(courses.rank_sums(), "kept").mean().reindex(ends.index)
+
+    def of(method: str) -> str:
+        return f"{collapse.LABELS[method]} {ranks[method]:.2f} ({lost[method]:+.3f})"
+
+    keeping = courses.keepers()
+    others = [m for m in collapse.LABELS if m in ends.index and m not in keeping]
+    said = ["Share of the ε-rank that is left at the end (and the accuracy that was lost)."]
+    if keeping:
+        said.append(f"Methods that lose none, by the rule: {', '.join(map(of, keeping))}.")
+    said.append(f"All others: {', '.join(map(of, others))}.")
+    above = [collapse.LABELS[m] for m in collapse.LABELS if ends.get(m, 0) > ends.get(RESET, 1)]
+    if above:
+        said.append(f"Above full reset, by their means: {', '.join(above)}.")
+    return " ".join(said)
 
 
 def strengths(records: pd.DataFrame, used: pd.DataFrame) -> str:

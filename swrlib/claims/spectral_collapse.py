@@ -13,10 +13,11 @@ import numpy as np
 import pandas as pd
 
 from swrlib.claims.continual_backprop import ON_DIGITS, utility_case
+from swrlib.claims.gauss_newton import same_spectrum
 from swrlib.claims.settings import CHOOSING, of_setting
 from swrlib.papers import SWR, find_paper
 from swrlib.records import load_measures
-from swrlib.verdicts import Case, Verdict, task_rule
+from swrlib.verdicts import Case, Verdict, second_rule, task_rule
 from swrlib.verdicts.task_rule import Scope
 
 PAPER = find_paper("spectral_collapse")
@@ -63,7 +64,7 @@ def in_small(records: pd.DataFrame, *, choosing: bool = False) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Layer norm with L2 is the method `LAYER_NORM`.
+        Layer norm with L2 is the method `LAYER_NORM`, L2-ER with λ = 0 the method "er".
     """
     if "tasks" not in records:
         return records[:0]
@@ -73,11 +74,13 @@ def in_small(records: pd.DataFrame, *, choosing: bool = False) -> pd.DataFrame:
 
 
 def named(records: pd.DataFrame) -> pd.DataFrame:
-    """Give layer norm with L2 a method's name of its own."""
-    if "model_layer_norm" not in records:
-        return records
-    normalized = records["model_layer_norm"].eq(True) & records["method"].eq("l2")
-    return records.assign(method=records["method"].mask(normalized, LAYER_NORM))
+    """Give layer norm with L2, and L2-ER without its L2, methods' names of their own."""
+    method = records["method"]
+    method = method.mask(method.eq("l2-er") & records["lam"].eq(0), "er")
+    if "model_layer_norm" in records:
+        normalized = records["model_layer_norm"].eq(True) & method.eq("l2")
+        method = method.mask(normalized, LAYER_NORM)
+    return records.assign(method=method)
 
 
 def with_measures(chosen: pd.DataFrame, results: str | os.PathLike[str] | None) -> pd.DataFrame:
@@ -226,6 +229,13 @@ class Courses:
         values, margin = task_rule.wide(self.sums, "change"), task_rule.MARGINS["online"]
         return Case(what, values, {method: -1.0}, margin)
 
+    def keepers(self) -> list[str]:
+        """Return the methods of which the rule says that they lose no accuracy over the tasks."""
+        claim, printed = PAPER.find_claim("collapse-l2-er-keeps"), Scope(1, 1, 1)
+        there = [method for method in LABELS if method in set(self.rows["method"])]
+        words = {m: task_rule.judge(claim, [self.loss(m)], printed, kind="little") for m in there}
+        return [method for method, word in words.items() if word.verdict in second_rule.HOLDS]
+
     def above(self, method: str, rivals: Sequence[str]) -> Cases:
         """Return by how much a method's accuracy at the end lies above others'."""
         values, margin = task_rule.wide(self.sums, "late"), task_rule.MARGINS["online"]
@@ -287,7 +297,9 @@ READINGS: dict[str, tuple[Callable[[Courses], Cases], str]] = {
     "collapse-l2-er-keeps": (lambda c: [c.loss("l2-er")], "little"),
     "collapse-l2-er-best": (lambda c: c.above("l2-er", _RIVALS), "above"),
     "collapse-precedes": (lambda c: c.fall(), "above"),
-    "collapse-keepers": (lambda c: c.kept(["l2-er", "spectral"]), "above"),
+    "collapse-er-alone": (lambda c: c.above("er", ["vanilla"]), "same"),
+    "collapse-above-reset": (lambda c: c.above("l2-er", ["full-reset"]), "above"),
+    "collapse-keepers": (lambda c: c.kept(c.keepers()), "above"),
     "collapse-predicts": (lambda c: c.explains("smoothed-epsilon-rank"), "not below"),
     "collapse-features": (
         lambda c: [
@@ -326,6 +338,9 @@ def judged(rows: pd.DataFrame, replaced: pd.DataFrame | None = None) -> list[Ver
         scope = Scope(tasks, stream["tasks"], stream["seeds"], SMALL)
         if claim.id == "collapse-utility" and replaced is not None:
             cases, scope = [utility_case(replaced)], Scope(0, 0, 0, ON_DIGITS)
+        if claim.id == "collapse-gram":
+            verdicts.append(same_spectrum(claim))
+            continue
         lacking = needs.get(claim.id, "")
         verdicts.append(task_rule.judge(claim, cases, scope, kind=kind, lacking=lacking))
     return verdicts

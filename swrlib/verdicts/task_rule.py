@@ -296,7 +296,7 @@ def judge(
     kind : {"above", "not below", "little", "same"}
         What is claimed of each: see `swrlib.verdicts.second_rule`.
     lacking : str
-        What it would take, said where nothing was run.
+        What it would take, said where something was not run.
     bound_seeds : int
         With fewer seeds a size that matters is never ruled out.
     """
@@ -308,4 +308,7 @@ def judge(
     seeds = [case.n for case in cases if case.n >= LEAST_SEEDS]
     part = f"{len(seeds)} of {len(cases)} cases" * (len(seeds) < len(cases))
     label = scope.label(judged.label, min(seeds), part)
-    return replace(judged, verdict=scope.word(judged.verdict), label=label)
+    detail = (
+        f"{judged.detail} What is not recorded: {lacking}" if part and lacking else judged.detail
+    )
+    return replace(judged, verdict=scope.word(judged.verdict), label=label, detail=detail)
