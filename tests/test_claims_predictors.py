@@ -456,7 +456,7 @@ def test_a_baseline_stands_beside_a_measure_in_the_measures_own_settings():
     table[list(NAMES[1:])] = np.nan
     table[SRANK] = table[SRANK].where(first)
     said = rule.said_of_baselines(rule.judged(table))
-    assert "more than 0 of 1 measures in the settings of each" in said.split(";")[0]
+    assert "more than 0 of 1 measures where these were taken" in said.split(";")[0]
     assert said.startswith("Within runs the number of the task has ρ = +0.9")
 
 

@@ -234,8 +234,8 @@ def test_predictors_says_under_whom_the_error_rises(foretold):
     least, most = rises[0], rises[1]
     linear = rises.index.str.contains("linear")
     holds("predictors", "In the linear network the error does not rise", (most[linear] <= 0).all())
-    some = (most[~linear] > 0.05).all() and (least < 0.01).all()
-    holds("predictors", "under some methods the error rises, under others it does not", some)
+    some = (most[~linear] > 0.1).all() and (least < 0.03).all()
+    holds("predictors", "under some methods the error rises, under others hardly or not", some)
 
 
 def test_predictors_says_where_measures_are_few(foretold):

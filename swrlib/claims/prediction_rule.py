@@ -300,7 +300,7 @@ def said(judged: pd.DataFrame, view: str) -> str:
 
 def said_of_methods(judged: pd.DataFrame) -> str:
     """Say whether what predicts across tasks (within runs) also predicts across methods."""
-    rows = judged[judged["setting"] == "all"].set_index("measure")
+    rows = judged[(judged["setting"] == "all") & judged["seeds"].gt(0)].set_index("measure")
     within, across = (rows[rows["view"] == view] for view in (WITHIN, ACROSS))
     chosen = within[(within["word"] == PREDICTS) & within.index.isin(NAMES)]
     if not len(chosen):
@@ -329,7 +329,7 @@ def said_of_baselines(judged: pd.DataFrame) -> str:
             beside = own.notna().mul(z[name], axis=0).where(own.notna()).mean()
             smaller = (own.mean().abs() < beside.abs()).sum()
             rho = f"ρ = {np.tanh(z[name].mean()):+.2f}"
-            more = f"more than {smaller} of {own.shape[1]} measures in the settings of each"
+            more = f"more than {smaller} of {own.shape[1]} measures where these were taken"
             parts.append(f"the {name} has {rho}, {more}")
     return f"Within runs {'; '.join(parts)}." if parts else "There are no baselines yet."
 
@@ -351,8 +351,8 @@ def rests_on(table: pd.DataFrame, judged: pd.DataFrame, view: str) -> str:
     if not len(rows):
         return f"{view.capitalize()} rests on no setting yet."
     settings = rows.groupby("measure", sort=False)["setting"].agg(frozenset)
-    groups = [(of, [*settings.index[settings == of]]) for of in dict.fromkeys(settings)]
-    groups.sort(key=lambda group: len(group[1]), reverse=True)
+    groups = [(of, [n for n, its in settings.items() if its == of]) for of in {*settings}]
+    groups.sort(key=lambda group: (-len(group[1]), NAMES.index(group[1][0])))
     most, *others = [(_basis(table, view, *group), group[1]) for group in groups]
     said = "".join(f"; {', '.join(names)} on {basis}" for basis, names in others)
     return f"{view.capitalize()} rests on {most[0]}{said}."
@@ -364,7 +364,7 @@ def _basis(table: pd.DataFrame, view: str, settings: Iterable[str], names: list[
         rows = rows[rows.groupby("run")["task"].transform("size") >= LEAST_TASKS]
     counts = pd.Series(sorted(settings)).str.split(", ").str[0].value_counts(sort=False)
     which = " and ".join(f"{count} {stream}" for stream, count in counts.items())
-    several = "s" * (counts.sum() > 1)
+    several = "s" if counts.sum() > 1 else ""
     runs, seeds = rows["run"].nunique(), rows["seed"].nunique()
     return f"{which} setting{several} ({len(rows):,} tasks of {runs} runs, {seeds} seeds)"
 

@@ -138,9 +138,10 @@ def tasks(frame: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
 
 def _settings(rows: pd.DataFrame, methods: pd.Series) -> pd.Series:
     """Name each row's setting, in short where it is the only one of that name with two methods."""
-    names = rows["stream"] + ", " + option(rows, "activation", "relu").map(CURVATURE.label)
+    activations = option(rows, "activation", "relu").map(CURVATURE.label)
     data = rows["dataset"].map(lambda name: LABELS.get(name, name))
-    whole = names + ", " + data + ", rate " + rows["lr"].map("{:g}".format)
+    names = rows["stream"] + ", " + activations.astype(str)
+    whole = names + ", " + data.astype(str) + ", rate " + rows["lr"].astype(str)
     compared = whole.where(methods.groupby(whole).transform("nunique") > 1)
     namesakes, rivals = (which.groupby(names).transform("nunique") for which in (whole, compared))
     return names.where((namesakes == 1) | (compared.notna() & (rivals == 1)), whole)
