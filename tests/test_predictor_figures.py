@@ -1,5 +1,7 @@
 """Pictures of what predicts: a line a measure, a number a setting, a point a run."""
 
+import itertools
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -96,4 +98,22 @@ def test_single_runs_and_single_tasks_are_points():
     table["trouble"] = [0.3, 0.2, 0.1]
     figure, said = predictors.scatter(table, NAMES[0], "s")
     assert "3 tasks" in said and said.endswith("ρ = -1.00.")
+    matplotlib.pyplot.close(figure)
+    table[NAMES[1]] = np.nan
+    figure, said = predictors.scatter(table, NAMES[1], "s")
+    assert said == f"s: {NAMES[1]} was not measured."
+    matplotlib.pyplot.close(figure)
+
+
+@pytest.mark.parametrize("methods", [4, 14])
+def test_numbers_of_a_heat_map_do_not_overlap(methods):
+    rows = itertools.product(NAMES, range(methods))
+    runs = pd.DataFrame(rows, columns=["measure", "method"]).assign(rho=-0.25)
+    figure = predictors.by_method(runs.assign(method=runs["method"].map("swr 0.{:02}".format)))
+    figure.canvas.draw()
+    boxes = [t.get_window_extent() for t in figure.axes[0].texts if t.get_text()]
+    assert len(boxes) == len(NAMES) * methods
+    assert not any(a.overlaps(b) for a, b in itertools.pairwise(boxes))
+    columns = [boxes[i::methods] for i in range(methods)]
+    assert not any(a.overlaps(b) for of in columns for a, b in itertools.pairwise(of))
     matplotlib.pyplot.close(figure)

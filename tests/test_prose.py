@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from swrlib import load_dataset, load_records
+from swrlib import load_dataset, load_measures, load_records
 from swrlib.claims import curvature, curvature_tables, fire, predictors
 from swrlib.claims import spectral_collapse as collapse
 from swrlib.claims.curvature import HESSIAN
@@ -263,6 +263,8 @@ def test_fire_says_what_its_factor_makes_of_the_isometry():
 
 # ------------------------------------------------------------------------------- predictors
 
+HESSIANS = [name for name in predictors.NAMES if name.startswith("Hessian")]
+
 
 def test_predictors_says_how_many_measures_there_are():
     eighteen = len(predictors.PREDICTORS) == 18
@@ -270,11 +272,41 @@ def test_predictors_says_how_many_measures_there_are():
     holds("predictors", "with eighteen measures and a few seeds", eighteen)
 
 
-def test_predictors_says_where_methods_are_few():
+@pytest.fixture(scope="module")
+def foretold() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What the page's tables are made of."""
     runs = load_records(RESULTS, stream=[*predictors.TROUBLES])
-    runs = runs[runs["seed"] < curvature.CHOOSING]
     if not len(runs):
         pytest.skip("no stream of tasks is recorded yet")
-    counts = runs.groupby("stream")["method"].nunique()
-    few = counts.get("label-shuffled", 0) <= 5
-    holds("predictors", "Where labels are shuffled, there are few methods", few)
+    measured = load_measures(RESULTS, run=list(runs["run"].unique()))
+    table, _ = predictors.of_several_methods(predictors.tasks(runs, measured))
+    return table, predictors.coverage(table)
+
+
+def test_predictors_says_where_methods_are_few(foretold):
+    table, coverage = foretold
+    methods = coverage["methods"]
+    few = methods[methods.index.str.startswith("label-shuffled")].max() <= 5
+    elsewhere = table.loc[table["setting"].str.startswith("pixel-permuted"), HESSIANS]
+    sentence = "there are few methods, and the Hessian was measured nowhere else"
+    holds("predictors", sentence, few and not elsewhere.notna().any(axis=None))
+
+
+def test_predictors_says_under_whom_the_error_rises(foretold):
+    rises = foretold[1]["rise of the error"].str.split(" to ", expand=True).astype(float)
+    least, most = rises[0], rises[1]
+    linear = rises.index.str.contains("linear")
+    holds("predictors", "In the linear network the error does not rise", (most[linear] <= 0).all())
+    some = (most[~linear] > 0.1).all() and (least < 0.03).all()
+    holds("predictors", "under some methods the error rises, under others hardly or not", some)
+
+
+def test_predictors_says_where_measures_are_few(foretold):
+    table, _ = foretold
+    permuted = table[table["setting"].str.startswith("pixel-permuted")]
+    taken = permuted.groupby("run")[[*predictors.NAMES]].count().max()
+    most = (taken < permuted.groupby("run").size().min() / 2).sum() > len(taken) / 2
+    holds("predictors", "most measures were taken at some tasks alone", bool(most))
+    holds("predictors", "have 11,110 parameters", 100 * 101 + 10 * 101 == 11_110)
+    holds("predictors", "only from five on", predictors.LEAST_TASKS == 5)
+    holds("predictors", "with fewer than five methods", predictors.LEAST_METHODS == 5)

@@ -1,4 +1,4 @@
-"""The words on what predicts: *predicts*, *does not predict*, *differs by stream*, *undecided*.
+"""The words on what predicts: *predicts*, *does not predict*, *differs by setting*, *undecided*.
 
 `swrlib.claims.predictors` has the correlations; how often each word is wrong,
 `swrlib.claims.prediction_simulation`.
@@ -7,17 +7,27 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from swrlib.claims import predictors
-from swrlib.claims.predictors import ACROSS, BASELINES, NAMES, SIZE, VIEWS, WITHIN
+from swrlib.claims.predictors import (
+    ACROSS,
+    BASELINES,
+    BEYOND,
+    LEAST_TASKS,
+    NAMES,
+    SIZE,
+    VIEWS,
+    WITHIN,
+)
 from swrlib.statistics import Estimate, holm
 from swrlib.verdicts import LEAST_SEEDS
 
-PREDICTS, DOES_NOT, DIFFERS = "predicts", "does not predict", "differs by stream"
+PREDICTS, DOES_NOT, DIFFERS = "predicts", "does not predict", "differs by setting"
 UNDECIDED, TOO_FEW = "undecided", "too few seeds"
 WORDS = (PREDICTS, DOES_NOT, DIFFERS, UNDECIDED)
 LEVEL = 0.05
@@ -245,17 +255,19 @@ def _rows(view: str, measures: dict[str, dict[str, Found]]) -> list[dict[str, An
 _VERBS = {
     PREDICTS: ("predicts", "predict"),
     DOES_NOT: ("does not predict", "do not predict"),
-    DIFFERS: ("differs by stream", "differ by stream"),
+    DIFFERS: ("differs by setting", "differ by setting"),
     UNDECIDED: ("is undecided", "are undecided"),
     TOO_FEW: ("has too few seeds", "have too few seeds"),
 }
 #: What predicts within runs with one sign, and across methods with the other.
 _OTHERWISE = ("predicts with the other sign", "predict with the other sign")
+#: What predicts within runs, and has no correlation across methods.
+_UNASKED = ("has no setting of enough methods", "have no setting of enough methods")
 
 
 def _counted(number: int, which: str) -> str:
-    verbs = _VERBS.get(which, _OTHERWISE)
-    return f"{number} {verbs[number > 1]}"
+    verbs = _VERBS | {verb[0]: verb for verb in (_OTHERWISE, _UNASKED)}
+    return f"{number} {verbs[which][number > 1]}"
 
 
 def _listed(rows: pd.DataFrame) -> str:
@@ -276,7 +288,7 @@ def said(judged: pd.DataFrame, view: str) -> str:
     rows = judged[(judged["view"] == view) & judged["measure"].isin(NAMES)]
     rows = rows[(rows["setting"] == "all") & rows["seeds"].gt(0)]
     if not len(rows):
-        return f"{view.capitalize()}: nothing to say, since there are no records."
+        return f"{view.capitalize()}: nothing to say, since no setting has enough records."
     parts = []
     for which in _VERBS:
         of = rows[rows["word"] == which]
@@ -288,13 +300,13 @@ def said(judged: pd.DataFrame, view: str) -> str:
 
 def said_of_methods(judged: pd.DataFrame) -> str:
     """Say whether what predicts across tasks (within runs) also predicts across methods."""
-    rows = judged[judged["setting"] == "all"].set_index("measure")
+    rows = judged[(judged["setting"] == "all") & judged["seeds"].gt(0)].set_index("measure")
     within, across = (rows[rows["view"] == view] for view in (WITHIN, ACROSS))
     chosen = within[(within["word"] == PREDICTS) & within.index.isin(NAMES)]
     if not len(chosen):
         return "No measure predicts within runs, so none is left to be asked across methods."
     other = across.reindex(chosen.index)
-    verbs = other["word"].fillna(TOO_FEW)
+    verbs = other["word"].fillna(_UNASKED[0])
     turned = (verbs == PREDICTS) & (other["rho"] * chosen["rho"] < 0)
     verbs = verbs.mask(turned, _OTHERWISE[0])
     groups = verbs.groupby(verbs, sort=False)
@@ -303,14 +315,58 @@ def said_of_methods(judged: pd.DataFrame) -> str:
 
 
 def said_of_baselines(judged: pd.DataFrame) -> str:
-    """Say how many measures have a larger correlation within runs than the two baselines."""
-    rows = judged[(judged["setting"] == "all") & (judged["view"] == WITHIN)]
-    rho = rows.set_index("measure")["rho"].dropna()
-    own = rho[rho.index.isin(NAMES)].abs()
-    known = [name for name in BASELINES if name in rho]
-    counts = {name: f"{(own < abs(rho[name])).sum()} of {len(own)} measures" for name in known}
-    parts = [f"the {name} has ρ = {rho[name]:+.2f}, more than {counts[name]}" for name in known]
+    """Say how many measures have a smaller correlation within runs than the two baselines.
+
+    Each beside a baseline in the same settings: those in which the measure was taken.
+    """
+    rows = judged[(judged["setting"] != "all") & (judged["view"] == WITHIN)]
+    rows = rows[rows["seeds"] >= LEAST_SEEDS]
+    z = rows.assign(z=fisher(rows["rho"])).pivot(index="setting", columns="measure", values="z")
+    own = z[[name for name in NAMES if name in z]]
+    parts = []
+    for name in BASELINES:
+        if name in z:
+            beside = own.notna().mul(z[name], axis=0).where(own.notna()).mean()
+            smaller = (own.mean().abs() < beside.abs()).sum()
+            rho = f"ρ = {np.tanh(z[name].mean()):+.2f}"
+            more = f"more than {smaller} of {own.shape[1]} measures where these were taken"
+            parts.append(f"the {name} has {rho}, {more}")
     return f"Within runs {'; '.join(parts)}." if parts else "There are no baselines yet."
+
+
+def rests_on(table: pd.DataFrame, judged: pd.DataFrame, view: str) -> str:
+    """Say on which settings, tasks, runs and seeds the words over all settings rest.
+
+    Parameters
+    ----------
+    table : DataFrame
+        What `swrlib.claims.predictors.tasks` returned.
+    judged : DataFrame
+        What `judged` returned of it.
+    view : str
+        Of `swrlib.claims.predictors.VIEWS`.
+    """
+    rows = judged[(judged["view"] == view) & judged["measure"].isin(NAMES)]
+    rows = rows[(rows["setting"] != "all") & rows["seeds"].ge(LEAST_SEEDS)]
+    if not len(rows):
+        return f"{view.capitalize()} rests on no setting yet."
+    settings = rows.groupby("measure", sort=False)["setting"].agg(frozenset)
+    groups = [(of, [n for n, its in settings.items() if its == of]) for of in {*settings}]
+    groups.sort(key=lambda group: (-len(group[1]), NAMES.index(group[1][0])))
+    most, *others = [(_basis(table, view, *group), group[1]) for group in groups]
+    said = "".join(f"; {', '.join(names)} on {basis}" for basis, names in others)
+    return f"{view.capitalize()} rests on {most[0]}{said}."
+
+
+def _basis(table: pd.DataFrame, view: str, settings: Iterable[str], names: list[str]) -> str:
+    rows = table[table["setting"].isin(settings) & table[names].notna().any(axis=1)]
+    if view in (WITHIN, BEYOND):
+        rows = rows[rows.groupby("run")["task"].transform("size") >= LEAST_TASKS]
+    counts = pd.Series(sorted(settings)).str.split(", ").str[0].value_counts(sort=False)
+    which = " and ".join(f"{count} {stream}" for stream, count in counts.items())
+    several = "s" if counts.sum() > 1 else ""
+    runs, seeds = rows["run"].nunique(), rows["seed"].nunique()
+    return f"{which} setting{several} ({len(rows):,} tasks of {runs} runs, {seeds} seeds)"
 
 
 def in_words(judged: pd.DataFrame) -> pd.DataFrame:

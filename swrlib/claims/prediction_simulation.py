@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from swrlib.claims.prediction_rule import WORDS, exchanged, extreme, fisher, over_seeds, verdict
-from swrlib.claims.predictors import ACROSS, BEYOND, WITHIN, partial, spearman
+from swrlib.claims.predictors import ACROSS, BEYOND, LEAST_METHODS, WITHIN, partial, spearman
 from swrlib.claims.simulation import as_text
 from swrlib.statistics import holm
 
@@ -52,7 +52,7 @@ TRUTHS = (
 )
 #: How many of the measures are of each kind.
 COUNTS = (8, 3, 3, 2, 2)
-SETTINGS, METHODS, TASKS, PERSISTENCE = 4, 5, 29, 0.8
+SETTINGS, METHODS, TASKS, PERSISTENCE = 4, LEAST_METHODS, 29, 0.8
 
 
 def _wandering(shape: tuple[int, ...], draws: np.random.Generator) -> np.ndarray:

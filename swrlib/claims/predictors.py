@@ -18,16 +18,16 @@ from scipy.stats import rankdata
 from swrlib.claims.curvature import ACTIVATIONS
 from swrlib.claims.curvature import PAPER as CURVATURE
 from swrlib.claims.settings import CHOOSING, option
+from swrlib.claims.spectral_collapse import LABELS
 from swrlib.verdicts import LEAST_SEEDS, task_rule
 
 #: What counts as a correlation of a size that matters: about a tenth of the ranks' variance.
 SIZE = 0.3
 #: From how many tasks on a run has a correlation.
 LEAST_TASKS = 5
-#: From how many methods on a setting has one.
-LEAST_METHODS = 4
-#: Of fewer even a perfect order is too likely by chance: of the 24 orders of four, two are.
-DECIDING = 5
+#: From how many methods on a setting has one across them. Of four there are 24 orders: one that
+#: is perfect, or the best of all with each seed, comes by chance too often to say a word.
+LEAST_METHODS = 5
 #: Each stream's trouble, from a column of `swrlib.verdicts.task_rule.task_rows`.
 TROUBLES: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
     "label-shuffled": lambda rows: rows["error"],
@@ -110,18 +110,19 @@ def tasks(frame: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        A row a run and task: ``setting`` (stream and activation, and the learning rate where it has
-        several), ``method`` (with its strength), ``seed, run, task, trouble``, and a column a
-        predictor or baseline, NaN where it was not measured.
+        A row a run and task: ``setting`` (stream and activation; data and learning rate, too, where
+        these do not tell it from others), ``method`` (with its strength), ``seed, run, task,
+        trouble``, and a column a predictor or baseline, NaN where it was not measured.
     """
     kept = frame[frame["stream"].isin(TROUBLES) & (frame["seed"] < CHOOSING)]
     if not len(kept):
-        return pd.DataFrame(columns=[*_RUN, "run", "task", "trouble", *BASELINES, *NAMES])
+        names = [*_RUN, "run", "task", "trouble", *BASELINES, *NAMES]
+        return pd.DataFrame(columns=names, dtype=float)
     rows = task_rule.task_rows(kept)
     wide = task_rule.measured_by_task(measured, rows)
     trouble = pd.concat([TROUBLES[stream](part) for stream, part in rows.groupby("stream")])
-    labels = {"setting": _settings(rows), "method": _ways(rows), "trouble": trouble.astype(float)}
-    table = rows.assign(**labels)[[*_RUN, "run", "task", "trouble"]]
+    table = rows.assign(method=_ways(rows), trouble=trouble.astype(float))
+    table = table[[*_RUN[1:], "run", "task", "trouble"]]
     table[CLOCK] = table["task"].astype(float)
     table[BEFORE] = table.groupby("run")["trouble"].shift(1)
     for predictor in PREDICTORS:
@@ -131,15 +132,37 @@ def tasks(frame: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
         table[predictor.name] = values
     looked_at = table[[*NAMES]].notna().any(axis=1).groupby(table["run"]).transform("any")
     table = table[looked_at & (table["task"] > 1) & np.isfinite(table["trouble"])]
+    table.insert(0, "setting", _settings(rows.loc[table.index], table["method"]))
     return table.reset_index(drop=True)
 
 
-def _settings(rows: pd.DataFrame) -> pd.Series:
+def _settings(rows: pd.DataFrame, methods: pd.Series) -> pd.Series:
+    """Name each row's setting, in short where it is the only one of that name with two methods."""
     activations = option(rows, "activation", "relu").map(CURVATURE.label)
-    names = rows["stream"] + ", " + activations
-    several = rows.groupby(names)["lr"].transform("nunique") > 1
-    rates = ", rate " + rows["lr"].map("{:g}".format)
-    return names.where(~several, names + rates)
+    data = rows["dataset"].map(lambda name: LABELS.get(name, name))
+    names = rows["stream"] + ", " + activations.astype(str)
+    whole = names + ", " + data.astype(str) + ", rate " + rows["lr"].astype(str)
+    compared = whole.where(methods.groupby(whole).transform("nunique") > 1)
+    namesakes, rivals = (which.groupby(names).transform("nunique") for which in (whole, compared))
+    return names.where((namesakes == 1) | (compared.notna() & (rivals == 1)), whole)
+
+
+def of_several_methods(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Leave out the settings with one method alone, which compare nothing.
+
+    Parameters
+    ----------
+    table : DataFrame
+        What `tasks` returned.
+
+    Returns
+    -------
+    (DataFrame, list of str)
+        The rest, and the settings that were left out.
+    """
+    methods = table.groupby("setting")["method"].nunique()
+    alone = sorted(methods.index[methods < 2])
+    return table[~table["setting"].isin(alone)].reset_index(drop=True), alone
 
 
 def _ways(rows: pd.DataFrame) -> pd.Series:
@@ -333,17 +356,29 @@ def coverage(table: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         By setting: ``methods, seeds, tasks`` (the least and the most of a run, the first
-        included) and ``not measured``.
+        included), ``rise of the error`` (the least and the most of a method: its mean over seeds in
+        the last fifth of the tasks minus that in the first) and ``not measured``.
     """
     groups = table.groupby("setting")
     recorded = groups.agg(methods=("method", "nunique"), seeds=("seed", "nunique"))
     last = table.groupby(["setting", "run"])["task"].max().groupby("setting")
     ends = zip(last.min(), last.max(), strict=True)
     recorded["tasks"] = ["–".join(map(str, sorted({int(a), int(b)}))) for a, b in ends]
+    recorded["rise of the error"] = _rises(table)
     known = groups[[*NAMES]].count()
     absent = [known.columns[row] for row in known.eq(0).to_numpy()]
     recorded["not measured"] = [", ".join(names) or "–" for names in absent]
     return recorded.rename_axis(None)
+
+
+def _rises(table: pd.DataFrame) -> list[str]:
+    """Write by how much the error rises over the stream, from the least method's to the most's."""
+    by, of_run = ["setting", "method"], table.groupby("run")["task"]
+    early = table["task"] <= of_run.transform("quantile", 0.2)
+    late = table["task"] >= of_run.transform("quantile", 0.8)
+    first, last = (table[rows].groupby(by)["trouble"].mean() for rows in (early, late))
+    ends = (last - first).groupby("setting").agg(["min", "max"])
+    return [f"{least:+.2f} to {most:+.2f}" for least, most in ends.itertuples(index=False)]
 
 
 def missing(table: pd.DataFrame) -> str:
@@ -356,11 +391,11 @@ def missing(table: pd.DataFrame) -> str:
     """
     recorded = coverage(table)
     few_seeds = recorded.index[recorded["seeds"] < LEAST_SEEDS]
-    few_methods = recorded.index[recorded["methods"] < DECIDING]
+    few_methods = recorded.index[recorded["methods"] < LEAST_METHODS]
     absent = [name for name in PLANNED if not any(n.startswith(name) for n in recorded.index)]
     parts = {
-        "Not recorded yet": absent,
+        "Not recorded yet with several methods": absent,
         f"With fewer than {LEAST_SEEDS} seeds": few_seeds,
-        f"With fewer than {DECIDING} methods, too few to decide anything across them": few_methods,
+        f"With fewer than {LEAST_METHODS} methods, too few for a word across them": few_methods,
     }
     return " ".join(f"{said}: {'; '.join(names)}." for said, names in parts.items() if len(names))

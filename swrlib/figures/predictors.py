@@ -23,6 +23,8 @@ _VIEWS = {
 _ROWS = (*NAMES, *BASELINES)
 #: Narrow enough for a phone, where letters must still be read.
 _WIDTH = 4.8
+#: So many numbers stand beside each other in that width; more are turned.
+_ACROSS = 7
 
 
 def _lines(ax: plt.Axes) -> None:
@@ -102,7 +104,8 @@ def _heat(table: pd.DataFrame) -> plt.Figure:
     figure, ax = plt.subplots(figsize=(_WIDTH, 0.33 * len(_ROWS) + 1.2))
     text = table.map(lambda rho: "" if pd.isna(rho) else f"{rho:+.2f}".replace("0.", "."))
     look = {"vmin": -1, "vmax": 1, "cmap": "vlag", "cbar": False, "linewidths": 0.5}
-    sns.heatmap(table, ax=ax, annot=text, fmt="", annot_kws={"size": 9}, **look)
+    numbers = {"size": 9, "rotation": 90 if table.shape[1] > _ACROSS else 0}
+    sns.heatmap(table, ax=ax, annot=text, fmt="", annot_kws=numbers, **look)
     ax.set(xlabel="", ylabel="")
     ax.tick_params(axis="x", rotation=90, labelsize=9)
     ax.tick_params(axis="y", rotation=0, labelsize=10)
@@ -164,5 +167,7 @@ def scatter(table: pd.DataFrame, measure: str, setting: str) -> tuple[plt.Figure
         for text in legend.get_texts():
             text.set_text(written(text.get_text()))
         sns.move_legend(ax, "upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, title=None)
+    if not len(rows):
+        return figure, f"{setting}: {measure} was not measured."
     rho = rows[measure].corr(rows["trouble"], method="spearman")
     return figure, f"{setting}: {len(rows)} tasks, all seeds and methods together, ρ = {rho:+.2f}."
