@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
@@ -16,6 +15,7 @@ from swrlib.methods.watching import Watching, features_of_latest
 from swrlib.population import Members
 from swrlib.rescaling import checked_lambda
 from swrlib.streams import generator
+from swrlib.swr.cautions import Cautions
 from swrlib.theory.isometry import reinitialized, slices
 
 Norm = Literal["isometry", "present", "initial"]
@@ -51,19 +51,22 @@ class FIRE(Method):
     def start(self, members: Members) -> None:
         """Note the initial norms."""
         members.fixed["norms"] = [_norm(weight).clone() for weight in members.weights]
-        members.fixed["warned"] = False
+        members.fixed["cautions"] = Cautions()
 
     def change_(self, members: Members, stage: int) -> None:
         """Replace the weights, and begin a new optimizer."""
-        lost: list[str] = []
+        below: list[str] = []
+        spoiled: list[str] = []
         for name, weight, initial in zip(
             members.weighted, members.weights, members.fixed["norms"], strict=True
         ):
             kernel_axes = weight.dim() - 4
             if kernel_axes < 0:  # a normalization's scale
                 continue
-            if not members.fixed["warned"] and _below_full_rank(slices(weight, kernel_axes)):
-                lost.append(name)
+            if not weight.isfinite().all():
+                spoiled.append(name)
+            if _below_full_rank(slices(weight, kernel_axes)):
+                below.append(name)
             new = reinitialized(weight, kernel_axes, self.iterations)
             if self.norm != "isometry":
                 wanted = initial if self.norm == "initial" else _norm(weight)
@@ -71,13 +74,19 @@ class FIRE(Method):
                 new = new * (wanted / present.where(present > 0, 1))
             weight.copy_(new)
         members.renew_optimizer_()
-        if lost:
-            members.fixed["warned"] = True
-            warnings.warn(
-                f"weights of rank below full at the change to stage {stage}: {', '.join(lost)}; "
-                "directions of singular value zero stay zero, so that no isometry comes out",
-                stacklevel=2,
-            )
+        say, when = members.fixed["cautions"].say, f"at the change to stage {stage}"
+        say(
+            below,
+            f"weights of rank below full {when}: {{}}; directions of singular value zero stay "
+            "zero, so that no isometry comes out",
+            kind="rank",
+        )
+        say(
+            spoiled,
+            f"weights that are not finite {when}: {{}}; they have no nearest isometry and stay so: "
+            "go back to a state before, with a lower learning rate",
+            kind="finite",
+        )
 
 
 def _norm(weight: Tensor) -> Tensor:
