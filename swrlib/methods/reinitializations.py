@@ -8,14 +8,13 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from swrlib.checks import check_name, check_whole, make_numbers
+from swrlib.checks import check_name, check_whole, listed, make_numbers, warn
 from swrlib.methods import units
 from swrlib.methods.base import Method
 from swrlib.methods.watching import Watching, features_of_latest
 from swrlib.population import Members
 from swrlib.rescaling import checked_lambda
 from swrlib.streams import generator
-from swrlib.swr.cautions import Cautions
 from swrlib.theory.isometry import reinitialized, slices
 
 Norm = Literal["isometry", "present", "initial"]
@@ -51,22 +50,19 @@ class FIRE(Method):
     def start(self, members: Members) -> None:
         """Note the initial norms."""
         members.fixed["norms"] = [_norm(weight).clone() for weight in members.weights]
-        members.fixed["cautions"] = Cautions()
+        members.fixed["said"] = set()
 
     def change_(self, members: Members, stage: int) -> None:
         """Replace the weights, and begin a new optimizer."""
-        below: list[str] = []
-        spoiled: list[str] = []
+        faults: dict[str, list[str]] = {}
         for name, weight, initial in zip(
             members.weighted, members.weights, members.fixed["norms"], strict=True
         ):
             kernel_axes = weight.dim() - 4
             if kernel_axes < 0:  # a normalization's scale
                 continue
-            if not weight.isfinite().all():
-                spoiled.append(name)
-            if _below_full_rank(slices(weight, kernel_axes)):
-                below.append(name)
+            for fault in _faults(slices(weight, kernel_axes)):
+                faults.setdefault(fault, []).append(name)
             new = reinitialized(weight, kernel_axes, self.iterations)
             if self.norm != "isometry":
                 wanted = initial if self.norm == "initial" else _norm(weight)
@@ -74,19 +70,10 @@ class FIRE(Method):
                 new = new * (wanted / present.where(present > 0, 1))
             weight.copy_(new)
         members.renew_optimizer_()
-        say, when = members.fixed["cautions"].say, f"at the change to stage {stage}"
-        say(
-            below,
-            f"weights of rank below full {when}: {{}}; directions of singular value zero stay "
-            "zero, so that no isometry comes out",
-            kind="rank",
-        )
-        say(
-            spoiled,
-            f"weights that are not finite {when}: {{}}; they have no nearest isometry and stay so: "
-            "go back to a state before, with a lower learning rate",
-            kind="finite",
-        )
+        for fault in faults.keys() - members.fixed["said"]:
+            members.fixed["said"].add(fault)
+            names = listed(faults[fault])
+            warn(f"weights at the change to stage {stage} are {fault.format(names)}")
 
 
 def _norm(weight: Tensor) -> Tensor:
@@ -94,12 +81,23 @@ def _norm(weight: Tensor) -> Tensor:
     return weight.flatten(2).norm(dim=2).view(*weight.shape[:2], *(1,) * (weight.dim() - 2))
 
 
-def _below_full_rank(matrices: Tensor) -> bool:
-    """Say whether one of the finite matrices [..., out, in] is of rank below full."""
-    known = matrices.flatten(0, -3)
-    known = known[known.isfinite().all(-1).all(-1)]
+_BELOW_FULL_RANK = (
+    "of rank below full: {}; directions of singular value zero stay zero, so that no isometry "
+    "comes out"
+)
+_NOT_FINITE = (
+    "not finite: {}; they have no nearest isometry and stay so, until a state from before is taken "
+    "up again (with a lower learning rate, say)"
+)
+
+
+def _faults(matrices: Tensor) -> list[str]:
+    """Return why matrices [..., out, in] have no isometry to become, as sentences about names."""
+    each = matrices.flatten(0, -3)
+    known = each[each.isfinite().all(-1).all(-1)]
     ranks = torch.linalg.matrix_rank(known) if len(known) else torch.zeros(0)
-    return bool((ranks < min(matrices.shape[-2:])).any())
+    below = bool((ranks < min(matrices.shape[-2:])).any())
+    return [_BELOW_FULL_RANK] * below + [_NOT_FINITE] * (len(known) < len(each))
 
 
 @dataclass(frozen=True)

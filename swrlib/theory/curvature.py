@@ -216,8 +216,8 @@ def check_twice(
     if difference > _ROUNDING * size:
         raise ValueError(
             f"{NOT_TWICE}: its second derivatives are not symmetric, by {difference / size:.1g} of "
-            f"their size, of which {_ROUNDING:g} may be rounding; one of its backward passes is no "
-            "derivative, or one of several paths is detached"
+            f"their size, of which {_ROUNDING:g} may be rounding, as where a backward pass written "
+            "by hand is not its function's derivative"
         )
 
 
