@@ -41,7 +41,7 @@ class _One:
         self.model, self.optimizer, self._fresh = unwrap(model), optimizer, fresh
         self.network = trace(model, **tracing)
         self._parameters = list(self.model.parameters())
-        self._places = [p.data_ptr() for p in self._parameters]
+        self._places = [p.data_ptr() if p.requires_grad else 0 for p in self._parameters]
         blocks = {
             name: _exact(p if p.requires_grad else p.clone()).unsqueeze(0)
             for name, p in self.model.named_parameters()
@@ -74,7 +74,7 @@ class _One:
 
     @contextlib.contextmanager
     def acting(self) -> Iterator[None]:
-        """Let a method act: float32 copies take the model's values before, and give theirs then."""
+        """Let a method act: float32 copies take the model's values first, and give them back."""
         pairs = list(zip(self._parameters, self.stack.parameters.values(), strict=True))
         coarse = [(p, b[0]) for p, b in pairs if p.requires_grad and p.dtype != b.dtype]
         for parameter, block in coarse:

@@ -336,6 +336,14 @@ def test_each_parameter_has_a_precision_of_its_own():
     for name, value in model.state_dict().items():
         assert value.dtype == before[name].dtype and torch.equal(value, before[name] / 2)
     model.float()
-    optimizer.zero_grad()
     with pytest.raises(ValueError, match="lies elsewhere"):
+        optimizer.step()
+
+
+def test_what_was_frozen_at_the_start_stays_so():
+    model, optimizer = small()
+    model[0].requires_grad_(False)
+    InLoop(L2(lam=0.5), model, optimizer)
+    model[0].requires_grad_(True)
+    with pytest.raises(ValueError, match="freeze the model first"):
         optimizer.step()
