@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from swrlib.methods.watching import hidden_layers
 from swrlib.network.layers import trace, unwrap
 from swrlib.population import Members, Population
 from swrlib.swr.attachment import find_optimizer
+from swrlib.swr.cautions import Cautions
 from swrlib.swr.steps import claim, parameters_of
 
 
@@ -21,7 +23,8 @@ class _One:
     """A population of one: a user's model and optimizer, as methods see them.
 
     Tensors are views [1, *shape] of the model's own. Frozen parameters are copies, which nobody
-    reads again.
+    reads again. What is in half precision is a copy in float32, which `acting` fills and reads:
+    sums in half precision are coarse, and torch has no decompositions in it.
     """
 
     runs = 1
@@ -38,15 +41,17 @@ class _One:
         self.model, self.optimizer, self._fresh = unwrap(model), optimizer, fresh
         self.network = trace(model, **tracing)
         self._parameters = list(self.model.parameters())
-        first = self._parameters[0]
-        self.device, self.dtype = first.device, first.dtype
+        self._places = [p.data_ptr() if p.requires_grad else 0 for p in self._parameters]
         blocks = {
-            name: (p.detach() if p.requires_grad else p.detach().clone()).unsqueeze(0)
+            name: _exact(p if p.requires_grad else p.clone()).unsqueeze(0)
             for name, p in self.model.named_parameters()
         }
+        first = next(iter(blocks.values()))
+        self.device, self.dtype = first.device, first.dtype
         self.stack = SimpleNamespace(parameters=blocks, buffers=dict(self.model.named_buffers()))
         self.updates = SimpleNamespace(moments={})
-        self.initial = [p.detach().clone()[None, None] for p in self._parameters]
+        self.initial = [block.clone()[None] for block in blocks.values()]
+        self._gradients: list[Tensor] = []
         self.learning_rate = torch.zeros((), dtype=torch.float64, device=self.device)
 
     def __getattr__(self, name: str) -> Any:
@@ -58,13 +63,31 @@ class _One:
     @property
     def blocks(self) -> list[Any]:
         """What has the gradients, zero where the loss gave none: [1, *shape] each."""
-        for parameter in self._parameters:
-            if parameter.grad is None and parameter.requires_grad:
-                parameter.grad = torch.zeros_like(parameter)
-        return [
-            SimpleNamespace(grad=(torch.zeros_like(p) if p.grad is None else p.grad).unsqueeze(0))
-            for p in self._parameters
-        ]
+        if not self._gradients:
+            for parameter in self._parameters:
+                if parameter.grad is None and parameter.requires_grad:
+                    parameter.grad = torch.zeros_like(parameter)
+            self._gradients = [
+                _exact(torch.zeros_like(p) if p.grad is None else p.grad) for p in self._parameters
+            ]
+        return [SimpleNamespace(grad=gradient.unsqueeze(0)) for gradient in self._gradients]
+
+    @contextlib.contextmanager
+    def acting(self) -> Iterator[None]:
+        """Let a method act: float32 copies take the model's values first, and give them back."""
+        pairs = list(zip(self._parameters, self.stack.parameters.values(), strict=True))
+        coarse = [(p, b[0]) for p, b in pairs if p.requires_grad and p.dtype != b.dtype]
+        for parameter, block in coarse:
+            block.copy_(parameter)
+        try:
+            yield
+            for parameter, block in coarse:
+                parameter.copy_(block)
+            for parameter, gradient in zip(self._parameters, self._gradients, strict=False):
+                if parameter.grad is not None and parameter.grad.dtype != gradient.dtype:
+                    parameter.grad.copy_(gradient)
+        finally:
+            self._gradients = []
 
     def by_seed(self, tensor: Tensor) -> Tensor:
         """Show a tensor [1, …] as [1, 1, …]."""
@@ -88,7 +111,7 @@ class _One:
 
             def keep(module: nn.Module, inputs: tuple[Any, ...], step: str = step) -> None:
                 if torch.is_grad_enabled():  # not where a loop only looks at its network
-                    features[step] = inputs[0].detach()[None, None]
+                    features[step] = _exact(inputs[0])[None, None]
 
             hooks.append(fed[step].module.register_forward_pre_hook(keep))
         return hooks
@@ -101,8 +124,8 @@ class _One:
         ValueError
             If the parameters lie elsewhere, or there are several rates.
         """
-        for parameter, block in zip(self._parameters, self.stack.parameters.values(), strict=True):
-            if parameter.requires_grad and parameter.data_ptr() != block.data_ptr():
+        for parameter, place in zip(self._parameters, self._places, strict=True):
+            if parameter.requires_grad and parameter.data_ptr() != place:
                 raise ValueError(
                     "a parameter lies elsewhere than at the start: move, cast and freeze the model "
                     "first, then construct InLoop"
@@ -128,9 +151,8 @@ class _One:
     def reinitialize_(self, runs: slice, purpose: str) -> None:
         """Take parameters and buffers of a new model, and a new optimizer."""
         new = self._new()
-        for parameter, drawn in zip(self._parameters, new.parameters(), strict=True):
-            if parameter.requires_grad:
-                parameter.copy_(drawn)
+        for block, drawn in zip(self.stack.parameters.values(), new.parameters(), strict=True):
+            block[0].copy_(drawn)
         for buffer, value in zip(self.model.buffers(), new.buffers(), strict=True):
             buffer.copy_(value)
         self.renew_optimizer_(runs)
@@ -138,6 +160,11 @@ class _One:
     def renew_optimizer_(self, runs: slice) -> None:
         """Let the optimizer forget what it keeps."""
         self.optimizer.state.clear()
+
+
+def _exact(tensor: Tensor) -> Tensor:
+    """Return a tensor's values in float32 at least: in its own memory, where they are so."""
+    return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 class InLoop:
@@ -151,7 +178,8 @@ class InLoop:
         ``L2(lam=…)``, ``L2Init(lam=…)``, ``ShrinkPerturb(lam=…)``, ``HeadReset()``, … Penalties are
         added to the gradients before each step, and not to the loss.
     model : torch.nn.Module
-        On its device and in its precision; its parameters now are θ_0.
+        On its device and in its precision; its parameters now are θ_0. What is in half precision
+        is computed in float32 and rounded.
     optimizer : torch.optim.Optimizer
         A wrapped one is looked into.
     fresh : callable, optional
@@ -204,7 +232,10 @@ class InLoop:
         free = [p for p in model.parameters() if p.requires_grad]
         name = getattr(method, "name", type(method).__name__)
         claim(free, self, "" if isinstance(method, SWR) else name)
-        method.start(self._members)
+        if isinstance(method, SWR):
+            Cautions().of_half_precision(free)
+        with self._one.acting():
+            method.start(self._members)
         self._hooks = self._one.keep_features(method.looks_at(self._members))
         self._hooks += [
             inner.register_step_pre_hook(self._before),
@@ -223,27 +254,31 @@ class InLoop:
                 "before the step"
             )
         self._one.look()
-        self._method.gradients_(self._members)
-        self._method.before_step_(self._members)
+        with self._one.acting():
+            self._method.gradients_(self._members)
+            self._method.before_step_(self._members)
 
     @torch.no_grad()
     def _after(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        self._method.after_step_(self._members)
         self._steps += 1
         every = self._method.acts_every()
-        if every and self._steps % every == 0:
-            self._method.regularly_(self._members)
+        with self._one.acting():
+            self._method.after_step_(self._members)
+            if every and self._steps % every == 0:
+                self._method.regularly_(self._members)
 
     @torch.no_grad()
     def change(self) -> None:
         """Say that the data change: resets, shrinking and perturbing act now."""
         self._stage += 1
-        self._method.change_(self._members, self._stage)
+        with self._one.acting():
+            self._method.change_(self._members, self._stage)
 
     @torch.no_grad()
     def decay(self) -> None:
         """Say that the learning rate has fallen (for SWR + re-init)."""
-        self._method.decay_(self._members)
+        with self._one.acting():
+            self._method.decay_(self._members)
 
     def remove(self) -> None:
         """End it."""

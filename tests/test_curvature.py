@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from swrlib.theory.curvature import (
     symmetric_eigenvalues,
 )
 from swrlib.theory.last_layers import LARGEST, last_layers_hessian, last_parameters
+from swrlib.theory.spectrum import hessian_spectrum
 
 
 class Both(nn.Module):
@@ -331,6 +333,130 @@ def test_products_are_refused_on_one_image(module):
     with pytest.raises(ValueError, match="differentiated twice") as caught:
         LossHessian(model, *batch())
     assert seen == [1]
+    assert "\n" not in str(caught.value) and ". " not in str(caught.value)
+
+
+# A graph that is cut, and numbers that are not finite
+
+
+class Through(nn.Module):
+    """Values go through something that autograd does not see."""
+
+    def __init__(self, cut):
+        super().__init__()
+        self.cut = cut
+
+    def forward(self, x):
+        return self.cut(x)
+
+
+@torch.no_grad()
+def quietly(x):
+    return x * 2
+
+
+CUTS = {
+    "detach": lambda x: x.detach(),
+    "numpy": lambda x: torch.tensor(x.detach().numpy() ** 2),
+    "no_grad": quietly,
+    "sign": lambda x: (x > 0).to(x),
+    "list": lambda x: torch.tensor(x.tolist(), dtype=x.dtype),
+}
+
+
+def cut_in_the_middle(cut, frozen=()):
+    torch.manual_seed(0)
+    first, last = [nn.Flatten(), nn.Linear(12, 6), nn.Tanh()], [nn.Linear(6, 5)]
+    model = nn.Sequential(*first, Through(cut), *last).double()
+    for layer in frozen:
+        model[layer].requires_grad_(False)
+    return model
+
+
+@pytest.mark.parametrize("call", [hessian_spectrum, gradient_hessian_overlap, LossHessian])
+@pytest.mark.parametrize("cut", CUTS)
+def test_a_graph_that_is_cut_in_the_middle_is_refused(cut, call):
+    for frozen in ((), (4,)):  # a frozen head is no excuse for the layer before the cut
+        with pytest.raises(ValueError, match=r"1\.weight, 1\.bias act .*freeze them") as caught:
+            call(cut_in_the_middle(CUTS[cut], frozen), *batch())
+        assert "\n" not in str(caught.value) and ". " not in str(caught.value)
+
+
+def test_what_is_frozen_or_unused_is_no_cut():
+    images, labels = batch()
+    model = cut_in_the_middle(CUTS["detach"], frozen=(1,))
+    for p, expected in ((model, 30 + 5), (network(), 242)):
+        p.spare = nn.Identity()  # called, and has no parameters
+        hessian = LossHessian(p, images, labels)
+        vector = torch.ones(len(hessian), dtype=torch.float64)
+        assert int((hessian @ vector).count_nonzero()) == expected
+    frozen_head = network()
+    frozen_head[-1].requires_grad_(False)
+    vector = torch.ones(242, dtype=torch.float64)
+    found = [LossHessian(m, images, labels) @ vector for m in (frozen_head, network())]
+    assert torch.equal(*found)  # all parameters count, frozen ones too
+
+
+class Spare(nn.Module):
+    """A layer that is never called, and one whose outputs go nowhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.never, self.dropped = network(), nn.Linear(2, 2), nn.Linear(12, 2).double()
+
+    def forward(self, x):
+        self.dropped(x.flatten(1))
+        return self.body(x)
+
+
+def test_a_layer_that_does_nothing_to_the_outputs_is_no_cut():
+    assert len(LossHessian(Spare(), *batch())) == 242 + 6 + 26
+
+
+def test_what_is_not_symmetric_is_refused_with_its_size_and_a_remedy():
+    model, (images, labels) = with_between(OnceModule()), batch()
+    with pytest.raises(
+        ValueError, match=r"replace that .* not symmetric, by ([\d.]+) of"
+    ) as caught:
+        hessian_spectrum(model, images, labels, order=5)
+    words = str(caught.value)
+    assert "1e-06 may be rounding" in words and "\n" not in words and ". " not in words
+    (share,) = re.findall("not symmetric, by ([\\d.]+) of", words)
+    assert 1e-3 < float(share) <= 1
+
+
+def spoiled(value, image=False):
+    model, (images, labels) = network("relu"), batch()
+    with torch.no_grad():
+        (images if image else model[1].weight).view(-1)[7] = value
+    return model, images, labels
+
+
+@pytest.mark.parametrize(
+    "call",
+    [last_layers_hessian, LossHessian, gradient_hessian_overlap, hessian_spectrum],
+)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_named(value, call):
+    for image, words in ((False, r"1\.weight"), (True, "images")):
+        with pytest.raises(ValueError, match=f"not all numbers are finite in {words}") as caught:
+            call(*spoiled(value, image))
+        assert "\n" not in str(caught.value) and ". " not in str(caught.value)
+    model, images, labels = spoiled(0.5)
+    with torch.no_grad():
+        model[1].weight.mul_(1e200)
+        model[2] = nn.Identity()
+        model[3].weight.mul_(1e200)
+    with pytest.raises(ValueError, match=r"outputs are not finite.*float64") as caught:
+        call(model, images, labels)
+    assert "\n" not in str(caught.value) and ". " not in str(caught.value)
+
+
+@pytest.mark.parametrize("call", [last_layers_hessian, hessian_spectrum])
+def test_derivatives_that_are_not_finite_are_refused(call):
+    """The root of an inactive unit: its value is finite, its slope is not."""
+    with pytest.raises(ValueError, match="a derivative of the loss is not finite") as caught:
+        call(with_between(Through(lambda x: x.relu().sqrt())), *batch())
     assert "\n" not in str(caught.value) and ". " not in str(caught.value)
 
 

@@ -254,3 +254,96 @@ def test_what_is_no_method_is_refused(method):
     model = torch.nn.Linear(2, 2)
     with pytest.raises(TypeError, match="InLoop takes a method as "):
         InLoop(method, model, torch.optim.SGD(model.parameters(), lr=0.1))
+
+
+# Half precision
+
+
+def small_convolutions(dtype, seed=0):
+    """Return a network with weights that half precision holds exactly, no matrix of them square."""
+    torch.manual_seed(seed)
+    layers = [nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(24, 7), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(7, 3)).to(torch.bfloat16).half().to(dtype)
+
+
+def acted(method, dtype):
+    """Return gradients and parameters at a step that is the method's alone, and after a change.
+
+    Weights and gradients before are the same in every precision.
+    """
+    model, other = small_convolutions(dtype), small_convolutions(dtype, seed=1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    loop = InLoop(method, model, optimizer, fresh=lambda: small_convolutions(dtype, seed=2))
+    model.load_state_dict(other.state_dict())
+    model(torch.ones(2, 1, 4, 4, dtype=dtype))
+    for parameter, gradient in zip(model.parameters(), other.parameters(), strict=True):
+        parameter.grad = gradient.detach().flip(0)
+    gradients = []
+
+    def keep(*given):
+        gradients.extend(parameter.grad.clone() for parameter in model.parameters())
+        optimizer.zero_grad()
+
+    optimizer.register_step_pre_hook(keep)
+    optimizer.step()
+    stepped = [parameter.detach().clone() for parameter in model.parameters()]
+    model.load_state_dict(other.state_dict())  # nothing that was rounded once already
+    loop.change()
+    return [*gradients, *stepped, *(parameter.detach() for parameter in model.parameters())]
+
+
+@pytest.mark.filterwarnings("ignore:weights are torch")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "method",
+    [
+        L2(lam=0.1),
+        L2Init(lam=0.1),
+        AdamW(lam=0.1),
+        ShrinkPerturb(lam=0.3),
+        HeadReset(),
+        FullReset(),
+        SWR(lam=0.4),
+        SWRReinit(lam=0.4, at_changes=True),
+        methods.Wasserstein(lam=0.1),
+        methods.SpectralRegularization(lam=0.1),
+        methods.ShrinkPerturbNoise(lam=0.3),
+        methods.FIRE(),
+        methods.FIRE(iterations=None, norm="present"),
+        methods.ContinualBackprop(rate=0.99, maturity=0),  # all units start anew but one
+    ],
+    ids=repr,
+)
+def test_half_precision_is_what_float32_gives_rounded_once(method, dtype):
+    plain = acted(Method(), dtype)
+    found, exact = acted(method, dtype), acted(method, torch.float32)
+    for value, expected in zip(found, exact, strict=True):
+        assert value.dtype == dtype and torch.equal(value, expected.to(dtype))
+    assert not all(map(torch.equal, found, plain)), "the method has acted"
+
+
+def test_swr_in_half_precision_is_warned_of_here_too():
+    model, optimizer = small()
+    with pytest.warns(UserWarning, match=r"weights are torch\.bfloat16.*autocast"):
+        InLoop(SWR(lam=0.1), model.bfloat16(), optimizer)
+
+
+def test_each_parameter_has_a_precision_of_its_own():
+    model, optimizer = small()
+    model[2].bfloat16()
+    before = copy.deepcopy(model.state_dict())
+    InLoop(methods.ShrinkPerturbNoise(lam=0.5, deviation=0.0), model, optimizer).change()
+    for name, value in model.state_dict().items():
+        assert value.dtype == before[name].dtype and torch.equal(value, before[name] / 2)
+    model.float()
+    with pytest.raises(ValueError, match="lies elsewhere"):
+        optimizer.step()
+
+
+def test_what_was_frozen_at_the_start_stays_so():
+    model, optimizer = small()
+    model[0].requires_grad_(False)
+    InLoop(L2(lam=0.5), model, optimizer)
+    model[0].requires_grad_(True)
+    with pytest.raises(ValueError, match="freeze the model first"):
+        optimizer.step()

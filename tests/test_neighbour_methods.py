@@ -35,7 +35,7 @@ from swrlib.methods import (
     reinitializations,
 )
 from swrlib.papers import find_paper
-from swrlib.population import SGD, Adam
+from swrlib.population import SGD, Adam, Batch, Blueprint, Members, Population
 from swrlib.streams import generator
 
 SEEDS = (3, 8)
@@ -150,13 +150,15 @@ class Loop:
 # The methods once more
 
 
-def wasserstein(lam, sort=True):
+def wasserstein(lam, sort=True, sort_initial=True):
     def penalty(model, initial):
         total = 0.0
         for p, p0 in zip(model.parameters(), initial.parameters(), strict=True):
             now, then = p.flatten(), p0.detach().flatten()
             if sort:
-                now, then = now.sort().values, then.sort().values
+                now = now.sort().values
+            if sort and sort_initial:
+                then = then.sort().values
             total = total + (now - then).square().mean()
         return lam * total
 
@@ -537,7 +539,8 @@ def test_the_neighbours_networks_equal_a_plain_loop(model, name, noise, tmp_path
 
 
 MUTANTS = {
-    "unsorted targets": ("wasserstein", wasserstein(3.0, sort=False), "mlp"),
+    "nothing sorted": ("wasserstein", wasserstein(3.0, sort=False), "mlp"),  # L2 Init
+    "unsorted targets": ("wasserstein", wasserstein(3.0, sort_initial=False), "mlp"),
     "one power iteration": ("spectral", spectral(0.1, 1), "mlp"),
     "down the rank": ("l2-er", l2_er(0.1, 0.1, 4, 12, sign=-1), "mlp"),
     "the latest batch alone": ("l2-er", l2_er(0.1, 0.1, 4, BATCH), "mlp"),
@@ -700,6 +703,27 @@ def test_the_wasserstein_gradient_vanishes_at_every_permutation():
     assert not group.gradients[0].any()
 
 
+def mean_rank(features):
+    """Return the mean effective rank of layers' features, by numpy's singular values."""
+    ranks = []
+    for h in features:
+        values = np.linalg.svd(h.numpy(), compute_uv=False)
+        p = values / values.sum()
+        ranks.append(np.exp(-(p * np.log(p + 1e-8)).sum()))
+    return float(np.mean(ranks))
+
+
+def directional(function, parameters, place, direction):
+    """Return the slope of a function where one of its tensors moves, by finite differences."""
+    ahead, behind = (
+        function(
+            [p + sign * 1e-5 * direction if i == place else p for i, p in enumerate(parameters)]
+        )
+        for sign in (1, -1)
+    )
+    return (ahead - behind) / 2e-5
+
+
 def test_the_separate_step_climbs_the_effective_rank(noise, tmp_path, monkeypatch):
     """By finite differences of numpy's singular values, without any automatic gradient."""
     torch.manual_seed(0)
@@ -713,24 +737,16 @@ def test_the_separate_step_climbs_the_effective_rank(noise, tmp_path, monkeypatc
         other = copy.deepcopy(model)
         for p, value in zip(other.parameters(), parameters, strict=True):
             p.copy_(value)
-        ranks = []
-        for h in hidden(other, images):
-            values = np.linalg.svd(h.numpy(), compute_uv=False)
-            p = values / values.sum()
-            ranks.append(np.exp(-(p * np.log(p + 1e-8)).sum()))
-        return float(np.mean(ranks))
+        return mean_rank(hidden(other, images))
 
     before = [p.detach().clone() for p in model.parameters()]
     l2_er(0.0, 1.0, 1, 9).regularly(loop)
     after = [p.detach() for p in model.parameters()]
     for place in (0, 1, 2, 3):
         direction = draws(*before[place].shape, seed=7)
-        ahead, behind = (
-            rank([p + sign * 1e-5 * direction if i == place else p for i, p in enumerate(before)])
-            for sign in (1, -1)
-        )
         moved = float(((after[place] - before[place]) * direction).sum())
-        assert moved == pytest.approx((ahead - behind) / 2e-5, rel=1e-5, abs=1e-7)
+        slope = directional(rank, before, place, direction)
+        assert moved == pytest.approx(slope, rel=1e-5, abs=1e-7)
     assert torch.equal(after[4], before[4])  # the head is behind all features
 
 
@@ -748,6 +764,65 @@ def test_a_weight_below_full_rank_is_named_once(noise, tmp_path, monkeypatch):
     (message,) = [str(w.message) for w in caught if "below full" in str(w.message)]
     assert "linear2" in message and "linear1" not in message and "stage 2" in message
     assert not rows["diverged"].any()  # zero directions stay zero, they are no NaN
+
+
+def test_the_library_climbs_the_effective_rank(noise):
+    """As above, and in one population with two runs of a seed, in which no automatic gradient."""
+    blueprint = Blueprint("mlp", {"hidden": (5, 4), "activation": "tanh"}, noise)
+    options = {"device": torch.device("cpu"), "dtype": torch.float64}
+    population = Population(blueprint, [3], 2, **options)
+    members = Members(population, slice(0, 2), {"lam": [0.0, 0.0]})
+    with torch.no_grad():
+        for parameter in members.parameters:  # each run has weights of its own
+            parameter += 0.1 * draws(*parameter.shape, seed=11)
+    images = draws(9, 1, 10, 10, seed=1)
+    method = L2EffectiveRank(lam=0.0, rate=1.0, every=1, watched=9)
+    method.start(members)
+    population.batch = Batch(images, torch.zeros(1, 9).long(), {}, *torch.zeros(2, 2))
+    method.after_step_(members)
+    before = [p.clone() for p in members.parameters]
+    with torch.no_grad():
+        method.regularly_(members)
+    for run in range(2):
+
+        @torch.no_grad()
+        def rank(parameters):
+            model = population.stack.module(0)
+            for p, value in zip(model.parameters(), parameters, strict=True):
+                p.copy_(value)
+            return mean_rank(hidden(model, images))
+
+        own = [p[0, run] for p in before]
+        for place, after in enumerate(members.parameters):
+            direction = draws(*own[place].shape, seed=7)
+            moved = float(((after[0, run] - own[place]) * direction).sum())
+            slope = directional(rank, own, place, direction)
+            assert moved == pytest.approx(slope, rel=1e-5, abs=1e-7)
+            assert moved or place > 3, "the head alone is behind all features"
+
+
+class Spoiled(FIRE):
+    """A weight of one seed's runs is not finite at the first change."""
+
+    def change_(self, members, stage):
+        if stage == 2:
+            members.weights[1][0, :, 0, 0] = math.nan
+        super().change_(members, stage)
+
+
+@pytest.mark.parametrize("iterations", [10, None])
+def test_a_weight_that_is_not_finite_is_named_once(iterations, noise, tmp_path, monkeypatch):
+    stream = swrlib.make_stream("limited-access", epochs=1, learning_rate=RATE)
+    options = {"stream": stream, "model": "mlp"}
+    with pytest.warns(UserWarning, match="not finite: linear2;") as caught:
+        rows, _ = engine(monkeypatch, tmp_path, noise, Spoiled(iterations), **options)
+    (message,) = [str(w.message) for w in caught if "not finite" in str(w.message)]
+    assert "linear2" in message and "linear1" not in message and "stage 2" in message
+    assert "\n" not in message and ". " not in message
+    assert set(rows[rows["diverged"]]["seed"]) == {SEEDS[0]}  # the other seed trains as ever
+    right = engine(monkeypatch, tmp_path / "right", noise, FIRE(iterations), **options)
+    theirs, ours = (f[0].query(f"seed == {SEEDS[1]}")["train_loss"] for f in (right, (rows,)))
+    assert ours.tolist() == pytest.approx(theirs.tolist(), rel=1e-12, nan_ok=True)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from swrlib.theory.ranks import (
     difference_norms,
     dormant_units,
     effective_rank,
+    singular_values,
     srank,
     stable_rank,
     unit_entropy,
@@ -177,6 +178,23 @@ def test_what_is_zero_stays_zero(made):
     torch.testing.assert_close(both[0], made(matrix(4, 3)), rtol=0, atol=1e-14)
 
 
+@pytest.mark.parametrize("made", [newton_schulz, polar_factor])
+def test_what_is_not_finite_leaves_the_others_alone(made):
+    spoiled, right = matrix(5, 4), matrix(5, 4, seed=1)
+    spoiled[1, 2] = math.inf
+    found = made(torch.stack([spoiled, right]))
+    assert not found[0].isfinite().any()
+    torch.testing.assert_close(found[1], made(right), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("iterations", [10, None])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_float32_rounded(dtype, iterations):
+    given = matrix(6, 4, 2, 2).to(dtype)
+    found, exact = (reinitialized(weight, 2, iterations) for weight in (given, given.float()))
+    assert found.dtype == dtype and torch.equal(found, exact.to(dtype))
+
+
 def slice_by_slice(kernel, iterations):
     """Return FIRE's kernel [lead, out, in, 3, 3], a matrix at a time."""
     found = torch.empty_like(kernel)
@@ -229,6 +247,10 @@ def test_deviations_and_errors():
     [
         (lambda: srank(torch.tensor([1.0, math.nan])), "not finite"),
         (lambda: effective_rank(torch.tensor([1.0, math.inf])), "not finite"),
+        (lambda: singular_values(torch.tensor([[1.0, math.nan]])), "not finite"),
+        (lambda: dead_units(torch.tensor([[0.0, math.nan]])), "not finite"),
+        (lambda: dormant_units(torch.tensor([[0.0, math.inf]])), "not finite"),
+        (lambda: unit_entropy(torch.tensor([[1.0, math.nan]])), "not finite"),
         (lambda: srank(torch.ones(3), share=1.0), "between 0 and 1"),
         (lambda: activity(torch.ones(3)), r"\(3,\)"),
         (lambda: dead_units(torch.ones(0, 3)), r"\(0, 3\)"),

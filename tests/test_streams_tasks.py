@@ -1,5 +1,8 @@
 """Streams of tasks: what a task's labels and pixels are, and the engine on them as a plain loop."""
 
+import warnings
+from collections import OrderedDict
+
 import numpy as np
 import pytest
 import torch
@@ -17,7 +20,8 @@ from test_neighbour_methods import (
 
 import swrlib
 from swrlib.datasets import Dataset
-from swrlib.streams import generator
+from swrlib.population import population
+from swrlib.streams import Stage, generator
 from swrlib.streams.tasks import LabelShuffled, PixelPermuted
 
 LABELS = torch.arange(500) % 7 // 2  # classes of different sizes
@@ -89,6 +93,14 @@ def test_names_and_options():
         (lambda: LabelShuffled((1,), images=1.5), "images is 1.5"),
         (lambda: PixelPermuted((1,), pixels=0), "pixels is 0"),
         (lambda: swrlib.make_stream("label-shufled"), "'label-shuffled'"),
+        (
+            lambda: swrlib.make_stream("pixel-permuted:2,64"),
+            r"3 values .*\(tasks, images, pixels\), as in .*784', and .* gives 2 values$",
+        ),
+        (lambda: swrlib.make_stream("label-shuffled:3"), r"2 values .*images\).* gives 1 value$"),
+        (lambda: swrlib.make_stream("label-shuffled:3,64,9"), "2 values .* gives 3 values$"),
+        (lambda: swrlib.make_stream("label-shuffled:"), "gives no values$"),
+        (lambda: swrlib.make_stream("label-shuffled:a,64"), "tasks is 'a'"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_sentence(make, words):
@@ -103,6 +115,67 @@ def test_a_permutation_of_other_images_is_refused(pixels, noise, tmp_path, monke
     with pytest.raises(ValueError, match=rf"permutes {pixels} pixels.*pixels=100") as caught:
         engine(monkeypatch, tmp_path, noise, swrlib.Vanilla(), stream=stream)
     assert "\n" not in str(caught.value) and ". " not in str(caught.value)
+
+
+# Permuted pixels and convolutions
+
+
+def said_of_neighbours(model, stream, data, tmp_path):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        swrlib.train(
+            dataset=data,
+            model=model,
+            stream=stream,
+            methods=["vanilla", "l2:1e-3"],
+            seeds=SEEDS,
+            stack=1,  # several jobs, one sentence
+            results=tmp_path / "results",
+            checkpoints=tmp_path / "c",
+            progress=False,
+        )
+    return [w for w in caught if "neighbouring pixels" in str(w.message)]
+
+
+@pytest.mark.parametrize("model", ["cnn", "cnn-bn", "cnn-strided"])
+def test_convolutions_on_permuted_pixels_are_warned_of_once(model, noise, tmp_path):  # noqa: F811
+    (said,) = said_of_neighbours(model, STREAMS["pixels"], noise, tmp_path)
+    words = str(said.message)
+    assert f"the model {model} has convolutions (conv1" in words and "fully connected" in words
+    assert "\n" not in words and ". " not in words and said.filename == __file__
+
+
+class OwnPermutation(swrlib.streams.Stream):
+    """A stream of one's own that permutes pixels in its second stage."""
+
+    name = "own"
+
+    def stages(self, images, seed, labels=None):
+        rates = self.constant_rates()
+        return [
+            Stage(torch.arange(30), rates[0]),
+            Stage(torch.arange(30), rates[1], pixels=torch.randperm(100)),
+        ]
+
+
+class OwnNetwork(torch.nn.Sequential):
+    """A module of one's own, whose convolutions see single pixels or their neighbours."""
+
+    def __init__(self, kernel):
+        parts = {"look": torch.nn.Conv2d(1, 2, kernel), "flatten": torch.nn.Flatten()}
+        size = 2 * (11 - kernel) ** 2
+        super().__init__(OrderedDict(parts | {"answer": torch.nn.Linear(size, 4)}))
+
+
+def test_whatever_permutes_and_whatever_convolves_counts(noise, tmp_path, monkeypatch):  # noqa: F811
+    pixels, own = STREAMS["pixels"], OwnPermutation((1, 1))
+    assert len(said_of_neighbours("cnn", own, noise, tmp_path / "own")) == 1
+    assert not said_of_neighbours("cnn", STREAMS["labels"], noise, tmp_path / "labels")
+    assert not said_of_neighbours("mlp", pixels, noise, tmp_path / "mlp")
+    for kernel in (3, 1):
+        monkeypatch.setattr(population, "build_model", lambda *_, size=kernel: OwnNetwork(size))
+        said = said_of_neighbours("mlp", pixels, noise, tmp_path / f"{kernel}")
+        assert ["(look)" in str(w.message) for w in said] == [True] * (kernel > 1)
 
 
 # The engine

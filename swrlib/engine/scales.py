@@ -48,7 +48,7 @@ def make_stream(
     ValueError
         If a name is unknown or a value senseless.
     """
-    name, _, text = name.partition(":")
+    name, colon, text = name.partition(":")
     check_name("stream", name, STREAMS)
     check_name("scale", scale, SCALES)
     kind, paper = STREAMS[name], find_paper(paper)
@@ -57,7 +57,7 @@ def make_stream(
         check_whole("epochs", epochs)
         lengths = (epochs,) * len(lengths)
     rate = paper.learning_rate if learning_rate is None else learning_rate
-    return kind(lengths, rate, **kind.checked_options(text, options))
+    return kind(lengths, rate, **kind.checked_options(text if colon else None, options))
 
 
 def _published_epochs(kind: type[Stream], paper: Paper) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -16,10 +17,11 @@ from typing import Any, ParamSpec, TypeVar
 
 import pandas as pd
 import torch
+from torch import nn
 
 from swrlib import records
-from swrlib.checks import nearest
-from swrlib.datasets import load_dataset
+from swrlib.checks import listed, nearest, warn
+from swrlib.datasets import Dataset, load_dataset
 from swrlib.engine.checkpoints import default_folder, locked
 from swrlib.engine.devices import arithmetic, find_device
 from swrlib.engine.jobs import cut_into_jobs, missing, plan
@@ -110,6 +112,7 @@ def _train_runs(
     data = held_out(data) if request.split == "selection" else data
     first = runs[0]
     model = Blueprint(first.model, dict(first.options), data).draw(first.seed, "weights")
+    _say_what_is_lost(first, data, model)
     jobs = plan(runs, model, data, device, request.stack)
     if checks := [measure.check for measure in measures if measure.check]:  # on two images
         images, dtype = data.train_images[:2].to(device), getattr(torch, first.dtype)
@@ -131,6 +134,24 @@ def _train_runs(
     with Progress(total, what, request.progress) as bar, arithmetic(device, request.tf32):
         for job in jobs:
             _train_job(job, setting, bar)
+
+
+def _say_what_is_lost(run: Run, data: Dataset, model: nn.Module) -> None:
+    """Warn of convolutions on permuted pixels: it can be wanted, and is rarely meant."""
+    labels = data.train_labels.cpu()
+    stages = run.stream.stages(len(labels), run.seed, labels)
+    convolutions = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.conv._ConvNd) and math.prod(module.kernel_size) > 1
+    ]
+    if convolutions and any(stage.pixels is not None for stage in stages):
+        warn(
+            f"the stream {run.stream.name} permutes the pixels of all images, and the model "
+            f"{run.model} has convolutions ({listed(convolutions)}): these look for patterns of "
+            "neighbouring pixels, which the permutation takes apart; a fully connected network, as "
+            "the model mlp, loses nothing by it"
+        )
 
 
 def _train_job(runs: Sequence[Run], setting: Setting, bar: Progress) -> None:

@@ -136,7 +136,7 @@ def features(snapshot: Snapshot) -> dict[str, float]:
     measured: dict[str, float] = {}
 
     def note(values: Tensor, layer: str) -> None:
-        singular = torch.linalg.svdvals(values.flatten(1).double())
+        singular = ranks.singular_values(values)
         measured[f"srank, {layer}"] = float(ranks.srank(singular))
         measured[f"effective-rank, {layer}"] = float(ranks.effective_rank(singular))
         measured[f"entropy, {layer}"] = ranks.unit_entropy(values)
@@ -212,8 +212,8 @@ def weights(snapshot: Snapshot) -> dict[str, float]:
     for layer in trace(snapshot.model).layers:
         if layer.weight is not None and layer.weight.dim() > 1:
             weight = layer.weight.detach()
-            singular = torch.linalg.svdvals(weight.flatten(1).double())
-            measured[f"srank, {layer.name}"] = float(ranks.srank(singular))
+            srank = ranks.srank(ranks.singular_values(weight))
+            measured[f"srank, {layer.name}"] = float(srank)
             deviation = theory.deviation_from_isometry(weight, weight.dim() - 2)
             measured[f"deviation-from-isometry, {layer.name}"] = float(deviation)
     return measured

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from swrlib.checks import check_name, check_whole, make_numbers
+from swrlib.checks import check_name, check_whole, listed, make_numbers, warn
 from swrlib.methods import units
 from swrlib.methods.base import Method
 from swrlib.methods.watching import Watching, features_of_latest
@@ -51,19 +50,19 @@ class FIRE(Method):
     def start(self, members: Members) -> None:
         """Note the initial norms."""
         members.fixed["norms"] = [_norm(weight).clone() for weight in members.weights]
-        members.fixed["warned"] = False
+        members.fixed["said"] = set()
 
     def change_(self, members: Members, stage: int) -> None:
         """Replace the weights, and begin a new optimizer."""
-        lost: list[str] = []
+        faults: dict[str, list[str]] = {}
         for name, weight, initial in zip(
             members.weighted, members.weights, members.fixed["norms"], strict=True
         ):
             kernel_axes = weight.dim() - 4
             if kernel_axes < 0:  # a normalization's scale
                 continue
-            if not members.fixed["warned"] and _below_full_rank(slices(weight, kernel_axes)):
-                lost.append(name)
+            for fault in _faults(slices(weight, kernel_axes)):
+                faults.setdefault(fault, []).append(name)
             new = reinitialized(weight, kernel_axes, self.iterations)
             if self.norm != "isometry":
                 wanted = initial if self.norm == "initial" else _norm(weight)
@@ -71,13 +70,10 @@ class FIRE(Method):
                 new = new * (wanted / present.where(present > 0, 1))
             weight.copy_(new)
         members.renew_optimizer_()
-        if lost:
-            members.fixed["warned"] = True
-            warnings.warn(
-                f"weights of rank below full at the change to stage {stage}: {', '.join(lost)}; "
-                "directions of singular value zero stay zero, so that no isometry comes out",
-                stacklevel=2,
-            )
+        for fault in faults.keys() - members.fixed["said"]:
+            members.fixed["said"].add(fault)
+            names = listed(faults[fault])
+            warn(f"weights at the change to stage {stage} are {fault.format(names)}")
 
 
 def _norm(weight: Tensor) -> Tensor:
@@ -85,12 +81,23 @@ def _norm(weight: Tensor) -> Tensor:
     return weight.flatten(2).norm(dim=2).view(*weight.shape[:2], *(1,) * (weight.dim() - 2))
 
 
-def _below_full_rank(matrices: Tensor) -> bool:
-    """Say whether one of the finite matrices [..., out, in] is of rank below full."""
-    known = matrices.flatten(0, -3)
-    known = known[known.isfinite().all(-1).all(-1)]
+_BELOW_FULL_RANK = (
+    "of rank below full: {}; directions of singular value zero stay zero, so that no isometry "
+    "comes out"
+)
+_NOT_FINITE = (
+    "not finite: {}; they have no nearest isometry and stay so, until a state from before is taken "
+    "up again (with a lower learning rate, say)"
+)
+
+
+def _faults(matrices: Tensor) -> list[str]:
+    """Return why matrices [..., out, in] have no isometry to become, as sentences about names."""
+    each = matrices.flatten(0, -3)
+    known = each[each.isfinite().all(-1).all(-1)]
     ranks = torch.linalg.matrix_rank(known) if len(known) else torch.zeros(0)
-    return bool((ranks < min(matrices.shape[-2:])).any())
+    below = bool((ranks < min(matrices.shape[-2:])).any())
+    return [_BELOW_FULL_RANK] * below + [_NOT_FINITE] * (len(known) < len(each))
 
 
 @dataclass(frozen=True)

@@ -145,8 +145,10 @@ class Stream:
         return [f.name for f in fields(cls) if f.name not in ("epochs", "learning_rate")]
 
     @classmethod
-    def checked_options(cls, text: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the options that are written behind the name, or given by keyword.
+    def checked_options(cls, text: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options that are written behind the name's colon, or given by keyword.
+
+        Behind a colon stand all of them; of keywords some may be left out.
 
         Raises
         ------
@@ -155,14 +157,18 @@ class Stream:
         """
         names = cls.option_names()
         options = {name: value for name, value in options.items() if value is not None}
-        if text and options:
+        if text is not None and options:
             raise ValueError(
                 f"options of {cls.name!r} are given twice: behind the name and by keyword"
             )
-        if text and len(values := text.split(",")) != len(names):
-            said = f"what follows the name is {','.join(names)}" if names else "it has no options"
-            raise ValueError(f"cannot read the stream {cls.name}:{text}: {said}")
-        if text:
+        if text is not None:
+            values = text.split(",") if text else []
+            if len(values) != len(names):
+                listed = f" ({', '.join(names)})" if names else ""
+                raise ValueError(
+                    f"the stream {cls.name!r} takes {_values(len(names))} behind its name{listed}, "
+                    f"and {f'{cls.name}:{text}'!r} gives {_values(len(values))}"
+                )
             return dict(zip(names, map(_number, values), strict=True))
         for option in options:
             if option not in names:
@@ -326,6 +332,10 @@ class Scaled(Stream):
         """Scale."""
         assert self.ratio is not None
         scale_(model, initial_norms, ratio=self.ratio, reading=self.reading, biases=self.biases)
+
+
+def _values(count: int) -> str:
+    return f"{count or 'no'} value{'s' * (count != 1)}"
 
 
 def _number(text: str) -> float | str:

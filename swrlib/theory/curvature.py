@@ -9,14 +9,14 @@ The loss is the mean cross-entropy; networks are looked at in evaluation mode.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from swrlib.checks import check_name, first_line
+from swrlib.checks import check_name, first_line, listed
 from swrlib.theory.copies import copied, run
 from swrlib.theory.ranks import effective_rank, srank
 
@@ -67,12 +67,15 @@ class LossHessian:
     labels : torch.Tensor
         int64 [N].
     parameters : sequence of str, optional
-        The names of those that count, in this order; default: all.
+        The names of those that count, in this order; default: all. Those that are frozen count,
+        too; where the graph is cut off from them their rows are zero.
 
     Raises
     ------
     ValueError
-        If the model cannot be differentiated twice, or a name is unknown.
+        If the model cannot be differentiated twice, or a number is not finite, or a name unknown;
+        if parameters that require gradients act on the outputs and get none, as where something
+        after them is detached.
     """
 
     def __init__(
@@ -82,15 +85,18 @@ class LossHessian:
         labels: Tensor,
         parameters: Sequence[str] | None = None,
     ) -> None:
-        network = copied(model).eval().requires_grad_(False)
-        known = dict(network.named_parameters())
+        network = copied(model).eval()
+        frozen = {name for name, p in network.named_parameters() if not p.requires_grad}
+        known = dict(network.requires_grad_(False).named_parameters())
         for name in parameters or ():
             check_name("parameter", name, known, "there is no")
         check_labels(images, labels)
-        own = [known[name] for name in parameters or known]
-        check_twice(network, images, labels, own)
-        self._own = own
-        self._gradient = _gradient(network, images, labels, own)
+        check_finite(network, images)
+        own = {name: known[name] for name in parameters or known}
+        self._own = list(own.values())
+        check_twice(network, images, labels, self._own)
+        _check_reached(network, images[:1], own, frozen)
+        self._gradient = _gradient(network, images, labels, self._own)
 
     @property
     def gradient(self) -> Tensor:
@@ -127,6 +133,8 @@ def gradient_hessian_overlap(
     return overlap(hessian.gradient, hessian @ hessian.gradient)
 
 
+#: Up to which share of their size products that should be symmetric may differ.
+_ROUNDING = 1e-6
 #: How a refusal begins.
 NOT_TWICE = (
     "the network cannot be differentiated twice, so that it has no Hessian here (replace that "
@@ -152,6 +160,7 @@ def _gradient(
     if not isinstance(outputs, Tensor) or outputs.dim() != 2:
         raise ValueError("the model must give logits [N, classes], and nothing else")
     check_labels(images, labels, classes=outputs.shape[1])
+    check_outputs(outputs)
     if not outputs.requires_grad:
         raise ValueError(f"{NOT_TWICE}: its outputs are cut off from its parameters")
     if scaled:
@@ -165,14 +174,23 @@ def _gradient(
 def differentiated(
     value: Tensor, own: Sequence[Tensor], along: Tensor | None, **options: bool
 ) -> Tensor:
-    """Return the derivative of a value by tensors, all entries in a row; refuse what has none."""
+    """Return the derivative of a value by tensors, all entries in a row; refuse what has none.
+
+    Also one that is not finite.
+    """
     try:
         parts = torch.autograd.grad(
             value, own, along, allow_unused=True, materialize_grads=True, **options
         )
     except RuntimeError as error:
         raise ValueError(f"{NOT_TWICE}: {first_line(error)}") from error
-    return torch.cat([part.reshape(-1) for part in parts])
+    derivative = torch.cat([part.reshape(-1) for part in parts])
+    if not bool(derivative.isfinite().all()):
+        raise ValueError(
+            "a derivative of the loss is not finite: the network has no Hessian here (where it is "
+            "only too large, float64 helps)"
+        )
+    return derivative
 
 
 def check_twice(
@@ -194,12 +212,73 @@ def check_twice(
         differentiated(gradient, chosen, vector, retain_graph=True) for vector in (first, second)
     ]
     size = float(products[0].norm() * second.norm() + products[1].norm() * first.norm())
-    if abs(float(products[0] @ second - products[1] @ first)) > 1e-6 * size:
-        raise ValueError(f"{NOT_TWICE}: its second derivatives are not symmetric")
+    difference = abs(float(products[0] @ second - products[1] @ first))
+    if difference > _ROUNDING * size:
+        raise ValueError(
+            f"{NOT_TWICE}: its second derivatives are not symmetric, by {difference / size:.1g} of "
+            f"their size, of which {_ROUNDING:g} may be rounding, as where a backward pass written "
+            "by hand is not its function's derivative"
+        )
+
+
+@torch.enable_grad()
+def _check_reached(
+    network: nn.Module, image: Tensor, own: Mapping[str, nn.Parameter], frozen: Collection[str]
+) -> None:
+    """Refuse a network that is cut in the middle: parameters act on the outputs without a gradient.
+
+    Autograd takes them for constants, so that their rows of the Hessian would be zero.
+    """
+    for parameter in own.values():
+        parameter.requires_grad_()
+    outputs = run(network, image)
+    found = torch.autograd.grad(outputs.sum(), [*own.values()], allow_unused=True)
+    cut = [
+        name
+        for (name, parameter), gradient in zip(own.items(), found, strict=True)
+        if gradient is None and name not in frozen and _acts(network, image, parameter)
+    ]
+    if cut:
+        raise ValueError(
+            f"{NOT_TWICE}: {listed(cut)} act on its outputs and get no gradient, since something "
+            "after them cuts the graph (detach, no_grad, numpy); where that is meant, freeze them "
+            "by requires_grad_(False)"
+        )
+
+
+@torch.no_grad()
+def _acts(network: nn.Module, image: Tensor, parameter: nn.Parameter) -> bool:
+    """Return whether the outputs are others with other values of a parameter."""
+    kept, outputs = parameter.clone(), []
+    with torch.random.fork_rng(devices=[]):
+        for share in (0.0, 1.0):
+            torch.manual_seed(0)
+            parameter.add_(
+                torch.randn_like(parameter), alpha=share * (1 + float(kept.std(correction=0)))
+            )
+            outputs.append(run(network, image))
+    parameter.copy_(kept)
+    return not torch.equal(*outputs)
 
 
 # ---------------------------------------------------------------------------------------------
 # What is given
+
+
+def check_finite(network: nn.Module, images: Tensor) -> None:
+    """Refuse a network that has diverged, and images that are not finite."""
+    numbers = {"images": images} | dict(network.named_parameters())
+    if spoiled := [name for name, values in numbers.items() if not values.isfinite().all()]:
+        raise ValueError(f"not all numbers are finite in {listed(spoiled)}: there is no Hessian")
+
+
+def check_outputs(outputs: Tensor) -> None:
+    """Refuse outputs that are not finite."""
+    if not outputs.isfinite().all():
+        raise ValueError(
+            "the network's outputs are not finite, though its parameters are: there is no Hessian "
+            "(where they are only too large, float64 helps)"
+        )
 
 
 def check_labels(images: Tensor, labels: Tensor, classes: int | None = None) -> None:

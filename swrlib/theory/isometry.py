@@ -15,7 +15,8 @@ def polar_factor(matrix: Tensor) -> Tensor:
     """Return the exact polar factor W(WᵀW)^(−1/2), the isometry nearest to W.
 
     Directions of singular value zero stay zero, so that the result depends on W alone: where the
-    rank is below full, any isometry that agrees on the others would be as near.
+    rank is below full, any isometry that agrees on the others would be as near. A matrix with an
+    entry that is not finite has none: its result is NaN.
 
     Parameters
     ----------
@@ -27,9 +28,10 @@ def polar_factor(matrix: Tensor) -> Tensor:
     torch.Tensor
         Like ``matrix``; its singular values are 1, or 0 where those of ``matrix`` vanish.
     """
-    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    finite = matrix.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
+    left, values, right = torch.linalg.svd(matrix.where(finite, 0), full_matrices=False)
     least = max(matrix.shape[-2:]) * torch.finfo(matrix.dtype).eps * values[..., :1]
-    return (left * (values > least).unsqueeze(-2)) @ right
+    return ((left * (values > least).unsqueeze(-2)) @ right).where(finite, torch.nan)
 
 
 def newton_schulz(matrix: Tensor, iterations: int = 10) -> Tensor:
@@ -85,12 +87,18 @@ def reinitialized(weight: Tensor, kernel_axes: int = 0, iterations: int | None =
         As for `slices`.
     iterations : int, optional
         Of `newton_schulz`; None: the exact `polar_factor`.
+
+    Returns
+    -------
+    torch.Tensor
+        Like ``weight``; of half precision it is computed in float32, and rounded.
     """
     matrices = slices(weight, kernel_axes)
+    matrices = matrices.to(torch.promote_types(weight.dtype, torch.float32))
     factor = polar_factor(matrices) if iterations is None else newton_schulz(matrices, iterations)
     outputs, inputs = matrices.shape[-2:]
     places = weight.shape[weight.dim() - kernel_axes :].numel()
-    return unsliced(factor * ((outputs / inputs) ** 0.5 / places), kernel_axes)
+    return unsliced(factor * ((outputs / inputs) ** 0.5 / places), kernel_axes).to(weight.dtype)
 
 
 def deviation_from_isometry(weight: Tensor, kernel_axes: int = 0) -> Tensor:

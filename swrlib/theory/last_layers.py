@@ -9,7 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from swrlib.theory.copies import copied, run
-from swrlib.theory.curvature import NOT_TWICE, check_labels, check_twice, differentiated
+from swrlib.theory.curvature import (
+    NOT_TWICE,
+    check_finite,
+    check_labels,
+    check_outputs,
+    check_twice,
+    differentiated,
+)
 
 #: Up to how many parameters a Hessian is written down: 200 MB, seconds for its eigenvalues.
 LARGEST = 5000
@@ -42,11 +49,13 @@ def last_layers_hessian(model: nn.Module, images: Tensor, labels: Tensor) -> Ten
     ------
     ValueError
         If there are more than `LARGEST` parameters, what stands between the layers cannot be
-        differentiated twice, or the model or the labels are of another form.
+        differentiated twice, a number is not finite, or the model or the labels are of another
+        form.
     """
     network = copied(model).eval().requires_grad_(False).double()
     images = images.double()
     check_labels(images, labels)
+    check_finite(network, images)
     first, last = _last_two(network, images[:1])
     probe = _between(network, first, last, images[:1])
     check_labels(images, labels, classes=probe.outputs.shape[1])
@@ -164,6 +173,8 @@ def _between(network: nn.Module, first: nn.Linear, last: nn.Linear, images: Tens
         hooks.callback(first.register_forward_hook(enter).remove)
         hooks.callback(last.register_forward_hook(leave).remove)
         outputs = run(network, images)
+    if isinstance(outputs, Tensor):
+        check_outputs(outputs)
     if not isinstance(outputs, Tensor) or not torch.equal(outputs, seen["outputs"]):
         raise ValueError("the model's outputs are not those of its last linear layer: return them")
     between = _Between(**seen)

@@ -91,10 +91,25 @@ def effective_rank(values: Tensor, guard: float = 0.0) -> Tensor:
     return torch.where(total.squeeze(-1) > 0, (-terms.sum(-1)).exp(), 0)
 
 
+def singular_values(values: Tensor) -> Tensor:
+    """Return the singular values of features or a weight [N, …], as N rows: float64 [k].
+
+    Raises
+    ------
+    ValueError
+        If a value is not finite.
+    """
+    return torch.linalg.svdvals(_finite(values.detach().flatten(1).double()))
+
+
 def _magnitudes(values: Tensor) -> Tensor:
+    return _finite(values).abs().double()
+
+
+def _finite(values: Tensor) -> Tensor:
     if not bool(values.isfinite().all()):
-        raise ValueError("some of the values are not finite: they have no rank")
-    return values.abs().double()
+        raise ValueError("some of the values are not finite: they have no rank, and no activity")
+    return values
 
 
 # ---------------------------------------------------------------------------------------------
@@ -164,7 +179,7 @@ def dormant_units(features: Tensor, threshold: float = 0.0) -> int:
 
 def _per_image(features: Tensor) -> Tensor:
     """Return absolute features [N, units] in float64, the mean over places in maps."""
-    values = features.detach().abs().double()
+    values = _finite(features.detach()).abs().double()
     return values.flatten(2).mean(2) if values.dim() > 2 else values
 
 
