@@ -20,6 +20,7 @@ from swrlib.claims.curvature import HESSIAN
 from swrlib.methods import METHODS
 from swrlib.papers import find_paper
 from swrlib.theory.isometry import polar_factor, reinitialized
+from swrlib.verdicts import task_rule
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
@@ -172,6 +173,25 @@ def test_curvature_says_what_the_scale_of_the_pixels_changes(courses):
     constants = [load_dataset(name, root=None).std for name in ("mnist-5k", "mnist-5k-unit")]
     wide = 2.5 < constants[1][0] / constants[0][0] < 3.5
     holds("curvature", "a range about three times as wide as pixels from 0 to 1", wide)
+
+
+def test_curvature_says_what_trials_of_the_wasserstein_regularizer_show():
+    trials = load_records(RESULTS, stream=curvature.STREAM, split="all", seed=curvature.CHOOSING)
+    rows = task_rule.task_rows(trials[trials["tasks"] == 6])
+    ends = rows.pivot(index="task", columns=["method", "lam"], values="error")
+    if "wasserstein" not in ends:
+        pytest.skip("the trials are not recorded yet")
+    lost, dead = (ends["wasserstein"] > 0.1).idxmax(), ends.loc[4:].min() > 0.5
+    fourth = lost[1.0] == 4 and (lost.drop(1.0) < 4).all() and dead["wasserstein"].all()
+    holds("curvature", "with the largest strength of the paper's grid, 1, it loses its", fourth)
+    tried = sorted(lost.index) == [0.001, 0.01, 0.1, 1.0]
+    holds("curvature", "each smaller one that was tried (0.1, 0.01 and 0.001)", tried)
+    grid = curvature.PAPER.grids["wasserstein"]
+    assert max(grid) == 1
+    several = (ends > 0.5).sum() > 1
+    least = several["l2-init"].idxmax() == several["l2-init"].index.min()
+    only = not several["l2"].any() and least and several["l2-init"].sum() == 1
+    holds("curvature", "No strength of L2 and only the least of L2 Init does so there", only)
 
 
 # ------------------------------------------------------------------------ spectral collapse
