@@ -194,7 +194,7 @@ def test_every_method_that_keeps_its_accuracy_has_to_keep_the_rank():
     assert set(collapse.Courses(rows).keepers()) == {"l2-er", "fire", "full-reset"}
     assert words(rows)["keepers"] == MIXED and "FIRE minus vanilla" in detail(rows, "keepers")
     said = in_words.keepers(rows)
-    first, others = said.split("All others: ")
+    first, others = said.split("All others, ")
     assert "FIRE 0.06" in first and "vanilla 0.2" in others and "spectral" in others
     assert said.endswith("Above full reset, by their means: L2-ER.")
     losing = collapse.Courses(made_up(ends=ENDS | {"fire": (0.70, 0.05, 30.0)}))
