@@ -331,7 +331,7 @@ def test_one_deep_drop_of_many_is_none_at_most_changes():
     third = course[course["stage"] == 3].assign(stage=4)
     third["epoch"] += 12
     many = pd.concat([course[course["epoch"] < 36], course[course["stage"] == 3], third])
-    many = many.drop_duplicates(["run", "epoch"])
+    many = many.drop_duplicates(["run", "epoch"], ignore_index=True)
     first = many["method"].eq("fire") & many["stage"].eq(2) & many["stage_epoch"].eq(1)
     many.loc[first, "test_accuracy"] -= 0.4
     values = fire.drops(many, fire.PAPER.find_claim("fire-no-drop"))[0].values

@@ -73,7 +73,7 @@ def keepers(rows: pd.DataFrame) -> str:
     said = ["Share of the ε-rank that is left at the end (and the accuracy that was lost)."]
     if keeping:
         said.append(f"Methods that lose none, by the rule: {', '.join(map(of, keeping))}.")
-    said.append(f"All others: {', '.join(map(of, others))}.")
+    said.append(f"All others, undecided ones among them: {', '.join(map(of, others))}.")
     above = [collapse.LABELS[m] for m in collapse.LABELS if ends.get(m, 0) > ends.get(RESET, 1)]
     if above:
         said.append(f"Above full reset, by their means: {', '.join(above)}.")
