@@ -104,7 +104,8 @@ def _heat(table: pd.DataFrame) -> plt.Figure:
     figure, ax = plt.subplots(figsize=(_WIDTH, 0.33 * len(_ROWS) + 1.2))
     text = table.map(lambda rho: "" if pd.isna(rho) else f"{rho:+.2f}".replace("0.", "."))
     look = {"vmin": -1, "vmax": 1, "cmap": "vlag", "cbar": False, "linewidths": 0.5}
-    numbers = {"size": 9, "rotation": 90 if table.shape[1] > _ACROSS else 0}
+    turned = table.shape[1] > _ACROSS
+    numbers = {"size": 8 if turned else 9, "rotation": 90 if turned else 0}
     sns.heatmap(table, ax=ax, annot=text, fmt="", annot_kws=numbers, **look)
     ax.set(xlabel="", ylabel="")
     ax.tick_params(axis="x", rotation=90, labelsize=9)
