@@ -355,7 +355,7 @@ def drops(records: pd.DataFrame, claim: Claim) -> list[Case]:
     here = records[(records[["dataset", "model", "stream"]] == [*FULL_ACCESS]).all(axis=1)]
     medians = outcomes.changes_of_data(here).groupby("run")["late_drop"].median()
     finals = outcomes.counting(here, "paper", also=["fire"])
-    finals = finals.assign(late=-finals["run"].map(medians))
+    finals = finals.assign(late=-finals["run"].map(medians).astype(float))
     values = outcomes.by_seed(finals, FULL_ACCESS, "late")
     values = values.drop(columns=outcomes.OURS, errors="ignore")
     what = f"{SWR.label(*FULL_ACCESS[:2])}, gain at the median change of data, FIRE "
