@@ -309,7 +309,7 @@ def test_numbers_take_the_type_of_their_default(monkeypatch):
         "a,1": "parts is 'a': it must be a whole number",
         "2,nan": "share is nan: it must be a number",
         "inf,1": "parts is inf",
-        "2": "cannot read the stream toy:2: what follows the name is parts,share",
+        "2": r"takes 2 values behind its name \(parts, share\), and 'toy:2' gives 1 value",
     }.items():
         with pytest.raises(ValueError, match=words):
             make_stream(f"toy:{text}")
