@@ -31,9 +31,9 @@ class Members:
     population : Population
         All that trains, where a method needs more than what stands here.
     parameters : list of torch.Tensor
-        [seeds, runs, *shape] each: the model's parameters in their order.
+        [seeds, runs, …] each: the model's parameters in their order.
     initial : list of torch.Tensor
-        [seeds, 1, *shape] each: θ_0, which all runs of a seed share.
+        [seeds, 1, …] each: θ_0, which all runs of a seed share.
     moments : dict of str to list of torch.Tensor
         What the optimizer keeps, by torch's names, like ``parameters``.
     in_classifier : list of bool
@@ -45,7 +45,7 @@ class Members:
     owners : list of (str, bool)
         For each layer's tensor, the layer's name and whether the tensor is its bias.
     tensors : list of torch.Tensor
-        [seeds, runs, *shape] each: these tensors, which share the memory of ``parameters``.
+        [seeds, runs, …] each: these tensors, which share the memory of ``parameters``.
     weights : list of torch.Tensor
         The weights among ``tensors``, in their order.
     weighted : list of str
