@@ -18,7 +18,10 @@ test: .venv/installed  ## style, types, the book, every test: all that has to ho
 	ruff format --check .
 	mypy
 	python book/build.py book
-	pytest -n $${TEST_PROCESSES:-auto} --dist worksteal --durations 30 --durations-min 5 --cov --cov-report=term:skip-covered
+	pytest -n $${TEST_PROCESSES:-auto} --dist worksteal --durations 30 --durations-min 5
+
+coverage: .venv/installed  ## every test, and which lines of swrlib they reach; a third slower
+	pytest -n $${TEST_PROCESSES:-auto} --dist worksteal --cov --cov-report=term:skip-covered
 
 lab: .venv/installed  ## open the notebooks in JupyterLab
 	jupyter lab notebooks
