@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from swrlib import build_model, load_dataset, notebook, verdicts
-from swrlib.claims import continual_backprop, gauss_newton, in_words
+from swrlib.claims import continual_backprop, gauss_newton, in_words, spectral_collapse_tables
 from swrlib.claims import spectral_collapse as collapse
 from swrlib.claims.spectral_collapse import FORMS, PAPER
 from swrlib.figures import STYLE
@@ -274,10 +274,29 @@ def test_layer_norm_with_l2_is_a_method_of_its_own():
 
 
 def test_l2_er_without_its_l2_is_er_alone():
-    both = pd.concat([records(method="l2-er"), records(run="b", method="l2-er", lam=0.0)])
+    often = {"method": "l2-er", "every": 10.0}
+    both = pd.concat([records(**often), records(run="b", lam=0.0, **often)])
     found = collapse.in_small(both).groupby("run")["method"].first()
     assert found.to_dict() == {"a": "l2-er", "b": "er"}
     assert PAPER.label("er") == "ER alone"
+
+
+def test_l2_er_whose_step_comes_less_often_than_the_paper_s_is_shown_and_not_judged():
+    often = records(run="b", method="l2-er", every=10.0)
+    seldom = records(run="c", method="l2-er", train_accuracy=0.7)
+    slow = [records(run=f"d{seed}", lr=0.1, seed=seed) for seed in range(2)]
+    others = [records(run="e", lr=0.1, seed=100), records(run="f", method="redo", every=20.0)]
+    everything = pd.concat([records(), often, seldom, *slow, *others])
+    assert set(collapse.in_small(everything)["run"]) == {"a", "b", "f"}
+    assert set(collapse.in_small(pd.concat([records(), seldom]))["run"]) == {"a"}
+    table = spectral_collapse_tables.other_settings(everything)
+    levels = {index: tuple(row) for index, row in table.iterrows()}
+    assert levels == {
+        (0.2, 3, "L2-ER, its step every 1,000 images"): (1, "0.815 → 0.830"),
+        (0.1, 3, "L2"): (2, "0.815 → 0.830"),
+    }
+    for none in (everything[:0], everything.drop(columns="tasks"), records()):
+        assert not len(spectral_collapse_tables.other_settings(none))
 
 
 def test_measures_stand_in_their_task_s_row_under_the_name_without_how_often():
@@ -302,10 +321,10 @@ def test_measures_stand_in_their_task_s_row_under_the_name_without_how_often():
 
 def test_strengths_are_listed_with_those_that_were_used():
     tried = pd.concat([records(run=r, lam=lam, seed=100) for r, lam in (("x", 1e-3), ("y", 1e-2))])
-    table = collapse.strengths(tried, records())
+    table = spectral_collapse_tables.strengths(tried, records())
     assert table.set_index("λ")["used"].to_dict() == {1e-3: "used", 1e-2: ""}
     assert table["online accuracy"].to_numpy() == pytest.approx(0.82)
-    assert not len(collapse.strengths(tried[:0], records()))
+    assert not len(spectral_collapse_tables.strengths(tried[:0], records()))
     said = in_words.strengths(tried, records())
     assert "3 tasks of seed 100" in said and "the highest online accuracy of L2." in said
     better = tried.assign(train_accuracy=tried["train_accuracy"] + (tried["lam"] == 1e-2) / 10)
@@ -315,16 +334,16 @@ def test_strengths_are_listed_with_those_that_were_used():
 
 def test_tables_set_ours_beside_what_is_printed():
     rows = made_up()
-    levels = collapse.levels(rows)
+    levels = spectral_collapse_tables.levels(rows)
     assert levels.at["continual backprop", "ours"] == "–" and levels.at["SWR", "printed"] == "–"
     assert levels.at["vanilla", "printed"] == "0.944 → 0.876"
     first, last = (float(part) for part in levels.at["vanilla", "ours"].split(" → "))
     assert first == pytest.approx(0.82, abs=0.01) and last == pytest.approx(0.70, abs=0.02)
-    ends = collapse.features(rows)
+    ends = spectral_collapse_tables.features(rows)
     assert ends.index[0] == "L2-ER" and ends.at["vanilla", "printed rank"] == 400
     assert ends.at["L2-ER", "rank"] == pytest.approx(60, rel=1e-3)
-    assert not len(collapse.features(rows[:0]))
-    assert (collapse.levels(rows[:0])["ours"] == "–").all()
+    assert not len(spectral_collapse_tables.features(rows[:0]))
+    assert (spectral_collapse_tables.levels(rows[:0])["ours"] == "–").all()
 
 
 def test_plain_training_and_swr_stand_in_every_panel():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from swrlib.claims import curvature
+from swrlib.claims import curvature, spectral_collapse_tables
 from swrlib.claims import spectral_collapse as collapse
 from swrlib.verdicts import task_rule
 
@@ -86,9 +86,9 @@ def strengths(records: pd.DataFrame, used: pd.DataFrame) -> str:
     Parameters
     ----------
     records, used : DataFrame
-        As for `swrlib.claims.spectral_collapse.strengths`.
+        As for `swrlib.claims.spectral_collapse_tables.strengths`.
     """
-    table = collapse.strengths(records, used)
+    table = spectral_collapse_tables.strengths(records, used)
     if not len(table):
         return (
             f"Strengths were chosen after trials of a few tasks on seed {collapse.CHOOSING}, whose "

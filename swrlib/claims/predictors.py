@@ -168,7 +168,10 @@ def of_several_methods(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 def _ways(rows: pd.DataFrame) -> pd.Series:
     strength = rows["lam"].map(lambda lam: "" if np.isnan(lam) else f" {lam:g}")
     normalized = option(rows, "layer_norm", False).astype(bool)
-    return rows["method"] + strength + normalized.map({True: " + layer norm", False: ""})
+    every = rows.get("every", pd.Series(np.nan, rows.index)).map(
+        lambda every: "" if np.isnan(every) else f", every {every:g}"
+    )
+    return rows["method"] + strength + every + normalized.map({True: " + layer norm", False: ""})
 
 
 def _column(wide: pd.DataFrame, predictor: Predictor) -> pd.Series:

@@ -52,6 +52,7 @@ STYLE |= {
     "wasserstein": (DARK[2], ">"),
     "spectral": (DARK[4], "<"),
     "l2-er": (DARK[0], "d"),
+    "er": (DARK[9], (3, 1, 0)),
     "fire": (DARK[1], "H"),
     "redo": (DARK[5], "8"),
     "shrink-perturb-noise": (DARK[8], (4, 1, 0)),
