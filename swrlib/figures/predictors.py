@@ -127,7 +127,10 @@ def of_single_runs(runs: pd.DataFrame) -> plt.Figure:
     methods = sorted(known["method"].unique(), key=_place)
     by = {"x": "rho", "y": "measure", "order": _ROWS, "hue": "method", "hue_order": methods}
     look = {"size": 4, "jitter": 0.28, "alpha": 0.8, "palette": _colors(methods)}
+    before = np.random.get_state()
+    np.random.seed(0)  # seaborn takes no generator, and the picture should not change by itself
     sns.stripplot(known, ax=ax, **by, **look)
+    np.random.set_state(before)
     ax.set(xlabel="ρ within one run", ylabel="")
     handles, labels = ax.get_legend_handles_labels()
     if (legend := ax.get_legend()) is not None:
