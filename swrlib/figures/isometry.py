@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from swrlib.figures import STYLE
+from swrlib.figures import STYLE, legend_below
 from swrlib.papers import SWR as paper
 from swrlib.papers import find_paper
 
@@ -34,10 +34,6 @@ def _look(variant: str) -> dict[str, Any]:
     return look | {"fillstyle": _FILLED[what], "markersize": 7}
 
 
-def _legend(ax: plt.Axes) -> None:
-    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
-
-
 def singular_values(values: Mapping[str, np.ndarray]) -> tuple[plt.Figure, str]:
     """Draw the singular values of one layer, by method or variant, from the largest on.
 
@@ -46,7 +42,7 @@ def singular_values(values: Mapping[str, np.ndarray]) -> tuple[plt.Figure, str]:
     (Figure, str)
         The picture, and the largest and the smallest of each.
     """
-    figure, ax = plt.subplots(figsize=(6.0, 3.4))
+    figure, ax = plt.subplots(figsize=(5.2, 4.2))
     said = []
     for number, (variant, ordered) in enumerate(values.items()):
         every = max(1, len(ordered) // 8)
@@ -55,7 +51,7 @@ def singular_values(values: Mapping[str, np.ndarray]) -> tuple[plt.Figure, str]:
         ax.plot(np.arange(1, len(ordered) + 1), ordered, **_look(variant), **front)
         said.append(f"{named(variant)} {ordered[0]:.3g} to {ordered[-1]:.2g}")
     ax.set(xlabel="singular value, by size", ylabel="σ", ylim=(0, None))
-    _legend(ax)
+    legend_below(figure)
     return figure, f"Largest to smallest: {', '.join(said)}."
 
 
@@ -69,7 +65,7 @@ def by_iterations(deviations: pd.DataFrame, levels: Mapping[str, float]) -> tupl
     levels : mapping of str to float
         Level lines, by method.
     """
-    figure, ax = plt.subplots(figsize=(6.0, 3.4))
+    figure, ax = plt.subplots(figsize=(5.2, 4.2))
     iterated = deviations[deviations["iterations"] > 0]
     means = iterated.groupby(["shape", "iterations"], sort=False)["deviation"].mean()
     color = STYLE["fire"][0]
@@ -82,7 +78,7 @@ def by_iterations(deviations: pd.DataFrame, levels: Mapping[str, float]) -> tupl
     ax.axvline(10, color="0.75", lw=0.8, zorder=0)
     ax.set(xlabel="Newton-Schulz iterations", ylabel="DfI / n", yscale="log", ylim=(1e-10, 3))
     ax.set_xticks(range(0, int(means.index.get_level_values("iterations").max()) + 1, 5))
-    _legend(ax)
+    legend_below(figure)
     ten = means.xs(10, level="iterations")
     return figure, f"After ten: {', '.join(f'{s} {value:.2g}' for s, value in ten.items())}."
 
@@ -95,12 +91,12 @@ def moved(means: pd.DataFrame) -> tuple[plt.Figure, str]:
     means : DataFrame
         By method or variant: ``SFE``, ``DfI/n at the best scale``.
     """
-    figure, ax = plt.subplots(figsize=(6.0, 3.4))
+    figure, ax = plt.subplots(figsize=(5.2, 4.2))
     said = []
     for variant, x, y in means[["SFE", "DfI/n at the best scale"]].itertuples():
         ax.plot(x, y, **_look(variant) | {"ls": "", "markersize": 10})
         said.append(f"{named(variant)} {x:.2f}, {y:.2f}")
     ax.set(xlabel="SFE / ‖W‖² at the change", ylabel="DfI / n at the best scale")
     ax.set_ylim(-0.02, None)
-    _legend(ax)
+    legend_below(figure)
     return figure, f"Moved, and deviation left: {'; '.join(said)}."
