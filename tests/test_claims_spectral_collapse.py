@@ -278,7 +278,7 @@ def test_l2_er_without_its_l2_is_er_alone():
     both = pd.concat([records(**often), records(run="b", lam=0.0, **often)])
     found = collapse.in_small(both).groupby("run")["method"].first()
     assert found.to_dict() == {"a": "l2-er", "b": "er"}
-    assert PAPER.label("er") == "ER alone"
+    assert collapse.LABELS["er"] == "ER alone"
 
 
 def test_l2_er_whose_step_comes_less_often_than_the_paper_s_is_shown_and_not_judged():

@@ -32,6 +32,9 @@ NONLINEAR = ACTIVATIONS[:3]
 #: Activations as readers know them, in their order.
 NAMED = {activation: PAPER.label(activation) for activation in ACTIVATIONS}
 REGULARIZERS = ("l2", "l2-init", "wasserstein")
+#: The largest strength of the Wasserstein regularizer in the paper's grid. Of those that were tried
+#: ten times as much was best, which is what is judged; this one is the method "wasserstein-1".
+IN_GRID = max(PAPER.grids["wasserstein"])
 HESSIAN = "hessian-start, srank"
 #: Said of runs with tanh that were made, and show neither a lost task nor a fall of the rank.
 NOT_SEEN = "No run with tanh lost a task, and in none the rank fell: there is nothing to compare."
@@ -80,7 +83,8 @@ def at_the_paper_s_setting(records: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         Label-shuffled MNIST, 1,280 images, batches of 16, 200 epochs a task, 128-64-32, Adam, seeds
-        on which no strength was chosen; with ``activation``.
+        on which no strength was chosen; with ``activation``. The Wasserstein regularizer at
+        `IN_GRID` is a method of its own, "wasserstein-1".
     """
     details = PAPER.details
     given = {"stream": STREAM, "batch_size": PAPER.batch_size}
@@ -90,7 +94,9 @@ def at_the_paper_s_setting(records: pd.DataFrame) -> pd.DataFrame:
     length = chosen.groupby("run")["stage_epoch"].transform("max")
     chosen = chosen[(length == PAPER.epochs[STREAM][0]) & (chosen["seed"] < CHOOSING)]
     chosen = chosen[chosen["dataset"].isin([*PIXELS])]
-    return chosen.assign(activation=option(chosen, "activation", "relu"))
+    as_printed = chosen["method"].eq("wasserstein") & chosen["lam"].eq(IN_GRID)
+    method = chosen["method"].mask(as_printed, "wasserstein-1")
+    return chosen.assign(activation=option(chosen, "activation", "relu"), method=method)
 
 
 def with_measures(chosen: pd.DataFrame, results: str | os.PathLike[str] | None) -> pd.DataFrame:
@@ -342,6 +348,7 @@ READINGS: dict[str, Reading] = {
     "curvature-features": Reading(_features, "same"),
     "curvature-sharpness": Reading(_sharpness, nothing=NOWHERE),
     "curvature-online": Reading(_online, nothing=NO_SETTING),
+    "curvature-wasserstein-1": Reading(lambda c: [c.loss("relu", "wasserstein-1")]),
     "curvature-swr-lower": Reading(lambda c: c.errors(["vanilla"], ["swr"])),
     "curvature-swr-best": Reading(lambda c: c.errors(REGULARIZERS, ["swr"])),
     "curvature-swr-keeps": Reading(lambda c: c.ranks(["swr"])),
