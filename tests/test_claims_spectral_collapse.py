@@ -292,8 +292,8 @@ def test_l2_er_whose_step_comes_less_often_than_the_paper_s_is_shown_and_not_jud
     table = spectral_collapse_tables.other_settings(everything)
     levels = {index: tuple(row) for index, row in table.iterrows()}
     assert levels == {
-        (0.2, 3, "L2-ER, its step every 1,000 images"): (1, "0.815 → 0.830"),
-        (0.1, 3, "L2"): (2, "0.815 → 0.830"),
+        ("0.2", 3, "L2-ER, its step every 1,000 images"): (1, "0.815 → 0.830"),
+        ("0.1", 3, "L2"): (2, "0.815 → 0.830"),
     }
     for none in (everything[:0], everything.drop(columns="tasks"), records()):
         assert not len(spectral_collapse_tables.other_settings(none))

@@ -256,10 +256,10 @@ def test_spectral_collapse_says_what_l2_er_looks_at():
     levels = collapse_tables.other_settings(records)["online accuracy"]
     rows = collapse.by_task(collapse.in_small(records), load_measures(RESULTS, run=[]))
     seldom = f"{collapse.LABELS['l2-er']}{collapse_tables.SELDOM}"
-    if (0.2, 40, seldom) not in levels:
+    if ("0.2", 40, seldom) not in levels:
         pytest.skip("L2-ER is not recorded with a step every hundred minibatches")
     judged = collapse_tables.levels(rows).at[collapse.LABELS["l2-er"], "ours"]
-    lower = float(judged[-5:]) - float(levels[0.2, 40, seldom][-5:])
+    lower = float(judged[-5:]) - float(levels["0.2", 40, seldom][-5:])
     holds("spectral_collapse", "it ends lower by three hundredths", 0.025 < lower < 0.035)
 
 
@@ -279,6 +279,26 @@ def test_fire_says_what_a_warm_start_on_mnist_costs():
     holds("fire", "is less accurate", less)
     mild = change["fire"] < 3 * change["fire, present norm"]
     holds("fire", "much less is lost", mild)
+
+
+def test_fire_says_what_it_recovers_on_cifar10():
+    records = load_records(RESULTS, scale="paper", split="all", stream="warm-start")
+    table = fire.ends(records[records["model"] == "cnn"])
+    if ("cifar10", "cnn", "fire") not in table.index:
+        pytest.skip("FIRE is not recorded on CIFAR-10 yet")
+    table = table.loc["cifar10", "cnn"]
+    above, change = table["minus scratch"], table["at the change"]
+    harmed = round(above["vanilla"]) == -2 and round(above["fire"]) == 1
+    holds("fire", "a warm start costs plain training two points", harmed)
+    holds("fire", "FIRE ends a point above training from scratch", harmed)
+    drop = 9.5 < -change["fire"] < 11
+    holds("fire", "it is ten points below where it was", drop and table.at["fire", "seeds"] == 3)
+    others = above[["swr", "l2-init", "l2"]] - above["fire"]
+    holds("fire", "end four to six points above FIRE", others.round().between(4, 6).all())
+    own = records[records["dataset"].eq("cifar10") & records["model"].eq("cnn")]
+    on_cpu = own["device"].eq("cpu").groupby(own["method"]).mean()
+    where = on_cpu["fire"] == 1 and on_cpu.drop("fire").mean() < 0.5
+    holds("fire", "on a processor, most of the other methods' on a GPU", where)
 
 
 def test_fire_says_what_its_figures_have():

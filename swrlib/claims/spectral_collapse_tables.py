@@ -60,7 +60,7 @@ def other_settings(records: pd.DataFrame) -> pd.DataFrame:
     for (rate, tasks, label), part in rows.groupby(["lr", "tasks", names], sort=False):
         sums = task_rule.summarized(part, "online").astype(float)[["start", "late"]]
         levels = "{:.3f} → {:.3f}".format(*sums.mean())
-        table[rate, int(tasks), label] = {"seeds": len(sums), "online accuracy": levels}
+        table[f"{rate:g}", int(tasks), label] = {"seeds": len(sums), "online accuracy": levels}
     index = pd.MultiIndex.from_tuples(table, names=["rate", "tasks", "method"])
     return pd.DataFrame([*table.values()], index=index, columns=columns)
 

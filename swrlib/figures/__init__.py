@@ -50,7 +50,7 @@ STYLE |= {
     "full-reset": (COLORS[5], "X"),
     "adamw": (COLORS[2], "p"),
     "wasserstein": (DARK[2], ">"),
-    "wasserstein-1": (DARK[7], (3, 2, 0)),
+    "wasserstein-1": (DARK[7], (7, 1, 0)),
     "spectral": (DARK[4], "<"),
     "l2-er": (DARK[0], "d"),
     "er": (DARK[9], (3, 1, 0)),
