@@ -168,9 +168,8 @@ def of_several_methods(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 def _ways(rows: pd.DataFrame) -> pd.Series:
     strength = rows["lam"].map(lambda lam: "" if np.isnan(lam) else f" {lam:g}")
     normalized = option(rows, "layer_norm", False).astype(bool)
-    every = rows.get("every", pd.Series(np.nan, rows.index)).map(
-        lambda every: "" if np.isnan(every) else f", every {every:g}"
-    )
+    every = rows.reindex(columns=["every"])["every"]
+    every = every.map(lambda steps: "" if np.isnan(steps) else f", every {steps:g}")
     return rows["method"] + strength + every + normalized.map({True: " + layer norm", False: ""})
 
 

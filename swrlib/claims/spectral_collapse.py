@@ -77,9 +77,8 @@ def in_small(records: pd.DataFrame, *, choosing: bool = False) -> pd.DataFrame:
 
 def rare(records: pd.DataFrame) -> pd.Series:
     """Tell L2-ER's runs whose step comes less often than the paper's, counted in images."""
-    if "every" not in records:  # all have their method's default, a hundred minibatches
-        return records["method"].eq("l2-er")
-    return records["method"].eq("l2-er") & records["every"].ne(EVERY)
+    every = records.reindex(columns=["every"])["every"]  # missing: a hundred minibatches
+    return records["method"].eq("l2-er") & every.ne(EVERY)
 
 
 def named(records: pd.DataFrame) -> pd.DataFrame:
