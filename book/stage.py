@@ -259,12 +259,18 @@ def neighbours_claims(notebooks: dict[str, nbformat.NotebookNode]) -> str:
 def counted(of: Paper, notebooks: dict[str, nbformat.NotebookNode]) -> str:
     """Write how many claims of a paper have which word; several words of one are combined."""
     words: dict[str, set[str]] = {claim.id: set() for claim in of.claims}
+    partly = set()
     for notebook in notebooks.values():
         for id, found in shown_verdicts(notebook).items():
             if id in words:
                 words[id] |= {verdict["verdict"] for verdict in found}
-    overall = Counter(verdicts.first_rule.combined(found) for found in words.values())
-    counts = " ".join(badge(word, f"{n} {word}") for word, n in overall.most_common())
+                partly |= {id for verdict in found if " comparisons)" in verdict["label"]}
+    combined = {id: verdicts.first_rule.combined(found) for id, found in words.items()}
+    overall, of_these = Counter(combined.values()), Counter(combined[id] for id in partly)
+    counts = " ".join(
+        badge(word, f"{n} {word}" + (f" ({of_these[word]} in part)" if of_these[word] else ""))
+        for word, n in overall.most_common()
+    )
     return f"{len(words)} claims: {counts}"
 
 
@@ -317,9 +323,12 @@ def trained_table() -> str:
     ]
     setting = ["stream", "dataset", "model", "split", "epochs"]
     for (stream, dataset, model, split, epochs), rows in records.groupby(setting):
-        methods = ", ".join(paper.label(m) for m in paper.labels if m in set(rows["method"]))
-        lams = rows["lam"].nunique() if split == "selection" else 1
-        methods += f", {lams} λ" if lams > 1 else ""
+        variants = rows.groupby(["method", "seed"]).size().groupby("method").max()
+        methods = ", ".join(
+            paper.label(method) + (f" (×{variants[method]})" if variants[method] > 1 else "")
+            for method in paper.labels
+            if method in variants
+        )
         where = f"{paper.label(dataset)}, {paper.label(model)}"
         name = paper.label(stream) + (", a tenth held out" if split == "selection" else "")
         seeds, runs = verdicts.seed_count(rows), rows["run"].nunique()

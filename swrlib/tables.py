@@ -117,7 +117,8 @@ def banner(judged: Iterable[verdicts.Verdict]) -> None:
         if verdict.printed != verdicts.NOT_PRINTED:
             detail += f" The same rule on the printed numbers: {html.escape(verdict.printed)}."
         lines.append(f'<div class="claim">{line}<p class="detail">{detail}</p></div>')
-    if any(" · " in verdict.detail or "; " in verdict.detail for verdict in judged):
+    several = tuple(f"{word}: " for word in verdicts.second_rule.WORDS)
+    if any(verdict.detail.startswith(several) for verdict in judged):
         lines.append(f'<p class="place">{html.escape(CORRECTED)}</p>')
     if waiting:
         number = "One claim" if len(waiting) == 1 else f"{len(waiting)} claims"
@@ -283,8 +284,10 @@ def provenance(frame: pd.DataFrame) -> None:
         return
     sources = records.load_provenance()
     sources = sources[sources["run"].isin(frame["run"])]
-    columns = ["commit", "dirty", "torch", "python", "device", "processor"]
+    changed = "uncommitted changes"
+    columns = ["commit", changed, "torch", "python", "device", "processor"]
     days = sources.assign(day=sources["date"].str[:10], commit=sources["commit"].str[:10])
+    days[changed] = days["dirty"].map({True: "yes", False: "no"})
     table = days.groupby(columns, dropna=False).agg(
         runs=("run", "nunique"), first_day=("day", "min"), last_day=("day", "max")
     )

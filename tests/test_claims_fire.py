@@ -338,7 +338,7 @@ def test_one_deep_drop_of_many_is_none_at_most_changes():
     first = many["method"].eq("fire") & many["stage"].eq(2) & many["stage_epoch"].eq(1)
     many.loc[first, "test_accuracy"] -= 0.4
     values = fire.drops(many, fire.PAPER.find_claim("fire-no-drop"))[0].values
-    assert values["fire"].to_numpy() == pytest.approx(0, abs=0.01)
+    assert values["fire"].to_numpy() == pytest.approx(0, abs=1)  # points
     assert values["full-reset"].max() < -0.2
 
 

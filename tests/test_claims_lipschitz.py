@@ -201,9 +201,9 @@ def test_what_was_found_stands_beside_what_is_promised():
 )
 def test_ratios_are_paired_over_seeds(gains, outcome, sure):
     table, words = lipschitz.paired_ratios(lipschitz.constants(made_up(**gains)[1]))
-    assert words[0].endswith(f"the ratio of lower bounds {outcome}")
+    assert words[0].endswith(f"the ratio of lower bounds {outcome};")
     order = "in the same order" if sure else "not ordered by these bounds"
-    assert words[1] == f"  the true constants are {order}"
+    assert words[1] == f"  the true constants are {order}."
     mean = gains["lower"] * math.prod((1 + x) / (1 - x) for x in (0.01, 0.02)) ** (1 / 3)
     (row,) = table.to_dict("records")
     assert row["lower bound"].startswith(f"{mean:.2f} [") and row["seeds"] == 3

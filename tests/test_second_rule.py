@@ -180,6 +180,18 @@ def test_the_seeds_that_would_decide_do_and_one_fewer_would_not(difference, comp
     assert border is None  # at the margin itself no number of seeds is enough
 
 
+def test_a_difference_that_is_not_seen_says_nothing():
+    for difference, margin in ((-5.0, 1.0), (0.0, 100.0), (1.01, 100.0), (0.99, 0.1)):
+        assert one(difference, kind="seen", margin=margin) == OPEN
+    assert one(1.01, kind="seen", margin=0.1) == YES
+    seeds = [
+        second_rule.seeds_to_decide(Estimate(difference, 1.0, 8), margin, "seen", 3, 5)
+        for difference, margin in ((0.4, 0.1), (-0.4, 0.1), (0.4, 2.0))
+    ]
+    # Against the claim, or within the margin, nothing would be seen with any number of seeds.
+    assert seeds[0] is not None and seeds[1:] == [None, None]
+
+
 # -------------------------------------------------------------------------------- simulation
 
 

@@ -117,6 +117,12 @@ def with_measures(chosen: pd.DataFrame, results: str | os.PathLike[str] | None) 
     return task_rule.measured_by_task(pd.concat(parts), rows)
 
 
+def _place(activation: str, rate: float = PAPER.learning_rate) -> str:
+    """Name a setting, with the step size where it is not the usual one."""
+    at = "" if rate == PAPER.learning_rate else f" with step size {rate:g}"
+    return f"{NAMED[activation]}{at}"
+
+
 class Courses:
     """A value a run and task in every setting, summed up where it is asked for.
 
@@ -155,7 +161,9 @@ class Courses:
 
     def loss(self, activation: str, method: str = "vanilla", **rate: float) -> Case:
         """Return by how much the error at tasks' ends rises."""
-        what = f"{NAMED[activation]}, error at the end of the stream minus that at its start"
+        what = (
+            f"{_place(activation, **rate)}, error at the end of the stream minus that at its start"
+        )
         values = self.wide("error", activation, "change", **rate)
         return Case(what, values, {method: 1.0}, task_rule.MARGINS["error"])
 
@@ -164,7 +172,7 @@ class Courses:
     ) -> Case:
         """Return by how much a measure grows (or falls), as a share of its start."""
         said = "growth" if sign > 0 else "fall"
-        what = f"{NAMED[activation]}, {said} of the {name}, {task_rule.TREND}"
+        what = f"{_place(activation, **rate)}, {said} of the {name}, {task_rule.TREND}"
         values = self.wide(TRENDS[name], activation, "trend", **rate)
         return Case(what, values, {method: sign}, task_rule.TREND_MARGIN)
 
@@ -303,7 +311,8 @@ def _features(courses: Courses) -> Cases:
 def _sharpness(courses: Courses) -> Cases:
     """Ask for two activations with which the sharpness goes with the error, and against it."""
     rho = {a: courses.correlation(SHARPNESS, "error", a) for a in courses.where_lost}
-    what = "{} and {}, the lesser correlation of sharpness with the error, + where signs differ"
+    what = "{} and {}, the smaller of two correlations of sharpness with the error, above 0 where "
+    what += "their signs differ"
     return [
         Case(
             what.format(NAMED[one], NAMED[other]),

@@ -327,8 +327,8 @@ def comparisons(records: pd.DataFrame, claim: Claim, cells: Iterable[Cell]) -> l
     """Compare a claim's method with its rivals in some settings."""
     method, cases = claim.methods[0], []
     for cell in cells:
-        values, margin = by_cell(records, cell), SWR.size_that_matters(None, cell)
-        where = f"{SWR.label(*cell[:2])}, {SWR.label(method)} minus "
+        values, margin = 100 * by_cell(records, cell), 100 * SWR.size_that_matters(None, cell)
+        where = f"{SWR.label(*cell[:2])}, in points: {SWR.label(method)} minus "
         for rival in claim.rivals:
             weights = {method: 1.0, rival: -1.0}
             cases.append(Case(where + SWR.label(rival), values, weights, margin))
@@ -355,17 +355,18 @@ def drops(records: pd.DataFrame, claim: Claim) -> list[Case]:
     here = records[(records[["dataset", "model", "stream"]] == [*FULL_ACCESS]).all(axis=1)]
     medians = outcomes.changes_of_data(here).groupby("run")["late_drop"].median()
     finals = outcomes.counting(here, "paper", also=["fire"])
-    finals = finals.assign(late=-finals["run"].map(medians).astype(float))
+    finals = finals.assign(late=-100 * finals["run"].map(medians).astype(float))
     values = outcomes.by_seed(finals, FULL_ACCESS, "late")
     values = values.drop(columns=outcomes.OURS, errors="ignore")
-    what = f"{SWR.label(*FULL_ACCESS[:2])}, gain at the median change of data, FIRE "
-    (rival,), margin = claim.rivals, SWR.size_that_matters(claim, FULL_ACCESS)
-    beside = f"{what}minus {SWR.label(rival)}"
+    where, at = f"{SWR.label(*FULL_ACCESS[:2])}, in points:", "at the median change of data"
+    (rival,), margin = claim.rivals, 100 * SWR.size_that_matters(claim, FULL_ACCESS)
+    beside = f"{where} gain {at}, FIRE minus {SWR.label(rival)}"
     cases = [Case(beside, values, {"fire": 1.0, rival: -1.0}, margin)]
     own = values.reindex(columns=["fire"])
     for pair, deep in DEEP.items():
-        text = f"{what}plus {100 * deep:.1f} points ({PAPER.label(SWR.label(pair[0]))})"
-        cases.append(Case(text, own + deep, {"fire": 1.0}, 0.0))
+        panel = f"{100 * deep:.1f} points, deep for {SWR.label(pair[0])}"
+        text = f"{where} by how much FIRE's drop {at} stays below {panel}"
+        cases.append(Case(text, own + 100 * deep, {"fire": 1.0}, 0.0))
     return cases
 
 

@@ -22,7 +22,7 @@ from swrlib.papers import SWR as paper
 from swrlib.rescaling import rescale_
 from swrlib.statistics import NO_INTERVAL, Interval, paired_interval
 from swrlib.theory import adam_norm_bound, lipschitz_bound, lipschitz_lower_bound, norm_bound
-from swrlib.verdicts.second_rule import REMARK
+from swrlib.verdicts import second_rule
 
 #: The three numbers on a network, from the least to the greatest: column and name.
 KINDS = {"lower": "lower bound", "spectral": "spectral product", "frobenius": "Frobenius product"}
@@ -264,7 +264,9 @@ def similarly_verdicts(table: pd.DataFrame) -> list[verdicts.Verdict]:
     judged = [verdicts.judge_theorem(claim, holds, detail, cases=len(table))]
     if len(table):
         said = f"{len(stretching(table))} of {len(table)} networks stretch more than it."
-        judged.append(verdicts.Verdict(ours, REMARK, REMARK, said))
+        word = second_rule.REPRODUCED if stretching(table) else second_rule.NOT_REPRODUCED
+        label = second_rule.remark_label(word)
+        judged.append(verdicts.Verdict(ours, second_rule.REMARK, label, said))
     return judged
 
 
@@ -333,7 +335,7 @@ def paired_ratios(measured: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
             row["seeds"] = len(by_seed)
             row[name] = _said(gap, "{:.2f}", "{:.2f} [{:.2f}, {:.2f}]")
             if kind == "lower" and len(by_seed) > 1:
-                words += [f"{where}:\n  {_of_lower_bounds(*gap[1:])}", f"  {_of_constants(last)}"]
+                words += [f"{where}:\n  {_of_lower_bounds(*gap[1:])};", f"  {_of_constants(last)}."]
         rows[where] = row
     return pd.DataFrame(rows).T, words
 

@@ -311,7 +311,8 @@ def said_of_methods(judged: pd.DataFrame) -> str:
     verbs = verbs.mask(turned, _OTHERWISE[0])
     groups = verbs.groupby(verbs, sort=False)
     parts = [f"{_counted(len(of), str(verb))} ({', '.join(of.index)})" for verb, of in groups]
-    return f"Of the {len(chosen)} that predict within runs, across methods {'; '.join(parts)}."
+    number = _counted(len(chosen), PREDICTS)
+    return f"Within runs {number}; of these, across methods {'; '.join(parts)}."
 
 
 def said_of_baselines(judged: pd.DataFrame) -> str:
@@ -329,9 +330,9 @@ def said_of_baselines(judged: pd.DataFrame) -> str:
             beside = own.notna().mul(z[name], axis=0).where(own.notna()).mean()
             smaller = (own.mean().abs() < beside.abs()).sum()
             rho = f"ρ = {np.tanh(z[name].mean()):+.2f}"
-            more = f"more than {smaller} of {own.shape[1]} measures where these were taken"
-            parts.append(f"the {name} has {rho}, {more}")
-    return f"Within runs {'; '.join(parts)}." if parts else "There are no baselines yet."
+            more = f"{smaller} of {own.shape[1]} measures have a smaller one where they were taken"
+            parts.append(f"the {name} has {rho}; {more}")
+    return f"Within runs {', and '.join(parts)}." if parts else "There are no baselines yet."
 
 
 def rests_on(table: pd.DataFrame, judged: pd.DataFrame, view: str) -> str:
@@ -362,6 +363,10 @@ def _basis(table: pd.DataFrame, view: str, settings: Iterable[str], names: list[
     rows = table[table["setting"].isin(settings) & table[names].notna().any(axis=1)]
     if view in (WITHIN, BEYOND):
         rows = rows[rows.groupby("run")["task"].transform("size") >= LEAST_TASKS]
+    if view == ACROSS:  # a seed without one of the methods does not count
+        parts = (part for _, part in rows.groupby("setting"))
+        complete = [(part, predictors.method_means(part, names[0])[0].index) for part in parts]
+        rows = pd.concat([part[part["seed"].isin(seeds)] for part, seeds in complete])
     counts = pd.Series(sorted(settings)).str.split(", ").str[0].value_counts(sort=False)
     which = " and ".join(f"{count} {stream}" for stream, count in counts.items())
     several = "s" if counts.sum() > 1 else ""

@@ -18,7 +18,7 @@ from scipy.stats import rankdata
 from swrlib.claims.curvature import ACTIVATIONS
 from swrlib.claims.curvature import PAPER as CURVATURE
 from swrlib.claims.settings import CHOOSING, option
-from swrlib.claims.spectral_collapse import LABELS
+from swrlib.claims.spectral_collapse import LABELS, named
 from swrlib.verdicts import LEAST_SEEDS, task_rule
 
 #: What counts as a correlation of a size that matters: about a tenth of the ranks' variance.
@@ -166,11 +166,10 @@ def of_several_methods(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
 
 def _ways(rows: pd.DataFrame) -> pd.Series:
-    strength = rows["lam"].map(lambda lam: "" if np.isnan(lam) else f" {lam:g}")
-    normalized = option(rows, "layer_norm", False).astype(bool)
+    strength = rows["lam"].map(lambda lam: f" {lam:g}" if lam > 0 else "")
     every = rows.reindex(columns=["every"])["every"]
-    every = every.map(lambda steps: "" if np.isnan(steps) else f", every {steps:g}")
-    return rows["method"] + strength + every + normalized.map({True: " + layer norm", False: ""})
+    every = every.map(lambda steps: "" if np.isnan(steps) else f" (every {steps:g})")
+    return named(rows)["method"] + strength + every
 
 
 def _column(wide: pd.DataFrame, predictor: Predictor) -> pd.Series:

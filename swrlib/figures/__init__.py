@@ -130,8 +130,8 @@ def _images(pieces: list[Piece], alt: str) -> str:
     """Write an image a piece; the first has the alternative text, the others say what they are."""
     lines = []
     for number, piece in enumerate(pieces, 1):
-        of_all = f"Part {number} of {len(pieces)} of the picture described above: {piece.title}"
-        text = alt if number == 1 else of_all
+        of_all = f"Part {number} of {len(pieces)} of the picture described above"
+        text = alt if number == 1 else ": ".join(filter(None, (of_all, piece.title)))
         heading = f'<p class="heading">{html.escape(piece.heading)}</p>' if piece.heading else ""
         source = f"data:image/svg+xml;base64,{base64.b64encode(piece.svg).decode()}"
         image = f'<img src="{source}" alt="{html.escape(text)}">'

@@ -205,10 +205,12 @@ def by_lambda(finals: pd.DataFrame) -> tuple[plt.Figure, str]:
         ax.plot(mean, color=STYLE[key[3]][0], lw=1.8)
         ax.set(xscale="log", xlabel=f"λ of {method}", ylabel="held-out accuracy, %")
         ax.set_title(f"{dataset}, {model}, {stream}", fontsize=9)
+        best = mean.idxmax()
+        edge = ", the edge of its grid, so that it may lie beyond"
         sentences.append(
-            f"{method}, {dataset}, {model}, {stream}: held-out accuracy is best at λ = "
-            f"{mean.idxmax():g} with {mean.max():.1f}%, least at λ = {mean.idxmin():g} with "
-            f"{mean.min():.1f}%."
+            f"{method}, {dataset}, {model}, {stream}: held-out accuracy is best at λ = {best:g} "
+            f"with {mean.max():.1f}%{edge if best in (mean.index[0], mean.index[-1]) else ''}; it "
+            f"is least at λ = {mean.idxmin():g} with {mean.min():.1f}%."
         )
     figure.tight_layout()
     return figure, " ".join(sentences)

@@ -84,7 +84,8 @@ def _keep_heat_maps(panels: list[plt.Axes]) -> None:
 
 
 def _title(ax: plt.Axes) -> str:
-    return " ".join(filter(None, (ax.get_title(loc=loc) for loc in ("left", "center", "right"))))
+    titles = (ax.get_title(loc=loc).replace("$", "") for loc in ("left", "center", "right"))
+    return " ".join(filter(None, titles))
 
 
 def _boxes(figure: plt.Figure, panels: list[plt.Axes]) -> list[Bbox]:

@@ -43,7 +43,7 @@ def answers(changed: pd.DataFrame, single: pd.DataFrame | None = None) -> list[s
         others = [method for method in rivals(late) if method != "vanilla"]
         if others:
             beside = verdicts.difference(late, "swr", others[0]).interval()
-            text += f", the best other method, {paper.label(others[0])}, at {ends[others[0]]:.1%} "
+            text += f", the best of the others, {paper.label(others[0])}, at {ends[others[0]]:.1%} "
             text += f"(SWR minus it: {verdicts.in_points(*beside)})"
         text += f". {_own(rows, single)}" if single is not None and len(single) else "."
         sentences.append(text.strip())

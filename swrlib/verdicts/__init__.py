@@ -121,7 +121,7 @@ def judge_claim(
     lowest = [min((c.first for c in unit), key=first_rule.severity) for unit in alone]
     run = sum(_unit_word([c.verdict for c in unit]) not in first_rule.LACKING for unit in alone)
     number = len({case.cell for case in single}) if chosen is not single else len(units)
-    word = _claim_word(claim, words, 1 if claim.quantifier == "generally" else number)
+    word = _claim_word(claim, words, number, lacking=run < len(alone))
     label = second_rule.remark_label(word) if claim.remark and run else word
     label += f" ({run} of {len(alone)} comparisons)" if 0 < run < len(alone) else ""
     return Verdict(
@@ -158,7 +158,7 @@ def _unit_word(words: Sequence[str]) -> str:
     return known if known and (not others or known in second_rule.FAILS) else others[0]
 
 
-def _claim_word(claim: Claim, words: Sequence[str], number: int) -> str:
+def _claim_word(claim: Claim, words: Sequence[str], number: int, *, lacking: bool = False) -> str:
     """Return the claim's word, of so many cases; what was not run does not speak against it."""
     said = [word for word in words if word not in first_rule.LACKING]
     if not said:
@@ -166,7 +166,10 @@ def _claim_word(claim: Claim, words: Sequence[str], number: int) -> str:
     if said[0] in (QUICK, CUSTOM, OUTSIDE, NOT_PRINTED):
         return said[0]
     said = [word for word in said if word != OUTSIDE]
-    return second_rule.verdict(said, claim.quantifier, number)
+    together = claim.quantifier == "generally"
+    word = second_rule.verdict(said, claim.quantifier, 1 if together else number)
+    # What lacks is pooled with the others, and could still make the claim hold.
+    return UNDECIDED if together and lacking and word in second_rule.FAILS else word
 
 
 def _detail(claim: Claim, chosen: Iterable[comparisons.Comparison]) -> str:
@@ -175,7 +178,7 @@ def _detail(claim: Claim, chosen: Iterable[comparisons.Comparison]) -> str:
     With the margin where it decides: where more than a direction is claimed.
     """
     cases = list(chosen)
-    bounded = comparisons.kind_of(claim) != "above"
+    bounded = comparisons.kind_of(claim) not in ("above", "seen")
     run = [case for case in cases if case.decided]
     if len(run) == 1:
         return f"{run[0]}."
@@ -185,7 +188,7 @@ def _detail(claim: Claim, chosen: Iterable[comparisons.Comparison]) -> str:
         if bounded and case.cell != comparisons.POOLED:
             text += f", margin {100 * case.margin:.2g}"
         if case.verdict == UNDECIDED:
-            text += f", {case.seeds_to_decide or f'over {second_rule.MOST_SEEDS}'} would decide"
+            text += f", {case.wanted} would decide"
         groups.setdefault(case.verdict, []).append(text)
     said = [f"{verdict}: {' · '.join(who)}" for verdict, who in groups.items()]
     others = Counter(case.verdict for case in cases if case not in run)
@@ -267,7 +270,7 @@ def judge_cases(
     run = [case for case in cases if case.n >= LEAST_SEEDS]
     if not run:
         word = TOO_FEW_SEEDS if any(case.n for case in cases) else NOT_RUN
-        return Verdict(claim, word, word, " ".join(f"{c.what}: n = {c.n}." for c in cases))
+        return Verdict(claim, word, word, " ".join(f"{c.what}: {c.alone()}." for c in cases))
     estimates = [case.estimate() for case in run]
     stacked = Estimate(*np.array(estimates, dtype=float).T)
     margins = np.array([case.margin for case in run])

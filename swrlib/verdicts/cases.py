@@ -49,6 +49,13 @@ class Case:
             return len(self.differences())
         return min(int(self.values.get(m, pd.Series(dtype=float)).count()) for m in self.weights)
 
+    def alone(self) -> str:
+        """Write the number without an interval, for readers."""
+        if not self.n:
+            return "n = 0"
+        middle = sum(w * self.values[m].astype(float).mean() for m, w in self.weights.items())
+        return f"{round(middle, 9):+.3g}, n = {self.n}"
+
     def differences(self) -> pd.Series:
         """Return the weighted sum seed by seed, of the seeds that have all values."""
         chosen = self.values[[*self.weights]].astype(float)

@@ -111,6 +111,11 @@ class Comparison:
         return f"{in_points(self.difference, self.low, self.high)}, n = {self.n}"
 
     @property
+    def wanted(self) -> str:
+        """How many seeds would decide, for readers."""
+        return f"{self.seeds_to_decide or f'not even {second_rule.MOST_SEEDS}'} seeds"
+
+    @property
     def what(self) -> str:
         """Who against whom, where, and the numbers, for readers."""
         methods = " against ".join(map(paper.label, (self.method, self.rival)))
@@ -120,8 +125,7 @@ class Comparison:
         """Write one line for readers, in percentage points."""
         text = f"{self.what}: {self.verdict}"
         if self.verdict == second_rule.UNDECIDED:
-            wanted = self.seeds_to_decide or f"more than {second_rule.MOST_SEEDS}"
-            text += f" ({wanted} seeds would decide)"
+            text += f" ({self.wanted} would decide)"
         if self.printed_verdict != NOT_PRINTED:
             numbers = in_points(*self.printed.interval())
             text += f" (printed: {numbers}, {self.printed_verdict})"
@@ -138,6 +142,7 @@ def in_points(difference: float, low: float, high: float, *, unit: str = " point
 def kind_of(claim: Claim) -> str:
     """Return what a claim says of the difference: one of `swrlib.verdicts.second_rule.KINDS`."""
     kinds = {"comparable": "not below", "loses nothing": "not below", "little": "little"}
+    kinds["loses more"] = "seen"  # an epoch may have made good what was lost at once
     return kinds.get(claim.kind, "above")
 
 
@@ -309,6 +314,4 @@ def _words(claim: Claim, cases: Sequence[Comparison], which: str) -> dict[int, s
     shown = NO_INTERVAL if which == "printed" else shown
     margins = np.array([case.margin for case in cases])
     words = second_rule.words(estimate, margins, shown, kind_of(claim), claim.quantifier)
-    if claim.kind == "loses more":  # an epoch may have made good what was lost at once
-        words = np.where(words == second_rule.REPRODUCED, words, second_rule.UNDECIDED)
     return {id(case): str(word) for case, word in zip(cases, words, strict=True)}

@@ -40,9 +40,9 @@ _OF_REMARKS = {
 DIRECTION = (1 - CONFIDENCE) / 2
 #: … and a bound (at most, at least, within the margin) to this: a side of a 90% interval.
 BOUND = 0.05
-#: What is claimed of the difference: above 0; not below minus the margin; not above the margin;
-#: within the margin.
-KINDS = ("above", "not below", "little", "same")
+#: What is claimed of the difference: above 0; the same, where nothing that is not seen speaks
+#: against it; not below minus the margin; not above the margin; within the margin.
+KINDS = ("above", "seen", "not below", "little", "same")
 #: More seeds than this are not asked for.
 MOST_SEEDS = 100
 
@@ -87,7 +87,7 @@ def words(
         The sizes that matter.
     printed : Interval
         Of the printed differences, NaN where there are none.
-    kind : {"above", "not below", "little", "same"}
+    kind : {"above", "seen", "not below", "little", "same"}
     quantifier : {"all", "most", "often", "sometimes", "generally"}
 
     Returns
@@ -99,7 +99,7 @@ def words(
     def favourable(p: Any) -> np.ndarray:
         return holm(p) if few else np.asarray(p)
 
-    if kind == "above":
+    if kind in ("above", "seen"):
         cases = [
             (holm(difference.within(margin)) <= BOUND, NO_EFFECT),
             (favourable(difference.above()) <= DIRECTION, REPRODUCED),
@@ -118,9 +118,9 @@ def words(
             (holm(refuted) <= DIRECTION, NOT_REPRODUCED),
         ]
     chosen = np.select([case for case, _ in cases], [word for _, word in cases], UNDECIDED)
-    if kind == "above":
+    if kind in ("above", "seen"):
         chosen = np.where((chosen == REPRODUCED) & smaller(difference, printed), SMALLER, chosen)
-    return chosen
+    return np.where(chosen == REPRODUCED, chosen, UNDECIDED) if kind == "seen" else chosen
 
 
 def by_a_bound(words: Any, difference: Estimate, kind: str) -> np.ndarray:
@@ -208,7 +208,7 @@ def seeds_to_decide(
     difference : Estimate
         From this many seeds.
     margin : float
-    kind : {"above", "not below", "little", "same"}
+    kind : {"above", "seen", "not below", "little", "same"}
     seeds, methods : int
         Of the setting.
     comparisons : int
