@@ -54,7 +54,7 @@ def load_cost(path: str | os.PathLike[str] | None = None) -> tuple[pd.DataFrame,
         machine = {name: table["machine"] for name, table in content.items()}
         return pd.DataFrame(rows), pd.DataFrame(machine).T
 
-    file = Path(path or _results_file("cost.json"))
+    file = Path(path or results_folder() / BENCHMARKS / "cost.json")
     frame, machine = _read(file, "make bench", tables)
     if not len(frame) or not set(COLUMNS) <= set(frame.columns):
         raise ValueError(f"{file} lacks columns of a table of measurements: `make bench` makes one")
@@ -88,11 +88,6 @@ def measure_times() -> pd.Series:
         return pd.Series(dtype=float)
     timed = frame[frame["table"] == "measures"]
     return timed.groupby("name")["milliseconds"].median() / 1e3
-
-
-def _results_file(name: str) -> Path:
-    new, old = results_folder() / BENCHMARKS / name, results_folder() / name
-    return old if old.is_file() and not new.is_file() else new
 
 
 def _read(file: Path, command: str, made: Callable[[Any], T]) -> T:
@@ -210,7 +205,7 @@ def load_gpu(path: str | os.PathLike[str] | None = None) -> OnGPU:
     ValueError
         If the file is no such table.
     """
-    file = Path(path or _results_file("gpu.json"))
+    file = Path(path or results_folder() / BENCHMARKS / "gpu.json")
     if path is None and not file.is_file():
         return _on_gpu({})
     measured = _read(file, "python -m benchmarks.gpu", _on_gpu)

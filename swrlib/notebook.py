@@ -312,19 +312,24 @@ def _follow(behind: RunsBehind) -> None:
     shell.events.register("post_run_cell", behind)
 
 
-def judge(chapter: Chapter, *claims: str, quick: pd.DataFrame | None = None) -> None:
-    """Judge claims on the committed records at paper scale and show the banner.
+def judge(
+    chapter: Chapter, name: str, stream: str | None = None, *, quick: pd.DataFrame | None = None
+) -> None:
+    """Judge a chapter's claims on the committed records at paper scale and show the banner.
 
     Parameters
     ----------
     chapter : Chapter
-    *claims : str
-        Ids of the paper's claims.
+    name : str
+        The chapter, as the claims name it.
+    stream : str, optional
+        Only those that speak of it: of a chapter that has a page a stream.
     quick : DataFrame, optional
         The chapter's own records: shown below, with the same statistics and no verdict on the
         paper.
     """
-    chosen = [paper.find_claim(claim) for claim in claims]
+    own = [claim for claim in paper.claims if claim.chapter == name]
+    chosen = [c for c in own if stream is None or stream in {cell[2] for cell in c.cells}]
     at_paper_scale = chapter.paper_records(*{cell[2] for claim in chosen for cell in claim.cells})
     tables.banner(verdicts.judge_claim(claim, at_paper_scale) for claim in chosen)
     if quick is not None and len(quick):

@@ -82,8 +82,6 @@ MEASURE_COLUMNS: dict[str, pa.DataType] = {
 }
 #: Folder of the measures: readers of a folder of tables skip names that begin with ``_``.
 _MEASURES = "_measures"
-#: How measures ended that lay beside their run file, before they had a folder.
-_OLD_SUFFIX = ".measures.parquet"
 #: What stands before a file's digest.
 SEAL = b"\0swrlib sha256\0"
 
@@ -164,13 +162,11 @@ def write_job(
     path = Path(folder) / f"{job}.parquet"
     tables = {path: _table(epochs, schema)}
     if names:  # first: the run file, written last, makes the job exist
-        beside = path.parent / _MEASURES / path.name
-        tables = {beside: _table(measures, pa.schema(MEASURE_COLUMNS))} | tables
+        tables = {_measures_of(path): _table(measures, pa.schema(MEASURE_COLUMNS))} | tables
     for place, table in tables.items():
         table = table.replace_schema_metadata({"swrlib": json.dumps(told, allow_nan=False)})
         with replacing(place) as file:
             file.write(_sealed(table))
-    path.with_suffix(_OLD_SUFFIX).unlink(missing_ok=True)
     return path
 
 
@@ -228,9 +224,7 @@ def _description(path: Path) -> dict[str, Any]:
 def _newest(folder: Path, fits: Callable[[set[str]], bool] = lambda measures: True) -> _Sources:
     """Find for each run the newest file whose measures fit, and what that file says of itself."""
     jobs = [
-        (path, _description(path))
-        for path in folder.glob("*.parquet")
-        if path.name[0] not in "._" and not path.name.endswith(_OLD_SUFFIX)
+        (path, _description(path)) for path in folder.glob("*.parquet") if path.name[0] not in "._"
     ]
     jobs.sort(key=lambda job: (job[1]["provenance"]["date"], job[0].name))
     return {
@@ -242,8 +236,7 @@ def _newest(folder: Path, fits: Callable[[set[str]], bool] = lambda measures: Tr
 
 
 def _measures_of(job: Path) -> Path:
-    new, old = job.parent / _MEASURES / job.name, job.with_suffix(_OLD_SUFFIX)
-    return old if old.is_file() and not new.is_file() else new
+    return job.parent / _MEASURES / job.name
 
 
 def _read(

@@ -94,11 +94,12 @@ def test_a_lambda_that_is_borrowed_is_said(capsys):
 
 
 def test_the_banner_judges_and_folds_what_was_not_run(chapter, records):
-    text = shown(
-        notebook.judge, chapter, "generalization-best", "generalization-vgg", quick=records
-    )
+    text = shown(notebook.judge, chapter, "generalization", "single-task", quick=records)
     claim = paper.find_claim("generalization-best")
     assert claim.place in text
+    decayed = paper.find_claim("reinit-comparable")
+    assert decayed.sentence not in text, "of the other stream"
+    assert decayed.sentence in shown(notebook.judge, chapter, "generalization")
     assert "not run at paper scale" in text and "no verdict on the paper" in text
     assert "verdict-reproduced" not in text.split("This page's own runs")[1]
 

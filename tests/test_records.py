@@ -493,25 +493,6 @@ def test_duckdb_reads_the_runs(root):
     assert len(found.fetchall()) == len(expected)
 
 
-def test_measures_that_lie_beside_their_runs_are_still_read(root, tmp_path):
-    folder = tmp_path / "results"
-    shutil.copytree(root / "results", folder)
-    for path in (folder / "_measures").iterdir():
-        path.rename(folder / f"{path.stem}.measures.parquet")
-    pd.testing.assert_frame_equal(load_measures(folder), load_measures(root / "results"))
-    pd.testing.assert_frame_equal(load_records(folder), load_records(root / "results"))
-
-
-def test_a_job_written_again_takes_its_measures_along(tmp_path):
-    path = write_job(tmp_path, make_epochs(), make_measures(), provenance=provenance())
-    beside = path.with_suffix(".measures.parquet")
-    (tmp_path / "_measures" / path.name).rename(beside)
-    assert (load_measures(tmp_path)["value"] == 0.5).all()
-    write_job(tmp_path, make_epochs(), make_measures(value=0.75), provenance=provenance())
-    assert (load_measures(tmp_path)["value"] == 0.75).all()
-    assert not beside.exists()
-
-
 @pytest.mark.parametrize("name", ["._0123456789abcdef.parquet", "_more.parquet"])
 def test_hidden_files_are_no_records(name, tmp_path):
     write_job(tmp_path, make_epochs(), provenance=provenance())

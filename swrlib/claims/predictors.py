@@ -49,8 +49,6 @@ class Predictor:
         For readers.
     measure, value : str
         "hessian-start" and "srank": as they stand in the table of measures.
-    sign : int
-        Of the correlation with the trouble that its authors expect; 0: none is stated.
     layers : {"last", "sum", "mean"}, optional
         Where there is one value a layer: that of the last hidden one, or of all.
     """
@@ -58,29 +56,28 @@ class Predictor:
     name: str
     measure: str
     value: str
-    sign: int
     layers: Literal["last", "sum", "mean"] | None = None
 
 
 PREDICTORS = (
-    Predictor("Hessian: srank", "hessian-start", "srank", -1),
-    Predictor("Hessian: effective rank", "hessian-start", "effective-rank", -1),
-    Predictor("Hessian: largest eigenvalue", "hessian-start", "largest", 0),
-    Predictor("Hessian: negative eigenvalues", "hessian-start", "negative", 0),
-    Predictor("spectrum: ε-rank, ε = 0.01", "spectrum-start", "epsilon-rank 0.01", -1),
-    Predictor("spectrum: ε-rank, ε = 0.1", "spectrum-start", "epsilon-rank 0.1", -1),
-    Predictor("spectrum: effective rank", "spectrum-start", "effective-rank", -1),
-    Predictor("spectrum: largest eigenvalue", "spectrum-start", "largest", 0),
-    Predictor("features: srank", "features-start", "srank", -1, "last"),
-    Predictor("features: effective rank", "features-start", "effective-rank", -1, "last"),
-    Predictor("features: entropy", "features-start", "entropy", -1, "last"),
-    Predictor("features: dead units", "features-start", "dead", 1, "sum"),
-    Predictor("weights: mean size", "weights-start", "size mean", 1),
-    Predictor("weights: distance from start", "weights-start", "distance l2", 1),
-    Predictor("weights: srank", "weights-start", "srank", -1, "last"),
-    Predictor("weights: non-isometry", "weights-start", "deviation-from-isometry", 1, "mean"),
-    Predictor("update in the task before", "weights-end", "update l2", -1),
-    Predictor("gradient-Hessian overlap", "overlap-start", "", 0),
+    Predictor("Hessian: srank", "hessian-start", "srank"),
+    Predictor("Hessian: effective rank", "hessian-start", "effective-rank"),
+    Predictor("Hessian: largest eigenvalue", "hessian-start", "largest"),
+    Predictor("Hessian: negative eigenvalues", "hessian-start", "negative"),
+    Predictor("spectrum: ε-rank, ε = 0.01", "spectrum-start", "epsilon-rank 0.01"),
+    Predictor("spectrum: ε-rank, ε = 0.1", "spectrum-start", "epsilon-rank 0.1"),
+    Predictor("spectrum: effective rank", "spectrum-start", "effective-rank"),
+    Predictor("spectrum: largest eigenvalue", "spectrum-start", "largest"),
+    Predictor("features: srank", "features-start", "srank", "last"),
+    Predictor("features: effective rank", "features-start", "effective-rank", "last"),
+    Predictor("features: entropy", "features-start", "entropy", "last"),
+    Predictor("features: dead units", "features-start", "dead", "sum"),
+    Predictor("weights: mean size", "weights-start", "size mean"),
+    Predictor("weights: distance from start", "weights-start", "distance l2"),
+    Predictor("weights: srank", "weights-start", "srank", "last"),
+    Predictor("weights: non-isometry", "weights-start", "deviation-from-isometry", "mean"),
+    Predictor("update in the task before", "weights-end", "update l2"),
+    Predictor("gradient-Hessian overlap", "overlap-start", ""),
 )
 #: What knows nothing of the network: a measure should say more than these.
 CLOCK, BEFORE = "number of the task", "error of the task before"

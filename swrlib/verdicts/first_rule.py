@@ -17,7 +17,6 @@ from swrlib.papers import Accuracy, Cell, Claim
 from swrlib.statistics import Interval, of_mean, quantile
 from swrlib.verdicts.second_rule import MIXED, REPRODUCED, REVERSED, UNDECIDED
 
-MADE = "2026-11-21"
 #: Fewer seeds than this carry no verdict.
 LEAST_SEEDS = 3
 

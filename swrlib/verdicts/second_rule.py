@@ -14,8 +14,6 @@ import numpy as np
 
 from swrlib.statistics import CONFIDENCE, NO_INTERVAL, Estimate, Interval, holm
 
-MADE = "2026-11-27"
-
 REPRODUCED, NOT_REPRODUCED, REVERSED = "reproduced", "not reproduced", "reversed"
 UNDECIDED, MIXED = "undecided", "mixed"
 SMALLER = "reproduced but smaller than printed"

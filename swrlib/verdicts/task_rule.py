@@ -19,7 +19,6 @@ from swrlib.papers import Claim
 from swrlib.verdicts import LEAST_SEEDS, NOT_RUN, Case, Verdict, judge_cases, second_rule
 from swrlib.verdicts.first_rule import LACKING
 
-MADE = "2026-11-27"
 #: The size that matters of an error at a task's end, and of an average online accuracy.
 MARGINS = {"error": 0.05, "online": 0.01}
 #: How many tasks the start is the mean of, and which share of all tasks the end.
