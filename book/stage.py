@@ -324,7 +324,7 @@ def trained_table() -> str:
     setting = ["stream", "dataset", "model", "split", "epochs"]
     for (stream, dataset, model, split, epochs), rows in records.groupby(setting):
         variants = rows.groupby(["method", "seed"]).size().groupby("method").max()
-        methods = ", ".join(
+        methods = "; ".join(
             paper.label(method) + (f" (×{variants[method]})" if variants[method] > 1 else "")
             for method in paper.labels
             if method in variants

@@ -195,7 +195,7 @@ def test_what_is_missing_is_missing():
         "seeds": 1,
         "tasks": "3",
         "rise of the error": "+0.00 to +0.00",
-        "not measured": ", ".join(absent),
+        "not measured": f"spectrum, {DEAD}",
     }
     for frame, measured in ((lost, values()[:0]), (lost[:0], values()[:0])):
         nothing = predictors.tasks(frame, measured)

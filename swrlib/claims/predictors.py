@@ -365,8 +365,16 @@ def coverage(table: pd.DataFrame) -> pd.DataFrame:
     recorded["rise of the error"] = _rises(table)
     known = groups[[*NAMES]].count()
     absent = [known.columns[row] for row in known.eq(0).to_numpy()]
-    recorded["not measured"] = [", ".join(names) or "–" for names in absent]
+    recorded["not measured"] = [_together(set(names)) or "–" for names in absent]
     return recorded.rename_axis(None)
+
+
+def _together(absent: set[str]) -> str:
+    """List measures; what all measures of one thing have before their colons stands for them."""
+    things = {name: name.split(":")[0] for name in NAMES}
+    there = {things[name] for name in NAMES if name not in absent}
+    said = (name if things[name] in there else things[name] for name in NAMES if name in absent)
+    return ", ".join(dict.fromkeys(said))
 
 
 def _rises(table: pd.DataFrame) -> list[str]:

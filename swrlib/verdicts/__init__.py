@@ -128,7 +128,7 @@ def judge_claim(
         claim,
         second_rule.REMARK if claim.remark and run else word,
         label,
-        _detail(claim, map(_telling, units if chosen is single else [*units, *alone])),
+        _detail(claim, map(_telling, units if chosen is single else [*units, *alone]), len(alone)),
         _claim_word(claim, printed, len(printed)),
         tuple(single if chosen is single else [*chosen, *single]),
         first_rule.combined(lowest),
@@ -172,10 +172,11 @@ def _claim_word(claim: Claim, words: Sequence[str], number: int, *, lacking: boo
     return UNDECIDED if together and lacking and word in second_rule.FAILS else word
 
 
-def _detail(claim: Claim, chosen: Iterable[comparisons.Comparison]) -> str:
+def _detail(claim: Claim, chosen: Iterable[comparisons.Comparison], number: int) -> str:
     """Say what came out: in full where it is one comparison, by verdict where there are more.
 
-    With the margin where it decides: where more than a direction is claimed.
+    With the margin where it decides: where more than a direction is claimed. ``number`` is how
+    many comparisons the claim makes, pooled ones not counted.
     """
     cases = list(chosen)
     bounded = comparisons.kind_of(claim) not in ("above", "seen")
@@ -192,7 +193,7 @@ def _detail(claim: Claim, chosen: Iterable[comparisons.Comparison]) -> str:
         groups.setdefault(case.verdict, []).append(text)
     said = [f"{verdict}: {' · '.join(who)}" for verdict, who in groups.items()]
     others = Counter(case.verdict for case in cases if case not in run)
-    said += [f"{verdict}: {n} of {len(cases)} comparisons" for verdict, n in others.items()]
+    said += [f"{verdict}: {n} of {number} comparisons" for verdict, n in others.items()]
     return "; ".join(said) + "."
 
 
