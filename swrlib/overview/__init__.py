@@ -137,10 +137,10 @@ class Overview:
         where = f"above {paper.label(b)} in {above or 'none'} of {compared} settings"
         return f"{where}, below it in {below or 'none'}"
 
-    def shuffled(self, method: str) -> str:
-        """Write a method's error over the last fifth of label-shuffled MNIST's tasks, with ReLU."""
+    def shuffled(self, method: str, activation: str = "relu") -> str:
+        """Write a method's error over the last fifth of label-shuffled MNIST's tasks."""
         runs = curvature.at_the_paper_s_setting(self._shuffled)
-        runs = runs[(runs["dataset"] == curvature.NORMALIZED) & (runs["activation"] == "relu")]
+        runs = runs[(runs["dataset"] == curvature.NORMALIZED) & (runs["activation"] == activation)]
         runs = runs[runs["method"] == method]
         if not len(runs):
             return _MISSING
