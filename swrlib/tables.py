@@ -118,7 +118,7 @@ def banner(judged: Iterable[verdicts.Verdict]) -> None:
             detail += f" The same rule on the printed numbers: {html.escape(verdict.printed)}."
         lines.append(f'<div class="claim">{line}<p class="detail">{detail}</p></div>')
     several = tuple(f"{word}: " for word in verdicts.second_rule.WORDS)
-    if any(verdict.detail.startswith(several) for verdict in judged):
+    if any(" · " in v.detail or v.detail.startswith(several) for v in judged):
         lines.append(f'<p class="place">{html.escape(CORRECTED)}</p>')
     if waiting:
         number = "One claim" if len(waiting) == 1 else f"{len(waiting)} claims"
