@@ -328,6 +328,7 @@ def judge(
         The chapter's own records: shown below, with the same statistics and no verdict on the
         paper.
     """
+    check_name("chapter", name, {claim.chapter for claim in paper.claims})
     own = [claim for claim in paper.claims if claim.chapter == name]
     chosen = [c for c in own if stream is None or stream in {cell[2] for cell in c.cells}]
     at_paper_scale = chapter.paper_records(*{cell[2] for claim in chosen for cell in claim.cells})

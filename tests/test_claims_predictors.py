@@ -458,7 +458,7 @@ def test_a_baseline_stands_beside_a_measure_in_the_measures_own_settings():
     table[list(NAMES[1:])] = np.nan
     table[SRANK] = table[SRANK].where(first)
     said = rule.said_of_baselines(rule.judged(table))
-    assert "; 0 of 1 measures have a smaller one where they were taken" in said
+    assert "; where they were taken 0 of 1 measures have less, by size" in said
     assert said.startswith("Within runs the number of the task has ρ = +0.9")
 
 

@@ -100,6 +100,8 @@ def test_the_banner_judges_and_folds_what_was_not_run(chapter, records):
     decayed = paper.find_claim("reinit-comparable")
     assert decayed.sentence not in text, "of the other stream"
     assert decayed.sentence in shown(notebook.judge, chapter, "generalization")
+    with pytest.raises(ValueError, match=r"unknown chapter 'generalisation'.*generalization"):
+        notebook.judge(chapter, "generalisation")
     assert "not run at paper scale" in text and "no verdict on the paper" in text
     assert "verdict-reproduced" not in text.split("This page's own runs")[1]
 

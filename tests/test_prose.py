@@ -205,6 +205,15 @@ def test_curvature_says_what_trials_of_the_wasserstein_regularizer_show():
     holds("curvature", "No strength of L2 and only the least of L2 Init does so there", only)
 
 
+def test_curvature_says_how_long_the_wasserstein_regularizer_takes(relu):
+    times = relu.groupby("method")["seconds"].mean()
+    if "wasserstein" not in times:
+        pytest.skip("the Wasserstein regularizer is not recorded yet")
+    sorting = times.index.str.startswith("wasserstein")
+    ratio = times[sorting].mean() / times[~sorting].mean()
+    holds("curvature", "took ten times as long as the other methods", 9 < ratio < 12)
+
+
 def test_curvature_says_what_thirty_tasks_of_the_wasserstein_regularizer_show(relu):
     own = relu[relu["method"] == "wasserstein"]
     if own["seed"].nunique() < 5:

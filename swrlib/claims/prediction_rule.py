@@ -330,7 +330,7 @@ def said_of_baselines(judged: pd.DataFrame) -> str:
             beside = own.notna().mul(z[name], axis=0).where(own.notna()).mean()
             smaller = (own.mean().abs() < beside.abs()).sum()
             rho = f"ρ = {np.tanh(z[name].mean()):+.2f}"
-            more = f"{smaller} of {own.shape[1]} measures have a smaller one where they were taken"
+            more = f"where they were taken {smaller} of {own.shape[1]} measures have less, by size"
             parts.append(f"the {name} has {rho}; {more}")
     return f"Within runs {', and '.join(parts)}." if parts else "There are no baselines yet."
 

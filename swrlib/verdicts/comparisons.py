@@ -141,8 +141,11 @@ def in_points(difference: float, low: float, high: float, *, unit: str = " point
 
 def kind_of(claim: Claim) -> str:
     """Return what a claim says of the difference: one of `swrlib.verdicts.second_rule.KINDS`."""
-    kinds = {"comparable": "not below", "loses nothing": "not below", "little": "little"}
-    kinds["loses more"] = "seen"  # an epoch may have made good what was lost at once
+    kinds = {
+        **dict.fromkeys(("comparable", "loses nothing"), "not below"),
+        "little": "little",
+        "loses more": "seen",  # an epoch may have made good what was lost at once
+    }
     return kinds.get(claim.kind, "above")
 
 
